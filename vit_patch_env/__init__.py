@@ -1,0 +1,27 @@
+"""A Vision Transformer's training loop as the Gymnasium environment `ViTPatchSelect-v0`."""
+
+import gymnasium as gym
+
+from vit_patch_env.data import ImageData, from_torch, load_dataset
+from vit_patch_env.env import Selector, ViTPatchSelectEnv
+from vit_patch_env.training import Metrics, Trainer
+from vit_patch_env.vit import SimpleViT
+
+__version__ = "0.1.0"
+
+ENV_ID = "ViTPatchSelect-v0"
+
+if ENV_ID not in gym.registry:  # a second import, as in a reload, registers nothing anew
+    gym.register(ENV_ID, entry_point="vit_patch_env.env:ViTPatchSelectEnv")
+
+__all__ = [
+    "ENV_ID",
+    "ImageData",
+    "Metrics",
+    "Selector",
+    "SimpleViT",
+    "Trainer",
+    "ViTPatchSelectEnv",
+    "from_torch",
+    "load_dataset",
+]

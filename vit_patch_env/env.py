@@ -1,0 +1,431 @@
+"""ViTPatchSelect-v0: a Vision Transformer's training run behind the Gymnasium API."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vit_patch_env.batches import BatchStream, Normalize
+from vit_patch_env.checks import check_choice, check_interval
+from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
+from vit_patch_env.observation import OBSERVATIONS, ObservationName
+from vit_patch_env.rendering import draw_selection
+from vit_patch_env.reward import (
+    DIVERGED_REWARD,
+    RewardTerms,
+    loss_term,
+    patch_term,
+    weighted_reward,
+)
+from vit_patch_env.selection import check_patch_mask, mask_to_keep
+from vit_patch_env.training import (
+    Metrics,
+    OptimizerName,
+    PrecisionName,
+    ScheduleName,
+    Trainer,
+    resolve_device,
+    resolve_precision,
+)
+from vit_patch_env.vit import SimpleViT, patches_per_side
+
+EpisodeName = Literal["current", "last"]
+
+
+class Selector(Protocol):
+    """Anything with Stable-Baselines3's predict()."""
+
+    def predict(
+        self,
+        observation: NDArray[np.float32],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Patch masks for one or many observations, and the next hidden state."""
+
+
+class Timings(NamedTuple):
+    """Where an episode's time went, in seconds."""
+
+    train_seconds: float
+    observe_seconds: float
+    reset_seconds: float
+
+
+@dataclass
+class _Episode:
+    """One training run: what `reset` makes and `step` advances."""
+
+    trainer: Trainer
+    observation: NDArray[np.float32]
+    reset_seconds: float
+    n_steps_done: int = 0
+    initial_loss: float | None = None
+    shown: tuple[Tensor, NDArray[np.bool_]] | None = None  # images and mask last trained on
+
+
+class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
+    """Train a Vision Transformer while choosing, batch by batch, the patches it trains on.
+
+    ## Description
+    One episode is one training run of a ViT from fresh weights, one step is one batch. Before
+    each batch the agent sees how the ViT's first layer attends to it, and picks the patches to
+    train on. It is rewarded for a low loss at few patches. After AgentViT (Cauteruccio et al.
+    2024).
+
+    ## Observation space
+    `Box((n_patches,), float32)`. `observation="attention_output"`: the first attention layer's
+    output for the next batch, (batch, n_patches, dim), averaged over dim and over the batch
+    (paper, section 2.2). `"attention_received"`: the attention that each patch receives, in
+    [0, 1]. All patches are seen, before any selection.
+
+    ## Action space
+    `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch. Where no
+    patch is selected, the one with the highest observation is kept.
+
+    ## Reward
+    `alpha * L(0) / L(t) - (1 - alpha) * |n_selected - n_patches_desired| / n_patches_desired`
+    (equation 2.3). Without a desired number the second term is `-n_selected / n_patches`.
+
+    ## Episode end
+    Truncated after `epochs` passes over the training images. Terminated if the loss is not
+    finite, with a reward of -100.
+
+    ## Info
+    `loss`, `n_selected`, `reward_loss`, `reward_patch`, `epoch` (of this batch, from 0),
+    `empty_action`, `diverged`. It holds no times, so that it is the same on every replay.
+
+    ## Arguments
+    All keyword-only; through `gym.make` they are JSON values. `dataset` and `model` also take
+    objects, when the class is used directly.
+
+    Args:
+        dataset: `digits`, `cifar10`, `cifar100`, `fashion_mnist`, `folder`, `synthetic`, or an
+            `ImageData`.
+        data_dir: the image folder of `folder`; for the others where downloads are kept.
+        train_fraction: share of the training images to use, in (0, 1].
+        val_fraction: share of those split off for validation, in (0, 1).
+        image_size: height and width that images are resized to, in pixels.
+        patch_size: height and width of a patch, in pixels; must divide image_size.
+        dim: token size, divisible by 4.
+        depth: transformer layers.
+        heads: attention heads per layer.
+        dim_head: size of a head.
+        mlp_dim: hidden size of a layer's MLP.
+        model: makes another model than SimpleViT, given (n_classes, channels); it must have
+            `n_patches` of them, `model(images, keep=None)` and `model.first_attention(images)`.
+        batch_size: images per training step.
+        epochs: passes over the training images per episode.
+        learning_rate: peak rate of the optimiser.
+        optimizer: `adam` (the paper's) or `adamw`.
+        weight_decay: of the optimiser.
+        schedule: `constant` (the paper's) or `cosine`.
+        warmup_epochs: epochs of linear warm-up.
+        label_smoothing: of the training loss, in [0, 1).
+        crop_padding: pixels of padding for random crops; 0 for none.
+        flip: mirror half of the images; by default where the data set allows it.
+        observation: `attention_output` (the paper's) or `attention_received`.
+        n_patches_desired: patches that the reward asks for, in 1...n_patches, or None for as
+            few as possible.
+        alpha: weight of the loss against the number of patches, in [0, 1].
+        device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
+        precision: `auto` (bf16 where the hardware has it), `fp32` or `bf16`.
+        render_mode: `rgb_array` or None.
+
+    Raises:
+        ValueError: for a value outside its range, naming what was expected and what came.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        *,
+        dataset: DatasetName | ImageData = "digits",
+        data_dir: str | None = None,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.1,
+        image_size: int = 32,
+        patch_size: int = 4,
+        dim: int = 128,
+        depth: int = 6,
+        heads: int = 16,
+        dim_head: int = 64,
+        mlp_dim: int = 512,
+        model: Callable[[int, int], nn.Module] | None = None,
+        batch_size: int = 128,
+        epochs: int = 30,
+        learning_rate: float = 1e-3,
+        optimizer: OptimizerName = "adam",
+        weight_decay: float = 0.0,
+        schedule: ScheduleName = "constant",
+        warmup_epochs: int = 0,
+        label_smoothing: float = 0.0,
+        crop_padding: int = 4,
+        flip: bool | None = None,
+        observation: ObservationName = "attention_output",
+        n_patches_desired: int | None = 40,
+        alpha: float = 0.2,
+        device: str = "auto",
+        precision: PrecisionName = "auto",
+        render_mode: str | None = None,
+    ) -> None:
+        if isinstance(dataset, str):
+            check_dataset(dataset, data_dir)
+        self.n_patches = patches_per_side(image_size, patch_size) ** 2
+        check_interval("[1, inf)", dim=dim, depth=depth, heads=heads, dim_head=dim_head)
+        check_interval("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
+        if dim % 4:
+            raise ValueError(f"dim must be divisible by 4, got {dim}")
+        check_interval("(0, 1]", train_fraction=train_fraction)
+        check_interval("(0, 1)", val_fraction=val_fraction)
+        check_interval("(0, inf)", learning_rate=learning_rate)
+        check_interval("[0, inf)", weight_decay=weight_decay, crop_padding=crop_padding)
+        check_interval(f"[0, {epochs}]", warmup_epochs=warmup_epochs)
+        check_interval("[0, 1)", label_smoothing=label_smoothing)
+        if n_patches_desired is not None:
+            check_interval(f"[1, {self.n_patches}]", n_patches_desired=n_patches_desired)
+        check_interval("[0, 1]", alpha=alpha)
+        check_choice(get_args(OptimizerName), optimizer=optimizer)
+        check_choice(get_args(ScheduleName), schedule=schedule)
+        check_choice(tuple(OBSERVATIONS), observation=observation)
+        check_choice((None, *self.metadata["render_modes"]), render_mode=render_mode)
+        self.device = resolve_device(device)
+        self.dtype = resolve_precision(precision, self.device)
+
+        self.n_patches_desired = n_patches_desired
+        self.alpha = alpha
+        self.epochs = epochs
+        self.render_mode = render_mode
+        self._dataset = dataset
+        self._dataset_options = {
+            "data_dir": data_dir, "image_size": image_size,
+            "train_fraction": train_fraction, "val_fraction": val_fraction,
+        }  # fmt: skip
+        self._make_model = model
+        self._vit_options = {
+            "image_size": image_size, "patch_size": patch_size, "dim": dim, "depth": depth,
+            "heads": heads, "dim_head": dim_head, "mlp_dim": mlp_dim,
+        }  # fmt: skip
+        self._recipe: dict[str, Any] = {
+            "learning_rate": learning_rate, "optimizer": optimizer, "weight_decay": weight_decay,
+            "schedule": schedule, "label_smoothing": label_smoothing,
+        }  # fmt: skip
+        self._warmup_epochs = warmup_epochs
+        self._batch_size = batch_size
+        self._crop_padding = crop_padding
+        self._flip = flip
+        self._observation = OBSERVATIONS[observation]
+
+        self.observation_space = spaces.Box(
+            self._observation.low, self._observation.high, (self.n_patches,), np.float32
+        )
+        self.action_space = spaces.MultiBinary(self.n_patches)
+        # Loaded at first use, so that making and pickling an environment is cheap.
+        self._data: ImageData | None = None
+        self._episodes: dict[EpisodeName, _Episode] = {}
+
+    @property
+    def data(self) -> ImageData:
+        """The images and labels, on the training device; loaded at first use."""
+        if self._data is None:
+            data = self._dataset
+            if isinstance(data, str):
+                data = load_dataset(data, **self._dataset_options)
+            n_images = len(data.train.images)
+            check_interval(f"[1, {n_images}]", batch_size=self._batch_size)
+            self._data = data.to(self.device)
+        return self._data
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches, and so environment steps, per epoch."""
+        return len(self.data.train.images) // self._batch_size
+
+    @property
+    def n_steps(self) -> int:
+        """Steps per episode."""
+        return self.epochs * self.steps_per_epoch
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin a training run with new weights, data order and augmentation.
+
+        All of them come from `np_random`: the same seed gives the same run.
+        """
+        super().reset(seed=seed)
+        started = time.perf_counter()
+        weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
+        data = self.data
+        stream = BatchStream(
+            *data.train,
+            Normalize(data.channel_mean, data.channel_std, self.device),
+            batch_size=self._batch_size,
+            seed=stream_seed,
+            crop_padding=self._crop_padding,
+            flip=data.flip if self._flip is None else self._flip,
+        )
+        trainer = Trainer(
+            self._new_model(weights_seed),
+            stream,
+            observation=self._observation.function,
+            n_steps=self.n_steps,
+            n_warmup_steps=self._warmup_epochs * self.steps_per_epoch,
+            device=self.device,
+            dtype=self.dtype,
+            **self._recipe,
+        )
+        observation = trainer.observe(trainer.batch.images).cpu().numpy()
+        reset_seconds = time.perf_counter() - started
+        self._episodes["current"] = _Episode(trainer, observation, reset_seconds)
+        return observation.copy(), {"epoch": 0}
+
+    def step(
+        self, action: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Train on the selected patches of the next batch.
+
+        Args:
+            action: (n_patches,), 1 = train on this patch.
+
+        Raises:
+            ValueError: for another shape or values other than 0 and 1.
+        """
+        episode = self._episode("current")
+        trainer = episode.trainer
+        patch_mask, empty_action = self._patch_mask(action, episode.observation)
+        epoch = episode.n_steps_done // self.steps_per_epoch
+        episode.shown = trainer.batch.images, patch_mask
+        loss, observation = trainer.step(self._keep(patch_mask))
+        episode.n_steps_done += 1
+        if episode.initial_loss is None:
+            episode.initial_loss = loss
+
+        n_selected = int(patch_mask.sum())
+        diverged = not math.isfinite(loss)
+        terms = RewardTerms(
+            loss=0.0 if diverged else loss_term(episode.initial_loss, loss),
+            patch=patch_term(n_selected, self.n_patches_desired, self.n_patches),
+        )
+        reward = DIVERGED_REWARD if diverged else weighted_reward(terms, self.alpha)
+        if np.isfinite(observation).all():
+            episode.observation = observation
+        # else the weights are lost, and the last healthy view stands
+        truncated = not diverged and episode.n_steps_done >= self.n_steps
+        if diverged or truncated:
+            self._episodes["last"] = episode
+        info = {
+            "loss": loss,
+            "n_selected": n_selected,
+            "reward_loss": terms.loss,
+            "reward_patch": terms.patch,
+            "epoch": epoch,
+            "empty_action": empty_action,
+            "diverged": diverged,
+        }
+        return episode.observation.copy(), reward, diverged, truncated, info
+
+    def evaluate(
+        self,
+        split: SplitName,
+        *,
+        selector: Selector | None = None,
+        episode: EpisodeName = "current",
+    ) -> Metrics:
+        """Figures of the ViT on a split: loss, accuracy, and macro precision, recall and F1.
+
+        Args:
+            split: `val` for choices made while training, `test` for final figures, or `train`.
+            selector: anything with Stable-Baselines3's predict(), asked deterministically for
+                the patches of each batch; by default all patches are used.
+            episode: `current`, or `last` for the one that ended last: vectorised environments
+                reset themselves at an episode's end, and then hold a new, untrained ViT.
+
+        Raises:
+            ValueError: for an unknown split, or an episode that there is not.
+        """
+        check_choice(get_args(SplitName), split=split)
+        trainer = self.trainer(episode)
+
+        def select(images: Tensor) -> Tensor | None:
+            assert selector is not None
+            observation = trainer.observe(images).cpu().numpy()
+            action, _ = selector.predict(observation, deterministic=True)
+            return self._keep(self._patch_mask(action, observation)[0])
+
+        return trainer.evaluate(getattr(self.data, split), None if selector is None else select)
+
+    def trainer(self, episode: EpisodeName = "current") -> Trainer:
+        """The trainer of an episode, and with it the ViT (`trainer.model`).
+
+        Raises:
+            ValueError: if there is no such episode.
+        """
+        return self._episode(episode).trainer
+
+    def timings(self, episode: EpisodeName = "current") -> Timings:
+        """Where the time of an episode went so far."""
+        chosen = self._episode(episode)
+        return Timings(
+            chosen.trainer.train_seconds, chosen.trainer.observe_seconds, chosen.reset_seconds
+        )
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Eight images of the last trained batch, dropped patches dimmed: (height, width, 3)."""
+        if self.render_mode is None:
+            return None
+        episode = self._episode("current")
+        images, patch_mask = episode.shown or (
+            episode.trainer.batch.images,
+            np.ones(self.n_patches, dtype=np.bool_),
+        )
+        images = episode.trainer.stream.normalize.inverse(images[:8])
+        return draw_selection(images.cpu().numpy(), patch_mask)
+
+    def _episode(self, name: EpisodeName) -> _Episode:
+        check_choice(get_args(EpisodeName), episode=name)
+        if name not in self._episodes:
+            raise ValueError(
+                "expected a reset before this call, got none"
+                if name == "current"
+                else "expected an episode that has ended, got none"
+            )
+        return self._episodes[name]
+
+    def _patch_mask(
+        self, action: NDArray[Any], observation: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], bool]:
+        """The patches to keep, never none of them, and whether the action was empty."""
+        patch_mask = check_patch_mask(action, self.n_patches)
+        empty = not patch_mask.any()
+        if empty:
+            patch_mask[observation.argmax()] = True
+        return patch_mask, empty
+
+    def _keep(self, patch_mask: NDArray[np.bool_]) -> Tensor | None:
+        """Indices of the kept patches, on the device; None where all are kept."""
+        return None if patch_mask.all() else mask_to_keep(patch_mask).to(self.device)
+
+    def _new_model(self, seed: int) -> nn.Module:
+        """A model with fresh weights that depend on the seed alone."""
+        data = self.data
+        n_classes, channels = len(data.classes), data.train.images.shape[1]
+        # Layers draw their weights from the global generator: lend it, and give it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            if self._make_model is None:
+                return SimpleViT(n_classes=n_classes, channels=channels, **self._vit_options)
+            model = self._make_model(n_classes, channels)
+        if model.n_patches != self.n_patches:
+            raise ValueError(f"model must have {self.n_patches} patches, got {model.n_patches}")
+        return model

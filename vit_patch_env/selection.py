@@ -1,0 +1,54 @@
+"""Pure functions between the three forms of a patch selection.
+
+- `patch_mask`: (n_patches,), 1 = kept. What an agent sends.
+- `keep`: int64 indices of the kept patches, ascending, (n_keep,). What a model takes.
+- tokens: (batch, n_tokens, dim). What a transformer layer sees.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
+    """Boolean patch mask (n_patches,) of an action, whatever numeric type it came in.
+
+    Args:
+        action: anything array-like of shape (n_patches,) with values 0 and 1; algorithms
+            send int8, int64 or float32.
+        n_patches: number of patches.
+
+    Raises:
+        ValueError: for another shape or other values.
+    """
+    array = np.asarray(action)
+    if array.shape != (n_patches,):
+        raise ValueError(f"action must have shape ({n_patches},), got {array.shape}")
+    mask = array == 1
+    if not np.all(mask | (array == 0)):
+        others = np.unique(array[~mask & (array != 0)])
+        raise ValueError(f"action values must be 0 or 1, got {others[0]}")
+    return mask
+
+
+def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:
+    """Indices (n_keep,) int64, ascending, of the patches that the mask (n_patches,) keeps."""
+    return torch.from_numpy(np.flatnonzero(patch_mask))
+
+
+def keep_to_mask(keep: Tensor, n_patches: int) -> NDArray[np.bool_]:
+    """Boolean patch mask (n_patches,) that keeps the patches with indices `keep` (n_keep,)."""
+    mask = np.zeros(n_patches, dtype=np.bool_)
+    mask[keep.cpu().numpy()] = True
+    return mask
+
+
+def select_tokens(tokens: Tensor, keep: Tensor | None) -> Tensor:
+    """Tokens (batch, n_keep, dim) at positions `keep`, in image order; all for None.
+
+    One selection serves the whole batch, so the result is dense: no padding, no attention mask.
+    """
+    return tokens if keep is None else tokens.index_select(1, keep)

@@ -1,0 +1,252 @@
+"""Trains a ViT step by step on chosen patches, shows its first-layer attention, evaluates it."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit_patch_env.batches import Batch, BatchStream
+from vit_patch_env.checks import check_choice
+from vit_patch_env.data import Split
+from vit_patch_env.observation import mean_attention_output
+
+PrecisionName = Literal["auto", "fp32", "bf16"]
+OptimizerName = Literal["adam", "adamw"]
+ScheduleName = Literal["constant", "cosine"]
+
+
+class Metrics(NamedTuple):
+    """Figures of a classifier: mean cross-entropy, accuracy and macro averages, all in [0, 1]."""
+
+    loss: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: for an unknown device, or CUDA where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} needs a CUDA device, got {torch.cuda.device_count()} of them"
+        )
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of matrix products; `auto` is bfloat16 where the hardware has it.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    check_choice(get_args(PrecisionName), precision=precision)
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def learning_rate_factor(
+    step: int, n_steps: int, n_warmup_steps: int, schedule: ScheduleName
+) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, then the schedule."""
+    if step < n_warmup_steps:
+        return (step + 1) / n_warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - n_warmup_steps) / max(n_steps - n_warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class StepResult(NamedTuple):
+    """Loss of the batch just trained on, and observation (n_patches,) float32 of the next one."""
+
+    loss: float
+    observation: NDArray[np.float32]
+
+
+class Trainer:
+    """A model, its optimiser and its images: one training run, advanced step by step.
+
+    The model is known by its contract: `n_patches`; `model(images, keep=None)` -> logits;
+    `model.first_attention(images)` -> (batch, n_patches, dim).
+
+    Args:
+        model: trained in place, on `device`.
+        stream: of the training batches, on `device`.
+        observation: maps the model and normalised images to what the agent sees, (n_patches,).
+        n_steps: length of the run, for the schedule.
+        learning_rate: peak rate.
+        optimizer: `adam` (the paper's) or `adamw`.
+        weight_decay: of the optimiser.
+        schedule: `constant` (the paper's) or `cosine` down to 0.
+        n_warmup_steps: linear warm-up.
+        label_smoothing: of the training loss, in [0, 1).
+        device: where model and images live.
+        dtype: of matrix products; weights and optimiser stay in float32.
+
+    Attributes:
+        batch: the next one to train on.
+        train_seconds: time spent in steps so far, batches included, observations apart.
+        observe_seconds: time spent on the agent's observations so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stream: BatchStream,
+        *,
+        observation: Callable[[Any, Tensor], Tensor] = mean_attention_output,
+        n_steps: int,
+        learning_rate: float = 1e-3,
+        optimizer: OptimizerName = "adam",
+        weight_decay: float = 0.0,
+        schedule: ScheduleName = "constant",
+        n_warmup_steps: int = 0,
+        label_smoothing: float = 0.0,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model.to(device)
+        self.stream = stream
+        self.observation = observation
+        self.device = device
+        self.dtype = dtype
+        self.label_smoothing = label_smoothing
+        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+        self.optimizer = optimizer_class(
+            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        factor = partial(
+            learning_rate_factor,
+            n_steps=n_steps,
+            n_warmup_steps=n_warmup_steps,
+            schedule=schedule,
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.batch = stream.next()
+        self.train_seconds = 0.0
+        self.observe_seconds = 0.0
+
+    def step(self, keep: Tensor | None = None) -> StepResult:
+        """Train on the current batch, go on to the next, observe it; one host synchronisation.
+
+        Args:
+            keep: indices (n_keep,) int64 of the patches to train on; None for all.
+        """
+        started = time.perf_counter()
+        loss = self.train_step(self.batch, keep)
+        self.batch = self.stream.next()
+        trained = _mark(self.device)
+        observation = self.observe(self.batch.images)
+        observed = _mark(self.device)
+        host = torch.cat((loss.view(1), observation)).cpu().numpy()
+        observe_seconds = _seconds_between(trained, observed)
+        self.observe_seconds += observe_seconds
+        self.train_seconds += time.perf_counter() - started - observe_seconds
+        return StepResult(float(host[0]), host[1:])
+
+    def train_step(self, batch: Batch, keep: Tensor | None = None) -> Tensor:
+        """Loss of one optimiser step on the kept patches: 0-d float32, still on the device."""
+        self.model.train()
+        with self._autocast():
+            logits = self.model(batch.images, keep)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> Tensor:
+        """The agent's view (n_patches,) float32 of normalised images, still on the device."""
+        self.model.eval()
+        with self._autocast():
+            return self.observation(self.model, images)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        split: Split,
+        select: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> Metrics:
+        """Figures on a split, in its order.
+
+        Args:
+            split: uint8 images and labels on the device.
+            select: maps a batch of normalised images to the patches to keep (None: all).
+
+        Returns:
+            Loss without label smoothing, accuracy, and macro precision, recall and F1.
+        """
+        self.model.eval()
+        logits = []
+        for part in split.images.split(self.stream.batch_size):
+            images = self.stream.normalize(part)
+            keep = None if select is None else select(images)
+            with self._autocast():
+                logits.append(self.model(images, keep).float())
+        scores = torch.cat(logits)
+        labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels, predicted, average="macro", zero_division=0
+        )
+        return Metrics(
+            loss=F.cross_entropy(scores, split.labels).item(),
+            accuracy=float(accuracy_score(labels, predicted)),
+            precision=float(precision),
+            recall=float(recall),
+            f1=float(f1),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+
+def _mark(device: torch.device) -> "float | torch.cuda.Event":
+    """A point in the device's work: on CUDA an event, as the host runs ahead of the device."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _seconds_between(start: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
+    """Seconds between two marks, after a synchronisation."""
+    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+        return start.elapsed_time(end) / 1000  # type: ignore[no-any-return]
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    return end - start

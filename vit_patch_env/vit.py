@@ -1,0 +1,174 @@
+"""SimpleViT (Beyer et al. 2022, https://arxiv.org/abs/2205.01580) with patch selection.
+
+2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit_patch_env.selection import select_tokens
+
+
+def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding (height * width, dim), float32.
+
+    Raises:
+        ValueError: if dim is not divisible by 4 (a sine and a cosine for each axis).
+    """
+    if dim % 4:
+        raise ValueError(f"dim must be divisible by 4, got {dim}")
+    n_frequencies = dim // 4
+    omega = temperature ** -torch.linspace(0, 1, n_frequencies)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = torch.stack((x, y)).flatten(1)[..., None] * omega  # (2, height * width, dim / 4)
+    return rearrange(
+        torch.stack((angles.sin(), angles.cos()), dim=1), "xy trig n f -> n (xy trig f)"
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its LayerNorm: (batch, n_tokens, dim) -> the same shape."""
+
+    def __init__(self, dim: int, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = dim_head**-0.5
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self._query_key_value(tokens)
+        if tokens.is_cuda:
+            out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        else:  # at these lengths the CPU's fused kernel is slower than plain matrix products
+            out = self._weights(query, key) @ value
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))  # type: ignore[no-any-return]
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """Attention (batch, heads, queries, keys), each query's row summing to 1."""
+        query, key, _ = self._query_key_value(tokens)
+        return self._weights(query, key)
+
+    def _query_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.to_qkv(self.norm(tokens))
+        query, key, value = rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        return query, key, value
+
+    def _weights(self, query: Tensor, key: Tensor) -> Tensor:
+        return ((query * self.scale) @ key.transpose(-1, -2)).softmax(dim=-1)
+
+
+class Block(nn.Module):
+    """One transformer layer: attention and a GELU MLP, each added to its input."""
+
+    def __init__(self, dim: int, heads: int, dim_head: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads, dim_head)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(tokens)
+        return tokens + self.mlp(tokens)  # type: ignore[no-any-return]
+
+
+class SimpleViT(nn.Module):
+    """SimpleViT whose forward pass takes the patches to keep as an argument.
+
+    The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
+
+    Args:
+        image_size: height and width of the images, in pixels.
+        patch_size: height and width of a patch, in pixels.
+        channels: image channels.
+        n_classes: outputs.
+        dim: token size, divisible by 4.
+        depth: transformer layers.
+        heads: attention heads per layer.
+        dim_head: size of a head.
+        mlp_dim: hidden size of a layer's MLP.
+
+    Raises:
+        ValueError: if image_size is not divisible by patch_size, or dim not by 4.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        *,
+        n_classes: int,
+        image_size: int = 32,
+        patch_size: int = 4,
+        channels: int = 3,
+        dim: int = 128,
+        depth: int = 6,
+        heads: int = 16,
+        dim_head: int = 64,
+        mlp_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        side = patches_per_side(image_size, patch_size)
+        patch_dim = channels * patch_size**2
+        self.patch_size = patch_size
+        self.n_patches = side**2
+        self.embedding = nn.Sequential(
+            nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
+        )
+        self.register_buffer("positions", sincos_positions(side, side, dim), persistent=False)
+        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, mlp_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, n_classes)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Logits (batch, n_classes) of images (batch, channels, height, width).
+
+        Args:
+            images: normalised images.
+            keep: int64 indices (n_keep,) of the patches to compute with; None for all. Dropped
+                patches cost nothing: they are left out before the embedding.
+        """
+        tokens = self.embed(images, keep)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens).mean(dim=1))  # type: ignore[no-any-return]
+
+    def first_attention(self, images: Tensor) -> Tensor:
+        """The first attention layer's output (batch, n_patches, dim) on all patches.
+
+        The agent's view of a batch (paper, section 2.2).
+        """
+        return self._first_attention_layer(self.embed(images))  # type: ignore[no-any-return]
+
+    def first_attention_weights(self, images: Tensor) -> Tensor:
+        """The first layer's attention (batch, heads, queries, keys) on all patches."""
+        return self._first_attention_layer.weights(self.embed(images))
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""
+        size = self.patch_size
+        patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
+        positions = self.positions if keep is None else self.positions[keep]
+        return self.embedding(select_tokens(patches, keep)) + positions  # type: ignore[no-any-return]
+
+    @property
+    def _first_attention_layer(self) -> Attention:
+        return self.blocks[0].attention  # type: ignore[return-value]
+
+
+def patches_per_side(image_size: int, patch_size: int) -> int:
+    """Number of patches along one side of a square image.
+
+    Raises:
+        ValueError: if image_size is not a positive multiple of patch_size.
+    """
+    if patch_size < 1 or image_size < patch_size or image_size % patch_size:
+        raise ValueError(
+            f"image_size must be divisible by patch_size, got image_size={image_size} "
+            f"and patch_size={patch_size}"
+        )
+    return image_size // patch_size
