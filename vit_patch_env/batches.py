@@ -39,6 +39,7 @@ class Normalize:
         self.shift = (-torch.tensor(mean, device=device) / deviation).view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images, float32."""
         return torch.addcmul(self.shift, images, self.scale)
 
     def inverse(self, images: Tensor) -> Tensor:

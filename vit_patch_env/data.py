@@ -224,7 +224,9 @@ def _read(dataset: Any, image_size: int) -> Split:
         image, label = dataset[index]
         if not isinstance(image, Tensor):
             image = transforms.pil_to_tensor(image)
-        images.append(resize_square(transforms.to_dtype(image, torch.uint8, scale=True), image_size))
+        images.append(
+            resize_square(transforms.to_dtype(image, torch.uint8, scale=True), image_size)
+        )
         labels.append(int(label))
     return Split(torch.stack(images), torch.tensor(labels))
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -145,7 +145,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         ValueError: for a value outside its range, naming what was expected and what came.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self.epochs = epochs
         self.render_mode = render_mode
         self._dataset = dataset
-        self._dataset_options = {
+        self._dataset_options: dict[str, Any] = {
             "data_dir": data_dir, "image_size": image_size,
             "train_fraction": train_fraction, "val_fraction": val_fraction,
         }  # fmt: skip
@@ -221,7 +221,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "schedule": schedule, "label_smoothing": label_smoothing,
         }  # fmt: skip
         self._warmup_epochs = warmup_epochs
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._crop_padding = crop_padding
         self._flip = flip
         self._observation = OBSERVATIONS[observation]
@@ -242,14 +242,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             if isinstance(data, str):
                 data = load_dataset(data, **self._dataset_options)
             n_images = len(data.train.images)
-            check_interval(f"[1, {n_images}]", batch_size=self._batch_size)
+            check_interval(f"[1, {n_images}]", batch_size=self.batch_size)
             self._data = data.to(self.device)
         return self._data
 
     @property
     def steps_per_epoch(self) -> int:
         """Training batches, and so environment steps, per epoch."""
-        return len(self.data.train.images) // self._batch_size
+        return len(self.data.train.images) // self.batch_size
 
     @property
     def n_steps(self) -> int:
@@ -270,7 +270,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         stream = BatchStream(
             *data.train,
             Normalize(data.channel_mean, data.channel_std, self.device),
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             seed=stream_seed,
             crop_padding=self._crop_padding,
             flip=data.flip if self._flip is None else self._flip,
@@ -380,7 +380,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             chosen.trainer.train_seconds, chosen.trainer.observe_seconds, chosen.reset_seconds
         )
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Eight images of the last trained batch, dropped patches dimmed: (height, width, 3)."""
         if self.render_mode is None:
             return None

@@ -69,7 +69,9 @@ def load_image_folder(
     try:
         folder = ImageFolder(str(root))
     except FileNotFoundError as error:
-        raise ValueError(f"expected images in every class folder of {str(root)!r}: {error}") from error
+        raise ValueError(
+            f"expected images in every class folder of {str(root)!r}: {error}"
+        ) from error
     fingerprint = _fingerprint(folder.samples)
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     path = cache / f"{root.resolve().name}-{name}-{image_size}.safetensors"
@@ -124,5 +126,6 @@ def resize_square(images: Tensor, image_size: int) -> Tensor:
     """Square images (..., channels, image_size, image_size): shorter side resized, centre kept."""
     if images.shape[-2:] == (image_size, image_size):
         return images
-    resized = transforms.resize(images, [image_size], antialias=True)
-    return transforms.center_crop(resized, [image_size, image_size])
+    resized: Tensor = transforms.resize(images, [image_size], antialias=True)
+    square: Tensor = transforms.center_crop(resized, [image_size, image_size])
+    return square

@@ -34,5 +34,5 @@ def patch_term(n_selected: int, n_desired: int | None, n_patches: int) -> float:
 
 
 def weighted_reward(terms: RewardTerms, alpha: float) -> float:
-    """alpha * loss term + (1 - alpha) * patch term (equation 2.3)."""
+    """Alpha * loss term + (1 - alpha) * patch term (equation 2.3)."""
     return alpha * terms.loss + (1 - alpha) * terms.patch

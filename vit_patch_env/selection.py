@@ -27,7 +27,7 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     array = np.asarray(action)
     if array.shape != (n_patches,):
         raise ValueError(f"action must have shape ({n_patches},), got {array.shape}")
-    mask = array == 1
+    mask: NDArray[np.bool_] = array == 1
     if not np.all(mask | (array == 0)):
         others = np.unique(array[~mask & (array != 0)])
         raise ValueError(f"action values must be 0 or 1, got {others[0]}")

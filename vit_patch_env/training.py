@@ -69,9 +69,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def learning_rate_factor(
@@ -210,7 +210,7 @@ class Trainer:
         """
         self.model.eval()
         logits = []
-        for part in split.images.split(self.stream.batch_size):
+        for part in torch.split(split.images, self.stream.batch_size):
             images = self.stream.normalize(part)
             keep = None if select is None else select(images)
             with self._autocast():
@@ -238,7 +238,7 @@ def _mark(device: torch.device) -> "float | torch.cuda.Event":
     """A point in the device's work: on CUDA an event, as the host runs ahead of the device."""
     if device.type != "cuda":
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
 

@@ -23,9 +23,9 @@ def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_
     omega = temperature ** -torch.linspace(0, 1, n_frequencies)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     angles = torch.stack((x, y)).flatten(1)[..., None] * omega  # (2, height * width, dim / 4)
-    return rearrange(
-        torch.stack((angles.sin(), angles.cos()), dim=1), "xy trig n f -> n (xy trig f)"
-    )
+    waves = torch.stack((angles.sin(), angles.cos()), dim=1)
+    positions: Tensor = rearrange(waves, "xy trig n f -> n (xy trig f)")
+    return positions
 
 
 class Attention(nn.Module):
@@ -40,6 +40,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """What attention adds to the tokens: (batch, n_tokens, dim)."""
         query, key, value = self._query_key_value(tokens)
         if tokens.is_cuda:
             out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
@@ -58,7 +59,8 @@ class Attention(nn.Module):
         return query, key, value
 
     def _weights(self, query: Tensor, key: Tensor) -> Tensor:
-        return ((query * self.scale) @ key.transpose(-1, -2)).softmax(dim=-1)
+        scores: Tensor = (query * self.scale) @ key.transpose(-1, -2)
+        return scores.softmax(dim=-1)
 
 
 class Block(nn.Module):
@@ -72,6 +74,7 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """The layer's output: (batch, n_tokens, dim)."""
         tokens = tokens + self.attention(tokens)
         return tokens + self.mlp(tokens)  # type: ignore[no-any-return]
 

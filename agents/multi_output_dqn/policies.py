@@ -1,0 +1,123 @@
+"""Policies of MultiOutputDQN for MultiBinary actions: the paper's, and action branching."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor
+
+
+class TakenValues(NamedTuple):
+    """Values (batch, n_actions) of a taken action, and which of them it was made of, bool."""
+
+    values: Tensor
+    taken: Tensor
+
+
+class MultiOutputPolicy(DQNPolicy):
+    """What the two policies share: DQN's Q-network and target, with outputs per binary action.
+
+    The algorithm asks a policy for two things: the values of the action that was taken, and the
+    value of the next state.
+
+    Args:
+        observation_space: of the environment.
+        action_space: MultiBinary(n_actions).
+        lr_schedule: learning rate by remaining progress.
+        net_arch: sizes of the hidden layers; by default the paper's (1024, 256).
+        kwargs: as for Stable-Baselines3's DQNPolicy.
+    """
+
+    values_per_action: int
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.MultiBinary,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        net_arch = [1024, 256] if net_arch is None else net_arch
+        super().__init__(observation_space, action_space, lr_schedule, net_arch, **kwargs)  # type: ignore[arg-type]
+
+    def make_q_net(self) -> QNetwork:
+        """A Q-network with `values_per_action` outputs for each of the n_actions."""
+        n_actions = self.action_space.shape[0]  # type: ignore[index]
+        net_args = {
+            **self.net_args,
+            "action_space": spaces.MultiBinary(self.values_per_action * n_actions),
+        }
+        return QNetwork(**self._update_features_extractor(net_args)).to(self.device)
+
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
+        """The greedy action (batch, n_actions), int8."""
+        return self.greedy(self.q_net(obs)).to(torch.int8)
+
+    @abstractmethod
+    def greedy(self, q_values: Tensor) -> Tensor:
+        """The best action (batch, n_actions), bool, by the network's outputs."""
+
+    @abstractmethod
+    def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
+        """Values of the actions (batch, n_actions), 0 or 1, that were taken."""
+
+    @abstractmethod
+    def next_value(self, next_obs: PyTorchObs) -> Tensor:
+        """What a state is worth to the target network: (batch, 1)."""
+
+
+class MlpPolicy(MultiOutputPolicy):
+    """The paper's policy (sections 2.2 and 2.3): one value per patch.
+
+    The greedy action selects every patch whose value is above the mean of the values. The
+    target (equation 2.2) moves the patches that were selected; the others learn nothing from
+    the step.
+    """
+
+    values_per_action = 1
+
+    def greedy(self, q_values: Tensor) -> Tensor:
+        """Every action whose value is above the mean of the values."""
+        return q_values > q_values.mean(dim=1, keepdim=True)
+
+    def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
+        """Every value, of which those of selected patches were taken."""
+        return TakenValues(self.q_net(obs), actions == 1)
+
+    def next_value(self, next_obs: PyTorchObs) -> Tensor:
+        """The highest value of the next state: max_j Q'_j(s')."""
+        q_values: Tensor = self.q_net_target(next_obs)
+        return q_values.amax(dim=1, keepdim=True)
+
+
+class BranchingMlpPolicy(MultiOutputPolicy):
+    """Action branching (Tavakoli et al. 2018): two values per patch, to drop it and to keep it.
+
+    It can represent any mask, and learns from dropped patches too.
+    """
+
+    values_per_action = 2
+
+    def greedy(self, q_values: Tensor) -> Tensor:
+        """The better value of each branch."""
+        return self._branches(q_values).argmax(dim=2) == 1
+
+    def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
+        """The value of what was done in each branch."""
+        branches = self._branches(self.q_net(obs))
+        values = branches.gather(2, actions.long().unsqueeze(2)).squeeze(2)
+        return TakenValues(values, torch.ones_like(values, dtype=torch.bool))
+
+    def next_value(self, next_obs: PyTorchObs) -> Tensor:
+        """The best value of each branch, averaged: mean_i max_a Q'_{i,a}(s')."""
+        best = self._branches(self.q_net_target(next_obs)).amax(dim=2)
+        return best.mean(dim=1, keepdim=True)
+
+    @staticmethod
+    def _branches(q_values: Tensor) -> Tensor:
+        return rearrange(q_values, "b (n branch) -> b n branch", branch=2)  # drop, keep

@@ -1,0 +1,212 @@
+"""Fixed rules that pick patches: the baselines that stand beside every agent.
+
+`FixedRule` runs a rule with Stable-Baselines3's interface, so that scripts can put it in an
+agent's place; the rules themselves are policies with Stable-Baselines3's predict().
+"""
+
+import math
+import time
+import zlib
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from torch import Tensor
+
+SelfFixedRule = TypeVar("SelfFixedRule", bound="FixedRule")
+
+
+class SelectorPolicy(BasePolicy):
+    """A rule that scores the patches and keeps the `n_keep` with the highest scores.
+
+    Args:
+        observation_space: Box(n_patches,).
+        action_space: MultiBinary(n_patches).
+        n_keep: patches to keep, in 1...n_patches; None for all.
+        seed: of random rules.
+
+    Raises:
+        ValueError: if n_keep is out of range.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.MultiBinary,
+        n_keep: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.n_patches = int(action_space.shape[0])
+        self.n_keep = self.n_patches if n_keep is None else n_keep
+        if not 1 <= self.n_keep <= self.n_patches:
+            raise ValueError(
+                f"n_keep must be in [1, {self.n_patches}] (n_patches), got {self.n_keep}"
+            )
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+
+    @abstractmethod
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        """A score (n_patches,) for each patch; the `n_keep` highest are kept."""
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        masks = torch.zeros((len(observation), self.n_patches), dtype=torch.int8)
+        for mask, one in zip(masks, observation.cpu().numpy(), strict=True):
+            order = np.argsort(-self._scores(one, deterministic), kind="stable")
+            mask[order[: self.n_keep]] = 1
+        return masks
+
+
+class AllPatches(SelectorPolicy):
+    """Keeps every patch, whatever `n_keep` says: plain ViT training."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_keep = self.n_patches
+
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        return np.zeros(self.n_patches)
+
+
+class RandomPatches(SelectorPolicy):
+    """Keeps random patches, drawn anew for each batch.
+
+    With `deterministic=True` they depend on seed and observation alone, so that an evaluation
+    can be repeated.
+    """
+
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        if not deterministic:
+            return self.rng.random(self.n_patches)
+        key = zlib.crc32(np.ascontiguousarray(observation).tobytes())
+        return np.random.default_rng([self.seed or 0, key]).random(self.n_patches)
+
+
+class CentrePatches(SelectorPolicy):
+    """Keeps the patches nearest the image's centre, always the same."""
+
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        side = math.isqrt(self.n_patches)
+        if side**2 != self.n_patches:
+            raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
+        squared = (np.arange(side) - (side - 1) / 2) ** 2
+        return -(squared[:, None] + squared).ravel()
+
+
+class MostAttendedPatches(SelectorPolicy):
+    """Keeps the patches with the highest observation: the most attention of the first layer."""
+
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        return observation
+
+
+class FixedRule(BaseAlgorithm):
+    """Runs a fixed rule where an agent would learn: `learn`, `predict`, `save` and `load`.
+
+    Args:
+        policy: `all`, `random`, `centre`, `attended`, or a SelectorPolicy class.
+        env: with a MultiBinary action space.
+        n_keep: patches to keep, in 1...n_patches; None for all.
+        stats_window_size: episodes that rollout figures are averaged over.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: for the policy, beside n_keep and seed.
+        verbose: 0 for no output, 1 for information.
+        seed: of the rule and of the environment.
+        device: unused, as nothing is learned; present for exchange with other agents.
+
+    Raises:
+        ValueError: if n_keep is out of range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "all": AllPatches,
+        "random": RandomPatches,
+        "centre": CentrePatches,
+        "attended": MostAttendedPatches,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[SelectorPolicy],
+        env: GymEnv | str,
+        n_keep: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=0.0,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.MultiBinary,),
+        )
+        self.n_keep = n_keep
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            n_keep=self.n_keep,
+            seed=self.seed,
+            **self.policy_kwargs,
+        )
+
+    def learn(
+        self: SelfFixedRule,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "FixedRule",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfFixedRule:
+        """Run the rule for `total_timesteps` steps; nothing is learned."""
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        while self.num_timesteps < total_timesteps:
+            assert self._last_obs is not None
+            actions, _ = self.predict(self._last_obs)
+            new_obs, rewards, dones, infos = self.env.step(actions)
+            self.num_timesteps += self.env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            self._update_info_buffer(infos, dones)
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._episode_num += int(dones.sum())
+            if dones.any() and self._episode_num % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def dump_logs(self) -> None:
+        """Write what was recorded, with the rate of steps and the episodes' rewards."""
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        self.logger.record(
+            "time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
+        )
+        self.logger.dump(step=self.num_timesteps)

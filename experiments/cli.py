@@ -1,0 +1,36 @@
+"""The command `vit-patch`."""
+
+import sys
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from experiments.evaluate import Evaluation
+from experiments.options import EvaluateOptions, TrainOptions
+from experiments.train import Run
+
+_Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
+_Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run `vit-patch` with these arguments, by default the command line's.
+
+    Exits with status 2 and one line on standard error where an argument is bad.
+    """
+    options = tyro.cli(_Train | _Evaluate, prog="vit-patch", args=args)
+    console = Console()
+    try:
+        # All that a user can get wrong comes up here; later errors are ours, with a traceback.
+        if isinstance(options, EvaluateOptions):
+            evaluation = Evaluation(options, console)
+        else:
+            run = Run(options, console)
+    except ValueError as error:
+        print(f"vit-patch: {error}".replace("\n", " "), file=sys.stderr)
+        sys.exit(2)
+    if isinstance(options, EvaluateOptions):
+        evaluation.run()
+    else:
+        run.train()

@@ -1,0 +1,118 @@
+"""What a person watches while a run trains, and the table at its end."""
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from experiments.monitor import EpochFigures, StepFigures
+
+
+class Display:
+    """A live progress line on a terminal; elsewhere one line per epoch.
+
+    Args:
+        n_steps: of the run.
+        n_epochs: of the run.
+        console: where it is shown.
+    """
+
+    def __init__(self, n_steps: int, n_epochs: int, console: Console) -> None:
+        self.n_steps = n_steps
+        self.n_epochs = n_epochs
+        self.console = console
+        self.latest: EpochFigures | None = None
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(
+            "training", total=n_steps, epoch=f"1/{n_epochs}", figures=""
+        )
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def show_step(self, step: StepFigures) -> None:
+        """Move the bar on."""
+        info = step.info
+        figures = f"loss {info['loss']:.3f}  {info['n_selected']} patches"
+        if step.epsilon is not None:
+            figures += f"  ε {step.epsilon:.2f}"
+        if self.latest is not None:
+            figures += (
+                f"  val {self.latest.val_accuracy:.1%}  {self.latest.images_per_second:.0f} img/s"
+            )
+        self.progress.update(
+            self.task,
+            completed=step.step,
+            epoch=f"{info['epoch'] + 1}/{self.n_epochs}",
+            figures=figures,
+        )
+
+    def show_epoch(self, epoch: EpochFigures) -> None:
+        """Keep the epoch's figures for the bar; print them where there is none."""
+        self.latest = epoch
+        if not self.console.is_terminal:
+            epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
+            self.console.print(
+                f"epoch {epoch.epoch}/{self.n_epochs}: loss {epoch.train_loss:.3f}, "
+                f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
+                f"{epoch.images_per_second:.0f} images/s",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def show_result(result: dict[str, Any], console: Console) -> None:
+    """Print the test figures, on all patches and on the agent's, and what the run cost."""
+    table = Table(title="Test images", title_justify="left")
+    table.add_column("The ViT sees")
+    columns = ("loss", "accuracy", "precision", "recall", "f1")
+    for column in columns:
+        table.add_column(column.capitalize() if column != "f1" else "F1", justify="right")
+    for name, label in (("all_patches", "all patches"), ("agent_patches", "the agent's patches")):
+        figures = result["test"][name]
+        table.add_row(label, *(_number(column, figures[column]) for column in columns))
+    console.print(table)
+
+
+def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
+    """Print what the run cost and used."""
+    seconds = result["train_seconds"] + result["agent_seconds"]
+    console.print(
+        f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device']} "
+        f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
+        f"{result['agent_seconds']:.1f} s the agent; "
+        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.4f}" if name == "loss" else f"{value:.2%}"

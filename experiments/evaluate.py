@@ -1,0 +1,43 @@
+"""`vit-patch evaluate`: a run's test figures again, from its files."""
+
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from safetensors.torch import load_model
+
+from experiments.agents import agent_class
+from experiments.display import show_result
+from experiments.options import EvaluateOptions
+from experiments.run_folder import RunFolder
+from experiments.train import evaluate, make_env
+
+
+class Evaluation:
+    """A run, loaded and ready to be evaluated.
+
+    Args:
+        options: which run, and where its images and device are now.
+        console: where the figures are shown.
+
+    Raises:
+        ValueError: if the folder holds no finished run, or its images are gone.
+    """
+
+    def __init__(self, options: EvaluateOptions, console: Console) -> None:
+        self.console = console
+        folder = RunFolder(options.run)
+        folder.read_result()
+        trained = folder.options
+        changes = {"data_dir": options.data_dir, "device": options.device}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        self.env = make_env(replace(trained.env, **changes))  # type: ignore[arg-type]
+        self.env.reset(seed=trained.seed)
+        load_model(self.env.trainer().model, str(folder.vit))
+        self.agent = agent_class(trained.agent).load(folder.agent, device="cpu")
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate on the test images and print the figures."""
+        result = {"test": evaluate(self.env, self.agent, episode="current")}
+        show_result(result, self.console)
+        return result

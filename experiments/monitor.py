@@ -1,0 +1,231 @@
+"""A Stable-Baselines3 callback that watches a ViT being trained: TensorBoard and epoch figures."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam, Image
+
+from vit_patch_env import Metrics
+
+
+class StepFigures(NamedTuple):
+    """One step of the first environment."""
+
+    step: int
+    info: dict[str, Any]
+    epsilon: float | None
+
+
+class EpochFigures(NamedTuple):
+    """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    n_selected: float
+    reward: float
+    epsilon: float | None
+    images_per_second: float
+    train_seconds: float
+    agent_seconds: float
+
+
+class Clock(NamedTuple):
+    """Seconds since training began, by what they were spent on, up to the last epoch's end.
+
+    Attributes:
+        total: all of it.
+        train: training steps of the ViT.
+        apart: this callback (evaluation, logging) and resets.
+    """
+
+    total: float = 0.0
+    train: float = 0.0
+    apart: float = 0.0
+
+    @property
+    def agent(self) -> float:
+        """What is left: observation, prediction, replay and updates."""
+        return self.total - self.train - self.apart
+
+
+@dataclass
+class _EpochSums:
+    """What an epoch's figures are made from."""
+
+    began: Clock
+    patch_masks: NDArray[np.float64]
+    n_steps: int = 0
+    loss: float = 0.0
+    n_selected: int = 0
+    reward: float = 0.0
+
+
+class TrainingMonitor(BaseCallback):
+    """Logs to the agent's TensorBoard from the first steps on, and evaluates every epoch.
+
+    Works with any Stable-Baselines3 algorithm and `FixedRule` on `ViTPatchSelect-v0`, also on
+    several environments: scalars are averaged over them, epochs are those of the first. Tags:
+    `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
+    `env/reward_patch`; images once an epoch: `vit/attention` (the observation) and
+    `env/selected` (how often each patch was selected).
+
+    Args:
+        log_interval: steps between points.
+        max_episodes: stop after so many episodes of the first environment; None for no limit.
+        hyperparameters: shown in TensorBoard's HPARAMS tab.
+        on_step: called with every step's figures.
+        on_epoch: called with every epoch's figures.
+
+    Attributes:
+        clock: where the time went so far.
+        n_selected_mean: patches selected per step so far.
+        diverged: whether a loss was not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        log_interval: int = 10,
+        max_episodes: int | None = None,
+        hyperparameters: dict[str, Any] | None = None,
+        on_step: Callable[[StepFigures], None] | None = None,
+        on_epoch: Callable[[EpochFigures], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.log_interval = log_interval
+        self.max_episodes = max_episodes
+        self.hyperparameters = hyperparameters or {}
+        self.notify_step = on_step
+        self.notify_epoch = on_epoch
+        self.clock = Clock()
+        self.n_selected_mean = float("nan")
+        self.diverged = False
+
+    def _on_training_start(self) -> None:
+        self.clock = Clock()
+        self._started = time.perf_counter()
+        self._apart_seconds = 0.0
+        self._past_train_seconds = 0.0  # of episodes that are over
+        self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
+        self._images_per_step: int = self._of_first_env("batch_size")
+        self._n_episodes = self._n_epochs = self._n_steps = self._n_selected = 0
+        self._recent: list[dict[str, Any]] = []
+        self._sums = self._new_sums()
+        hyperparameters = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in self.hyperparameters.items()
+        }
+        metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
+        self._record("hparams", HParam(hyperparameters, metrics))
+
+    def _on_step(self) -> bool:
+        entered = time.perf_counter()
+        infos, done = self.locals["infos"], bool(self.locals["dones"][0])
+        self._count(infos[0], self.locals["rewards"][0], self.locals["actions"][0])
+        self._recent.extend(infos)
+        epsilon: float | None = getattr(self.model, "exploration_rate", None)
+        if self.notify_step is not None:
+            self.notify_step(StepFigures(self._n_steps, infos[0], epsilon))
+        if done or self._sums.n_steps == self._steps_per_epoch:
+            self._end_epoch(entered - self._started, done, epsilon)
+        if done or self.n_calls % self.log_interval == 0:
+            self._log_step()
+        self._n_episodes += done
+        self._apart_seconds += time.perf_counter() - entered
+        return self._n_episodes != self.max_episodes
+
+    def _count(self, info: dict[str, Any], reward: float, patch_mask: NDArray[Any]) -> None:
+        sums = self._sums
+        sums.n_steps += 1
+        sums.loss += info["loss"]
+        sums.n_selected += info["n_selected"]
+        sums.reward += float(reward)
+        sums.patch_masks += patch_mask
+        self._n_steps += 1
+        self._n_selected += info["n_selected"]
+        self.diverged |= info["diverged"]
+        self.n_selected_mean = self._n_selected / self._n_steps
+
+    def _end_epoch(self, total_seconds: float, done: bool, epsilon: float | None) -> None:
+        """Evaluate, log and report the epoch whose last step was just taken."""
+        # At an episode's end the environment has reset itself already.
+        episode = "last" if done else "current"
+        train_seconds = self._call_first_env("timings", episode).train_seconds
+        if done:
+            self._apart_seconds += self._call_first_env("timings").reset_seconds
+        self.clock = Clock(
+            total_seconds, self._past_train_seconds + train_seconds, self._apart_seconds
+        )
+        if done:
+            self._past_train_seconds = self.clock.train
+        val: Metrics = self._call_first_env("evaluate", "val", episode=episode)
+        sums = self._sums
+        self._n_epochs += 1
+        epoch_train = self.clock.train - sums.began.train
+        epoch_agent = self.clock.agent - sums.began.agent
+        figures = EpochFigures(
+            epoch=self._n_epochs,
+            train_loss=sums.loss / sums.n_steps,
+            val_loss=val.loss,
+            val_accuracy=val.accuracy,
+            n_selected=sums.n_selected / sums.n_steps,
+            reward=sums.reward / sums.n_steps,
+            epsilon=epsilon,
+            images_per_second=sums.n_steps * self._images_per_step / (epoch_train + epoch_agent),
+            train_seconds=epoch_train,
+            agent_seconds=epoch_agent,
+        )
+        self.logger.record("vit/val_loss", val.loss)
+        self.logger.record("vit/val_accuracy", val.accuracy)
+        self._record("vit/attention", _heat_map(self.locals["new_obs"][0]))
+        self._record("env/selected", _heat_map(sums.patch_masks / sums.n_steps, 0.0, 1.0))
+        self.model.dump_logs()
+        if self.notify_epoch is not None:
+            self.notify_epoch(figures)
+        self._sums = self._new_sums()
+
+    def _log_step(self) -> None:
+        """Write the means since the last point."""
+        for tag, key in (
+            ("vit/train_loss", "loss"),
+            ("env/n_selected", "n_selected"),
+            ("env/reward_loss", "reward_loss"),
+            ("env/reward_patch", "reward_patch"),
+        ):
+            self.logger.record(tag, float(np.mean([info[key] for info in self._recent])))
+        self._recent.clear()
+        self.model.dump_logs()
+
+    def _new_sums(self) -> _EpochSums:
+        n_patches: int = self._of_first_env("n_patches")
+        return _EpochSums(self.clock, np.zeros(n_patches))
+
+    def _record(self, tag: str, value: Any) -> None:
+        self.logger.record(tag, value, exclude=("stdout", "log", "json", "csv"))
+
+    def _of_first_env(self, attribute: str) -> Any:
+        return self.training_env.get_attr(attribute, indices=[0])[0]
+
+    def _call_first_env(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.training_env.env_method(method, *args, indices=[0], **kwargs)[0]
+
+
+def _heat_map(
+    values: NDArray[Any], low: float | None = None, high: float | None = None, zoom: int = 16
+) -> Image:
+    """Values (n_patches,) as a picture of the patch grid; by default their range is the scale."""
+    low = values.min() if low is None else low
+    high = values.max() if high is None else high
+    side = math.isqrt(len(values))
+    grid = ((values - low) / max(high - low, 1e-12)).reshape(side, side)
+    colours = colormaps["viridis"](np.kron(grid, np.ones((zoom, zoom))))[..., :3]
+    return Image((255 * colours).astype(np.uint8), "HWC")

@@ -1,0 +1,128 @@
+"""What can be set from the command line: typed dataclasses, one documented field per value."""
+
+from dataclasses import dataclass, field
+
+import tyro
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """Values of the environment: the keyword arguments of `ViTPatchSelect-v0`."""
+
+    dataset: str = "digits"
+    """digits, cifar10, cifar100, fashion_mnist, folder or synthetic"""
+    data_dir: str | None = None
+    """the image folder of `--dataset folder`; for the others where downloads are kept"""
+    train_fraction: float = 1.0
+    """share of the training images to use, in (0, 1]"""
+    val_fraction: float = 0.1
+    """share of those split off for validation, in (0, 1)"""
+    image_size: int = 32
+    """height and width that images are resized to, in pixels"""
+    patch_size: int = 4
+    """height and width of a patch, in pixels; must divide image-size"""
+    dim: int = 128
+    """token size, divisible by 4"""
+    depth: int = 6
+    """transformer layers"""
+    heads: int = 16
+    """attention heads per layer"""
+    dim_head: int = 64
+    """size of a head"""
+    mlp_dim: int = 512
+    """hidden size of a layer's MLP"""
+    batch_size: int = 128
+    """images per training step"""
+    epochs: int = 30
+    """passes over the training images"""
+    learning_rate: float = 1e-3
+    """peak rate of the ViT's optimiser"""
+    optimizer: str = "adam"
+    """adam (the paper's) or adamw"""
+    weight_decay: float = 0.0
+    """of the ViT's optimiser"""
+    schedule: str = "constant"
+    """constant (the paper's) or cosine"""
+    warmup_epochs: int = 0
+    """epochs of linear warm-up"""
+    label_smoothing: float = 0.0
+    """of the training loss, in [0, 1)"""
+    crop_padding: int = 4
+    """pixels of padding for random crops; 0 for none"""
+    flip: bool | None = None
+    """mirror half of the images; by default where the data set allows it"""
+    observation: str = "attention_output"
+    """attention_output (the paper's) or attention_received"""
+    n_patches_desired: int | None = 40
+    """patches that the reward asks for and that a fixed rule keeps; None for as few as possible"""
+    alpha: float = 0.2
+    """weight of the loss against the number of patches in the reward, in [0, 1]"""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:<n>; agents run on the CPU"""
+    precision: str = "auto"
+    """auto (bf16 where the hardware has it), fp32 or bf16"""
+
+
+@dataclass(frozen=True)
+class DQNOptions:
+    """Values of the agents `paper` and `branching`; the defaults are the paper's Table 1."""
+
+    learning_rate: float = 0.01
+    """η"""
+    buffer_size: int = 1024
+    """transitions in the replay buffer"""
+    learning_starts: int = 64
+    """steps of random actions before learning"""
+    batch_size: int = 64
+    """transitions per update"""
+    tau: float = 0.1
+    """soft update coefficient τ of the target network"""
+    gamma: float = 0.95
+    """discount factor γ"""
+    train_freq: int = 10
+    """steps between updates"""
+    gradient_steps: int = 1
+    """updates each time"""
+    target_update_interval: int = 2
+    """updates between soft updates of the target network"""
+    eps_start: float = 1.0
+    """ε at the start"""
+    eps_end: float = 0.01
+    """ε in the limit"""
+    eps_decay: float | None = None
+    """time constant of ε in steps; by default the paper's 20,000, less for a shorter run"""
+    max_grad_norm: float = 10.0
+    """bound on the gradient's norm"""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a ViT while an agent picks the patches it trains on."""
+
+    agent: str = "paper"
+    """paper, branching, a fixed rule (all, random, centre, attended), or a Stable-Baselines3
+    algorithm that takes MultiBinary actions (ppo, a2c)"""
+    seed: int = 0
+    """of the ViT, its data and the agent"""
+    out: str | None = None
+    """the run folder; by default runs/<dataset>__<agent>__<seed>__<time>"""
+    overwrite: bool = False
+    """replace the run that the folder already holds"""
+    sb3: tuple[str, ...] = ()
+    """values of a Stable-Baselines3 algorithm, such as n_steps=64 ent_coef=0.01"""
+    log_interval: int = 10
+    """steps between TensorBoard points"""
+    env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)
+    dqn: DQNOptions = field(default_factory=DQNOptions)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Load a run and print its test figures again."""
+
+    run: tyro.conf.Positional[str]
+    """a folder that `vit-patch train` wrote"""
+    data_dir: str | None = None
+    """where the images are now, if not where they were"""
+    device: str | None = None
+    """another device than the run's"""

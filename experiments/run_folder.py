@@ -1,0 +1,132 @@
+"""The files of a run: where they are, how they are written and read."""
+
+import json
+import math
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+
+from experiments.monitor import EpochFigures
+from experiments.options import DQNOptions, EnvOptions, TrainOptions
+
+CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
+VIT, AGENT = "vit.safetensors", "agent.zip"
+
+_PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
+
+
+class RunFolder:
+    """A folder that holds one run.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        path: of the folder.
+        vit: the ViT's weights.
+        agent: the agent, as Stable-Baselines3 saves it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.vit = self.path / VIT
+        self.agent = self.path / AGENT
+
+    def create(self, options: TrainOptions, overwrite: bool) -> None:
+        """Make the folder and write its `config.json`.
+
+        Raises:
+            ValueError: if it holds a run already and `overwrite` is false, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"out must be a folder, got the file {self.path}")
+        held = self._files()
+        if held and not overwrite:
+            raise ValueError(
+                f"out must be a folder without a run, got {self.path}, which holds "
+                f"{held[0].name}: choose another, or add --overwrite"
+            )
+        for file in held:
+            file.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_json(
+            CONFIG,
+            {
+                "command": shlex.join(["vit-patch", *sys.argv[1:]]),
+                "options": asdict(options),
+                "versions": {name: version(name) for name in _PACKAGES},
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            },
+        )
+
+    @property
+    def options(self) -> TrainOptions:
+        """The options that the run was made with.
+
+        Raises:
+            ValueError: if the folder holds no run.
+        """
+        options = self._read_json(CONFIG)["options"]
+        return TrainOptions(
+            **{
+                **options,
+                "sb3": tuple(options["sb3"]),
+                "env": EnvOptions(**options["env"]),
+                "dqn": DQNOptions(**options["dqn"]),
+            }
+        )
+
+    def append_epoch(self, figures: EpochFigures) -> None:
+        """Add a row to `metrics.csv`."""
+        path = self.path / METRICS
+        row = pd.DataFrame([figures._asdict()])
+        row.to_csv(path, mode="a", header=not path.exists(), index=False)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json`, with the configuration's account of command and versions."""
+        config = self._read_json(CONFIG)
+        del config["options"]
+        self._write_json(RESULT, {**result, **config})
+
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` holds.
+
+        Raises:
+            ValueError: if the run was not finished.
+        """
+        return self._read_json(RESULT)
+
+    def _files(self) -> list[Path]:
+        """Files of a run that are there."""
+        names = [self.path / name for name in (CONFIG, METRICS, RESULT, VIT, AGENT)]
+        found = [path for path in names if path.exists()]
+        return found + sorted(self.path.glob("events.out.tfevents.*"))
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+        (self.path / name).write_text(text + "\n")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.is_file():
+            raise ValueError(f"expected a finished run with {name}, got {self.path}")
+        return cast("dict[str, Any]", json.loads(path.read_text()))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON cannot hold, as after a divergence."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

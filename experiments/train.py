@@ -1,0 +1,125 @@
+"""`vit-patch train`: one run, from options to a run folder."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium as gym
+from rich.console import Console
+from safetensors.torch import save_model
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
+
+from experiments.agents import make_agent
+from experiments.display import Display, show_cost, show_result
+from experiments.monitor import EpochFigures, TrainingMonitor
+from experiments.options import EnvOptions, TrainOptions
+from experiments.run_folder import RunFolder
+from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
+
+
+class Run:
+    """A run that is ready to train: everything a user can get wrong has been checked.
+
+    Args:
+        options: of the run.
+        console: where progress and results are shown.
+
+    Raises:
+        ValueError: for bad options, unusable data, or an output folder that holds a run.
+    """
+
+    def __init__(self, options: TrainOptions, console: Console) -> None:
+        self.options = options
+        self.console = console
+        self.folder = RunFolder(options.out or _default_out(options))
+        self.env = make_env(options.env)
+        console.print(f"Loading {options.env.dataset} ...", highlight=False)
+        self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
+        self.agent = make_agent(options, self.env)
+        self.folder.create(options, options.overwrite)
+
+    def train(self) -> dict[str, Any]:
+        """Train, evaluate on the test images, write the run folder; the content of result.json."""
+        env, agent, folder = self.env, self.agent, self.folder
+        n_train, n_test = len(env.data.train.labels), len(env.data.test.labels)
+        self.console.print(
+            f"Training a ViT on {n_train} images, {env.epochs} epochs of {env.steps_per_epoch} "
+            f"steps, patches picked by {self.options.agent}. Watch it:\n"
+            f"  tensorboard --logdir {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        agent.set_logger(configure(str(folder.path), ["tensorboard"]))
+        with Display(env.n_steps, env.epochs, self.console) as display:
+
+            def end_epoch(figures: EpochFigures) -> None:
+                folder.append_epoch(figures)
+                display.show_epoch(figures)
+
+            monitor = TrainingMonitor(
+                log_interval=self.options.log_interval,
+                max_episodes=1,
+                hyperparameters=_flat(self.options),
+                on_step=display.show_step,
+                on_epoch=end_epoch,
+            )
+            agent.learn(env.n_steps, callback=monitor)
+        agent.logger.close()
+
+        self.console.print(f"Evaluating on {n_test} test images ...", highlight=False)
+        trainer = env.trainer("last")
+        save_model(trainer.model, str(folder.vit))
+        agent.save(folder.agent)
+        result = {
+            "test": evaluate(env, agent, episode="last"),
+            "train_seconds": monitor.clock.train,
+            "agent_seconds": monitor.clock.agent,
+            "n_selected_mean": monitor.n_selected_mean,
+            "n_steps": monitor.n_calls,
+            "diverged": monitor.diverged,
+            "device": str(env.device),
+            "precision": "bf16" if env.dtype.itemsize == 2 else "fp32",
+        }
+        folder.write_result(result)
+        show_result(result, self.console)
+        show_cost(result, env.n_patches, self.console)
+        self.console.print(
+            f"Everything is in {folder.path}. See its curves with\n"
+            f"  tensorboard --logdir {folder.path}\n"
+            f"and its test figures again with\n  vit-patch evaluate {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return result
+
+
+def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
+    """The environment of the options.
+
+    Raises:
+        ValueError: as `ViTPatchSelectEnv`.
+    """
+    return cast("ViTPatchSelectEnv", gym.make(ENV_ID, **asdict(options)).unwrapped)
+
+
+def evaluate(env: ViTPatchSelectEnv, agent: BaseAlgorithm, episode: Any) -> dict[str, Any]:
+    """Test figures on all patches and on the agent's."""
+    selector = cast("Selector", agent)
+    return {
+        "all_patches": env.evaluate("test", episode=episode)._asdict(),
+        "agent_patches": env.evaluate("test", selector=selector, episode=episode)._asdict(),
+    }
+
+
+def _default_out(options: TrainOptions) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{options.env.dataset}__{options.agent}__{options.seed}__{stamp}"
+
+
+def _flat(options: TrainOptions) -> dict[str, Any]:
+    """Every value by the name that it has on the command line."""
+    values = asdict(options)
+    env, dqn = values.pop("env"), values.pop("dqn")
+    return {**values, **env, **{f"dqn.{name}": value for name, value in dqn.items()}}
