@@ -39,21 +39,24 @@ class RunFolder:
         self.vit = self.path / VIT
         self.agent = self.path / AGENT
 
-    def create(self, options: TrainOptions, overwrite: bool) -> None:
-        """Make the folder and write its `config.json`.
+    def check_free(self) -> None:
+        """Refuse a folder that holds a run.
 
         Raises:
-            ValueError: if it holds a run already and `overwrite` is false, or is a file.
+            ValueError: if it holds one, or is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out must be a folder, got the file {self.path}")
         held = self._files()
-        if held and not overwrite:
+        if held:
             raise ValueError(
                 f"out must be a folder without a run, got {self.path}, which holds "
                 f"{held[0].name}: choose another, or add --overwrite"
             )
-        for file in held:
+
+    def create(self, options: TrainOptions) -> None:
+        """Make the folder, remove the run that it may hold, write `config.json`."""
+        for file in self._files():
             file.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_json(

@@ -34,11 +34,13 @@ class Run:
         self.options = options
         self.console = console
         self.folder = RunFolder(options.out or _default_out(options))
+        if not options.overwrite:
+            self.folder.check_free()
         self.env = make_env(options.env)
         console.print(f"Loading {options.env.dataset} ...", highlight=False)
         self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
         self.agent = make_agent(options, self.env)
-        self.folder.create(options, options.overwrite)
+        self.folder.create(options)
 
     def train(self) -> dict[str, Any]:
         """Train, evaluate on the test images, write the run folder; the content of result.json."""

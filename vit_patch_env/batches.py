@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vit_patch_env.checks import check_interval
+
 
 class Batch(NamedTuple):
     """Normalised images (batch, channels, height, width) float32 and labels (batch,) int64."""
@@ -97,11 +99,7 @@ class BatchStream:
         crop_padding: int = 4,
         flip: bool = True,
     ) -> None:
-        if len(images) < batch_size:
-            raise ValueError(
-                f"batch_size must be at most the number of training images ({len(images)}), "
-                f"got {batch_size}"
-            )
+        check_interval(f"[1, {len(images)}]", batch_size=batch_size)
         self.images = images
         self.labels = labels
         self.normalize = normalize

@@ -29,6 +29,10 @@ class MultiOutputPolicy(DQNPolicy):
         action_space: MultiBinary(n_actions).
         lr_schedule: learning rate by remaining progress.
         net_arch: sizes of the hidden layers; by default the paper's (1024, 256).
+        optimizer_class: Adam by default.
+        optimizer_kwargs: beside the learning rate; by default Adam's denominator gets 0.01 for
+            stability, since at the paper's learning rate of 0.01 the usual 1e-8 lets the values
+            run away.
         kwargs: as for Stable-Baselines3's DQNPolicy.
     """
 
@@ -40,10 +44,22 @@ class MultiOutputPolicy(DQNPolicy):
         action_space: spaces.MultiBinary,
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
+        *,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        net_arch = [1024, 256] if net_arch is None else net_arch
-        super().__init__(observation_space, action_space, lr_schedule, net_arch, **kwargs)  # type: ignore[arg-type]
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"eps": 0.01} if optimizer_class is torch.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,  # type: ignore[arg-type]
+            lr_schedule,
+            [1024, 256] if net_arch is None else net_arch,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
 
     def make_q_net(self) -> QNetwork:
         """A Q-network with `values_per_action` outputs for each of the n_actions."""

@@ -1,0 +1,117 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vit_patch_env import folder
+from vit_patch_env.data import cache_dir, load_dataset
+from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
+
+
+def test_images_labels_and_classes_come_in_the_folders_order(make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=3)
+    images, labels, classes = load_image_folder(root / "train", 12, own_cache)
+    assert classes == ("cat", "dog")
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    expected = np.asarray(Image.open(root / "train" / "dog" / "001.png"))
+    assert np.array_equal(images[4].permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_cache_is_read_instead_of_the_files(make_folder, own_cache, monkeypatch):
+    root = make_folder() / "train"
+    first = load_image_folder(root, 12, own_cache)
+    monkeypatch.setattr(folder, "_decode", lambda *args: pytest.fail("decoded again"))
+    second = load_image_folder(root, 12, own_cache)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert first[2] == second[2]
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove"])
+def test_the_cache_is_rebuilt_when_files_change(make_folder, own_cache, change):
+    root = make_folder() / "train"
+    path = root / "cat" / "000.png"
+    before, _, _ = load_image_folder(root, 12, own_cache)
+    if change == "edit":
+        Image.new("RGB", (12, 12), (9, 9, 9)).save(path)
+        os.utime(path, ns=(1, 1))
+    elif change == "add":
+        Image.new("RGB", (12, 12)).save(root / "cat" / "zzz.png")
+    else:
+        path.unlink()
+    after, labels, _ = load_image_folder(root, 12, own_cache)
+    assert len(labels) == {"edit": 40, "add": 41, "remove": 39}[change]
+    if change == "edit":
+        assert (after[0] == 9).all()
+        assert torch.equal(after[1:], before[1:])
+
+
+def test_every_image_size_has_a_cache_of_its_own(make_folder, own_cache):
+    root = make_folder() / "train"
+    assert load_image_folder(root, 12, own_cache)[0].shape[-1] == 12
+    assert load_image_folder(root, 8, own_cache)[0].shape[-1] == 8
+    assert len(list(own_cache.glob("*.safetensors"))) == 2
+    assert not list(own_cache.glob("*.tmp"))
+
+
+def test_an_unreadable_image_is_named_and_leaves_no_cache(make_folder, own_cache):
+    root = make_folder()
+    broken = root / "train" / "dog" / "007.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"expected a readable image, got {broken}"):
+        load_dataset("folder", data_dir=root, image_size=12)
+    assert not own_cache.exists()
+
+
+@pytest.mark.parametrize("splits", [("train",), ("test",), ("",)])
+def test_a_single_folder_of_classes_has_a_share_held_out(make_folder, splits):
+    data = load_dataset("folder", data_dir=make_folder(splits=splits), image_size=12)
+    sizes = [len(split.labels) for split in (data.train, data.val, data.test)]
+    assert sizes == [28, 4, 8]
+
+
+def test_train_and_test_folders_are_kept_apart(make_folder):
+    data = load_dataset("folder", data_dir=make_folder(), image_size=12)
+    assert [len(split.labels) for split in (data.train, data.val, data.test)] == [36, 4, 40]
+    assert data.flip
+    assert data.train.images.is_contiguous()
+
+
+def test_find_folder_splits_names_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        find_folder_splits(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="expected at least two class folders in .*, got none"):
+        find_folder_splits(tmp_path)
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="expected at least two class folders in .*, got cat"):
+        find_folder_splits(tmp_path)
+
+
+def test_a_class_without_images_is_named(make_folder):
+    root = make_folder(splits=("train",))
+    (root / "train" / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        load_dataset("folder", data_dir=root)
+
+
+def test_other_classes_in_train_and_test_are_named(make_folder):
+    root = make_folder()
+    (root / "test" / "dog").rename(root / "test" / "cow")
+    with pytest.raises(ValueError, match="expected the same classes .*, got cow, dog in only one"):
+        load_dataset("folder", data_dir=root, image_size=12)
+
+
+def test_resize_square_keeps_the_centre():
+    wide = torch.zeros(3, 8, 16, dtype=torch.uint8)
+    wide[..., 4:12] = 200
+    assert (resize_square(wide, 8) == 200).all()
+    assert resize_square(wide, 4).shape == (3, 4, 4)
+
+
+def test_cache_dir_follows_the_xdg_variable(own_cache, monkeypatch, tmp_path):
+    assert cache_dir() == own_cache
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "vit-patch-env"

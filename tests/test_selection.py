@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vit_patch_env.selection import check_patch_mask, keep_to_mask, mask_to_keep, select_tokens
+
+masks = st.lists(st.booleans(), min_size=1, max_size=100).map(np.array)
+
+
+@given(masks)
+def test_mask_survives_the_way_to_indices_and_back(mask):
+    keep = mask_to_keep(mask)
+    assert keep.dtype == torch.int64
+    assert np.array_equal(keep_to_mask(keep, len(mask)), mask)
+
+
+@given(masks)
+def test_keep_is_ascending(mask):
+    keep = mask_to_keep(mask)
+    assert (keep.diff() > 0).all()
+    assert len(keep) == mask.sum()
+
+
+@given(masks, st.sampled_from([np.int8, np.int64, np.float32, np.bool_]))
+def test_check_patch_mask_takes_what_algorithms_send(mask, dtype):
+    checked = check_patch_mask(mask.astype(dtype), len(mask))
+    assert checked.dtype == np.bool_
+    assert np.array_equal(checked, mask)
+
+
+def test_check_patch_mask_does_not_share_memory_with_the_action():
+    action = np.ones(4, dtype=np.bool_)
+    check_patch_mask(action, 4)[0] = False
+    assert action.all()
+
+
+def test_check_patch_mask_names_both_shapes():
+    with pytest.raises(ValueError, match=r"action must have shape \(64,\), got \(16,\)"):
+        check_patch_mask(np.ones(16), 64)
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, np.nan])
+def test_check_patch_mask_names_other_values(value):
+    with pytest.raises(ValueError, match=f"must be 0 or 1, got {value}"):
+        check_patch_mask(np.array([0, 1, value]), 3)
+
+
+@given(masks.filter(np.any))
+def test_select_tokens_keeps_image_order(mask):
+    tokens = torch.arange(len(mask)).view(1, -1, 1).expand(2, -1, 3)
+    selected = select_tokens(tokens, mask_to_keep(mask))
+    assert selected.shape == (2, mask.sum(), 3)
+    assert selected[0, :, 0].tolist() == np.flatnonzero(mask).tolist()
+
+
+def test_select_tokens_without_selection_is_the_same_tensor():
+    tokens = torch.rand(2, 5, 3)
+    assert select_tokens(tokens, None) is tokens
