@@ -31,9 +31,9 @@ class EnvOptions:
     """size of a head"""
     mlp_dim: int = 512
     """hidden size of a layer's MLP"""
-    batch_size: int = 128
+    batch_size: int = 64
     """images per training step"""
-    epochs: int = 30
+    epochs: int = 20
     """passes over the training images"""
     learning_rate: float = 1e-3
     """peak rate of the ViT's optimiser"""

@@ -1,0 +1,373 @@
+import json
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+import vit_patch_env
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv, load_dataset
+from vit_patch_env.reward import DIVERGED_REWARD
+from vit_patch_env.vit import SimpleViT
+
+INFO_KEYS = {
+    "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "empty_action", "diverged",
+}  # fmt: skip
+
+
+def run_episode(env, seed=0, n_selected=None):
+    """Every step's results, with random masks from a generator of the test's own."""
+    rng = np.random.default_rng(0)
+    env.reset(seed=seed)
+    results = []
+    while True:
+        mask = (rng.random(env.action_space.shape[0]) < 0.5).astype(np.int8)
+        results.append(env.step(mask))
+        if results[-1][2] or results[-1][3]:
+            return results
+
+
+def make(**kwargs):
+    return gym.make("ViTPatchSelect-v0", **{**TINY, **kwargs})
+
+
+def test_both_checkers_pass_without_a_warning():
+    """Warnings are errors in this suite."""
+    check_env(make().unwrapped)
+    sb3_check_env(make())
+
+
+def test_both_checkers_pass_for_the_other_observation_and_rendering():
+    env = make(observation="attention_received", render_mode="rgb_array")
+    check_env(env.unwrapped)
+    sb3_check_env(env)
+    assert env.observation_space.low.max() == 0
+    assert env.observation_space.high.min() == 1
+
+
+def test_the_id_is_found_without_an_import():
+    env = gym.make("vit_patch_env:ViTPatchSelect-v0", **TINY)
+    assert isinstance(env.unwrapped, ViTPatchSelectEnv)
+
+
+def test_a_second_import_registers_nothing_anew():
+    spec = gym.spec("ViTPatchSelect-v0")
+    import importlib
+
+    importlib.reload(vit_patch_env)
+    assert gym.spec("ViTPatchSelect-v0") is spec
+
+
+def test_spec_goes_to_json_and_back():
+    env = make()
+    text = env.spec.to_json()
+    json.loads(text)
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(text))
+    assert again.spec == env.spec
+    assert np.array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
+
+
+def test_pickles_before_the_first_reset():
+    env = make()
+    copy = pickle.loads(pickle.dumps(env))
+    assert np.array_equal(copy.reset(seed=1)[0], env.reset(seed=1)[0])
+
+
+def test_spaces_follow_the_patches():
+    env = make(patch_size=4)
+    assert env.observation_space.shape == (64,)
+    assert env.observation_space.dtype == np.float32
+    assert env.action_space == gym.spaces.MultiBinary(64)
+
+
+def test_an_episode_is_epochs_passes_and_then_truncated():
+    env = make(epochs=3)
+    results = run_episode(env)
+    n_train = len(env.unwrapped.data.train.labels)
+    assert len(results) == env.unwrapped.n_steps == 3 * (n_train // TINY["batch_size"])
+    assert [step[2] for step in results] == [False] * len(results)
+    assert [step[3] for step in results] == [False] * (len(results) - 1) + [True]
+    assert [step[4]["epoch"] for step in results] == sorted([0, 1, 2] * 7)
+
+
+def test_info_holds_what_is_promised_in_plain_types():
+    observation, reward, terminated, truncated, info = run_episode(make())[0]
+    assert set(info) == INFO_KEYS
+    assert type(reward) is float
+    assert type(terminated) is type(truncated) is bool
+    assert {type(value) for value in info.values()} == {float, int, bool}
+    assert observation.dtype == np.float32
+
+
+def test_reward_is_equation_2_3():
+    results = run_episode(make(alpha=0.3, n_patches_desired=5))
+    initial = results[0][4]["loss"]
+    for _, reward, _, _, info in results:
+        assert info["reward_loss"] == pytest.approx(initial / info["loss"])
+        assert info["reward_patch"] == pytest.approx(-abs(info["n_selected"] - 5) / 5)
+        assert reward == pytest.approx(0.3 * info["reward_loss"] + 0.7 * info["reward_patch"])
+
+
+def test_without_a_desired_number_fewer_patches_pay():
+    for step in run_episode(make(n_patches_desired=None)):
+        assert step[4]["reward_patch"] == -step[4]["n_selected"] / 16
+
+
+def test_observation_is_that_of_the_batch_to_come(tiny_env):
+    tiny_env.reset(seed=0)
+    for _ in range(3):
+        observation = tiny_env.step(np.ones(16, dtype=np.int8))[0]
+        trainer = tiny_env.trainer()
+        with torch.no_grad():
+            expected = trainer.model.first_attention(trainer.batch.images).mean(dim=(0, 2))
+        assert np.allclose(observation, expected.numpy(), atol=1e-6)
+
+
+def test_same_seed_same_run_whatever_else_draws_from_the_global_generators():
+    one = run_episode(make(), seed=3)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    env = make()
+    env.reset(seed=7)
+    other = run_episode(env, seed=3)
+    for first, second in zip(one, other, strict=True):
+        assert np.array_equal(first[0], second[0])
+        assert first[1:] == second[1:]
+
+
+def test_a_reset_leaves_the_global_generators_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run_episode(make())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_resets_without_a_seed_give_new_runs():
+    env = make()
+    first = env.reset(seed=0)[0]
+    assert not np.array_equal(first, env.reset()[0])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float32, bool])
+def test_actions_of_any_numeric_type_are_the_same_action(dtype):
+    env = make()
+    env.reset(seed=0)
+    mask = np.arange(16) % 2
+    assert env.unwrapped.step(mask.astype(dtype))[4]["n_selected"] == 8
+
+
+def test_an_empty_action_keeps_the_highest_observation(tiny_env):
+    observation, _ = tiny_env.reset(seed=0)
+    tiny_env.render_mode = "rgb_array"
+    _, reward, _, _, info = tiny_env.step(np.zeros(16, dtype=np.int8))
+    assert info["empty_action"]
+    assert info["n_selected"] == 1
+    assert np.isfinite(reward)
+
+    chosen = np.zeros(16, dtype=np.int8)
+    chosen[observation.argmax()] = 1
+    tiny_env.reset(seed=0)
+    other = tiny_env.step(chosen)[4]
+    assert not other["empty_action"]
+    assert other["loss"] == info["loss"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny_env):
+    before, _ = tiny_env.reset(seed=0)
+    with torch.no_grad():
+        tiny_env.trainer().model.head.bias.fill_(float("nan"))
+    after, reward, terminated, truncated, info = tiny_env.step(np.ones(16, dtype=np.int8))
+    assert (terminated, truncated, info["diverged"]) == (True, False, True)
+    assert reward == DIVERGED_REWARD
+    assert np.array_equal(after, before)
+    assert after in tiny_env.observation_space
+    tiny_env.reset()
+    assert not tiny_env.step(np.ones(16, dtype=np.int8))[4]["diverged"]
+
+
+def test_returned_observations_are_the_callers_own(tiny_env):
+    observation, _ = tiny_env.reset(seed=0)
+    observation[:] = -99
+    tiny_env.step(np.zeros(16, dtype=np.int8))  # would pick by the changed values
+    again = ViTPatchSelectEnv(**TINY)
+    again.reset(seed=0)
+    assert tiny_env.step(np.ones(16))[1] == [
+        again.step(np.zeros(16, dtype=np.int8)), again.step(np.ones(16))
+    ][1][1]  # fmt: skip
+
+
+def test_evaluate_gives_figures_of_each_split(tiny_env):
+    tiny_env.reset(seed=0)
+    figures = {split: tiny_env.evaluate(split) for split in ("train", "val", "test")}
+    assert len(set(figures.values())) == 3
+    for metrics in figures.values():
+        assert all(np.isfinite(metrics))
+        assert all(0 <= value <= 1 for value in metrics[1:])
+
+
+def test_evaluate_with_a_selector_uses_its_patches(tiny_env):
+    class First:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            assert deterministic
+            assert observation.shape == (16,)
+            return (np.arange(16) < 3).astype(np.int8), None
+
+    class All:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.ones(16, dtype=np.int8), None
+
+    tiny_env.reset(seed=0)
+    assert tiny_env.evaluate("val", selector=First()) != tiny_env.evaluate("val")
+    assert tiny_env.evaluate("val", selector=All()) == tiny_env.evaluate("val")
+
+
+def test_evaluation_changes_nothing_in_the_run():
+    plain = run_episode(make())
+    env = make()
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for step in plain:
+        env.unwrapped.evaluate("val")
+        result = env.step((rng.random(16) < 0.5).astype(np.int8))
+        assert result[1] == step[1]
+
+
+def test_the_last_episodes_vit_survives_a_reset(tiny_env):
+    with pytest.raises(ValueError, match="expected a reset before this call"):
+        tiny_env.evaluate("val")
+    tiny_env.reset(seed=0)
+    with pytest.raises(ValueError, match="expected an episode that has ended"):
+        tiny_env.evaluate("val", episode="last")
+    run_episode(tiny_env)
+    trained = tiny_env.evaluate("val")
+    tiny_env.reset()
+    assert tiny_env.evaluate("val", episode="last") == trained
+    assert tiny_env.evaluate("val") != trained
+    assert tiny_env.timings("last").train_seconds > tiny_env.timings().train_seconds == 0
+
+
+def test_the_selecting_vit_learns():
+    """Random play on four classes: from 25 % to clearly more than chance."""
+    env = make(epochs=15, dim=32, depth=2, dim_head=16, mlp_dim=64, learning_rate=3e-3)
+    run_episode(env)
+    assert env.unwrapped.evaluate("test").accuracy > 0.7
+
+
+def test_a_users_own_images_and_model(tiny_env):
+    made = []
+
+    def model(n_classes, channels):
+        made.append((n_classes, channels))
+        return SimpleViT(
+            n_classes=n_classes, channels=channels, patch_size=8, dim=16, depth=1, heads=1,
+            dim_head=8, mlp_dim=8,
+        )  # fmt: skip
+
+    data = load_dataset("synthetic")
+    env = ViTPatchSelectEnv(**{**TINY, "dataset": data, "model": model})
+    run_episode(env)
+    assert made == [(4, 3)]
+    wrong = ViTPatchSelectEnv(**{**TINY, "patch_size": 4, "model": model})
+    with pytest.raises(ValueError, match="model must have 64 patches, got 16"):
+        wrong.reset()
+
+
+def test_render_shows_the_patches_last_trained_on():
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    whole = env.render()
+    env.step(np.eye(16, dtype=np.int8)[0])
+    part = env.render()
+    assert whole.shape == part.shape
+    assert whole.dtype == np.uint8
+    assert part.mean() < whole.mean()
+    assert make().unwrapped.render() is None
+
+
+# Python 3.12 warns of every fork of a process with threads.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
+def test_runs_in_gymnasiums_vector_environments(vectorization_mode):
+    envs = gym.make_vec(
+        "ViTPatchSelect-v0", num_envs=2, vectorization_mode=vectorization_mode, **TINY
+    )
+    envs.reset(seed=0)
+    for _ in range(16):  # past the end of an episode
+        observations, rewards, _, _, _ = envs.step(np.ones((2, 16), dtype=np.int8))
+    assert observations.shape == (2, 16)
+    assert np.isfinite(rewards).all()
+    envs.close()
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_runs_in_stable_baselines_vector_environments(kind):
+    envs = kind([make, make])
+    envs.seed(0)
+    envs.reset()
+    for _ in range(14):
+        observations, _, dones, infos = envs.step(np.ones((2, 16), dtype=np.int8))
+    assert dones.all()
+    assert observations.shape == (2, 16)
+    assert infos[0]["TimeLimit.truncated"]
+    metrics = envs.env_method("evaluate", "val", episode="last")
+    assert metrics[0] != metrics[1]  # two seeds, two runs
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"dataset": "imagenet"}, "dataset must be one of digits, .*, got 'imagenet'"),
+        ({"dataset": "folder"}, "dataset 'folder' needs data_dir"),
+        ({"dataset": "folder", "data_dir": "nowhere"}, "got 'nowhere': no such folder"),
+        ({"image_size": 30}, "image_size must be divisible by patch_size"),
+        ({"dim": 18}, "dim must be divisible by 4, got 18"),
+        ({"depth": 0}, r"depth must be in \[1, inf\), got 0"),
+        ({"n_patches_desired": 0}, r"n_patches_desired must be in \[1, 16\], got 0"),
+        ({"n_patches_desired": 17}, r"n_patches_desired must be in \[1, 16\], got 17"),
+        ({"alpha": 1.1}, r"alpha must be in \[0, 1\], got 1.1"),
+        ({"precision": "fp8"}, "precision must be one of auto, fp32, bf16, got 'fp8'"),
+        ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, adamw, got 'sgd'"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, got 'step'"),
+        ({"observation": "pixels"}, "observation must be one of attention_output"),
+        ({"train_fraction": 2}, r"train_fraction must be in \(0, 1\], got 2"),
+        ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
+        ({"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
+        ({"warmup_epochs": 3}, r"warmup_epochs must be in \[0, 2\], got 3"),
+    ],
+)
+def test_bad_values_are_refused_when_the_environment_is_made(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ViTPatchSelectEnv(**{**TINY, **kwargs})
+
+
+def test_an_unknown_render_mode_is_refused():
+    with pytest.raises(ValueError, match="render_mode must be one of None, rgb_array, got 'x'"):
+        ViTPatchSelectEnv(**TINY, render_mode="x")
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size must be in \[1, 460\], got 500"):
+        ViTPatchSelectEnv(**{**TINY, "batch_size": 500}).reset()
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.ones(15), r"action must have shape \(16,\), got \(15,\)"),
+        (np.full(16, 2), "action values must be 0 or 1, got 2"),
+    ],
+)
+def test_bad_actions_are_refused_before_any_training(tiny_env, action, message):
+    tiny_env.reset(seed=0)
+    before = tiny_env.evaluate("val")
+    with pytest.raises(ValueError, match=message):
+        tiny_env.step(action)
+    assert tiny_env.evaluate("val") == before
