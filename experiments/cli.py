@@ -14,12 +14,20 @@ _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 
 
+def parse(args: list[str] | None = None) -> TrainOptions | EvaluateOptions:
+    """The options that these arguments, by default the command line's, ask for.
+
+    Exits with a usage message and status 2 where they cannot be understood.
+    """
+    return tyro.cli(_Train | _Evaluate, prog="vit-patch", args=args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run `vit-patch` with these arguments, by default the command line's.
 
     Exits with status 2 and one line on standard error where an argument is bad.
     """
-    options = tyro.cli(_Train | _Evaluate, prog="vit-patch", args=args)
+    options = parse(args)
     console = Console()
     try:
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.

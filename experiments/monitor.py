@@ -137,11 +137,14 @@ class TrainingMonitor(BaseCallback):
             self.notify_step(StepFigures(self._n_steps, infos[0], epsilon))
         if done or self._sums.n_steps == self._steps_per_epoch:
             self._end_epoch(entered - self._started, done, epsilon)
+        self._n_episodes += done
+        stop = self._n_episodes == self.max_episodes
+        if stop:  # the algorithm would count this episode after the callback, and is stopped first
+            self.model._update_info_buffer(infos, self.locals["dones"])
         if done or self.n_calls % self.log_interval == 0:
             self._log_step()
-        self._n_episodes += done
         self._apart_seconds += time.perf_counter() - entered
-        return self._n_episodes != self.max_episodes
+        return not stop
 
     def _count(self, info: dict[str, Any], reward: float, patch_mask: NDArray[Any]) -> None:
         sums = self._sums

@@ -25,9 +25,7 @@ TINY: dict[str, Any] = {
 """A ViT of 16 patches that trains in milliseconds: 7 steps per epoch."""
 
 TINY_OPTIONS = [
-    text
-    for name, value in TINY.items()
-    for text in (f"--{name.replace('_', '-')}", str(value))
+    text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))
 ]
 
 

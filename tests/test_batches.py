@@ -45,9 +45,7 @@ def test_crop_and_flip_equals_torchvision_image_by_image(top, left, flip, channe
 def test_normalize_gives_mean_zero_and_deviation_one():
     images = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8)
     values = images.float().movedim(1, 0).flatten(1) / 255
-    normalize = Normalize(
-        tuple(values.mean(1).tolist()), tuple(values.std(1).tolist()), CPU
-    )
+    normalize = Normalize(tuple(values.mean(1).tolist()), tuple(values.std(1).tolist()), CPU)
     result = normalize(images).movedim(1, 0).flatten(1)
     assert torch.allclose(result.mean(1), torch.zeros(3), atol=1e-5)
     assert torch.allclose(result.std(1), torch.ones(3), atol=1e-5)

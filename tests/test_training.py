@@ -68,7 +68,9 @@ def test_step_trains_on_the_batch_that_was_observed():
     result = trainer.step()
     assert result.loss == pytest.approx(expected)
     assert not torch.equal(trainer.batch.images, watched.images)
-    assert torch.allclose(torch.from_numpy(result.observation), trainer.observe(trainer.batch.images))
+    assert torch.allclose(
+        torch.from_numpy(result.observation), trainer.observe(trainer.batch.images)
+    )
 
 
 def test_step_keeps_time_apart():

@@ -1,0 +1,225 @@
+import csv
+import json
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import MultiOutputDQN
+from experiments.agents import agent_class
+from experiments.cli import main
+from experiments.options import DQNOptions, EnvOptions
+from tests.conftest import TINY_OPTIONS
+from vit_patch_env import ViTPatchSelectEnv
+
+FILES = {"config.json", "metrics.csv", "result.json", "vit.safetensors", "agent.zip"}
+TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
+
+
+def train(out, *args):
+    main(["train", *TINY_OPTIONS, "--out", str(out), *args])
+    return json.loads((out / "result.json").read_text())
+
+
+def rows(out):
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys, *args):
+    """The one line that a bad command prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(args))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_run_folder_holds_everything(tmp_path, capsys):
+    out = tmp_path / "run"
+    result = train(out, "--dqn.learning-starts", "4", "--log-interval", "5")
+    names = {path.name for path in out.iterdir()}
+    assert names >= FILES
+    assert len(names) == len(FILES) + 1
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+    for figures in result["test"].values():
+        assert set(figures) == {"loss", "accuracy", "precision", "recall", "f1"}
+    assert result["train_seconds"] > 0
+    assert result["agent_seconds"] > 0
+    assert 1 <= result["n_selected_mean"] <= 16
+    assert result["n_steps"] == 14
+    assert result["command"].startswith("vit-patch")
+    assert result["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert result["device"] == "cpu"
+    shown = capsys.readouterr().out
+    assert "the agent's patches" in shown
+    assert f"tensorboard --logdir {out}" in shown.replace("\n", "")
+    events = EventAccumulator(str(out))
+    events.Reload()
+    assert {
+        "vit/train_loss", "vit/val_accuracy", "env/n_selected", "env/reward_loss",
+        "env/reward_patch", "agent/epsilon", "train/loss", "rollout/ep_rew_mean", "time/fps",
+    } <= set(events.Tags()["scalars"])  # fmt: skip
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+@pytest.mark.parametrize(
+    "agent", ["paper", "branching", "ppo", "a2c", "all", "random", "centre", "attended"]
+)
+def test_every_agent_trains_and_is_evaluated_again_to_the_same_figures(agent, tmp_path, capsys):
+    out = tmp_path / agent
+    result = train(out, "--agent", agent)
+    table = capsys.readouterr().out.split("Test images")[1].split("Trained")[0]
+    main(["evaluate", str(out)])
+    assert capsys.readouterr().out.split("Test images")[1].strip() == table.strip()
+    if agent == "all":
+        assert result["test"]["all_patches"] == result["test"]["agent_patches"]
+        assert result["n_selected_mean"] == 16
+    elif agent in ("random", "centre", "attended"):
+        assert result["n_selected_mean"] == 8
+
+
+def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
+    from rich.console import Console
+
+    from experiments.evaluate import Evaluation
+    from experiments.options import EvaluateOptions
+
+    result = train(tmp_path / "run")
+    again = Evaluation(EvaluateOptions(str(tmp_path / "run")), Console(quiet=True)).run()
+    assert again["test"] == result["test"]
+
+
+def test_same_seed_same_metrics_times_aside(tmp_path):
+    for name in ("one", "two"):
+        train(tmp_path / name, "--seed", "3")
+        torch.rand(7)
+    one, two = (
+        [{key: row[key] for key in row if key not in TIMES} for row in rows(tmp_path / name)]
+        for name in ("one", "two")
+    )
+    assert one == two
+    other = train(tmp_path / "three", "--seed", "4")
+    assert other["test"] != json.loads((tmp_path / "one" / "result.json").read_text())["test"]
+
+
+def test_a_folder_of_images_and_a_moved_one(make_folder, tmp_path):
+    root = make_folder(n_images=60)
+    out = tmp_path / "run"
+    options = ["--dataset", "folder", "--data-dir", str(root), "--batch-size", "32"]
+    train(out, *options, "--train-fraction", "0.5")
+    moved = root.rename(tmp_path / "moved")
+    main(["evaluate", str(out), "--data-dir", str(moved)])
+
+
+def test_values_of_a_stable_baselines_algorithm_reach_it(tmp_path):
+    from stable_baselines3 import PPO
+
+    train(tmp_path / "run", "--agent", "ppo", "--sb3", "n_steps=7", "batch_size=7", "gamma=0.5")
+    agent = PPO.load(tmp_path / "run" / "agent.zip")
+    assert (agent.n_steps, agent.batch_size, agent.gamma) == (7, 7, 0.5)
+
+
+def test_values_of_the_papers_agent_reach_it(tmp_path):
+    train(tmp_path / "run", "--dqn.gamma", "0.5", "--dqn.eps-decay", "9")
+    agent = MultiOutputDQN.load(tmp_path / "run" / "agent.zip")
+    assert (agent.gamma, agent.eps_decay) == (0.5, 9)
+
+
+def test_a_run_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
+    out = tmp_path / "run"
+    train(out)
+    note = out / "notes.txt"
+    note.write_text("mine")
+    before = (out / "result.json").read_text()
+    line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(out))
+    assert f"got {out}, which holds config.json" in line
+    assert (out / "result.json").read_text() == before
+    train(out, "--overwrite", "--epochs", "1")
+    assert len(rows(out)) == 1
+    assert len(list(out.glob("events*"))) == 1
+    assert note.read_text() == "mine"
+
+
+def test_a_divergence_is_reported_and_leaves_valid_json(tmp_path):
+    result = train(tmp_path / "run", "--agent", "all", "--learning-rate", "1e30")
+    assert result["diverged"]
+    assert result["test"]["all_patches"]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dataset", "imagenet"], "dataset must be one of digits, cifar10"),
+        (["--agent", "sarsa"], "agent must be one of paper, branching, all, random"),
+        (["--agent", "dqn"], "agent must take MultiBinary actions, got dqn"),
+        (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
+        (["--patch-size", "5"], "image_size must be divisible by patch_size"),
+        (["--dim", "18"], "dim must be divisible by 4, got 18"),
+        (["--n-patches-desired", "17"], "n_patches_desired must be in [1, 16], got 17"),
+        (["--alpha", "-0.1"], "alpha must be in [0, 1], got -0.1"),
+        (["--dataset", "folder", "--data-dir", "/nowhere"], "'/nowhere': no such folder"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda"),
+        (["--sb3", "gamma=1"], "--sb3 values belong to a Stable-Baselines3 algorithm"),
+        (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
+        (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
+        (["--agent", "ppo", "--dqn.tau", "0.5"], "--dqn values belong to paper and branching"),
+        (["--dqn.eps-start", "2"], "eps_start must be in [0, 1], got 2"),
+        (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(out), *args)
+    assert message in line
+    assert not out.exists()
+
+
+def test_an_unreadable_image_is_named_on_the_command_line(make_folder, tmp_path, capsys):
+    root = make_folder()
+    broken = root / "test" / "cat" / "003.png"
+    broken.write_bytes(b"no image")
+    options = [*TINY_OPTIONS, "--dataset", "folder", "--data-dir", str(root)]
+    assert str(broken) in refused(capsys, "train", *options, "--out", str(tmp_path / "run"))
+
+
+def test_a_folder_without_a_finished_run_cannot_be_evaluated(tmp_path, capsys):
+    assert "expected a finished run" in refused(capsys, "evaluate", str(tmp_path))
+
+
+def test_out_must_not_be_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "out must be a folder, got the file" in refused(
+        capsys, "train", *TINY_OPTIONS, "--out", str(tmp_path / "file")
+    )
+
+
+def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "random", "--seed", "5"])
+    (out,) = Path("runs").iterdir()
+    assert out.name.startswith("synthetic__random__5__")
+
+
+def test_every_value_of_environment_and_agent_is_on_the_command_line():
+    env = dict(signature(ViTPatchSelectEnv).parameters)
+    for name in ("model", "render_mode"):  # not for a command line
+        del env[name]
+    assert {field.name: field.default for field in fields(EnvOptions)} == {
+        name: parameter.default for name, parameter in env.items()
+    }
+    dqn = signature(MultiOutputDQN).parameters
+    for field in fields(DQNOptions):
+        assert field.default == dqn[field.name].default
+
+
+def test_agents_by_name():
+    assert agent_class("paper") is agent_class("branching") is MultiOutputDQN
+    assert agent_class("ppo").__name__ == "PPO"
+    for name in ("common", "her", "nonsense"):
+        with pytest.raises(ValueError, match=f"got '{name}'"):
+            agent_class(name)

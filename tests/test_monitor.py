@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from stable_baselines3 import A2C
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import FixedRule, MultiOutputDQN
+from experiments import TrainingMonitor
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv
+
+SCALARS = {
+    "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",
+    "env/reward_patch", "time/fps",
+}  # fmt: skip
+
+
+def make(**kwargs):
+    return ViTPatchSelectEnv(**{**TINY, **kwargs})
+
+
+def read_events(folder):
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    return events
+
+
+def test_one_short_episode_fills_tensorboard(tmp_path):
+    model = MultiOutputDQN("MlpPolicy", make(), tensorboard_log=str(tmp_path), learning_starts=4)
+    monitor = TrainingMonitor(
+        log_interval=5, max_episodes=1, hyperparameters={"alpha": 0.2, "name": None}
+    )
+    model.learn(14, callback=monitor, tb_log_name="run")
+    events = read_events(tmp_path / "run_1")
+    tags = events.Tags()
+    assert SCALARS | {"agent/epsilon", "train/loss", "rollout/ep_rew_mean"} <= set(tags["scalars"])
+    assert {"vit/attention", "env/selected"} == set(tags["images"])
+    assert [event.step for event in events.Scalars("env/n_selected")] == [5, 10, 14]
+    assert [event.step for event in events.Scalars("vit/val_accuracy")] == [7, 14]
+    assert len(events.Images("env/selected")) == 2
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+@pytest.mark.parametrize("kind", ["random", "a2c"])
+def test_other_agents_are_watched_the_same_way(kind, tmp_path):
+    log = str(tmp_path)
+    agent = (
+        FixedRule("random", make(), n_keep=4, tensorboard_log=log)
+        if kind == "random"
+        else A2C("MlpPolicy", make(), tensorboard_log=log, device="cpu")
+    )
+    agent.learn(15, callback=TrainingMonitor(log_interval=5), tb_log_name="run")
+    assert set(read_events(tmp_path / "run_1").Tags()["scalars"]) >= SCALARS
+
+
+def test_epoch_figures_are_those_of_the_environment():
+    env = make(epochs=3)
+    epochs, steps = [], []
+    monitor = TrainingMonitor(on_epoch=epochs.append, on_step=steps.append, max_episodes=1)
+    model = FixedRule("random", env, n_keep=4, seed=0).learn(10**6, callback=monitor)
+    assert model.num_timesteps == env.n_steps == len(steps) == 21
+    assert [figures.epoch for figures in epochs] == [1, 2, 3]
+    assert all(figures.n_selected == 4 for figures in epochs)
+    assert epochs[-1].val_accuracy == env.evaluate("val", episode="last").accuracy
+    losses = [step.info["loss"] for step in steps]
+    assert epochs[1].train_loss == pytest.approx(np.mean(losses[7:14]))
+    assert epochs[0].epsilon is None
+    assert monitor.n_selected_mean == 4
+    assert not monitor.diverged
+
+
+def test_time_is_told_apart():
+    env = make()
+    epochs = []
+    monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
+    MultiOutputDQN("MlpPolicy", env).learn(100, callback=monitor)
+    timings = env.timings("last")
+    assert monitor.clock.train == pytest.approx(timings.train_seconds)
+    assert monitor.clock.agent > timings.observe_seconds
+    assert sum(figures.train_seconds for figures in epochs) == pytest.approx(monitor.clock.train)
+    assert sum(figures.agent_seconds for figures in epochs) == pytest.approx(monitor.clock.agent)
+    for figures in epochs:
+        seconds = figures.train_seconds + figures.agent_seconds
+        assert figures.images_per_second == pytest.approx(7 * 64 / seconds)
+
+
+def test_episodes_and_second_runs_are_counted_on():
+    monitor = TrainingMonitor(max_episodes=2)
+    agent = FixedRule("all", make())
+    agent.learn(1000, callback=monitor)
+    assert agent.num_timesteps == 28
+    agent.learn(1000, callback=monitor)
+    assert agent.num_timesteps == 28
+    assert monitor.clock.total > monitor.clock.train > 0
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_several_environments_are_averaged(kind):
+    epochs = []
+    envs = kind([make, make])
+    monitor = TrainingMonitor(on_epoch=epochs.append)
+    FixedRule("all", envs).learn(28, callback=monitor)
+    assert [figures.epoch for figures in epochs] == [1, 2]
+    envs.close()
+
+
+def test_a_divergence_is_told():
+    env = make(learning_rate=1e30)
+    monitor = TrainingMonitor(max_episodes=1)
+    with np.errstate(all="ignore"):
+        FixedRule("all", env).learn(100, callback=monitor)
+    assert monitor.diverged

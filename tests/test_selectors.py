@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import (
+    AllPatches,
+    CentrePatches,
+    FixedRule,
+    MostAttendedPatches,
+    RandomPatches,
+)
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv
+
+RULES = {
+    "all": AllPatches,
+    "random": RandomPatches,
+    "centre": CentrePatches,
+    "attended": MostAttendedPatches,
+}
+
+
+def make_rule(kind, n_patches=16, **kwargs):
+    return kind(
+        spaces.Box(-1, 1, (n_patches,), np.float32), spaces.MultiBinary(n_patches), **kwargs
+    )
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_rules_predict_on_one_and_on_many_observations(name):
+    rule = make_rule(RULES[name], n_keep=5, seed=0)
+    rng = np.random.default_rng(0)
+    one, state = rule.predict(rng.random(16, dtype=np.float32))
+    many, _ = rule.predict(rng.random((3, 16), dtype=np.float32), deterministic=True)
+    assert state is None
+    n_keep = 16 if name == "all" else 5
+    assert one.shape == (16,)
+    assert one.sum() == n_keep
+    assert many.shape == (3, 16)
+    assert (many.sum(axis=1) == n_keep).all()
+    assert spaces.MultiBinary(16).contains(one)
+
+
+def test_random_patches_vary_and_cover_the_image():
+    rule = make_rule(RandomPatches, n_keep=4, seed=0)
+    masks = np.stack([rule.predict(np.zeros(16, dtype=np.float32))[0] for _ in range(200)])
+    assert len(np.unique(masks, axis=0)) > 150
+    assert masks.mean(axis=0) == pytest.approx(0.25, abs=0.12)
+
+
+def test_random_patches_follow_their_seed_and_no_global_generator():
+    observation = np.zeros(16, dtype=np.float32)
+    first, second = (make_rule(RandomPatches, n_keep=4, seed=3) for _ in range(2))
+    for _ in range(5):
+        expected, _ = first.predict(observation)
+        np.random.seed(0)  # noqa: NPY002
+        assert np.array_equal(second.predict(observation)[0], expected)
+
+
+def test_deterministic_random_patches_depend_on_the_observation_alone():
+    rule = make_rule(RandomPatches, n_keep=4, seed=3)
+    observations = np.random.default_rng(0).random((10, 16), dtype=np.float32)
+    before, _ = rule.predict(observations, deterministic=True)
+    rule.predict(observations)
+    again, _ = rule.predict(observations, deterministic=True)
+    assert np.array_equal(before, again)
+    assert len(np.unique(before, axis=0)) > 5
+
+
+def test_centre_patches_are_those_in_the_middle():
+    mask, _ = make_rule(CentrePatches, n_keep=4).predict(np.zeros(16, dtype=np.float32))
+    assert mask.reshape(4, 4).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_centre_patches_need_a_square():
+    rule = make_rule(CentrePatches, n_patches=15, n_keep=4)
+    with pytest.raises(ValueError, match="n_patches must be a square number, got 15"):
+        rule.predict(np.zeros(15, dtype=np.float32))
+
+
+def test_most_attended_patches_have_the_highest_observations():
+    observation = np.arange(16, dtype=np.float32)[::-1].copy()
+    mask, _ = make_rule(MostAttendedPatches, n_keep=3).predict(observation)
+    assert np.flatnonzero(mask).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n_keep", [0, 17])
+def test_the_number_of_patches_is_checked(n_keep):
+    with pytest.raises(ValueError, match=rf"n_keep must be in \[1, 16\].*, got {n_keep}"):
+        make_rule(RandomPatches, n_keep=n_keep)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_a_rule_takes_an_agents_place(name, tmp_path):
+    agent = FixedRule(name, ViTPatchSelectEnv(**TINY), n_keep=5, seed=0)
+    agent.learn(20, log_interval=1)
+    assert agent.num_timesteps == 20
+    assert len(agent.ep_info_buffer) == 1
+    agent.save(tmp_path / "agent.zip")
+    loaded = FixedRule.load(tmp_path / "agent.zip")
+    observations = np.random.default_rng(0).random((6, 16), dtype=np.float32)
+    for original, copy in zip(
+        agent.predict(observations, deterministic=True),
+        loaded.predict(observations, deterministic=True),
+        strict=True,
+    ):
+        assert np.array_equal(original, copy)
+
+
+def test_a_rule_runs_in_several_environments_and_stops_when_told():
+    def make():
+        return ViTPatchSelectEnv(**TINY)
+
+    agent = FixedRule("random", DummyVecEnv([make, make]), n_keep=5, seed=0)
+    agent.learn(100, callback=lambda local, _: local["self"].num_timesteps < 10)
+    assert agent.num_timesteps == 10
