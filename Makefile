@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing vit-patch-env and what it needs into $(VENV): a minute or more, about 5 GB with CUDA.'
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 train: $(READY)   ## train AgentViT on the digits that ship with scikit-learn

@@ -82,10 +82,10 @@ def test_train_and_test_folders_are_kept_apart(make_folder):
 def test_find_folder_splits_names_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         find_folder_splits(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="expected at least two class folders in .*, got none"):
+    with pytest.raises(ValueError, match=r"expected at least two class folders in .*, got none"):
         find_folder_splits(tmp_path)
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="expected at least two class folders in .*, got cat"):
+    with pytest.raises(ValueError, match=r"expected at least two class folders in .*, got cat"):
         find_folder_splits(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_a_class_without_images_is_named(make_folder):
 def test_other_classes_in_train_and_test_are_named(make_folder):
     root = make_folder()
     (root / "test" / "dog").rename(root / "test" / "cow")
-    with pytest.raises(ValueError, match="expected the same classes .*, got cow, dog in only one"):
+    with pytest.raises(ValueError, match=r"expected the same classes .*, got cow, dog in only one"):
         load_dataset("folder", data_dir=root, image_size=12)
 
 
