@@ -6,20 +6,22 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from experiments.bench import Bench
 from experiments.evaluate import Evaluation
-from experiments.options import EvaluateOptions, TrainOptions
+from experiments.options import BenchOptions, EvaluateOptions, TrainOptions
 from experiments.train import Run
 
 _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
+_Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 
 
-def parse(args: list[str] | None = None) -> TrainOptions | EvaluateOptions:
+def parse(args: list[str] | None = None) -> TrainOptions | EvaluateOptions | BenchOptions:
     """The options that these arguments, by default the command line's, ask for.
 
     Exits with a usage message and status 2 where they cannot be understood.
     """
-    return tyro.cli(_Train | _Evaluate, prog="vit-patch", args=args)
+    return tyro.cli(_Train | _Evaluate | _Bench, prog="vit-patch", args=args)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -29,16 +31,11 @@ def main(args: list[str] | None = None) -> None:
     """
     options = parse(args)
     console = Console()
+    commands = {TrainOptions: Run, EvaluateOptions: Evaluation, BenchOptions: Bench}
     try:
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.
-        if isinstance(options, EvaluateOptions):
-            evaluation = Evaluation(options, console)
-        else:
-            run = Run(options, console)
+        command = commands[type(options)](options, console)
     except ValueError as error:
         print(f"vit-patch: {error}".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
-    if isinstance(options, EvaluateOptions):
-        evaluation.run()
-    else:
-        run.train()
+    command.run()

@@ -126,3 +126,25 @@ class EvaluateOptions:
     """where the images are now, if not where they were"""
     device: str | None = None
     """another device than the run's"""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure training steps and epochs beside the rivals and the machine's own ceiling."""
+
+    dataset: str = "digits"
+    """as for train"""
+    data_dir: str | None = None
+    """as for train"""
+    batch_size: int = 128
+    """images per training step"""
+    repeats: int = 5
+    """how often everything is measured, in turn"""
+    steps: int = 3
+    """training steps per measurement of a step"""
+    epoch_steps: int = 20
+    """steps per measurement of an epoch, a multiple of 10; an epoch of CIFAR-10 has 351"""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:<n>"""
+    out: str = "bench"
+    """the folder for bench.json and bench.png"""

@@ -59,16 +59,7 @@ class RunFolder:
         for file in self._files():
             file.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write_json(
-            CONFIG,
-            {
-                "command": shlex.join(["vit-patch", *sys.argv[1:]]),
-                "options": asdict(options),
-                "versions": {name: version(name) for name in _PACKAGES},
-                "python": platform.python_version(),
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            },
-        )
+        write_json(self.path / CONFIG, {"options": asdict(options), **provenance()})
 
     @property
     def options(self) -> TrainOptions:
@@ -97,7 +88,7 @@ class RunFolder:
         """Write `result.json`, with the configuration's account of command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        self._write_json(RESULT, {**result, **config})
+        write_json(self.path / RESULT, {**result, **config})
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` holds.
@@ -113,15 +104,27 @@ class RunFolder:
         found = [path for path in names if path.exists()]
         return found + sorted(self.path.glob("events.out.tfevents.*"))
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-        (self.path / name).write_text(text + "\n")
-
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         if not path.is_file():
             raise ValueError(f"expected a finished run with {name}, got {self.path}")
         return cast("dict[str, Any]", json.loads(path.read_text()))
+
+
+def provenance() -> dict[str, Any]:
+    """What a figure is written with: the command, the versions and the machine."""
+    return {
+        "command": shlex.join(["vit-patch", *sys.argv[1:]]),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write readable JSON, with null for numbers that JSON does not have."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n")
 
 
 def _finite(value: Any) -> Any:

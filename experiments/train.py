@@ -42,7 +42,7 @@ class Run:
         self.agent = make_agent(options, self.env)
         self.folder.create(options)
 
-    def train(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Train, evaluate on the test images, write the run folder; the content of result.json."""
         env, agent, folder = self.env, self.agent, self.folder
         n_train, n_test = len(env.data.train.labels), len(env.data.test.labels)

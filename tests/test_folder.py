@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from vit_patch_env import folder
-from vit_patch_env.data import cache_dir, load_dataset
+from vit_patch_env.cache import cache_dir
+from vit_patch_env.data import load_dataset
 from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
 
 

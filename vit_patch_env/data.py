@@ -1,6 +1,5 @@
 """Image data sets by name: uint8 images, labels, classes and statistics in three splits."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
+from vit_patch_env.cache import cache_dir
 from vit_patch_env.checks import check_choice, check_interval
 from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
 
@@ -129,12 +129,6 @@ def check_dataset(name: str, data_dir: str | Path | None) -> None:
         if data_dir is None:
             raise ValueError("dataset 'folder' needs data_dir, the folder of images, got None")
         find_folder_splits(Path(data_dir))
-
-
-def cache_dir() -> Path:
-    """The user's cache folder for downloads and decoded images."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vit-patch-env"
 
 
 def from_torch(

@@ -6,8 +6,8 @@
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vit_patch_env.attention import attend, attention_weights
 from vit_patch_env.selection import select_tokens
 
 
@@ -41,26 +41,12 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What attention adds to the tokens: (batch, n_tokens, dim)."""
-        query, key, value = self._query_key_value(tokens)
-        if tokens.is_cuda:
-            out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-        else:  # at these lengths the CPU's fused kernel is slower than plain matrix products
-            out = self._weights(query, key) @ value
-        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))  # type: ignore[no-any-return]
+        qkv = self.to_qkv(self.norm(tokens))
+        return self.to_out(attend(qkv, self.heads, self.scale))  # type: ignore[no-any-return]
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Attention (batch, heads, queries, keys), each query's row summing to 1."""
-        query, key, _ = self._query_key_value(tokens)
-        return self._weights(query, key)
-
-    def _query_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.to_qkv(self.norm(tokens))
-        query, key, value = rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
-        return query, key, value
-
-    def _weights(self, query: Tensor, key: Tensor) -> Tensor:
-        scores: Tensor = (query * self.scale) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1)
+        return attention_weights(self.to_qkv(self.norm(tokens)), self.heads, self.scale)
 
 
 class Block(nn.Module):
