@@ -28,7 +28,7 @@ class SelectorPolicy(BasePolicy):
     Args:
         observation_space: Box(n_patches,).
         action_space: MultiBinary(n_patches).
-        n_keep: patches to keep, in 1...n_patches; None for all.
+        n_keep: patches to keep, in 1...n_patches.
         seed: of random rules.
 
     Raises:
@@ -44,13 +44,16 @@ class SelectorPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.n_patches = int(action_space.shape[0])
-        self.n_keep = self.n_patches if n_keep is None else n_keep
-        if not 1 <= self.n_keep <= self.n_patches:
-            raise ValueError(
-                f"n_keep must be in [1, {self.n_patches}] (n_patches), got {self.n_keep}"
-            )
+        self.n_keep = self._check_n_keep(n_keep)
         self.seed = seed
         self.rng = np.random.default_rng(seed)
+
+    def _check_n_keep(self, n_keep: int | None) -> int:
+        if isinstance(n_keep, int) and 1 <= n_keep <= self.n_patches:
+            return n_keep
+        raise ValueError(
+            f"n_keep must be a whole number in [1, {self.n_patches}] (n_patches), got {n_keep}"
+        )
 
     @abstractmethod
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -67,9 +70,8 @@ class SelectorPolicy(BasePolicy):
 class AllPatches(SelectorPolicy):
     """Keeps every patch, whatever `n_keep` says: plain ViT training."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.n_keep = self.n_patches
+    def _check_n_keep(self, n_keep: int | None) -> int:
+        return self.n_patches
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         return np.zeros(self.n_patches)
@@ -92,10 +94,13 @@ class RandomPatches(SelectorPolicy):
 class CentrePatches(SelectorPolicy):
     """Keeps the patches nearest the image's centre, always the same."""
 
+    def _check_n_keep(self, n_keep: int | None) -> int:
+        if math.isqrt(self.n_patches) ** 2 != self.n_patches:
+            raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
+        return super()._check_n_keep(n_keep)
+
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         side = math.isqrt(self.n_patches)
-        if side**2 != self.n_patches:
-            raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
         squared = (np.arange(side) - (side - 1) / 2) ** 2
         return -(squared[:, None] + squared).ravel()
 
@@ -113,7 +118,7 @@ class FixedRule(BaseAlgorithm):
     Args:
         policy: `all`, `random`, `centre`, `attended`, or a SelectorPolicy class.
         env: with a MultiBinary action space.
-        n_keep: patches to keep, in 1...n_patches; None for all.
+        n_keep: patches to keep, in 1...n_patches; only `all` needs none.
         stats_window_size: episodes that rollout figures are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: for the policy, beside n_keep and seed.
@@ -171,6 +176,9 @@ class FixedRule(BaseAlgorithm):
             seed=self.seed,
             **self.policy_kwargs,
         )
+        # A loaded rule goes on where it was saved, as `load` restores attributes before this.
+        self.rng = getattr(self, "rng", self.policy.rng)
+        self.policy.rng = self.rng
 
     def learn(
         self: SelfFixedRule,

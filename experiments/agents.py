@@ -53,16 +53,26 @@ def make_agent(options: TrainOptions, env: ViTPatchSelectEnv) -> BaseAlgorithm:
     if algorithm is MultiOutputDQN:
         return MultiOutputDQN(POLICIES[name], env, **asdict(options.dqn), **shared)
     if algorithm is FixedRule:
+        if env.n_patches_desired is None and name != "all":
+            raise ValueError(f"agent {name} needs n_patches_desired, the number to keep, got None")
         return FixedRule(name, env, n_keep=env.n_patches_desired, **shared)
-    values = {**_rollout_defaults(algorithm, env.n_steps), **shared, **_parse(options.sb3)}
-    known = inspect.signature(algorithm).parameters
-    for value in values:
+    given = _parse(options.sb3)
+    known = [
+        parameter
+        for parameter in inspect.signature(algorithm).parameters
+        if parameter not in ("policy", "env", "_init_setup_model")
+    ]
+    for value in given:
         if value not in known:
             raise ValueError(f"--sb3 must be values of {name} ({', '.join(known)}), got {value!r}")
+    if not {"n_steps", "batch_size"} & set(given):
+        given = {**_rollout_defaults(algorithm, env.n_steps), **given}
     try:
-        return algorithm("MlpPolicy", env, **values)
-    except AssertionError as error:
-        raise ValueError(f"agent must take MultiBinary actions, got {name}: {error}") from error
+        return algorithm("MlpPolicy", env, **shared | given)
+    except (AssertionError, TypeError) as error:
+        if "action spaces" in str(error):
+            raise ValueError(f"agent must take MultiBinary actions, got {name}: {error}") from error
+        raise ValueError(f"--sb3 values are refused by {name}: {error}") from error
 
 
 def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench_report import draw_bench, show_bench
 from experiments.options import BenchOptions
-from experiments.run_folder import provenance, write_json
+from experiments.run_folder import device_name, provenance, write_json
 from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.data import check_dataset
 from vit_patch_env.training import resolve_device, resolve_precision
@@ -189,13 +189,13 @@ class _Worker:
 
 
 def _serve(
-    connection: Connection, setup: Setup, data: dict[str, Any], batch_size: int, device_name: str
+    connection: Connection, setup: Setup, data: dict[str, Any], batch_size: int, device_type: str
 ) -> None:
     """Make a contender, warm it up, then answer requests until the connection closes."""
     from experiments import contenders
 
     try:
-        images, device = load_dataset(**data), torch.device(device_name)
+        images, device = load_dataset(**data), torch.device(device_type)
         kinds: dict[str, Callable[..., contenders.Contender]] = {
             "peer": contenders.Peer,
             "paper": contenders.PaperWay,
@@ -255,10 +255,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def device_name(device: torch.device) -> str:
-    """The device as a person knows it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return str(torch.cpu.get_capabilities().get("cpu_name", "cpu"))

@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.
         command = commands[type(options)](options, console)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"vit-patch: {error}".replace("\n", " "), file=sys.stderr)
         sys.exit(2)
     command.run()

@@ -3,7 +3,8 @@
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from experiments.monitor import EpochFigures, StepFigures
 
@@ -34,17 +36,17 @@ class Display:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task(
-            "training", total=n_steps, epoch=f"1/{n_epochs}", figures=""
-        )
+        self.task = self.progress.add_task("training", total=n_steps, epoch=f"1/{n_epochs}")
+        self.figures = Text("", no_wrap=True)
+        self.live = Live(Group(self.progress, self.figures), console=console, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
-        self.progress.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(
@@ -53,24 +55,20 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:
+            self.live.stop()
 
     def show_step(self, step: StepFigures) -> None:
         """Move the bar on."""
-        info = step.info
-        figures = f"loss {info['loss']:.3f}  {info['n_selected']} patches"
+        figures = [f"loss {step.info['loss']:.3f}", f"{step.n_selected_mean:.1f} patches"]
         if step.epsilon is not None:
-            figures += f"  ε {step.epsilon:.2f}"
+            figures.append(f"ε {step.epsilon:.2f}")
         if self.latest is not None:
-            figures += (
-                f"  val {self.latest.val_accuracy:.1%}  {self.latest.images_per_second:.0f} img/s"
-            )
-        self.progress.update(
-            self.task,
-            completed=step.step,
-            epoch=f"{info['epoch'] + 1}/{self.n_epochs}",
-            figures=figures,
-        )
+            figures.append(f"val accuracy {self.latest.val_accuracy:.1%}")
+            figures.append(f"{self.latest.images_per_second:.0f} images/s")
+        self.figures.plain = "  ".join(figures)
+        epoch = f"{step.info['epoch'] + 1}/{self.n_epochs}"
+        self.progress.update(self.task, completed=step.step, epoch=epoch)
 
     def show_epoch(self, epoch: EpochFigures) -> None:
         """Keep the epoch's figures for the bar; print them where there is none."""
@@ -103,7 +101,7 @@ def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
     """Print what the run cost and used."""
     seconds = result["train_seconds"] + result["agent_seconds"]
     console.print(
-        f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device']} "
+        f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device_name']} "
         f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
         f"{result['agent_seconds']:.1f} s the agent; "
         f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.",

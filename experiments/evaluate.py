@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from experiments.agents import agent_class
@@ -27,13 +28,22 @@ class Evaluation:
     def __init__(self, options: EvaluateOptions, console: Console) -> None:
         self.console = console
         folder = RunFolder(options.run)
-        folder.read_result()
+        result = folder.read_result()
         trained = folder.options
         changes = {"data_dir": options.data_dir, "device": options.device}
         changes = {name: value for name, value in changes.items() if value is not None}
         self.env = make_env(replace(trained.env, **changes))  # type: ignore[arg-type]
+        classes = list(self.env.data.classes)
+        if classes != result["classes"]:
+            raise ValueError(f"expected the run's classes {result['classes']}, got {classes}")
         self.env.reset(seed=trained.seed)
-        load_model(self.env.trainer().model, str(folder.vit))
+        for path in (folder.vit, folder.agent):
+            if not path.is_file():
+                raise ValueError(f"expected a finished run with {path.name}, got {folder.path}")
+        try:
+            load_model(self.env.trainer().model, str(folder.vit))
+        except SafetensorError as error:
+            raise ValueError(f"expected the ViT's weights in {folder.vit}, got: {error}") from error
         self.agent = agent_class(trained.agent).load(folder.agent, device="cpu")
 
     def run(self) -> dict[str, Any]:

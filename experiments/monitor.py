@@ -16,17 +16,22 @@ from vit_patch_env import Metrics
 
 
 class StepFigures(NamedTuple):
-    """One step of the first environment."""
+    """One step of the first environment, and the mean number of patches of its epoch so far."""
 
     step: int
     info: dict[str, Any]
     epsilon: float | None
+    n_selected_mean: float
 
 
 class EpochFigures(NamedTuple):
-    """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies."""
+    """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies.
 
-    epoch: int
+    Agent's seconds and images per second are not told apart between several environments: then
+    they are not a number.
+    """
+
+    epoch: int  # of its episode, from 1
     train_loss: float
     val_loss: float
     val_accuracy: float
@@ -101,6 +106,8 @@ class TrainingMonitor(BaseCallback):
         on_epoch: Callable[[EpochFigures], None] | None = None,
     ) -> None:
         super().__init__()
+        if log_interval < 1:
+            raise ValueError(f"log_interval must be at least 1, got {log_interval}")
         self.log_interval = log_interval
         self.max_episodes = max_episodes
         self.hyperparameters = hyperparameters or {}
@@ -114,10 +121,12 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock()
         self._started = time.perf_counter()
         self._apart_seconds = 0.0
-        self._past_train_seconds = 0.0  # of episodes that are over
+        # Of episodes that are over; less what this one trained for before learning began.
+        self._past_train_seconds = -self._call_first_env("timings").train_seconds
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
-        self._n_episodes = self._n_epochs = self._n_steps = self._n_selected = 0
+        self._n_episodes = self._n_steps = self._n_selected = 0
+        self._n_steps_done: int = self._of_first_env("n_steps_done")  # of the episode
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -130,12 +139,21 @@ class TrainingMonitor(BaseCallback):
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         infos, done = self.locals["infos"], bool(self.locals["dones"][0])
+        self._last_info = infos[0]
         self._count(infos[0], self.locals["rewards"][0], self.locals["actions"][0])
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
         if self.notify_step is not None:
-            self.notify_step(StepFigures(self._n_steps, infos[0], epsilon))
-        if done or self._sums.n_steps == self._steps_per_epoch:
+            self.notify_step(
+                StepFigures(
+                    self._n_steps,
+                    infos[0],
+                    epsilon,
+                    self._sums.n_selected / self._sums.n_steps,
+                )
+            )
+        self._n_steps_done += 1
+        if done or self._n_steps_done % self._steps_per_epoch == 0:
             self._end_epoch(entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
@@ -170,13 +188,14 @@ class TrainingMonitor(BaseCallback):
         )
         if done:
             self._past_train_seconds = self.clock.train
+            self._n_steps_done = 0
         val: Metrics = self._call_first_env("evaluate", "val", episode=episode)
         sums = self._sums
-        self._n_epochs += 1
         epoch_train = self.clock.train - sums.began.train
-        epoch_agent = self.clock.agent - sums.began.agent
+        alone = self.training_env.num_envs == 1
+        epoch_agent = self.clock.agent - sums.began.agent if alone else float("nan")
         figures = EpochFigures(
-            epoch=self._n_epochs,
+            epoch=self._last_info["epoch"] + 1,
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,
             val_accuracy=val.accuracy,

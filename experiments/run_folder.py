@@ -43,10 +43,8 @@ class RunFolder:
         """Refuse a folder that holds a run.
 
         Raises:
-            ValueError: if it holds one, or is a file.
+            ValueError: if it holds one.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out must be a folder, got the file {self.path}")
         held = self._files()
         if held:
             raise ValueError(
@@ -55,10 +53,17 @@ class RunFolder:
             )
 
     def create(self, options: TrainOptions) -> None:
-        """Make the folder, remove the run that it may hold, write `config.json`."""
+        """Make the folder, remove the run that it may hold, write `config.json`.
+
+        Raises:
+            ValueError: if the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out must be a folder, got {self.path}: {error.strerror}") from error
         for file in self._files():
             file.unlink()
-        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / CONFIG, {"options": asdict(options), **provenance()})
 
     @property
@@ -108,7 +113,7 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             raise ValueError(f"expected a finished run with {name}, got {self.path}")
-        return cast("dict[str, Any]", json.loads(path.read_text()))
+        return cast("dict[str, Any]", _parse(path))
 
 
 def provenance() -> dict[str, Any]:
@@ -117,14 +122,31 @@ def provenance() -> dict[str, Any]:
         "command": shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor_name()}, {torch.get_num_threads()} threads",
     }
+
+
+def processor_name() -> str:
+    """The processor as a person knows it."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person knows it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write readable JSON, with null for numbers that JSON does not have."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n")
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON in {path}, got: {error}") from error
 
 
 def _finite(value: Any) -> Any:

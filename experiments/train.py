@@ -11,11 +11,11 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 
-from experiments.agents import make_agent
+from experiments.agents import POLICIES, make_agent
 from experiments.display import Display, show_cost, show_result
 from experiments.monitor import EpochFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, device_name
 from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
 
 
@@ -40,34 +40,34 @@ class Run:
         console.print(f"Loading {options.env.dataset} ...", highlight=False)
         self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
         self.agent = make_agent(options, self.env)
+        self.display = Display(self.env.n_steps, self.env.epochs, console)
+        self.monitor = TrainingMonitor(
+            log_interval=options.log_interval,
+            max_episodes=1,
+            hyperparameters=_flat(options),
+            on_epoch=self._end_epoch,
+            on_step=self.display.show_step,
+        )
         self.folder.create(options)
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate on the test images, write the run folder; the content of result.json."""
         env, agent, folder = self.env, self.agent, self.folder
-        n_train, n_test = len(env.data.train.labels), len(env.data.test.labels)
+        n_train, n_val, n_test = (
+            len(split.labels) for split in (env.data.train, env.data.val, env.data.test)
+        )
         self.console.print(
-            f"Training a ViT on {n_train} images, {env.epochs} epochs of {env.steps_per_epoch} "
-            f"steps, patches picked by {self.options.agent}. Watch it:\n"
+            f"{n_train} training, {n_val} validation and {n_test} test images of "
+            f"{len(env.data.classes)} classes. Training for {env.epochs} epochs of "
+            f"{env.steps_per_epoch} steps, patches picked by {self.options.agent}. Watch it:\n"
             f"  tensorboard --logdir {folder.path}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         agent.set_logger(configure(str(folder.path), ["tensorboard"]))
-        with Display(env.n_steps, env.epochs, self.console) as display:
-
-            def end_epoch(figures: EpochFigures) -> None:
-                folder.append_epoch(figures)
-                display.show_epoch(figures)
-
-            monitor = TrainingMonitor(
-                log_interval=self.options.log_interval,
-                max_episodes=1,
-                hyperparameters=_flat(self.options),
-                on_step=display.show_step,
-                on_epoch=end_epoch,
-            )
-            agent.learn(env.n_steps, callback=monitor)
+        with self.display:
+            agent.learn(env.n_steps, callback=self.monitor)
         agent.logger.close()
 
         self.console.print(f"Evaluating on {n_test} test images ...", highlight=False)
@@ -76,12 +76,14 @@ class Run:
         agent.save(folder.agent)
         result = {
             "test": evaluate(env, agent, episode="last"),
-            "train_seconds": monitor.clock.train,
-            "agent_seconds": monitor.clock.agent,
-            "n_selected_mean": monitor.n_selected_mean,
-            "n_steps": monitor.n_calls,
-            "diverged": monitor.diverged,
+            "train_seconds": self.monitor.clock.train,
+            "agent_seconds": self.monitor.clock.agent,
+            "n_selected_mean": self.monitor.n_selected_mean,
+            "n_steps": self.monitor.n_calls,
+            "diverged": self.monitor.diverged,
+            "classes": list(env.data.classes),
             "device": str(env.device),
+            "device_name": device_name(env.device),
             "precision": "bf16" if env.dtype.itemsize == 2 else "fp32",
         }
         folder.write_result(result)
@@ -92,9 +94,14 @@ class Run:
             f"  tensorboard --logdir {folder.path}\n"
             f"and its test figures again with\n  vit-patch evaluate {folder.path}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return result
+
+    def _end_epoch(self, figures: EpochFigures) -> None:
+        self.folder.append_epoch(figures)
+        self.display.show_epoch(figures)
 
 
 def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
@@ -124,4 +131,6 @@ def _flat(options: TrainOptions) -> dict[str, Any]:
     """Every value by the name that it has on the command line."""
     values = asdict(options)
     env, dqn = values.pop("env"), values.pop("dqn")
+    if options.agent not in POLICIES:
+        dqn = {}
     return {**values, **env, **{f"dqn.{name}": value for name, value in dqn.items()}}

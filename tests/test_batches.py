@@ -107,6 +107,12 @@ def test_stream_resumes_at_any_position():
         assert torch.equal(batch.labels, labels)
 
 
+@pytest.mark.parametrize("position", [(-1, 0), (0, 3), (0, -1)])
+def test_positions_beyond_the_stream_are_refused(position):
+    with pytest.raises(ValueError, match="must be in"):
+        make_stream().position = position
+
+
 def test_without_flip_no_image_is_mirrored():
     ramp = torch.arange(8, dtype=torch.uint8).expand(20, 1, 8, 8).contiguous()
     for flip in (False, True):

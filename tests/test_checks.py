@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from vit_patch_env.checks import check_choice, check_interval
+from vit_patch_env.checks import check_choice, check_interval, check_whole
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_check_choice_names_the_choices():
     check_choice(("a", None), name=None)
     with pytest.raises(ValueError, match="name must be one of a, None, got 'b'"):
         check_choice(("a", None), name="b")
+
+
+@pytest.mark.parametrize("value", [2.0, "2", True, None])
+def test_check_whole_takes_whole_numbers_only(value):
+    check_whole("[1, 3]", epochs=2)
+    with pytest.raises(ValueError, match=r"epochs must be a whole number in \[1, 3\], got"):
+        check_whole("[1, 3]", epochs=value)

@@ -145,8 +145,9 @@ def test_a_run_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
     assert note.read_text() == "mine"
 
 
-def test_a_divergence_is_reported_and_leaves_valid_json(tmp_path):
-    result = train(tmp_path / "run", "--agent", "all", "--learning-rate", "1e30")
+@pytest.mark.parametrize("agent", ["all", "paper", "ppo", "attended"])
+def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
+    result = train(tmp_path / "run", "--agent", agent, "--learning-rate", "1e30")
     assert result["diverged"]
     assert result["test"]["all_patches"]["loss"] is None
 
@@ -169,6 +170,14 @@ def test_a_divergence_is_reported_and_leaves_valid_json(tmp_path):
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
         (["--agent", "ppo", "--dqn.tau", "0.5"], "--dqn values belong to paper and branching"),
         (["--dqn.eps-start", "2"], "eps_start must be in [0, 1], got 2"),
+        (["--dqn.eps-decay", "nan"], "eps_decay must be above 0, got nan"),
+        (["--dqn.train-freq", "0"], "train_freq must be in [1, inf], got 0"),
+        (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf]"),
+        (["--log-interval", "0"], "log_interval must be at least 1, got 0"),
+        (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),
+        (["--agent", "ppo", "--sb3", "policy=x"], "--sb3 must be values of ppo"),
+        (["--agent", "ppo", "--sb3", "n_steps=abc"], "--sb3 values are refused by ppo"),
+        (["--agent", "ppo", "--sb3", "batch_size=1"], "--sb3 values are refused by ppo"),
         (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
     ],
 )
@@ -191,11 +200,31 @@ def test_a_folder_without_a_finished_run_cannot_be_evaluated(tmp_path, capsys):
     assert "expected a finished run" in refused(capsys, "evaluate", str(tmp_path))
 
 
+def test_broken_files_of_a_run_are_named(tmp_path, capsys):
+    out = tmp_path / "run"
+    train(out, "--agent", "random", "--epochs", "1")
+    (out / "vit.safetensors").write_bytes(b"broken")
+    assert "vit.safetensors" in refused(capsys, "evaluate", str(out))
+    (out / "vit.safetensors").unlink()
+    assert "with vit.safetensors" in refused(capsys, "evaluate", str(out))
+    (out / "result.json").write_text("{")
+    assert "expected JSON in" in refused(capsys, "evaluate", str(out))
+
+
+def test_renamed_classes_are_noticed(make_folder, tmp_path, capsys):
+    root, out = make_folder(n_images=80), tmp_path / "run"
+    train(out, "--dataset", "folder", "--data-dir", str(root), "--agent", "all", "--epochs", "1")
+    for split in ("train", "test"):
+        (root / split / "cat").rename(root / split / "yak")
+    assert "expected the run's classes ['cat', 'dog']" in refused(capsys, "evaluate", str(out))
+
+
 def test_out_must_not_be_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert "out must be a folder, got the file" in refused(
-        capsys, "train", *TINY_OPTIONS, "--out", str(tmp_path / "file")
-    )
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        for more in ([], ["--overwrite"]):
+            args = [*TINY_OPTIONS, "--out", str(out), *more]
+            assert f"out must be a folder, got {out}" in refused(capsys, "train", *args)
 
 
 def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatch):

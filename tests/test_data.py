@@ -12,6 +12,11 @@ from vit_patch_env.data import check_dataset, from_torch, load_dataset
 N_DIGITS = 1797
 
 
+def same_images(one, other):
+    """Whether two sets of images are the same, in whatever order."""
+    return sorted(one.flatten(1).tolist()) == sorted(other.flatten(1).tolist())
+
+
 def labels_of(data):
     return torch.cat([split.labels for split in (data.train, data.val, data.test)])
 
@@ -103,7 +108,7 @@ def test_a_cifar_folder_in_the_published_layout_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
     data = load_dataset("cifar10", data_dir=tmp_path)
-    assert torch.equal(data.test.images, torch.from_numpy(pixels).view(40, 3, 32, 32))
+    assert same_images(data.test.images, torch.from_numpy(pixels).view(40, 3, 32, 32))
     assert data.classes == tuple(names)
 
 
@@ -114,6 +119,45 @@ def test_a_failed_download_says_where_the_files_were_expected(tmp_path, monkeypa
     monkeypatch.setattr(datasets.CIFAR10, "__init__", fail)
     with pytest.raises(ValueError, match=f"expected the files of CIFAR10 in {tmp_path}"):
         load_dataset("cifar10", data_dir=tmp_path)
+
+
+def test_every_split_is_shuffled_the_same_way_each_time(make_folder):
+    """Batches of one class alone would show an agent what it was not trained on."""
+    root = make_folder(n_images=100)
+    data, again = (load_dataset("folder", data_dir=root, image_size=12) for _ in range(2))
+    for split in ("train", "val", "test"):
+        labels = getattr(data, split).labels
+        assert not torch.equal(labels, labels.sort().values)
+        assert torch.equal(labels, getattr(again, split).labels)
+
+
+def test_nearly_all_images_is_a_valid_share():
+    assert len(load_dataset("digits", train_fraction=0.999).train.labels) > 1280
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "message"),
+    [
+        (torch.rand(20, 3, 8, 8) - 0.1, None, r"floating-point images in \[0, 1\]"),
+        (torch.rand(20, 8, 8), None, r"tensors \(channels, height, width\), got \(8, 8\)"),
+        (np.zeros((20, 8, 8, 3)), None, "got ndarray"),
+        ([torch.rand(3, 8, 8)] * 10 + [torch.rand(1, 8, 8)] * 10, None, "expected 3 channels"),
+        (torch.rand(0, 3, 8, 8), None, "got an empty one"),
+        (torch.rand(20, 3, 8, 8), ("a",), "expected at least two classes, got a"),
+    ],
+)
+def test_from_torch_refuses_what_would_train_on_garbage(images, classes, message):
+    with pytest.raises(ValueError, match=message):
+        from_torch(Pairs(images), classes=classes, image_size=8)
+
+
+def test_from_torch_refuses_labels_without_a_class():
+    class Third(Pairs):
+        def __getitem__(self, index):
+            return self.images[index], index % 3
+
+    with pytest.raises(ValueError, match="highest label must be in"):
+        from_torch(Third(torch.rand(30, 3, 8, 8)), classes=("a", "b"), image_size=8)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +202,7 @@ def test_from_torch_takes_a_users_own_data_set(kind):
         "float": tensor / 255,
     }[kind]
     data = from_torch(Pairs(images), Pairs(images), image_size=8, flip=False)
-    assert torch.equal(data.test.images, tensor)
+    assert same_images(data.test.images, tensor)
     assert data.classes == ("0", "1")
     assert not data.flip
 

@@ -254,7 +254,7 @@ def test_the_last_episodes_vit_survives_a_reset(tiny_env):
 
 def test_the_selecting_vit_learns():
     """Random play on four classes: from 25 % to clearly more than chance."""
-    env = make(epochs=15, dim=32, depth=2, dim_head=16, mlp_dim=64, learning_rate=3e-3)
+    env = make(epochs=25, dim=32, depth=2, dim_head=16, mlp_dim=64, learning_rate=3e-3)
     run_episode(env)
     assert env.unwrapped.evaluate("test").accuracy > 0.7
 
@@ -348,6 +348,34 @@ def test_bad_values_are_refused_when_the_environment_is_made(kwargs, message):
         ViTPatchSelectEnv(**{**TINY, **kwargs})
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"batch_size": "64"}, {"epochs": 2.5}, {"alpha": None}, {"image_size": 32.0},
+        {"depth": True}, {"dataset": None}, {"dataset": 3}, {"device": None}, {"flip": "no"},
+        {"n_patches_desired": 8.5}, {"learning_rate": float("nan")},
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_type_are_refused_by_name(kwargs):
+    (name, value) = next(iter(kwargs.items()))
+    with pytest.raises(ValueError, match=f"{name} must be .*got {value!r}"):
+        ViTPatchSelectEnv(**{**TINY, **kwargs})
+
+
+def test_patches_of_a_single_value_are_refused():
+    env = ViTPatchSelectEnv(
+        **{**TINY, "dataset": "digits", "image_size": 8, "patch_size": 1, "n_patches_desired": 40}
+    )
+    with pytest.raises(ValueError, match="a patch must have two values or more"):
+        env.data  # noqa: B018
+
+
+def test_images_of_another_size_are_refused():
+    env = ViTPatchSelectEnv(**{**TINY, "dataset": load_dataset("synthetic", image_size=16)})
+    with pytest.raises(ValueError, match=r"image_size must be .*\[16, 16\], got 32"):
+        env.reset()
+
+
 def test_an_unknown_render_mode_is_refused():
     with pytest.raises(ValueError, match="render_mode must be one of None, rgb_array, got 'x'"):
         ViTPatchSelectEnv(**TINY, render_mode="x")
@@ -361,6 +389,7 @@ def test_a_batch_larger_than_the_data_is_refused():
 @pytest.mark.parametrize(
     ("action", "message"),
     [
+        ([[1, 0], [1]], r"action must have shape \(16,\), got \[\[1, 0\], \[1\]\]"),
         (np.ones(15), r"action must have shape \(16,\), got \(15,\)"),
         (np.full(16, 2), "action values must be 0 or 1, got 2"),
     ],

@@ -104,6 +104,48 @@ def test_other_classes_in_train_and_test_are_named(make_folder):
         load_dataset("folder", data_dir=root, image_size=12)
 
 
+def test_a_broken_cache_is_rebuilt(make_folder, own_cache):
+    root = make_folder() / "train"
+    before, _, _ = load_image_folder(root, 12, own_cache)
+    (path,) = own_cache.glob("*.safetensors")
+    path.write_bytes(b"torn")
+    assert torch.equal(load_image_folder(root, 12, own_cache)[0], before)
+    assert path.stat().st_size > 1000
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(make_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="decoded images cannot be kept"):
+        images, _, _ = load_image_folder(make_folder() / "train", 12, tmp_path / "file" / "cache")
+    assert len(images) == 40
+
+
+@pytest.mark.parametrize(
+    ("mode", "ok"), [("L", True), ("P", True), ("CMYK", True), ("I;16", False)]
+)
+def test_images_of_every_common_mode_become_rgb(mode, ok, make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=2)
+    picture = Image.new("L", (12, 12), 77)
+    suffix = "jpg" if mode == "CMYK" else "png"
+    path = root / "train" / "cat" / f"other.{suffix}"
+    (picture.convert(mode) if mode != "I;16" else Image.new("I;16", (12, 12), 9999)).save(path)
+    if ok:
+        images, _, _ = load_image_folder(root / "train", 12, own_cache)
+        assert (images[2].int() - 77).abs().max() <= 2
+    else:
+        with pytest.raises(ValueError, match=f"got {path}: 8 bits per channel"):
+            load_image_folder(root / "train", 12, own_cache)
+
+
+def test_split_folders_are_no_classes_and_hidden_folders_neither(make_folder, tmp_path):
+    root = make_folder(splits=("Train", "Test"))
+    with pytest.raises(ValueError, match="got Test, Train among the classes"):
+        find_folder_splits(root)
+    root = make_folder(name="other", splits=("train",))
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    assert load_dataset("folder", data_dir=root, image_size=12).classes == ("cat", "dog")
+
+
 def test_resize_square_keeps_the_centre():
     wide = torch.zeros(3, 8, 16, dtype=torch.uint8)
     wide[..., 4:12] = 200

@@ -84,6 +84,22 @@ def test_time_is_told_apart():
         assert figures.images_per_second == pytest.approx(7 * 64 / seconds)
 
 
+def test_learning_goes_on_within_an_episode():
+    epochs = []
+    monitor = TrainingMonitor(on_epoch=epochs.append)
+    agent = FixedRule("all", make())
+    agent.learn(5, callback=monitor)
+    agent.learn(9, callback=monitor, reset_num_timesteps=False)
+    assert [figures.epoch for figures in epochs] == [1, 2]
+    assert monitor.clock.agent > 0
+    assert all(figures.agent_seconds > 0 for figures in epochs)
+
+
+def test_a_log_interval_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="log_interval must be at least 1, got 0"):
+        TrainingMonitor(log_interval=0)
+
+
 def test_episodes_and_second_runs_are_counted_on():
     monitor = TrainingMonitor(max_episodes=2)
     agent = FixedRule("all", make())
@@ -101,6 +117,7 @@ def test_several_environments_are_averaged(kind):
     monitor = TrainingMonitor(on_epoch=epochs.append)
     FixedRule("all", envs).learn(28, callback=monitor)
     assert [figures.epoch for figures in epochs] == [1, 2]
+    assert all(np.isnan(figures.agent_seconds) for figures in epochs)
     envs.close()
 
 

@@ -103,6 +103,13 @@ def test_epsilon_follows_the_steps_and_scales_with_a_short_run():
     assert model.exploration_rate == pytest.approx(exponential_epsilon(390, 1, 0.01, 200))
 
 
+def test_epsilon_never_jumps_back_up():
+    model = MultiOutputDQN("MlpPolicy", PaidPatches()).learn(200)
+    before = model.exploration_rate
+    model.learn(200, reset_num_timesteps=False)
+    assert model.exploration_rate < before
+
+
 def test_a_set_decay_is_not_scaled():
     model = MultiOutputDQN("MlpPolicy", PaidPatches(), eps_decay=1000).learn(100)
     assert model.eps_decay == 1000
@@ -290,6 +297,9 @@ def test_other_action_spaces_are_refused():
         ({"eps_start": 1.5}, r"eps_start must be in \[0, 1\], got 1.5"),
         ({"eps_end": -1}, r"eps_end must be in \[0, 1\], got -1"),
         ({"eps_decay": 0}, "eps_decay must be above 0, got 0"),
+        ({"gamma": -3}, r"gamma must be in \[0, 1\], got -3"),
+        ({"batch_size": 0}, r"batch_size must be in \[1, inf\], got 0"),
+        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
     ],
 )
 def test_bad_values_are_named(kwargs, message):

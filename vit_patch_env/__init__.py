@@ -1,9 +1,6 @@
 """A Vision Transformer's training loop as the Gymnasium environment `ViTPatchSelect-v0`."""
 
-import os
-
 import gymnasium as gym
-import torch
 
 from vit_patch_env.data import ImageData, from_torch, load_dataset
 from vit_patch_env.env import Selector, ViTPatchSelectEnv
@@ -16,11 +13,6 @@ ENV_ID = "ViTPatchSelect-v0"
 
 if ENV_ID not in gym.registry:  # a second import, as in a reload, registers nothing anew
     gym.register(ENV_ID, entry_point="vit_patch_env.env:ViTPatchSelectEnv")
-
-if hasattr(os, "register_at_fork"):
-    # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's state but
-    # not its threads: its first parallel operation would wait for them forever.
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 __all__ = [
     "ENV_ID",

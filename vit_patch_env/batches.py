@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vit_patch_env.checks import check_interval
+from vit_patch_env.checks import check_whole
 
 
 class Batch(NamedTuple):
@@ -99,7 +99,7 @@ class BatchStream:
         crop_padding: int = 4,
         flip: bool = True,
     ) -> None:
-        check_interval(f"[1, {len(images)}]", batch_size=batch_size)
+        check_whole(f"[1, {len(images)}]", batch_size=batch_size)
         self.images = images
         self.labels = labels
         self.normalize = normalize
@@ -117,7 +117,10 @@ class BatchStream:
 
     @position.setter
     def position(self, position: Position) -> None:
-        self._position = Position(*position)
+        position = Position(*position)
+        check_whole("[0, inf)", epoch=position.epoch)
+        check_whole(f"[0, {self.batches_per_epoch - 1}]", batch=position.batch)
+        self._position = position
         self._shuffle()
 
     def next(self) -> Batch:

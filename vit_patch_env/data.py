@@ -1,13 +1,15 @@
 """Image data sets by name: uint8 images, labels, classes and statistics in three splits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -16,11 +18,13 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from vit_patch_env.cache import cache_dir
-from vit_patch_env.checks import check_choice, check_interval
+from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
 
 TEST_FRACTION = 0.2
 """Share held out for testing where a data set has no test split of its own."""
+
+_PIXEL_VALUES = np.arange(256) / 255
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder", "synthetic"]
 SplitName = Literal["train", "val", "test"]
@@ -55,15 +59,25 @@ class ImageData:
     classes: tuple[str, ...]
     flip: bool
 
-    @property
+    @cached_property
     def channel_mean(self) -> tuple[float, ...]:
         """Mean of the training images per channel, in [0, 1]."""
-        return tuple((_channels(self.train.images).mean(dim=1) / 255).tolist())
+        return tuple(float(shares @ _PIXEL_VALUES) for shares in self._pixel_shares)
 
-    @property
+    @cached_property
     def channel_std(self) -> tuple[float, ...]:
         """Standard deviation of the training images per channel, in [0, 1]."""
-        return tuple((_channels(self.train.images).std(dim=1) / 255).tolist())
+        return tuple(
+            float(np.sqrt(shares @ (_PIXEL_VALUES - mean) ** 2))
+            for shares, mean in zip(self._pixel_shares, self.channel_mean, strict=True)
+        )
+
+    @cached_property
+    def _pixel_shares(self) -> list[NDArray[np.float64]]:
+        """Per channel, which share of the training pixels has each of the 256 values."""
+        channels = self.train.images.unbind(dim=1)
+        counts = [torch.bincount(values.flatten(), minlength=256) for values in channels]
+        return [(count / count.sum()).double().cpu().numpy() for count in counts]
 
     def to(self, device: torch.device) -> "ImageData":
         """The same data on `device`."""
@@ -71,7 +85,7 @@ class ImageData:
             Split(split.images.to(device), split.labels.to(device))
             for split in (self.train, self.val, self.test)
         )
-        return ImageData(train, val, test, self.classes, self.flip)
+        return replace(self, train=train, val=val, test=test)
 
 
 class Source(NamedTuple):
@@ -160,8 +174,17 @@ def from_torch(
     """
     train_split = _read(train, image_size)
     test_split = None if test is None else _read(test, image_size)
+    labels = (
+        train_split.labels
+        if test_split is None
+        else torch.cat((train_split.labels, test_split.labels))
+    )
     if classes is None:
-        classes = tuple(str(label) for label in range(int(train_split.labels.max()) + 1))
+        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    if len(classes) < 2:
+        raise ValueError(f"expected at least two classes, got {', '.join(classes)}")
+    check_whole(f"[0, {len(classes) - 1}]", **{"lowest label": int(labels.min())})
+    check_whole(f"[0, {len(classes) - 1}]", **{"highest label": int(labels.max())})
     return split_source(
         Source(train_split, test_split, classes, flip),
         train_fraction=train_fraction,
@@ -173,7 +196,7 @@ def from_torch(
 def split_source(
     source: Source, *, train_fraction: float, val_fraction: float, seed: int
 ) -> ImageData:
-    """Training, validation and test split of a source, stratified by class.
+    """Training, validation and test split of a source, stratified by class, each shuffled.
 
     Raises:
         ValueError: for a fraction out of range, or a class with too few images.
@@ -183,14 +206,19 @@ def split_source(
     train, test = source.train, source.test
     if test is None:
         train, test = _stratified(train, TEST_FRACTION, seed, "test split")
-    if train_fraction < 1:
+    else:
+        # Class by class, as folders are read, a batch would hold one class alone, and an agent
+        # would be shown batches unlike those that it was trained on.
+        test = test.take(np.random.default_rng(seed).permutation(len(test.labels)))
+    n_left_out = round((1 - train_fraction) * len(train.labels))
+    if n_left_out >= len(source.classes):
         _, train = _stratified(train, train_fraction, seed, "train_fraction")
     train, val = _stratified(train, val_fraction, seed, "validation split")
     return ImageData(train, val, test, source.classes, source.flip)
 
 
 def _stratified(split: Split, share: float, seed: int, purpose: str) -> tuple[Split, Split]:
-    """(The rest, a share of the images), both with the classes in the split's proportions."""
+    """(The rest, a share of the images), shuffled, both with the split's proportions."""
     try:
         rest, part = train_test_split(
             np.arange(len(split.labels)),
@@ -204,25 +232,43 @@ def _stratified(split: Split, share: float, seed: int, purpose: str) -> tuple[Sp
             f"expected enough images of every class for the {purpose}, a share of {share}; "
             f"got {len(split.labels)} images, {int(counts.min())} of the smallest class: {error}"
         ) from error
-    return split.take(np.sort(rest)), split.take(np.sort(part))
-
-
-def _channels(images: Tensor) -> Tensor:
-    """Pixel values per channel: (channels, n_values), float32."""
-    return images.movedim(1, 0).flatten(1).float()
+    return split.take(rest), split.take(part)
 
 
 def _read(dataset: Any, image_size: int) -> Split:
-    images, labels = [], []
+    if not len(dataset):
+        raise ValueError("expected a data set of (image, label) pairs, got an empty one")
+    images: list[Tensor] = []
+    labels = []
     for index in range(len(dataset)):
         image, label = dataset[index]
-        if not isinstance(image, Tensor):
-            image = transforms.pil_to_tensor(image)
-        images.append(
-            resize_square(transforms.to_dtype(image, torch.uint8, scale=True), image_size)
-        )
+        image = resize_square(_as_uint8(image), image_size)
+        if images and image.shape != images[0].shape:
+            raise ValueError(
+                f"expected {len(images[0])} channels in every image, got {len(image)} in image "
+                f"{index}"
+            )
+        images.append(image)
         labels.append(int(label))
     return Split(torch.stack(images), torch.tensor(labels))
+
+
+def _as_uint8(image: Any) -> Tensor:
+    """An image as a tensor (channels, height, width) uint8."""
+    if isinstance(image, Image.Image):
+        image = transforms.pil_to_tensor(image if image.mode == "L" else image.convert("RGB"))
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        kind = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(
+            f"expected images of PIL, or tensors (channels, height, width), got {kind}"
+        )
+    if image.is_floating_point() and not 0 <= image.min() <= image.max() <= 1:
+        raise ValueError(
+            "expected floating-point images in [0, 1], without a normalisation, "
+            f"got values in [{image.min():.3g}, {image.max():.3g}]"
+        )
+    converted: Tensor = transforms.to_dtype(image, torch.uint8, scale=True)
+    return converted
 
 
 def _load_digits(_root: Path, image_size: int) -> Source:

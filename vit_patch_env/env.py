@@ -1,6 +1,7 @@
 """ViTPatchSelect-v0: a Vision Transformer's training run behind the Gymnasium API."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.batches import BatchStream, Normalize
-from vit_patch_env.checks import check_choice, check_interval
+from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
 from vit_patch_env.observation import OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
@@ -36,6 +37,8 @@ from vit_patch_env.training import (
     resolve_precision,
 )
 from vit_patch_env.vit import SimpleViT, patches_per_side
+
+_IMPORTED_BY = os.getpid()
 
 EpisodeName = Literal["current", "last"]
 
@@ -94,7 +97,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Reward
     `alpha * L(0) / L(t) - (1 - alpha) * |n_selected - n_patches_desired| / n_patches_desired`
-    (equation 2.3). Without a desired number the second term is `-n_selected / n_patches`.
+    (equation 2.3; the ratio of losses is at most 1,000). Without a desired number the second term
+    is `-n_selected / n_patches`.
 
     ## Episode end
     Truncated after `epochs` passes over the training images. Terminated if the loss is not
@@ -181,19 +185,24 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ) -> None:
         if isinstance(dataset, str):
             check_dataset(dataset, data_dir)
+        elif not isinstance(dataset, ImageData):
+            raise ValueError(f"dataset must be a name or an ImageData, got {dataset!r}")
+        check_whole("[1, inf)", image_size=image_size, patch_size=patch_size)
         self.n_patches = patches_per_side(image_size, patch_size) ** 2
-        check_interval("[1, inf)", dim=dim, depth=depth, heads=heads, dim_head=dim_head)
-        check_interval("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
+        check_whole("[1, inf)", dim=dim, depth=depth, heads=heads, dim_head=dim_head)
+        check_whole("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
         if dim % 4:
             raise ValueError(f"dim must be divisible by 4, got {dim}")
         check_interval("(0, 1]", train_fraction=train_fraction)
         check_interval("(0, 1)", val_fraction=val_fraction)
         check_interval("(0, inf)", learning_rate=learning_rate)
-        check_interval("[0, inf)", weight_decay=weight_decay, crop_padding=crop_padding)
-        check_interval(f"[0, {epochs}]", warmup_epochs=warmup_epochs)
+        check_interval("[0, inf)", weight_decay=weight_decay)
+        check_whole("[0, inf)", crop_padding=crop_padding)
+        check_choice((None, True, False), flip=flip)
+        check_whole(f"[0, {epochs}]", warmup_epochs=warmup_epochs)
         check_interval("[0, 1)", label_smoothing=label_smoothing)
         if n_patches_desired is not None:
-            check_interval(f"[1, {self.n_patches}]", n_patches_desired=n_patches_desired)
+            check_whole(f"[1, {self.n_patches}]", n_patches_desired=n_patches_desired)
         check_interval("[0, 1]", alpha=alpha)
         check_choice(get_args(OptimizerName), optimizer=optimizer)
         check_choice(get_args(ScheduleName), schedule=schedule)
@@ -241,8 +250,16 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             data = self._dataset
             if isinstance(data, str):
                 data = load_dataset(data, **self._dataset_options)
-            n_images = len(data.train.images)
-            check_interval(f"[1, {n_images}]", batch_size=self.batch_size)
+            n_images, channels, *size = data.train.images.shape
+            image_size = self._vit_options["image_size"]
+            if size != [image_size, image_size]:
+                raise ValueError(
+                    f"image_size must be that of the dataset, {size}, got {image_size}"
+                )
+            check_whole(f"[1, {n_images}]", batch_size=self.batch_size)
+            if self._make_model is None:  # what a ViT refuses is said before any training
+                with torch.device("meta"):
+                    SimpleViT(n_classes=len(data.classes), channels=channels, **self._vit_options)
             self._data = data.to(self.device)
         return self._data
 
@@ -250,6 +267,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def steps_per_epoch(self) -> int:
         """Training batches, and so environment steps, per epoch."""
         return len(self.data.train.images) // self.batch_size
+
+    @property
+    def n_steps_done(self) -> int:
+        """Steps of the running episode so far."""
+        return self._episode("current").n_steps_done
 
     @property
     def n_steps(self) -> int:
@@ -264,6 +286,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         All of them come from `np_random`: the same seed gives the same run.
         """
         super().reset(seed=seed)
+        if os.getpid() != _IMPORTED_BY:
+            # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's
+            # state but not its threads: its first parallel operation would wait for them forever.
+            torch.set_num_threads(1)
         started = time.perf_counter()
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         data = self.data
@@ -359,7 +385,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
         def select(images: Tensor) -> Tensor | None:
             assert selector is not None
-            observation = trainer.observe(images).cpu().numpy()
+            # After a divergence there is no finite view, and policies refuse another.
+            observation = np.nan_to_num(trainer.observe(images).cpu().numpy())
             action, _ = selector.predict(observation, deterministic=True)
             return self._keep(self._patch_mask(action, observation)[0])
 

@@ -1,20 +1,23 @@
 """Folders of images: decoded once by several threads, then read from a cache."""
 
 import hashlib
-import json
 import os
 import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from safetensors import safe_open
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.datasets.folder import ImageFolder, default_loader
+from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
+
+_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
 class FolderSplits(NamedTuple):
@@ -33,7 +36,8 @@ def find_folder_splits(root: Path) -> FolderSplits:
         ValueError: if `root` is missing, empty, or a split has fewer than two classes.
     """
     if not root.is_dir():
-        raise ValueError(f"data_dir must be a folder of images, got {str(root)!r}: no such folder")
+        problem = "a file" if root.exists() else "no such folder"
+        raise ValueError(f"data_dir must be a folder of images, got {str(root)!r}: {problem}")
     train, test = root / "train", root / "test"
     if train.is_dir() and test.is_dir():
         splits = FolderSplits(train, test)
@@ -41,13 +45,34 @@ def find_folder_splits(root: Path) -> FolderSplits:
         splits = FolderSplits(next((path for path in (train, test) if path.is_dir()), root), None)
     for split in splits:
         if split is not None:
-            classes = [entry.name for entry in os.scandir(split) if entry.is_dir()]
+            classes = _class_names(split)
             if len(classes) < 2:
                 raise ValueError(
                     f"expected at least two class folders in {str(split)!r}, "
                     f"got {', '.join(classes) or 'none'}"
                 )
+            misplaced = [name for name in classes if name.casefold() in _SPLIT_NAMES]
+            if misplaced:
+                raise ValueError(
+                    f"expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, "
+                    f"got {', '.join(misplaced)} among the classes of {str(split)!r}"
+                )
     return splits
+
+
+def _class_names(root: Path) -> list[str]:
+    """Names of the class folders, sorted; hidden folders are none."""
+    return sorted(
+        entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
+    )
+
+
+class _Folder(ImageFolder):  # type: ignore[misc]
+    """torchvision's, without hidden folders."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        classes = _class_names(Path(directory))
+        return classes, {name: index for index, name in enumerate(classes)}
 
 
 def load_image_folder(
@@ -67,7 +92,7 @@ def load_image_folder(
         ValueError: for a class without images, or a file that cannot be decoded.
     """
     try:
-        folder = ImageFolder(str(root))
+        folder = _Folder(str(root))
     except FileNotFoundError as error:
         raise ValueError(
             f"expected images in every class folder of {str(root)!r}: {error}"
@@ -75,24 +100,38 @@ def load_image_folder(
     fingerprint = _fingerprint(folder.samples)
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     path = cache / f"{root.resolve().name}-{name}-{image_size}.safetensors"
-    if path.exists():
+    labels, classes = torch.tensor(folder.targets), tuple(folder.classes)
+    images = _read_cache(path, fingerprint)
+    if images is None:
+        images = _decode([Path(sample) for sample, _ in folder.samples], image_size)
+        try:
+            _write_cache(path, fingerprint, images)
+        except OSError as error:
+            warnings.warn(f"decoded images cannot be kept in {cache}: {error}", stacklevel=2)
+    return images, labels, classes
+
+
+def _read_cache(path: Path, fingerprint: str) -> Tensor | None:
+    """The images that were kept for these files; None if there are none, or of other files."""
+    try:
         with safe_open(path, framework="pt") as file:
             if file.metadata()["fingerprint"] == fingerprint:
-                images, labels = file.get_tensor("images"), file.get_tensor("labels")
-                return images, labels, tuple(json.loads(file.metadata()["classes"]))
-    labels = torch.tensor(folder.targets)
-    images = _decode([Path(sample) for sample, _ in folder.samples], image_size)
-    metadata = {"fingerprint": fingerprint, "classes": json.dumps(folder.classes)}
-    cache.mkdir(parents=True, exist_ok=True)
+                return cast("Tensor", file.get_tensor("images"))
+    except (OSError, SafetensorError):  # not there, or broken: it will be written anew
+        pass
+    return None
+
+
+def _write_cache(path: Path, fingerprint: str, images: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and moved there, so that a broken-off run leaves no torn cache.
-    with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         partial = Path(file.name)
     try:
-        save_file({"images": images, "labels": labels}, partial, metadata)
+        save_file({"images": images}, partial, {"fingerprint": fingerprint})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return images, labels, tuple(folder.classes)
 
 
 def _fingerprint(samples: list[tuple[str, int]]) -> str:
@@ -110,8 +149,12 @@ def _decode(paths: list[Path], image_size: int) -> Tensor:
 
     def decode(index: int) -> None:
         try:
-            image = default_loader(str(paths[index]))
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files
+            with Image.open(paths[index]) as file:
+                if file.mode.startswith(("I", "F")):
+                    raise ValueError(f"8 bits per channel are needed, not mode {file.mode}")
+                # Transparent palettes only become RGB by way of RGBA.
+                image = (file.convert("RGBA") if file.mode == "P" else file).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"expected a readable image, got {paths[index]}: {error}") from error
         images[index] = resize_square(transforms.pil_to_tensor(image), image_size)
 

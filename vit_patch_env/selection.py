@@ -24,7 +24,10 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: for another shape or other values.
     """
-    array = np.asarray(action)
+    try:
+        array = np.asarray(action)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"action must have shape ({n_patches},), got {action!r}") from error
     if array.shape != (n_patches,):
         raise ValueError(f"action must have shape ({n_patches},), got {array.shape}")
     mask: NDArray[np.bool_] = array == 1
@@ -37,13 +40,6 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
 def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:
     """Indices (n_keep,) int64, ascending, of the patches that the mask (n_patches,) keeps."""
     return torch.from_numpy(np.flatnonzero(patch_mask))
-
-
-def keep_to_mask(keep: Tensor, n_patches: int) -> NDArray[np.bool_]:
-    """Boolean patch mask (n_patches,) that keeps the patches with indices `keep` (n_keep,)."""
-    mask = np.zeros(n_patches, dtype=np.bool_)
-    mask[keep.cpu().numpy()] = True
-    return mask
 
 
 def select_tokens(tokens: Tensor, keep: Tensor | None) -> Tensor:

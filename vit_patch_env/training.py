@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vit_patch_env.batches import Batch, BatchStream
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data import Split
+from vit_patch_env.memory import keep_freed_memory
 from vit_patch_env.observation import mean_attention_output
 
 PrecisionName = Literal["auto", "fp32", "bf16"]
@@ -43,7 +44,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}") from error
     if resolved.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}")
@@ -135,6 +136,8 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(device)
         self.stream = stream
         self.observation = observation

@@ -82,7 +82,8 @@ class SimpleViT(nn.Module):
         mlp_dim: hidden size of a layer's MLP.
 
     Raises:
-        ValueError: if image_size is not divisible by patch_size, or dim not by 4.
+        ValueError: if image_size is not divisible by patch_size, or dim not by 4, or if a patch is
+            a single value.
     """
 
     positions: Tensor
@@ -103,6 +104,11 @@ class SimpleViT(nn.Module):
         super().__init__()
         side = patches_per_side(image_size, patch_size)
         patch_dim = channels * patch_size**2
+        if patch_dim == 1:
+            raise ValueError(
+                "a patch must have two values or more, since the embedding begins with a LayerNorm "
+                "over them, got patch_size=1 on images of one channel"
+            )
         self.patch_size = patch_size
         self.n_patches = side**2
         self.embedding = nn.Sequential(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
@@ -69,7 +69,7 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         eps_decay: its time constant in force, in steps.
 
     Raises:
-        ValueError: for an ε outside [0, 1], or an `eps_decay` that is not positive.
+        ValueError: for a value outside its range.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -107,11 +107,25 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        for name, value in (("eps_start", eps_start), ("eps_end", eps_end)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if eps_decay is not None and eps_decay <= 0:
-            raise ValueError(f"eps_decay must be above 0, got {eps_decay}")
+        frequency = train_freq[0] if isinstance(train_freq, tuple) else train_freq
+        for name, value, low, high in (
+            ("eps_start", eps_start, 0, 1),
+            ("eps_end", eps_end, 0, 1),
+            ("gamma", gamma, 0, 1),
+            ("tau", tau, 0, 1),
+            ("learning_starts", learning_starts, 0, math.inf),
+            ("buffer_size", buffer_size, 1, math.inf),
+            ("batch_size", batch_size, 1, math.inf),
+            ("train_freq", frequency, 1, math.inf),
+            ("target_update_interval", target_update_interval, 1, math.inf),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+        for name, positive in (("eps_decay", eps_decay), ("max_grad_norm", max_grad_norm)):
+            if positive is not None and not positive > 0:
+                raise ValueError(f"{name} must be above 0, got {positive}")
+        if not callable(learning_rate) and not learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         super().__init__(
             policy,
             env,
@@ -148,9 +162,24 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def learn(
+        self: SelfMultiOutputDQN,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "MultiOutputDQN",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMultiOutputDQN:
+        """Learn for `total_timesteps` steps, as every Stable-Baselines3 algorithm does."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if self._scale_eps_decay:
+        if self._scale_eps_decay and self.num_timesteps == 0:
+            # A run that is continued keeps its decay: ε never jumps back up.
             self.eps_decay = PAPER_EPS_DECAY * min(1.0, total_timesteps / PAPER_TIMESTEPS)
         self._update_exploration_rate()
         return total_timesteps, callback
