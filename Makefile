@@ -1,11 +1,11 @@
-# make train | test | check | clean. Choose the interpreter and the environment:
+# make train | test | check | bench | clean. Choose the interpreter and the environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check format clean
+.PHONY: train test check bench format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -25,6 +25,9 @@ check: $(READY)   ## what continuous integration checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(READY)   ## measure steps and epochs beside the rivals: make bench BENCH='--dataset cifar10'
+	$(BIN)/vit-patch bench $(BENCH)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -105,7 +105,7 @@ class Bench:
             Setup("paper", PAPER_PATCHES),
             *(Setup(kind, n) for n in PATCHES for kind in ("ours", "agent")),
         ]
-        flops = {n: step_flops(n, options.batch_size) for n in PATCHES}
+        flops = {n: step_flops(n, options.batch_size) for n in {s.n_patches for s in setups}}
         data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
         load_dataset(**data)  # once, so that a folder's images are in the cache for all
         workers = []

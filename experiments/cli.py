@@ -31,6 +31,8 @@ def main(args: list[str] | None = None) -> None:
     """
     options = parse(args)
     console = Console()
+    if not console.is_terminal:
+        console.width = 120  # tables in a file need not fit a terminal
     commands = {TrainOptions: Run, EvaluateOptions: Evaluation, BenchOptions: Bench}
     try:
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.

@@ -140,7 +140,7 @@ class BenchOptions:
     """images per training step"""
     repeats: int = 5
     """how often everything is measured, in turn"""
-    steps: int = 3
+    steps: int = 10
     """training steps per measurement of a step"""
     epoch_steps: int = 20
     """steps per measurement of an epoch, a multiple of 10; an epoch of CIFAR-10 has 351"""
