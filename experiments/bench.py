@@ -29,9 +29,6 @@ from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.data import check_dataset
 from vit_patch_env.training import resolve_device, resolve_precision
 
-PATCHES = (64, 48, 40, 32, 16)
-PAPER_PATCHES = 40
-
 
 class Setup(NamedTuple):
     """What is measured: a kind of contender at a number of patches."""
@@ -48,6 +45,13 @@ class Setup(NamedTuple):
             "ours": "ours",
             "agent": "ours with agent",
         }[self.kind]
+
+
+SETUPS = (
+    Setup("peer", 64),
+    Setup("paper", 40),
+    *(Setup(kind, n_patches) for n_patches in (64, 48, 40, 32, 16) for kind in ("ours", "agent")),
+)
 
 
 @dataclass
@@ -100,21 +104,16 @@ class Bench:
     def run(self) -> dict[str, Any]:
         """Measure everything in turn; the content of bench.json."""
         options = self.options
-        setups = [
-            Setup("peer", 64),
-            Setup("paper", PAPER_PATCHES),
-            *(Setup(kind, n) for n in PATCHES for kind in ("ours", "agent")),
-        ]
-        flops = {n: step_flops(n, options.batch_size) for n in {s.n_patches for s in setups}}
+        flops = {n: step_flops(n, options.batch_size) for n in {s.n_patches for s in SETUPS}}
         data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
         load_dataset(**data)  # once, so that a folder's images are in the cache for all
         workers = []
         ceilings: dict[str, list[float]] = {"fp32": [], "bf16": []}
         try:
-            for setup in track(setups, "starting", console=self.console, transient=True):
+            for setup in track(SETUPS, "starting", console=self.console, transient=True):
                 workers.append(_Worker(setup, data, options.batch_size, str(self.device)))
             figures = [
-                Figures(s.name, s.n_patches, [], [], {}, 0, flops[s.n_patches]) for s in setups
+                Figures(s.name, s.n_patches, [], [], {}, 0, flops[s.n_patches]) for s in SETUPS
             ]
             repeats = range(options.repeats)
             for _ in track(repeats, "measuring", console=self.console, transient=True):
