@@ -1,7 +1,7 @@
 """`vit-patch train`: one run, from options to a run folder."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from experiments.monitor import EpochFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder, device_name
 from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
+from vit_patch_env.checks import check_whole
 
 
 class Run:
@@ -33,6 +34,11 @@ class Run:
     def __init__(self, options: TrainOptions, console: Console) -> None:
         self.options = options
         self.console = console
+        check_whole("[0, inf)", seed=options.seed)
+        if options.env.data_dir is not None:  # a run can be evaluated from another folder
+            data_dir = str(Path(options.env.data_dir).resolve())
+            options = replace(options, env=replace(options.env, data_dir=data_dir))
+            self.options = options
         self.folder = RunFolder(options.out or _default_out(options))
         if not options.overwrite:
             self.folder.check_free()

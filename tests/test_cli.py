@@ -116,6 +116,16 @@ def test_a_folder_of_images_and_a_moved_one(make_folder, tmp_path):
     main(["evaluate", str(out), "--data-dir", str(moved)])
 
 
+def test_a_run_is_evaluated_from_another_folder(make_folder, tmp_path, monkeypatch):
+    root = make_folder(n_images=80)
+    monkeypatch.chdir(root.parent)
+    options = ["--dataset", "folder", "--data-dir", root.name, "--agent", "all", "--epochs", "1"]
+    train(tmp_path / "run", *options)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    main(["evaluate", str(tmp_path / "run")])
+
+
 def test_values_of_a_stable_baselines_algorithm_reach_it(tmp_path):
     from stable_baselines3 import PPO
 
@@ -173,6 +183,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--dqn.eps-decay", "nan"], "eps_decay must be above 0, got nan"),
         (["--dqn.train-freq", "0"], "train_freq must be in [1, inf], got 0"),
         (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf]"),
+        (["--seed", "-1"], "seed must be in [0, inf), got -1"),
         (["--log-interval", "0"], "log_interval must be at least 1, got 0"),
         (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),
         (["--agent", "ppo", "--sb3", "policy=x"], "--sb3 must be values of ppo"),
