@@ -85,7 +85,7 @@ class Display:
 
 
 def show_result(result: dict[str, Any], console: Console) -> None:
-    """Print the test figures, on all patches and on the agent's, and what the run cost."""
+    """Print the test figures, on all patches and on the agent's."""
     table = Table(title="Test images", title_justify="left")
     table.add_column("The ViT sees")
     columns = ("loss", "accuracy", "precision", "recall", "f1")

@@ -126,6 +126,7 @@ class TrainingMonitor(BaseCallback):
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
         self._n_episodes = self._n_steps = self._n_selected = 0
+        self.diverged = False
         self._n_steps_done: int = self._of_first_env("n_steps_done")  # of the episode
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
@@ -139,7 +140,6 @@ class TrainingMonitor(BaseCallback):
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         infos, done = self.locals["infos"], bool(self.locals["dones"][0])
-        self._last_info = infos[0]
         self._count(infos[0], self.locals["rewards"][0], self.locals["actions"][0])
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
@@ -154,7 +154,7 @@ class TrainingMonitor(BaseCallback):
             )
         self._n_steps_done += 1
         if done or self._n_steps_done % self._steps_per_epoch == 0:
-            self._end_epoch(entered - self._started, done, epsilon)
+            self._end_epoch(infos[0]["epoch"] + 1, entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
         if stop:  # the algorithm would count this episode after the callback, and is stopped first
@@ -176,7 +176,9 @@ class TrainingMonitor(BaseCallback):
         self.diverged |= info["diverged"]
         self.n_selected_mean = self._n_selected / self._n_steps
 
-    def _end_epoch(self, total_seconds: float, done: bool, epsilon: float | None) -> None:
+    def _end_epoch(
+        self, epoch: int, total_seconds: float, done: bool, epsilon: float | None
+    ) -> None:
         """Evaluate, log and report the epoch whose last step was just taken."""
         # At an episode's end the environment has reset itself already.
         episode = "last" if done else "current"
@@ -195,7 +197,7 @@ class TrainingMonitor(BaseCallback):
         alone = self.training_env.num_envs == 1
         epoch_agent = self.clock.agent - sums.began.agent if alone else float("nan")
         figures = EpochFigures(
-            epoch=self._last_info["epoch"] + 1,
+            epoch=epoch,
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,
             val_accuracy=val.accuracy,

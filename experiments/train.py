@@ -32,13 +32,12 @@ class Run:
     """
 
     def __init__(self, options: TrainOptions, console: Console) -> None:
-        self.options = options
         self.console = console
         check_whole("[0, inf)", seed=options.seed)
         if options.env.data_dir is not None:  # a run can be evaluated from another folder
             data_dir = str(Path(options.env.data_dir).resolve())
             options = replace(options, env=replace(options.env, data_dir=data_dir))
-            self.options = options
+        self.options = options
         self.folder = RunFolder(options.out or _default_out(options))
         if not options.overwrite:
             self.folder.check_free()
