@@ -98,7 +98,7 @@ class Bench:
             import vit_pytorch  # noqa: F401
         except ImportError as error:
             raise ValueError(
-                "the benchmark needs its rival: pip install 'vit-patch-env[peers]'"
+                "the benchmark needs its rival, got none: pip install vit-pytorch"
             ) from error
 
     def run(self) -> dict[str, Any]:
