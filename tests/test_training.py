@@ -19,10 +19,10 @@ from vit_patch_env.vit import SimpleViT
 CPU = torch.device("cpu")
 
 
-def make_trainer(seed: int = 0, **kwargs) -> Trainer:
+def make_trainer(seed: int = 0, model: SimpleViT | None = None, **kwargs) -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SimpleViT(
+        model = model or SimpleViT(
             n_classes=4, image_size=16, dim=16, depth=2, heads=2, dim_head=8, mlp_dim=32
         )
         images = torch.randint(256, (32, 3, 16, 16), dtype=torch.uint8)

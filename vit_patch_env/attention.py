@@ -1,10 +1,11 @@
 """Multi-head attention of projected tokens, by the kernel that is fastest where they live."""
 
+import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from vit_patch_env.cpu_attention import fits, fused_attention
+from vit_patch_env.cpu_attention import fits, fused_attention, fused_scalar_attention
 
 
 def attend(qkv: Tensor, heads: int, scale: float) -> Tensor:
@@ -16,23 +17,48 @@ def attend(qkv: Tensor, heads: int, scale: float) -> Tensor:
         heads: attention heads.
         scale: of the scores.
     """
-    if fits(qkv, heads):
+    if fits(qkv, qkv.dtype, qkv.shape[2] // (3 * heads)):
         return fused_attention(qkv, heads, scale)
-    query, key, value = split_heads(qkv, heads)
+    query, key, value = split_heads(qkv, 3, heads)
     if qkv.is_cuda:
         out = F.scaled_dot_product_attention(query, key, value, scale=scale)
     else:  # torch's fused kernel is slower on a CPU at these lengths, above all backwards
-        out = attention_weights(qkv, heads, scale) @ value
+        out = attention_weights(query, key, scale) @ value
     return rearrange(out, "b h n d -> b n (h d)")
 
 
-def attention_weights(qkv: Tensor, heads: int, scale: float) -> Tensor:
-    """Attention (batch, heads, queries, keys), each query's row summing to 1."""
-    query, key, _ = split_heads(qkv, heads)
+def attend_scalars(tokens: Tensor, weight: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Attention where a token's value is one number per head: (batch, n_tokens) float32.
+
+    On a CPU it has no gradient.
+
+    Args:
+        tokens: (batch, n_tokens, dim), of which query and key are projected.
+        weight: (2 * heads * dim_head, dim) of that projection.
+        values: (batch, n_tokens, heads) float32; the attended ones are summed over heads.
+        scale: of the scores.
+    """
+    heads, dtype = values.shape[2], _product_dtype(tokens)
+    if fits(tokens, dtype, len(weight) // (2 * heads), tokens.shape[2]):
+        return fused_scalar_attention(tokens.to(dtype), weight.to(dtype), values, scale)
+    query, key = split_heads(F.linear(tokens, weight), 2, heads)
+    weights = attention_weights(query, key, scale)
+    return (weights * values.transpose(1, 2)[:, :, None]).sum(dim=(1, 3))
+
+
+def attention_weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """softmax(scale * query key^T): (batch, heads, queries, keys), of split heads."""
     return ((query * scale) @ key.transpose(-1, -2)).softmax(dim=-1)
 
 
-def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each (batch, heads, n_tokens, dim_head)."""
-    query, key, value = rearrange(qkv, "b n (qkv h d) -> qkv b h n d", qkv=3, h=heads)
-    return query, key, value
+def split_heads(projected: Tensor, parts: int, heads: int) -> Tensor:
+    """Query, key and value, or as many of them: (parts, batch, heads, n_tokens, dim_head)."""
+    return rearrange(projected, "b n (parts h d) -> parts b h n d", parts=parts, h=heads)
+
+
+def _product_dtype(tensor: Tensor) -> torch.dtype:
+    """The type of matrix products with that tensor, here and now: autocast's or its own."""
+    device_type = tensor.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return tensor.dtype

@@ -1,110 +1,206 @@
-/* Multi-head self-attention of short sequences for CPUs with AVX-512 bf16 instructions.
+/* Multi-head self-attention of short sequences on CPUs, in float or (with -DBF16) in bfloat16.
  *
  * One head of one image is a few kilobytes: all of its products, the softmax and both passes stay
- * in the first-level cache, and query, key and value are read from where the projection wrote
- * them, without a copy per head.
+ * in the first caches, and query, key and value are read from where the projection wrote them.
  *
- * Layouts (row-major, bf16 but for the sums):
- *   qkv, dqkv  (batch, n, 3, heads, dim_head)
- *   out, dout  (batch, n, heads, dim_head)
+ * Layouts (row-major):
+ *   qkv, dqkv  (batch, n, 3, heads, d)
+ *   out, dout  (batch, n, heads, d)
  *   p          (batch, heads, n, np): softmax(scale * q k^T), np = n rounded up to 16, zeros behind n
  *
- * dim_head must be a multiple of 32, at most 128.
+ * d, the size of a head, must be a multiple of 16 units of 32 bits: of one float, or of two bf16.
+ * Products run over such units; sums and the softmax are in float. Vectors have 16 lanes, whatever
+ * the processor's registers hold.
  */
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
-typedef uint16_t bf16;
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-INLINE __m512 dot(__m512 sum, __m512i a, __m512i b) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t units __attribute__((vector_size(64), aligned(4), may_alias));
+
+#define LOAD(type, address) (*(const type *)(address))
+#define STORE(type, address, value) (*(type *)(address) = (value))
+
+#ifdef BF16
+#define PER_UNIT 2
+typedef uint16_t number;
+typedef uint16_t numbers __attribute__((vector_size(32), aligned(2), may_alias));
+
+INLINE units widen(const number *x) { return __builtin_convertvector(LOAD(numbers, x), units); }
+INLINE floats load(const number *x) { return (floats)(widen(x) << 16); }
+
+INLINE void store(number *x, floats values) {
+#ifdef __AVX512BF16__
+    STORE(numbers, x, (numbers)_mm512_cvtneps_pbh((__m512)values));
+#else
+    units bits = (units)values, nan = (units)(values != values);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) | (nan & 0x7fffffff); /* to the nearest, ties to even */
+    STORE(numbers, x, __builtin_convertvector(bits >> 16, numbers));
+#endif
 }
 
-INLINE __m256i to_bf16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+/* sum + the products of both numbers in every unit */
+INLINE floats dot(floats sum, uint32_t a, units b) {
+#ifdef __AVX512BF16__
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+#else
+    union { uint32_t bits; float value; } low = {a << 16}, high = {a & 0xffff0000};
+    return sum + low.value * (floats)(b << 16) + high.value * (floats)(b & 0xffff0000);
+#endif
+}
 
-INLINE __m512 to_float(__m256i x) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+#else
+#define PER_UNIT 1
+typedef float number;
+
+INLINE floats load(const number *x) { return LOAD(floats, x); }
+INLINE void store(number *x, floats values) { STORE(floats, x, values); }
+
+INLINE floats dot(floats sum, uint32_t a, units b) {
+    union { uint32_t bits; float value; } left = {a};
+    return sum + left.value * (floats)b; /* contracted to one instruction */
+}
+#endif
+
+INLINE floats select_lanes(ints where, floats x, floats otherwise) {
+    return (floats)((where & (ints)x) | (~where & (ints)otherwise));
+}
+
+/* A mask of the first `count` lanes. */
+INLINE ints lanes_below(int count) {
+    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return lane < count;
 }
 
 /* exp(x) for x <= 0, relative error below 1e-6 */
-INLINE __m512 exp_ps(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x); /* in this order a NaN stays one */
-    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    __m512 whole = _mm512_roundscale_ps(t, 0);
-    __m512 f = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x);
-    f = _mm512_fnmadd_ps(whole, _mm512_set1_ps(-2.12194440e-4f), f);
-    __m512 y = _mm512_set1_ps(1.9875691500e-4f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3981999507e-3f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(8.3334519073e-3f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(4.1665795894e-2f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.6666665459e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.0000001201e-1f));
-    y = _mm512_fmadd_ps(y, _mm512_mul_ps(f, f), _mm512_add_ps(f, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(y, whole);
+INLINE floats exp_lanes(floats x) {
+    const float shift = 12582912.0f; /* 1.5 * 2^23: added, it rounds to a whole number */
+    const floats lowest = (floats){0} - 87.0f;
+    x = select_lanes(x < lowest, lowest, x); /* a NaN stays one */
+    floats shifted = x * 1.44269504f + shift, whole = shifted - shift;
+    floats f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    floats y = 1.3981999507e-3f + 1.9875691500e-4f * f;
+    y = 8.3334519073e-3f + y * f;
+    y = 4.1665795894e-2f + y * f;
+    y = 1.6666665459e-1f + y * f;
+    y = 5.0000001201e-1f + y * f;
+    y = (f + 1.0f) + y * (f * f);
+    return (floats)((ints)y + ((ints)shifted << 23)); /* times 2^whole */
 }
 
-/* A tile of rows x (16 * vectors) of C = A B over pairs of bf16.
- * A: 32-bit pair of row m and step k at a[m * am + k * ak].
- * B: 32-bit pairs, step k at b + k * ldb.
- * Stored as float (c32, stride ldc) or as bf16 (c16, stride ldc). */
+INLINE float sum_lanes(floats x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+#endif
+}
+
+INLINE float max_lanes(floats x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
+    return x[0];
+#endif
+}
+
+/* Cache lines that the next head will need, fetched one by one between the products of this one: a
+ * head's rows stand too far apart for the processor to foresee them. */
+typedef struct {
+    const char *base;
+    const int32_t *offsets;
+    int next, count;
+} lines;
+
+INLINE void fetch(lines *ahead) {
+    if (ahead->next < ahead->count) __builtin_prefetch(ahead->base + ahead->offsets[ahead->next++]);
+}
+
+static void fetch_rest(lines *ahead) {
+    while (ahead->next < ahead->count) fetch(ahead);
+}
+
+/* Offsets in bytes of the lines of n rows of `parts` heads, `part` numbers apart. */
+static int line_offsets(int n, long row, int parts, long part, int d, int32_t *offsets) {
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        for (int p = 0; p < parts; p++)
+            for (int line = 0; line < (int)sizeof(number) * d; line += 64)
+                offsets[count++] = (int32_t)(sizeof(number) * (i * row + p * part)) + line;
+    return count;
+}
+
+/* A tile of rows x (16 * vectors) of C = A B over units.
+ * A: the unit of row m and step k at a[m * am + k * ak].
+ * B: the units of step k at b + k * ldb.
+ * Stored as float (c32, stride ldc) or as numbers (c, stride ldc). */
 INLINE void tile(const int rows, const int vectors, const int steps, const uint32_t *a, long am,
-                 long ak, const uint32_t *b, long ldb, float *c32, bf16 *c16, long ldc) {
-    __m512 sum[6][4];
+                 long ak, const uint32_t *b, long ldb, float *c32, number *c, long ldc, lines *ahead) {
+    floats sum[8][4];
     UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = _mm512_setzero_ps();
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (floats){0};
     for (int k = 0; k < steps; k++) {
-        __m512i right[4];
-        UNROLL for (int v = 0; v < vectors; v++)
-            right[v] = _mm512_loadu_si512(b + k * ldb + 16 * v);
+        units right[4];
+        fetch(ahead);
+        UNROLL for (int v = 0; v < vectors; v++) right[v] = LOAD(units, b + k * ldb + 16 * v);
         UNROLL for (int m = 0; m < rows; m++) {
-            __m512i left = _mm512_set1_epi32((int)a[m * am + k * ak]);
+            uint32_t left = a[m * am + k * ak];
             UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = dot(sum[m][v], left, right[v]);
         }
     }
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int v = 0; v < vectors; v++) {
             if (c32)
-                _mm512_storeu_ps(c32 + m * ldc + 16 * v, sum[m][v]);
+                STORE(floats, c32 + m * ldc + 16 * v, sum[m][v]);
             else
-                _mm256_storeu_si256((__m256i *)(c16 + m * ldc + 16 * v), to_bf16(sum[m][v]));
+                store(c + m * ldc + 16 * v, sum[m][v]);
         }
 }
 
 #define TILE(R, V) tile(R, V, steps, a + m * am, am, ak, b + j, ldb, \
-                        c32 ? c32 + m * ldc + j : 0, c16 ? c16 + m * ldc + j : 0, ldc)
-#define ROWS(V)                                   \
-    {                                             \
-        int m = 0;                                \
-        for (; m + 6 <= rows; m += 6) TILE(6, V); \
-        switch (rows - m) {                       \
-            case 5: TILE(5, V); break;            \
-            case 4: TILE(4, V); break;            \
-            case 3: TILE(3, V); break;            \
-            case 2: TILE(2, V); break;            \
-            case 1: TILE(1, V); break;            \
-        }                                         \
+                        c32 ? c32 + m * ldc + j : 0, c ? c + m * ldc + j : 0, ldc, ahead)
+#define ROWS(R, V)                                    \
+    {                                                 \
+        int m = 0;                                    \
+        for (; m + R <= rows; m += R) TILE(R, V);     \
+        if (R > 4 && m + 4 <= rows) { TILE(4, V); m += 4; } \
+        if (m + 2 <= rows) { TILE(2, V); m += 2; }    \
+        if (m < rows) TILE(1, V);                     \
     }
 
 /* C (rows x columns) = A B; columns must be a multiple of 16. */
 static void multiply(int rows, int columns, int steps, const uint32_t *a, long am, long ak,
-                     const uint32_t *b, long ldb, float *c32, bf16 *c16, long ldc) {
+                     const uint32_t *b, long ldb, float *c32, number *c, long ldc, lines *ahead) {
+#ifdef __AVX512F__ /* 32 registers of 16 lanes: up to 24 sums */
     for (int j = 0; j < columns; j += 64) {
         switch (columns - j) {
-            default: ROWS(4) break;
-            case 48: ROWS(3) break;
-            case 32: ROWS(2) break;
-            case 16: ROWS(1) break;
+            default: ROWS(6, 4) break;
+            case 48: ROWS(8, 3) break;
+            case 32: ROWS(8, 2) break;
+            case 16: ROWS(8, 1) break;
         }
     }
+#else /* 16 registers of 8 lanes: 12 sums */
+    for (int j = 0; j < columns; j += 16) ROWS(6, 1)
+#endif
 }
 
-/* 16 x 16 transpose of 32-bit units; rows beyond `rows` count as zeros. */
+/* 16 x 16 transpose of units; rows beyond `rows` count as zeros. */
 INLINE void transpose16(const uint32_t *x, long ldx, int rows, uint32_t *y, long ldy) {
+#ifdef __AVX512F__
     __m512i r[16], t[16];
     UNROLL for (int i = 0; i < 16; i++)
         r[i] = i < rows ? _mm512_loadu_si512(x + i * ldx) : _mm512_setzero_si512();
@@ -129,77 +225,115 @@ INLINE void transpose16(const uint32_t *x, long ldx, int rows, uint32_t *y, long
         _mm512_storeu_si512(y + j * ldy, low);
         _mm512_storeu_si512(y + (j + 8) * ldy, high);
     }
+#else
+    for (int j = 0; j < 16; j++)
+        for (int i = 0; i < 16; i++) y[j * ldy + i] = i < rows ? x[i * ldx + j] : 0;
+#endif
 }
 
-/* y (d / 2, np) 32-bit = transpose of x (n, d), as pairs along d; zeros behind n. */
-static void transpose_pairs(const bf16 *x, long ldx, int n, int d, uint32_t *y, int np) {
+/* The i-th head of (batch, n, ..., heads, d): its first row. */
+INLINE const number *head_of(const number *x, long row, int n, int heads, int d, long i) {
+    return x + i / heads * n * row + i % heads * d;
+}
+
+/* y (steps, np) = transpose of the units of x (n, steps); zeros behind n. */
+static void transpose(const number *x, long ldx, int n, int steps, uint32_t *y, int np) {
     for (int i = 0; i < np; i += 16)
-        for (int j = 0; j < d / 2; j += 16)
-            transpose16((const uint32_t *)(x + i * ldx) + j, ldx / 2, n - i, y + j * np + i, np);
+        for (int j = 0; j < steps; j += 16)
+            transpose16((const uint32_t *)(x + i * ldx) + j, ldx / PER_UNIT, n - i, y + j * np + i, np);
 }
 
-/* y (ceil(n / 2), columns) 32-bit: pairs of rows of x (n, columns); a missing row is zeros. */
-static void pair_rows(const bf16 *x, long ldx, int n, int columns, uint32_t *y) {
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
-                                         39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+/* The rows of x (n, columns) as units along n: y (ceil(n / PER_UNIT), columns), a missing row zeros.
+ * Rows that are such units and stand close together are used where they are. */
+static const uint32_t *stack(const number *x, long ldx, int n, int columns, uint32_t *y) {
+#ifdef BF16
     for (int i = 0; i < n; i += 2)
         for (int j = 0; j < columns; j += 16) {
-            __m512i even = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(x + i * ldx + j)));
-            __m512i odd = _mm512_setzero_si512();
-            if (i + 1 < n)
-                odd = _mm512_castsi256_si512(
-                    _mm256_loadu_si256((const __m256i *)(x + (i + 1) * ldx + j)));
-            _mm512_storeu_si512(y + (long)(i / 2) * columns + j,
-                                _mm512_permutex2var_epi16(even, low, odd));
+            const number *even = x + i * ldx + j;
+            units pairs = widen(even);
+            if (i + 1 < n) pairs |= widen(even + ldx) << 16;
+            STORE(units, y + (long)(i / 2) * columns + j, pairs);
         }
+    return y;
+#else
+    if (ldx == columns) return (const uint32_t *)x;
+    for (int i = 0; i < n; i++) memcpy(y + (long)i * columns, x + i * ldx, sizeof(number) * columns);
+    return y;
+#endif
 }
 
-/* p (n, np) = softmax(scale * s) by rows, zeros behind n */
-static void softmax_rows(const float *s, int n, int np, float scale, bf16 *p) {
-    const __mmask16 last = n % 16 ? (__mmask16)((1u << n % 16) - 1) : 0xffff;
-    for (int m = 0; m < n; m++) {
-        const float *row = s + (long)m * np;
-        float numerators[256];
-        __m512 top = _mm512_set1_ps(-INFINITY);
-        for (int j = 0; j < np; j += 16)
-            top = _mm512_mask_max_ps(top, j + 16 < np ? 0xffff : last, top, _mm512_loadu_ps(row + j));
-        __m512 highest = _mm512_set1_ps(scale * _mm512_reduce_max_ps(top));
-        __m512 sum = _mm512_setzero_ps();
-        for (int j = 0; j < np; j += 16) {
-            __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(scale), highest);
-            x = _mm512_maskz_mov_ps(j + 16 < np ? 0xffff : last, exp_ps(x));
-            sum = _mm512_add_ps(sum, x);
-            _mm512_storeu_ps(numerators + j, x);
-        }
-        __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
-        for (int j = 0; j < np; j += 16)
-            _mm256_storeu_si256((__m256i *)(p + (long)m * np + j),
-                                to_bf16(_mm512_mul_ps(_mm512_loadu_ps(numerators + j), share)));
+/* Largest of the first n scores of a row. */
+INLINE float highest_of(const float *row, int n, int np) {
+    floats top = LOAD(floats, row + np - 16);
+    top = select_lanes(lanes_below(n - np + 16), top, (floats){0} - INFINITY);
+    for (int j = 0; j + 16 < np; j += 16) {
+        floats x = LOAD(floats, row + j);
+        top = select_lanes(x > top, x, top);
     }
+    return max_lanes(top);
+}
+
+/* exp(scale * score - shift) of the lanes j to j + 15 of a row, zeros behind n */
+INLINE floats numerators_of(const float *row, int j, int n, float scale, float shift) {
+    floats x = exp_lanes(LOAD(floats, row + j) * scale - shift);
+    return j + 16 <= n ? x : (floats)((ints)x & lanes_below(n - j));
+}
+
+/* softmax(scale * s) of `rows` rows (n of np columns), which are computed together to hide latencies.
+ * Either stored to p, zeros behind n (s is overwritten), or times values (np) added to sums. */
+INLINE void softmax_group(const int rows, float *s, int n, int np, float scale, number *p,
+                          const float *values, float *sums) {
+    float shift[4], share[4];
+    floats sum[4], attended[4];
+    UNROLL for (int m = 0; m < rows; m++) {
+        shift[m] = scale * highest_of(s + m * np, n, np);
+        sum[m] = attended[m] = (floats){0};
+    }
+    for (int j = 0; j < np; j += 16)
+        UNROLL for (int m = 0; m < rows; m++) {
+            floats x = numerators_of(s + m * np, j, n, scale, shift[m]);
+            sum[m] += x;
+            if (p)
+                STORE(floats, s + m * np + j, x);
+            else
+                attended[m] += x * LOAD(floats, values + j);
+        }
+    UNROLL for (int m = 0; m < rows; m++) share[m] = 1.0f / sum_lanes(sum[m]);
+    if (!p) {
+        UNROLL for (int m = 0; m < rows; m++) sums[m] += sum_lanes(attended[m]) * share[m];
+        return;
+    }
+    for (int j = 0; j < np; j += 16)
+        UNROLL for (int m = 0; m < rows; m++)
+            store(p + m * np + j, LOAD(floats, s + m * np + j) * share[m]);
+}
+
+/* p (n, np) = softmax(scale * s) by rows, zeros behind n; s is overwritten. */
+static void softmax_rows(float *s, int n, int np, float scale, number *p) {
+    int m = 0;
+    for (; m + 4 <= n; m += 4) softmax_group(4, s + m * np, n, np, scale, p + m * np, 0, 0);
+    for (; m < n; m++) softmax_group(1, s + m * np, n, np, scale, p + m * np, 0, 0);
+}
+
+/* sums (n) += softmax(scale * s) values, by rows */
+static void attend_rows(float *s, const float *values, int n, int np, float scale, float *sums) {
+    int m = 0;
+    for (; m + 4 <= n; m += 4) softmax_group(4, s + m * np, n, np, scale, 0, values, sums + m);
+    for (; m < n; m++) softmax_group(1, s + m * np, n, np, scale, 0, values, sums + m);
 }
 
 /* ds (n, np) = scale * p * (dp - rowsum(p * dp)) */
-static void softmax_backward_rows(const bf16 *p, const float *dp, int n, int np, float scale, bf16 *ds) {
+static void softmax_backward_rows(const number *p, const float *dp, int n, int np, float scale,
+                                  number *ds) {
     for (int m = 0; m < n; m++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int j = 0; j < np; j += 16) {
-            __m512 x = to_float(_mm256_loadu_si256((const __m256i *)(p + (long)m * np + j)));
-            sum = _mm512_fmadd_ps(x, _mm512_loadu_ps(dp + (long)m * np + j), sum);
-        }
-        __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
-        for (int j = 0; j < np; j += 16) {
-            __m512 x = to_float(_mm256_loadu_si256((const __m256i *)(p + (long)m * np + j)));
-            x = _mm512_mul_ps(x, _mm512_sub_ps(_mm512_loadu_ps(dp + (long)m * np + j), mean));
-            _mm256_storeu_si256((__m256i *)(ds + (long)m * np + j),
-                                to_bf16(_mm512_mul_ps(x, _mm512_set1_ps(scale))));
-        }
+        const number *weights = p + (long)m * np;
+        const float *row = dp + (long)m * np;
+        floats sum = {0};
+        for (int j = 0; j < np; j += 16) sum += load(weights + j) * LOAD(floats, row + j);
+        const float mean = sum_lanes(sum);
+        for (int j = 0; j < np; j += 16)
+            store(ds + (long)m * np + j, load(weights + j) * (LOAD(floats, row + j) - mean) * scale);
     }
-}
-
-/* Bytes of one thread's scratch, for both passes. */
-static size_t scratch_bytes(int n, int d) {
-    size_t np = (n + 15) / 16 * 16, pairs = (n + 1) / 2;
-    return 4 * (d / 2 * np + n * np + 3 * pairs * d + 2 * pairs * np) + 2 * n * np + 1024;
 }
 
 static void *take(char **scratch, size_t bytes) {
@@ -208,80 +342,180 @@ static void *take(char **scratch, size_t bytes) {
     return taken;
 }
 
-int attention_forward(const bf16 *qkv, bf16 *out, bf16 *p, int batch, int n, int heads, int d,
+/* Bytes of one thread's scratch, for every pass. */
+static size_t scratch_bytes(int n, int d) {
+    size_t np = (n + 15) / 16 * 16;
+    return 4 * (d * np + 2 * n * np + 3 * n * d + 2 * n * np + n * d) + 4096;
+}
+
+/* Numbers too small for a float's exponent count as zeros: the processor is slow at them. */
+static unsigned flush_denormals(void) {
+#ifdef __SSE2__
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);
+    return before;
+#else
+    return 0;
+#endif
+}
+
+static void restore_denormals(unsigned before) {
+#ifdef __SSE2__
+    _mm_setcsr(before);
+#else
+    (void)before;
+#endif
+}
+
+/* A thread's part of a pass: scratch to take from, and no denormals until the end. */
+#define BEGIN_THREAD                                                                       \
+    unsigned denormals = flush_denormals();                                                \
+    char *memory = aligned_alloc(64, (scratch_bytes(n, d) + 63) / 64 * 64), *scratch = memory; \
+    if (!memory) {                                                                         \
+        _Pragma("omp atomic write") failed = 1;                                            \
+    } else {
+#define END_THREAD  \
+    }               \
+    free(memory);   \
+    restore_denormals(denormals);
+
+int attention_forward(const number *qkv, number *out, number *p, int batch, int n, int heads, int d,
                       float scale) {
     const long row = 3L * heads * d, np = (n + 15) / 16 * 16;
+    const int steps = d / PER_UNIT, stacked = (n + PER_UNIT - 1) / PER_UNIT;
     int failed = 0;
 #pragma omp parallel
     {
-        char *memory = aligned_alloc(64, (scratch_bytes(n, d) + 63) / 64 * 64), *scratch = memory;
-        if (!memory) {
-#pragma omp atomic write
-            failed = 1;
-        } else {
-            uint32_t *keys = take(&scratch, 4 * (d / 2) * np);
-            uint32_t *values = take(&scratch, 4 * ((n + 1) / 2) * d);
-            float *scores = take(&scratch, 4 * n * np);
+        BEGIN_THREAD
+        uint32_t *keys = take(&scratch, 4 * steps * np);
+        uint32_t *values = take(&scratch, 4 * stacked * d);
+        float *scores = take(&scratch, 4 * n * np);
+        int32_t *offsets = take(&scratch, sizeof(number) * 3 * n * d / 16);
+        const int count = line_offsets(n, row, 3, heads * d, d, offsets);
 #pragma omp for schedule(static)
-            for (long i = 0; i < (long)batch * heads; i++) {
-                long image = i / heads, head = i % heads;
-                const bf16 *q = qkv + image * n * row + head * d;
-                const bf16 *k = q + heads * d, *v = k + heads * d;
-                bf16 *weights = p + i * n * np;
-                transpose_pairs(k, row, n, d, keys, np);
-                multiply(n, np, d / 2, (const uint32_t *)q, row / 2, 1, keys, np, scores, 0, np);
-                softmax_rows(scores, n, np, scale, weights);
-                pair_rows(v, row, n, d, values);
-                multiply(n, d, (n + 1) / 2, (const uint32_t *)weights, np / 2, 1, values, d, 0,
-                         out + (image * n * heads + head) * d, (long)heads * d);
-            }
-            free(memory);
+        for (long i = 0; i < (long)batch * heads; i++) {
+            const number *q = head_of(qkv, row, n, heads, d, i);
+            const number *k = q + heads * d, *v = k + heads * d;
+            number *weights = p + i * n * np;
+            lines ahead = {(const char *)head_of(qkv, row, n, heads, d, i + 1), offsets, 0, count};
+            transpose(k, row, n, steps, keys, np);
+            multiply(n, np, steps, (const uint32_t *)q, row / PER_UNIT, 1, keys, np, scores, 0, np,
+                     &ahead);
+            softmax_rows(scores, n, np, scale, weights);
+            multiply(n, d, stacked, (const uint32_t *)weights, np / PER_UNIT, 1,
+                     stack(v, row, n, d, values), d, 0,
+                     (number *)head_of(out, (long)heads * d, n, heads, d, i), (long)heads * d, &ahead);
+            fetch_rest(&ahead);
         }
+        END_THREAD
     }
     return failed;
 }
 
-int attention_backward(const bf16 *qkv, const bf16 *p, const bf16 *dout, bf16 *dqkv, int batch,
+int attention_backward(const number *qkv, const number *p, const number *dout, number *dqkv, int batch,
                        int n, int heads, int d, float scale) {
-    const long row = 3L * heads * d, np = (n + 15) / 16 * 16, pairs = (n + 1) / 2;
+    const long row = 3L * heads * d, np = (n + 15) / 16 * 16;
+    const int steps = d / PER_UNIT, stacked = (n + PER_UNIT - 1) / PER_UNIT;
     int failed = 0;
 #pragma omp parallel
     {
-        char *memory = aligned_alloc(64, (scratch_bytes(n, d) + 63) / 64 * 64), *scratch = memory;
+        BEGIN_THREAD
+        uint32_t *values = take(&scratch, 4 * steps * np);
+        float *dp = take(&scratch, 4 * n * np);
+        number *ds = take(&scratch, sizeof(number) * n * np);
+        uint32_t *queries = take(&scratch, 4 * stacked * d);
+        uint32_t *keys = take(&scratch, 4 * stacked * d);
+        uint32_t *gradients = take(&scratch, 4 * stacked * d);
+        uint32_t *p_units = take(&scratch, 4 * stacked * np);
+        uint32_t *ds_units = take(&scratch, 4 * stacked * np);
+        int32_t *offsets = take(&scratch, sizeof(number) * 3 * n * d / 16);
+        int32_t *g_offsets = take(&scratch, sizeof(number) * n * d / 16);
+        const int count = line_offsets(n, row, 3, heads * d, d, offsets);
+        const int g_count = line_offsets(n, (long)heads * d, 1, 0, d, g_offsets);
+#pragma omp for schedule(static)
+        for (long i = 0; i < (long)batch * heads; i++) {
+            const number *q = head_of(qkv, row, n, heads, d, i);
+            const number *k = q + heads * d, *v = k + heads * d, *weights = p + i * n * np;
+            const number *g = head_of(dout, (long)heads * d, n, heads, d, i);
+            number *dq = (number *)head_of(dqkv, row, n, heads, d, i);
+            number *dk = dq + heads * d, *dv = dk + heads * d;
+            lines ahead = {(const char *)head_of(qkv, row, n, heads, d, i + 1), offsets, 0, count};
+            lines g_ahead = {(const char *)head_of(dout, (long)heads * d, n, heads, d, i + 1), g_offsets,
+                             0, g_count};
+            const uint32_t *g_stack = stack(g, (long)heads * d, n, d, gradients);
+            transpose(v, row, n, steps, values, np);
+            multiply(n, np, steps, (const uint32_t *)g, heads * steps, 1, values, np, dp, 0, np,
+                     &g_ahead);
+            softmax_backward_rows(weights, dp, n, np, scale, ds);
+            multiply(n, d, stacked, (const uint32_t *)ds, np / PER_UNIT, 1,
+                     stack(k, row, n, d, keys), d, 0, dq, row, &ahead);
+            multiply(n, d, stacked, stack(ds, np, n, np, ds_units), 1, np,
+                     stack(q, row, n, d, queries), d, 0, dk, row, &ahead);
+            multiply(n, d, stacked, stack(weights, np, n, np, p_units), 1, np, g_stack, d, 0, dv, row,
+                     &ahead);
+            fetch_rest(&ahead);
+            fetch_rest(&g_ahead);
+        }
+        END_THREAD
+    }
+    return failed;
+}
+
+/* out (batch, n) = sum over heads of softmax(scale * q k^T) values, with q and k projected from tokens
+ * and a token's value one number per head.
+ *   tokens (batch, n, dim), weight (2, heads, d, dim) of q and k, values (batch, n, heads) float,
+ *   out (batch, n) float
+ * A few images take one head's weight after the other, so that both stay in the caches. */
+int scalar_attention(const number *tokens, const number *weight, const float *values, float *out,
+                     int batch, int n, int heads, int d, int dim, float scale) {
+    enum { GROUP = 4 };
+    const long np = (n + 15) / 16 * 16, deep = dim / PER_UNIT, steps = d / PER_UNIT;
+    int failed = 0;
+#pragma omp parallel
+    {
+        unsigned denormals = flush_denormals();
+        size_t bytes = 4 * (GROUP * deep * np + deep * d + 2 * d * np + n * d + n * np + np) + 4096;
+        char *memory = aligned_alloc(64, (bytes + 63) / 64 * 64), *scratch = memory;
         if (!memory) {
 #pragma omp atomic write
             failed = 1;
         } else {
-            uint32_t *values = take(&scratch, 4 * (d / 2) * np);
-            float *dp = take(&scratch, 4 * n * np);
-            bf16 *ds = take(&scratch, 2 * n * np);
-            uint32_t *q_pairs = take(&scratch, 4 * pairs * d);
-            uint32_t *k_pairs = take(&scratch, 4 * pairs * d);
-            uint32_t *g_pairs = take(&scratch, 4 * pairs * d);
-            uint32_t *p_pairs = take(&scratch, 4 * pairs * np);
-            uint32_t *ds_pairs = take(&scratch, 4 * pairs * np);
+            uint32_t *columns = take(&scratch, 4 * GROUP * deep * np); /* the images' tokens */
+            uint32_t *to_query = take(&scratch, 4 * deep * d);
+            number *keys = take(&scratch, sizeof(number) * d * np);
+            uint32_t *key_units = take(&scratch, 4 * steps * np);
+            number *queries = take(&scratch, sizeof(number) * n * d);
+            float *scores = take(&scratch, 4 * n * np);
+            float *lanes = take(&scratch, 4 * np);
+            lines none = {0};
+            memset(lanes, 0, 4 * np);
 #pragma omp for schedule(static)
-            for (long i = 0; i < (long)batch * heads; i++) {
-                long image = i / heads, head = i % heads;
-                long offset = image * n * row + head * d;
-                const bf16 *q = qkv + offset, *k = q + heads * d, *v = k + heads * d;
-                const bf16 *g = dout + (image * n * heads + head) * d;
-                const bf16 *weights = p + i * n * np;
-                bf16 *dq = dqkv + offset, *dk = dq + heads * d, *dv = dk + heads * d;
-                transpose_pairs(v, row, n, d, values, np);
-                multiply(n, np, d / 2, (const uint32_t *)g, heads * d / 2, 1, values, np, dp, 0, np);
-                softmax_backward_rows(weights, dp, n, np, scale, ds);
-                pair_rows(q, row, n, d, q_pairs);
-                pair_rows(k, row, n, d, k_pairs);
-                pair_rows(g, (long)heads * d, n, d, g_pairs);
-                pair_rows(weights, np, n, np, p_pairs);
-                pair_rows(ds, np, n, np, ds_pairs);
-                multiply(n, d, pairs, (const uint32_t *)ds, np / 2, 1, k_pairs, d, 0, dq, row);
-                multiply(n, d, pairs, ds_pairs, 1, np, q_pairs, d, 0, dk, row);
-                multiply(n, d, pairs, p_pairs, 1, np, g_pairs, d, 0, dv, row);
+            for (int first = 0; first < batch; first += GROUP) {
+                const int images = batch - first < GROUP ? batch - first : GROUP;
+                const number *x = tokens + (long)first * n * dim;
+                memset(out + (long)first * n, 0, 4L * images * n);
+                for (int i = 0; i < images; i++)
+                    transpose(x + (long)i * n * dim, dim, n, deep, columns + i * deep * np, np);
+                for (int head = 0; head < heads; head++) {
+                    const number *query = weight + (long)head * d * dim;
+                    const number *key = query + (long)heads * d * dim;
+                    transpose(query, dim, d, deep, to_query, d);
+                    for (int i = 0; i < images; i++) {
+                        const float *value = values + (long)(first + i) * n * heads + head;
+                        for (int j = 0; j < n; j++) lanes[j] = value[(long)j * heads];
+                        multiply(d, np, deep, (const uint32_t *)key, deep, 1, columns + i * deep * np, np,
+                                 0, keys, np, &none);
+                        multiply(n, d, deep, (const uint32_t *)(x + (long)i * n * dim), deep, 1, to_query,
+                                 d, 0, queries, d, &none);
+                        multiply(n, np, steps, (const uint32_t *)queries, steps, 1,
+                                 stack(keys, np, d, np, key_units), np, scores, 0, np, &none);
+                        attend_rows(scores, lanes, n, np, scale, out + (long)(first + i) * n);
+                    }
+                }
             }
-            free(memory);
         }
+        free(memory);
+        restore_denormals(denormals);
     }
     return failed;
 }

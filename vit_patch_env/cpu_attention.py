@@ -1,6 +1,7 @@
-"""Fused bf16 attention for short sequences on CPUs with AVX-512 bf16 instructions.
+"""Fused attention for short sequences on CPUs, in fp32 and bf16.
 
-`cpu_attention.c` is compiled once, with the C compiler that is there, and kept in the user's cache.
+`cpu_attention.c` is compiled once for the processor at hand, with the C compiler that is there, and
+kept in the user's cache.
 """
 
 import ctypes
@@ -16,41 +17,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vit_patch_env.cache import cache_dir
 
 MAX_TOKENS = 256
+MAX_DIM_HEAD = 128
 
 _SOURCE = Path(__file__).with_name("cpu_attention.c")
 _FLAGS = [
-    "-O3", "-std=c11", "-fPIC", "-shared", "-fopenmp",
-    "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma",
+    "-O3", "-std=gnu11", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp",
+    "-Wno-psabi",
 ]  # fmt: skip
+_DEFINITIONS = {torch.float32: [], torch.bfloat16: ["-DBF16"]}
 
 
-def fits(qkv: Tensor, heads: int) -> bool:
-    """Whether the kernel can take query, key and value (batch, n_tokens, 3 * heads * dim_head)."""
-    dim_head = qkv.shape[2] // (3 * heads)
+def fits(tokens: Tensor, dtype: torch.dtype, *sizes: int) -> bool:
+    """Whether the kernel can attend over those tokens.
+
+    Args:
+        tokens: (batch, n_tokens, any size).
+        dtype: of matrix products.
+        sizes: of a head and of whatever else is multiplied.
+    """
     return (
-        qkv.device.type == "cpu"
-        and qkv.dtype == torch.bfloat16
-        and qkv.shape[1] <= MAX_TOKENS
-        and dim_head % 32 == 0
-        and dim_head <= 128
-        and library() is not None
+        tokens.device.type == "cpu"
+        and dtype in _DEFINITIONS
+        and tokens.shape[1] <= MAX_TOKENS
+        and all(size * dtype.itemsize % 64 == 0 for size in sizes)
+        and sizes[0] <= MAX_DIM_HEAD
+        and library(dtype) is not None
     )
 
 
 def fused_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
-    """softmax(scale * query key^T) value: (batch, n_tokens, heads * dim_head), bf16.
+    """softmax(scale * query key^T) value: (batch, n_tokens, heads * dim_head), of qkv's type.
 
     Args:
-        qkv: (batch, n_tokens, 3 * heads * dim_head) bf16, query, key and value after each other,
-            each by heads.
+        qkv: (batch, n_tokens, 3 * heads * dim_head), query, key and value after each other, each by
+            heads; what `fits` accepts.
         heads: attention heads.
         scale: of the scores.
     """
     return _FusedAttention.apply(qkv, heads, scale)  # type: ignore[no-any-return]
+
+
+def fused_scalar_attention(tokens: Tensor, weight: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Attention where a token's value is one number per head: (batch, n_tokens), no gradient.
+
+    Args:
+        tokens: (batch, n_tokens, dim), of which query and key are projected.
+        weight: (2 * heads * dim_head, dim) of that projection, of the tokens' type.
+        values: (batch, n_tokens, heads) float32; the attended ones are summed over heads.
+        scale: of the scores.
+    """
+    batch, n_tokens, heads = values.shape
+    out = values.new_empty(batch, n_tokens)
+    dim, dim_head = tokens.shape[2], len(weight) // (2 * heads)
+    sizes = batch, n_tokens, heads, dim_head, dim, ctypes.c_float(scale)
+    inputs = tokens.contiguous(), weight.contiguous(), values.contiguous()
+    _call("scalar_attention", *inputs, out, sizes)
+    return out
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -68,6 +95,7 @@ class _FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         qkv, weights = ctx.saved_tensors
         qkv_gradient = torch.empty_like(qkv)
@@ -78,26 +106,27 @@ class _FusedAttention(torch.autograd.Function):
 def _call(name: str, *arguments: Any) -> None:
     *tensors, sizes = arguments
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    if getattr(library(), name)(*pointers, *sizes):
+    if getattr(library(tensors[0].dtype), name)(*pointers, *sizes):
         raise MemoryError(f"no memory for {name}")
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where the processor or a compiler is missing."""
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
-        return None
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernel compiled for a type of numbers, or None with a warning where that fails."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         warnings.warn("no C compiler found: attention takes the slower, general path", stacklevel=2)
         return None
-    key = hashlib.sha256(_SOURCE.read_bytes() + " ".join([compiler, *_FLAGS]).encode())
+    flags = [*_FLAGS, *_DEFINITIONS[dtype]]
+    # Machines may share a home, so the processor is part of the name.
+    machine = sorted(torch.cpu.get_capabilities().items())
+    key = hashlib.sha256(_SOURCE.read_bytes() + repr([compiler, flags, machine]).encode())
     path = cache_dir() / f"cpu_attention-{key.hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
-            command = [compiler, *_FLAGS, "-o", str(built), str(_SOURCE), "-lm"]
+            command = [compiler, *flags, "-o", str(built), str(_SOURCE), "-lm"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 warnings.warn(

@@ -14,8 +14,10 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 def mean_attention_output(model: Any, images: Tensor) -> Tensor:
     """First attention layer's output averaged over dim and batch: (n_patches,).
 
-    The paper's state (section 2.2).
+    The paper's state (section 2.2). A model may offer the mean itself, as `mean_first_attention`.
     """
+    if hasattr(model, "mean_first_attention"):
+        return model.mean_first_attention(images)  # type: ignore[no-any-return]
     output: Tensor = model.first_attention(images)  # (batch, n_patches, dim)
     return output.float().mean(dim=(0, 2))
 

@@ -6,8 +6,9 @@
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from vit_patch_env.attention import attend, attention_weights
+from vit_patch_env.attention import attend, attend_scalars, attention_weights, split_heads
 from vit_patch_env.selection import select_tokens
 
 
@@ -34,6 +35,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, dim_head: int) -> None:
         super().__init__()
         self.heads = heads
+        self.dim_head = dim_head
         self.scale = dim_head**-0.5
         self.norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
@@ -46,7 +48,26 @@ class Attention(nn.Module):
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Attention (batch, heads, queries, keys), each query's row summing to 1."""
-        return attention_weights(self.to_qkv(self.norm(tokens)), self.heads, self.scale)
+        query_key = F.linear(self.norm(tokens), self._query_key)
+        return attention_weights(*split_heads(query_key, 2, self.heads), self.scale)
+
+    def mean_output(self, tokens: Tensor) -> Tensor:
+        """`forward(tokens)` averaged over batch and dim: (n_tokens,) float32.
+
+        Everything behind the softmax is linear, so the mean over dim is taken of the weights: a
+        token's value is then one number per head, and neither values nor output are projected.
+        """
+        normed = self.norm(tokens)
+        value = self.to_qkv.weight.chunk(3)[2].unflatten(0, (self.heads, self.dim_head))
+        out = self.to_out.weight.mean(dim=0).view(self.heads, self.dim_head)
+        with torch.autocast(tokens.device.type, enabled=False):
+            values = F.linear(normed.float(), torch.einsum("hd,hdk->hk", out, value))
+        return attend_scalars(normed, self._query_key, values, self.scale).mean(dim=0)
+
+    @property
+    def _query_key(self) -> Tensor:
+        """The projection to query and key (2 * heads * dim_head, dim)."""
+        return self.to_qkv.weight[: 2 * self.heads * self.dim_head]
 
 
 class Block(nn.Module):
@@ -138,6 +159,10 @@ class SimpleViT(nn.Module):
         The agent's view of a batch (paper, section 2.2).
         """
         return self._first_attention_layer(self.embed(images))  # type: ignore[no-any-return]
+
+    def mean_first_attention(self, images: Tensor) -> Tensor:
+        """`first_attention(images)` averaged over batch and dim: (n_patches,), at half its cost."""
+        return self._first_attention_layer.mean_output(self.embed(images))
 
     def first_attention_weights(self, images: Tensor) -> Tensor:
         """The first layer's attention (batch, heads, queries, keys) on all patches."""
