@@ -4,34 +4,44 @@ Every contender lives in a process of its own, which waits while the others are 
 all of them are measured in turn, in one run, and each has a peak memory of its own.
 """
 
+import importlib.util
 import multiprocessing
+import os
 import resource
+import signal
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench_report import draw_bench, show_bench
+from experiments.bench_report import AGENT, OURS, PAPER, PEER, draw_bench, show_bench, unsettled
 from experiments.options import BenchOptions
 from experiments.run_folder import device_name, provenance, write_json
 from vit_patch_env import SimpleViT, load_dataset
+from vit_patch_env.checks import check_choice, check_whole
 from vit_patch_env.data import check_dataset
-from vit_patch_env.training import resolve_device, resolve_precision
+from vit_patch_env.memory import is_out_of_memory
+from vit_patch_env.training import PrecisionName, has_bf16, resolve_device, resolve_precision
 
 
 class Setup(NamedTuple):
-    """What is measured: a kind of contender at a number of patches."""
+    """What is measured: a kind of contender at a number of patches.
+
+    `ours` and `agent` are one process, whose epochs are measured without the agent and with it.
+    """
 
     kind: str
     n_patches: int
@@ -39,12 +49,12 @@ class Setup(NamedTuple):
     @property
     def name(self) -> str:
         """As it stands in tables."""
-        return {
-            "peer": "vit-pytorch, fp32",
-            "paper": "the paper's way, fp32",
-            "ours": "ours",
-            "agent": "ours with agent",
-        }[self.kind]
+        return {"peer": PEER, "paper": PAPER, "ours": OURS, "agent": AGENT}[self.kind]
+
+    @property
+    def rival(self) -> bool:
+        """Whether it is somebody else's way."""
+        return self.kind in ("peer", "paper")
 
 
 SETUPS = (
@@ -56,18 +66,23 @@ SETUPS = (
 
 @dataclass
 class Figures:
-    """What was measured of a contender: seconds per step, in lists a value per repeat.
+    """What was measured of a contender, in lists a value per repeat; seconds are per step.
 
-    The parts of the agent's work are those of the last repeat.
+    `ceiling` is the rate of matrix products, in FLOP/s, measured just before the steps. Steps are
+    those of a contender's optimiser, and so are not measured a second time with the agent.
     """
 
     name: str
     n_patches: int
-    step_seconds: list[float]
-    epoch_step_seconds: list[float]
-    agent_parts: dict[str, float]
-    peak_memory_bytes: int
+    precision: str
     flops: int
+    step_seconds: list[float] = field(default_factory=list)
+    ceiling: list[float] = field(default_factory=list)
+    epoch_step_seconds: list[float] = field(default_factory=list)
+    agent_seconds: dict[str, list[float]] = field(default_factory=dict)
+    step_shares: dict[str, float] = field(default_factory=dict)
+    idle_share: float | None = None
+    peak_memory_bytes: int = 0
 
 
 class Bench:
@@ -78,7 +93,7 @@ class Bench:
         console: where progress is shown.
 
     Raises:
-        ValueError: for an unknown data set or device, or options out of range.
+        ValueError: for an unknown data set, device or precision, or options out of range.
     """
 
     def __init__(self, options: BenchOptions, console: Console) -> None:
@@ -86,65 +101,65 @@ class Bench:
         self.console = console
         check_dataset(options.dataset, options.data_dir)
         self.device = resolve_device(options.device)
-        self.dtype = resolve_precision("auto", self.device)
+        check_choice(get_args(PrecisionName), precision=options.precision)
+        dtype = resolve_precision(options.precision, self.device)
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        check_whole(
+            "[1, inf)", batch_size=options.batch_size, steps=options.steps, repeats=options.repeats,
+            max_repeats=options.max_repeats,
+        )  # fmt: skip
         if options.epoch_steps % 10 or options.epoch_steps < 10:
             raise ValueError(
                 f"epoch_steps must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}"
             )
-        if options.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {options.repeats}")
-        try:
-            import vit_pytorch  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                "the benchmark needs its rival, got none: pip install vit-pytorch"
-            ) from error
 
     def run(self) -> dict[str, Any]:
-        """Measure everything in turn; the content of bench.json."""
+        """Measure everything in turn; the content of bench.json.
+
+        Raises:
+            MemoryError: for a batch that does not fit, with one that does.
+        """
         options = self.options
-        flops = {n: step_flops(n, options.batch_size) for n in {s.n_patches for s in SETUPS}}
-        data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
-        load_dataset(**data)  # once, so that a folder's images are in the cache for all
-        workers = []
-        ceilings: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
+        load_dataset(**self.data)  # once, so that a folder's images are in the cache for all
+        skipped = {setup: reason for setup in SETUPS if (reason := self._missing(setup))}
+        workers: dict[Setup, _Worker] = {}
+        started = time.perf_counter()
         try:
-            for setup in track(SETUPS, "starting", console=self.console, transient=True):
-                workers.append(_Worker(setup, data, options.batch_size, str(self.device)))
-            figures = [
-                Figures(s.name, s.n_patches, [], [], {}, 0, flops[s.n_patches]) for s in SETUPS
-            ]
-            repeats = range(options.repeats)
-            for _ in track(repeats, "measuring", console=self.console, transient=True):
-                for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-                    ceilings[name].append(matrix_ceiling(self.device, dtype))
-                for worker, measured in zip(workers, figures, strict=True):
-                    seconds = worker.ask("steps", options.steps)
-                    measured.step_seconds.append(seconds / options.steps)
-                for worker, measured in zip(workers, figures, strict=True):
-                    seconds = worker.ask("epoch", options.epoch_steps)
-                    measured.epoch_step_seconds.append(seconds / options.epoch_steps)
-            for worker, measured in zip(workers, figures, strict=True):
-                parts = worker.ask("parts", 0)
-                measured.agent_parts = {
-                    name: seconds / options.epoch_steps for name, seconds in parts.items()
-                }
-                measured.peak_memory_bytes = worker.ask("memory", 0)
+            with self.console.status("starting") as status:
+                for setup in SETUPS:
+                    twin = setup._replace(kind="ours")
+                    if setup not in skipped:
+                        status.update(f"starting {setup.name}, {setup.n_patches} patches")
+                        workers[setup] = workers.get(twin) or self._start(setup)
+                figures = {setup: self._figures(setup) for setup in workers}
+                bench = self._content(figures, skipped)
+                n_repeats = 0
+                while n_repeats < options.repeats or (
+                    n_repeats < options.max_repeats and unsettled(bench)
+                ):
+                    n_repeats += 1
+                    minutes = (time.perf_counter() - started) / 60
+                    status.update(f"repeat {n_repeats}, after {minutes:.0f} min")
+                    self._repeat(workers, figures)
+                    bench = self._content(figures, skipped)
+                    if n_repeats >= options.repeats and unsettled(bench):
+                        self.console.print(
+                            f"After {n_repeats} repeats these spread too far: "
+                            f"{', '.join(unsettled(bench))}.",
+                            highlight=False, soft_wrap=True,
+                        )  # fmt: skip
+                status.update("what steps are made of")
+                for setup, worker in workers.items():
+                    measured = figures[setup]
+                    if setup.kind != "agent":
+                        measured.step_shares, measured.idle_share = worker.ask("shares", 2)
+                    measured.peak_memory_bytes = worker.ask("memory")
         finally:
-            for worker in workers:
+            for worker in set(workers.values()):
                 worker.close()
-        bench = {
-            "device": device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
-            "batch_size": options.batch_size,
-            "epoch_steps": options.epoch_steps,
-            "ceiling_flops_per_second": {
-                name: statistics.median(values) for name, values in ceilings.items()
-            },
-            "contenders": [asdict(measured) for measured in figures],
-        }
+        bench = self._content(figures, skipped)
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "bench.json", {**bench, **provenance()})
@@ -153,20 +168,97 @@ class Bench:
         self.console.print(f"Written to {out}.", highlight=False)
         return bench
 
+    def _missing(self, setup: Setup) -> str | None:
+        """Why a contender cannot be measured here, or None."""
+        if setup.rival and importlib.util.find_spec("vit_pytorch") is None:
+            return "vit-pytorch is not installed (pip install vit-pytorch)"
+        if not setup.rival and self.precision == "bf16" and not has_bf16(self.device):
+            return f"{device_name(self.device)} has no instructions for bf16"
+        return None
+
+    def _start(self, setup: Setup) -> "_Worker":
+        batch_size = self.options.batch_size
+        precision = "fp32" if setup.rival else self.precision
+        start = partial(_Worker, setup, self.data, device=str(self.device), precision=precision)
+        try:
+            return start(batch_size=batch_size)
+        except MemoryError as error:
+            fitting = batch_size // 2
+            while fitting:
+                try:
+                    start(batch_size=fitting).close()
+                    break
+                except MemoryError:
+                    fitting //= 2
+            advice = f"--batch-size {fitting} does" if fitting else "not even one image does"
+            raise MemoryError(
+                f"batches of {batch_size} images of {setup.n_patches} patches do not fit into the "
+                f"memory of {device_name(self.device)} with {setup.name}: {advice}"
+            ) from error
+
+    def _figures(self, setup: Setup) -> Figures:
+        precision = "fp32" if setup.rival else self.precision
+        flops = step_flops(setup.n_patches, self.options.batch_size)
+        return Figures(setup.name, setup.n_patches, precision, flops)
+
+    def _repeat(self, workers: "dict[Setup, _Worker]", figures: dict[Setup, Figures]) -> None:
+        """Measure every contender once: all their steps in turn, then all their epochs."""
+        n_steps, n_epoch_steps = self.options.steps, self.options.epoch_steps
+        for setup, worker in workers.items():
+            if setup.kind == "agent":
+                continue
+            measured = figures[setup]
+            dtype = torch.bfloat16 if measured.precision == "bf16" else torch.float32
+            measured.ceiling.append(matrix_ceiling(self.device, dtype))
+            measured.step_seconds.append(worker.ask("steps", n_steps) / n_steps)
+        for setup, worker in workers.items():
+            measured = figures[setup]
+            seconds = worker.ask("epoch_alone" if setup.kind == "ours" else "epoch", n_epoch_steps)
+            measured.epoch_step_seconds.append(seconds / n_epoch_steps)
+            if setup.kind != "agent":
+                continue
+            for part, part_seconds in worker.ask("parts").items():
+                values = measured.agent_seconds.setdefault(part, [])
+                values.append(part_seconds / n_epoch_steps)
+
+    def _content(self, figures: dict[Setup, Figures], skipped: dict[Setup, str]) -> dict[str, Any]:
+        return {
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+            "batch_size": self.options.batch_size,
+            "steps": self.options.steps,
+            "epoch_steps": self.options.epoch_steps,
+            "contenders": [asdict(measured) for measured in figures.values()],
+            "skipped": [
+                {"name": setup.name, "n_patches": setup.n_patches, "reason": reason}
+                for setup, reason in skipped.items()
+            ],
+        }
+
 
 class _Worker:
-    """A process that holds one contender and measures it when asked."""
+    """A process that holds one contender and measures it when asked.
 
-    def __init__(self, setup: Setup, data: dict[str, Any], batch_size: int, device: str) -> None:
+    Raises:
+        MemoryError: where the contender does not fit.
+        RuntimeError: where it fails otherwise.
+    """
+
+    def __init__(
+        self, setup: Setup, data: dict[str, Any], *, batch_size: int, device: str, precision: str
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         # Not a daemon: the rivals' loaders start processes of their own.
-        self.process = context.Process(target=_serve, args=(other, setup, data, batch_size, device))
+        self.process = context.Process(
+            target=_serve, args=(other, setup, data, batch_size, device, precision)
+        )
         self.process.start()
         other.close()
         self._answer()
 
-    def ask(self, what: str, n_steps: int) -> Any:
+    def ask(self, what: str, n_steps: int = 0) -> Any:
         """The answer to a request, after it has been carried out."""
         self.connection.send((what, n_steps))
         return self._answer()
@@ -180,15 +272,33 @@ class _Worker:
     def _answer(self) -> Any:
         try:
             answer = self.connection.recv()
-        except EOFError as error:
-            raise RuntimeError("a benchmark process died") from error
-        if isinstance(answer, str):
-            raise RuntimeError(f"a benchmark process failed:\n{answer}")
+        except (EOFError, ConnectionError) as error:
+            self.process.join()
+            if self.process.exitcode == -signal.SIGKILL:  # what Linux does where memory ends
+                raise MemoryError("a benchmark process was killed") from error
+            raise RuntimeError(
+                f"a benchmark process died with status {self.process.exitcode}"
+            ) from error
+        if isinstance(answer, _Failure):
+            self.close()
+            if answer.out_of_memory:
+                raise MemoryError(answer.text)
+            raise RuntimeError(f"a benchmark process failed:\n{answer.text}")
         return answer
 
 
+class _Failure(NamedTuple):
+    out_of_memory: bool
+    text: str
+
+
 def _serve(
-    connection: Connection, setup: Setup, data: dict[str, Any], batch_size: int, device_type: str
+    connection: Connection,
+    setup: Setup,
+    data: dict[str, Any],
+    batch_size: int,
+    device_type: str,
+    precision: str,
 ) -> None:
     """Make a contender, warm it up, then answer requests until the connection closes."""
     from experiments import contenders
@@ -198,12 +308,13 @@ def _serve(
         kinds: dict[str, Callable[..., contenders.Contender]] = {
             "peer": contenders.Peer,
             "paper": contenders.PaperWay,
-            "ours": contenders.Ours,
+            "ours": contenders.OursWithAgent,
             "agent": contenders.OursWithAgent,
         }
-        contender = kinds[setup.kind](images, batch_size, device, setup.n_patches)
+        options = {} if setup.rival else {"precision": precision}
+        contender = kinds[setup.kind](images, batch_size, device, setup.n_patches, **options)
         contender.steps(2)
-        contender.epoch(10)
+        contender.epoch(1)
         connection.send(0.0)
         while True:
             what, n_steps = connection.recv()
@@ -211,12 +322,14 @@ def _serve(
                 connection.send(contender.parts())
             elif what == "memory":
                 connection.send(peak_memory(device))
+            elif what == "shares":
+                connection.send(step_shares(contender.steps, n_steps, device))
             else:
                 connection.send(_seconds(getattr(contender, what), n_steps, device))
     except EOFError:
         return
-    except Exception:
-        connection.send(traceback.format_exc())
+    except Exception as error:
+        connection.send(_Failure(is_out_of_memory(error), traceback.format_exc()))
 
 
 def _seconds(function: Any, n_steps: int, device: torch.device) -> float:
@@ -240,12 +353,62 @@ def matrix_ceiling(device: torch.device, dtype: torch.dtype, size: int = 2048) -
 
 
 def step_flops(n_keep: int, batch_size: int) -> int:
-    """FLOPs of the matrix products in a training step, counted by torch."""
-    model = SimpleViT(n_classes=10)
-    images, labels = torch.rand(batch_size, 3, 32, 32), torch.zeros(batch_size, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images, torch.arange(n_keep)), labels).backward()  # type: ignore[no-untyped-call]
+    """FLOPs of the matrix products in a training step, counted by torch without computing them."""
+    with torch.device("meta"):
+        model = SimpleViT(n_classes=10)
+        images, labels = torch.rand(batch_size, 3, 32, 32), torch.zeros(batch_size).long()
+        with FlopCounterMode(display=False) as counter:
+            F.cross_entropy(model(images, torch.arange(n_keep)), labels).backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
+
+
+_PARTS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear"),
+    "attention": ("Attention", "attention", "softmax"),
+    "optimiser": ("Optimizer.", "adam"),
+}
+
+
+def step_shares(
+    steps: Callable[[int], None], n_steps: int, device: torch.device
+) -> tuple[dict[str, float], float | None]:
+    """Shares of a step's work that go to its parts, and of its time that a CUDA device is idle.
+
+    Args:
+        steps: trains so many steps.
+        n_steps: to train under torch's profiler.
+        device: what it trains on.
+    """
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with _silent_stderr(), profile(activities=activities) as profiler:
+        seconds = _seconds(steps, n_steps, device)
+
+    shares = dict.fromkeys((*_PARTS, "everything else"), 0.0)
+    for event in profiler.key_averages():
+        if event.device_type.name != "CPU":
+            continue  # a kernel, counted with the operation that called it
+        name = next(
+            (part for part, keys in _PARTS.items() if any(key in event.key for key in keys)),
+            "everything else",
+        )
+        shares[name] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    total = sum(shares.values())
+    idle = max(0.0, 1 - total / 1e6 / seconds) if cuda else None
+    return {part: value / total for part, value in shares.items()}, idle
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """No output to standard error: torch's profiler writes notes for its own developers there."""
+    stderr = os.dup(2)
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def peak_memory(device: torch.device) -> int:

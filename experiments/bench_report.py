@@ -1,137 +1,279 @@
-"""What a benchmark says: a table, a plot and a paragraph, from the content of bench.json."""
+"""What a benchmark says: tables, a plot and a paragraph, from the content of bench.json.
 
+Ratios are taken repeat by repeat, so that a machine whose speed drifts does not bend them.
+"""
+
+import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+PEER, PAPER, OURS, AGENT = (
+    "vit-pytorch, fp32", "the paper's way, fp32", "ours", "ours with agent",
+)  # fmt: skip
+MAX_SPREAD = 0.2
+"""Interquartile range over median, above which a ratio is not told."""
 
-def find(bench: dict[str, Any], name: str, n_patches: int) -> dict[str, Any]:
-    """The figures of a contender."""
-    for contender in bench["contenders"]:
-        if (contender["name"], contender["n_patches"]) == (name, n_patches):
-            return dict(contender)
-    raise KeyError(name, n_patches)
-
-
-def step_seconds(contender: dict[str, Any], kind: str = "step") -> float:
-    """Median seconds per step, of the step alone or (`epoch_step`) of a whole epoch."""
-    return float(statistics.median(contender[f"{kind}_seconds"]))
+SPEED_UP = "speed-up against vit-pytorch"
+PAPER_SPEED_UP = "speed-up against the paper's way"
+CEILING_SHARE = "share of the ceiling at 64 patches"
+AGENT_SHARE = "agent's share at 40 patches"
 
 
-def agent_share(contender: dict[str, Any]) -> float:
-    """Share of an epoch's step that goes to the agent, in [0, 1]."""
-    return float(sum(contender["agent_parts"].values()) / contender["epoch_step_seconds"][-1])
+def ratios(bench: dict[str, Any]) -> dict[str, list[float]]:
+    """Every ratio that the benchmark is about, repeat by repeat, of the contenders there are."""
+    by_key = {(c["name"], c["n_patches"]): c for c in bench["contenders"]}
+
+    def per_repeat(
+        function: Callable[..., float], *keys: tuple[str, int, str]
+    ) -> list[float] | None:
+        if any((name, n_patches) not in by_key for name, n_patches, _ in keys):
+            return None
+        columns = (by_key[name, n_patches][what] for name, n_patches, what in keys)
+        return [function(*values) for values in zip(*columns, strict=True)]
+
+    def quotient(left: float, right: float) -> float:
+        return left / right
+
+    step, epoch = "step_seconds", "epoch_step_seconds"
+    flops = {c["n_patches"]: c["flops"] for c in bench["contenders"]}
+    found = {
+        SPEED_UP: per_repeat(quotient, (PEER, 64, epoch), (AGENT, 40, epoch)),
+        PAPER_SPEED_UP: per_repeat(quotient, (PAPER, 40, epoch), (AGENT, 40, epoch)),
+        CEILING_SHARE: per_repeat(
+            lambda seconds, ceiling: float(flops[64] / seconds / ceiling),
+            (OURS, 64, step), (OURS, 64, "ceiling"),
+        ),
+        **{
+            time_ratio(n_patches): per_repeat(quotient, (OURS, 64, step), (OURS, n_patches, step))
+            for n_patches in (40, 16)
+        },
+    }  # fmt: skip
+    agent = by_key.get((AGENT, 40))
+    if agent is not None and agent["agent_seconds"]:
+        parts = zip(*agent["agent_seconds"].values(), strict=True)
+        found[AGENT_SHARE] = [
+            sum(seconds) / total for seconds, total in zip(parts, agent[epoch], strict=True)
+        ]
+    return {name: values for name, values in found.items() if values}
+
+
+def time_ratio(n_patches: int) -> str:
+    """Name of the ratio of step times at 64 and at fewer patches."""
+    return f"step time, 64 over {n_patches} patches"
+
+
+def spread(values: list[float]) -> float:
+    """Interquartile range over median: 0.2 = the middle half lies within 20 %."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return float((high - low) / middle)
+
+
+def unsettled(bench: dict[str, Any]) -> list[str]:
+    """Names of the ratios whose repeats spread too far, each with its spread."""
+    return [
+        f"{name} ({spread(values):.0%})"
+        for name, values in ratios(bench).items()
+        if spread(values) > MAX_SPREAD
+    ]
 
 
 def show_bench(bench: dict[str, Any], console: Console) -> None:
     """Print what was measured."""
-    batch, ceiling = bench["batch_size"], bench["ceiling_flops_per_second"]
+    rates = []
+    for precision in dict.fromkeys(c["precision"] for c in bench["contenders"]):
+        values = [
+            x for c in bench["contenders"] if c["precision"] == precision for x in c["ceiling"]
+        ]
+        rates.append(f"{statistics.median(values) / 1e9:.0f} GFLOP/s in {precision}")
     console.print(
-        f"{bench['device']}, {bench['threads']} threads, batches of {batch}. Matrix products reach "
-        f"{ceiling['fp32'] / 1e9:.0f} GFLOP/s in fp32 and {ceiling['bf16'] / 1e9:.0f} GFLOP/s in "
-        "bf16. Medians (and range) over the repeats.",
+        f"{bench['device']}, {bench['threads']} threads, batches of {bench['batch_size']}; ours in "
+        f"{bench['precision']}. Matrix products reach {' and '.join(rates)}. Medians (and range) "
+        "over the repeats.",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-    table = Table()
-    for title in (
-        "",
-        "patches",
-        "step, ms",
-        "of the ceiling",
-        "epoch, ms per step",
-        "images/s",
-        "GB",
-    ):
-        table.add_column(title, justify="left" if not title else "right")
-    for contender in bench["contenders"]:
-        step, epoch = step_seconds(contender), step_seconds(contender, "epoch_step")
-        precision = "fp32" if "fp32" in contender["name"] else bench["precision"]
-        table.add_row(
-            contender["name"],
-            str(contender["n_patches"]),
-            _spread(contender["step_seconds"]),
-            f"{contender['flops'] / ceiling[precision] / step:.0%}",
-            _spread(contender["epoch_step_seconds"]),
-            f"{batch / epoch:.0f}",
-            f"{contender['peak_memory_bytes'] / 1e9:.1f}",
-        )
-    console.print(table)
+    for table in (_contenders(bench), _agents(bench), _shares(bench)):
+        console.print(table)
     console.print(in_words(bench), highlight=False, soft_wrap=True)
+
+
+def _contenders(bench: dict[str, Any]) -> Table:
+    cuda = any(contender["idle_share"] is not None for contender in bench["contenders"])
+    table = _table(
+        "Training", "patches", "step, ms", "of ceiling", "epoch, ms per step", "images/s", "GB",
+        *(["GPU idle"] if cuda else []),
+    )  # fmt: skip
+    for contender in bench["contenders"]:
+        shares = [
+            contender["flops"] / seconds / ceiling
+            for seconds, ceiling in zip(
+                contender["step_seconds"], contender["ceiling"], strict=True
+            )
+        ]
+        epoch = statistics.median(contender["epoch_step_seconds"])
+        table.add_row(
+            contender["name"], str(contender["n_patches"]),
+            _spread_ms(contender["step_seconds"]) if shares else "",
+            f"{statistics.median(shares):.0%}" if shares else "",
+            _spread_ms(contender["epoch_step_seconds"]),
+            f"{bench['batch_size'] / epoch:.0f}", f"{contender['peak_memory_bytes'] / 1e9:.1f}",
+            *([_percent(contender["idle_share"])] if cuda else []),
+        )  # fmt: skip
+    for contender in bench["skipped"]:
+        table.add_row(contender["name"], str(contender["n_patches"]), "skipped")
+    reasons = dict.fromkeys(str(contender["reason"]) for contender in bench["skipped"])
+    if reasons:
+        table.caption = f"Skipped: {'; '.join(reasons)}."
+    return table
+
+
+def _agents(bench: dict[str, Any]) -> Table:
+    """The agent's parts, in milliseconds per step."""
+    agents = [contender for contender in bench["contenders"] if contender["agent_seconds"]]
+    parts = list(dict.fromkeys(part for agent in agents for part in agent["agent_seconds"]))
+    table = _table("The agent, ms per step", "patches", *parts, "together", "of the step")
+    for agent in agents:
+        seconds = [statistics.median(agent["agent_seconds"][part]) for part in parts]
+        total = statistics.median(agent["epoch_step_seconds"])
+        table.add_row(
+            agent["name"], str(agent["n_patches"]), *(f"{1000 * value:.2f}" for value in seconds),
+            f"{1000 * sum(seconds):.1f}", f"{sum(seconds) / total:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _shares(bench: dict[str, Any]) -> Table:
+    """What a step is made of."""
+    contenders = [contender for contender in bench["contenders"] if contender["name"] == OURS]
+    parts = list(dict.fromkeys(part for c in contenders for part in c["step_shares"]))
+    table = _table("What a step is made of", "patches", *parts)
+    for contender in contenders:
+        table.add_row(
+            contender["name"], str(contender["n_patches"]),
+            *(f"{contender['step_shares'][part]:.0%}" for part in parts),
+        )  # fmt: skip
+    return table
 
 
 def in_words(bench: dict[str, Any]) -> str:
     """What the figures mean: speed-ups, time against tokens, the agent's share, the limit."""
-    ours, agent = find(bench, "ours", 64), find(bench, "ours with agent", 40)
-    peer = find(bench, "vit-pytorch, fp32", 64)
-    paper = find(bench, "the paper's way, fp32", 40)
-    ceiling = bench["ceiling_flops_per_second"][bench["precision"]]
-    reached = ours["flops"] / ceiling / step_seconds(ours)
-    epochs = {
-        name: step_seconds(contender, "epoch_step")
-        for name, contender in (("peer", peer), ("paper", paper), ("agent", agent))
-    }
-    ratios = []
+    found = ratios(bench)
+    flops = {contender["n_patches"]: contender["flops"] for contender in bench["contenders"]}
+
+    def tell(name: str, sentence: str, percent: bool = False) -> str:
+        if name not in found:
+            return ""
+        values = found[name]
+        if spread(values) > MAX_SPREAD:
+            return (
+                f"The {name} is not told: its {len(values)} repeats spread by {spread(values):.0%}."
+            )
+        middle = statistics.median(values)
+        return sentence.format(f"{middle:.1%}" if percent else f"{middle:.2f}")
+
+    sentences = [
+        tell(
+            SPEED_UP,
+            "An epoch with the agent at 40 patches runs {} times as many images per second as "
+            "vit-pytorch with all patches.",
+        ),
+        tell(PAPER_SPEED_UP, "It runs {} times as many as the paper's way with 40."),
+        tell(CEILING_SHARE, "A step at 64 patches reaches {} of the matrix ceiling.", True),
+    ]
     for n_patches in (40, 16):
-        fewer = find(bench, "ours", n_patches)
-        time_ratio = step_seconds(ours) / step_seconds(fewer)
-        flop_ratio = ours["flops"] / fewer["flops"]
-        ratios.append(
-            f"{time_ratio:.2f} at {n_patches} patches where the FLOPs fall by {flop_ratio:.2f} "
-            f"({time_ratio / flop_ratio:.0%})"
-        )
-    parts = ", ".join(
-        f"{name} {seconds / agent['epoch_step_seconds'][-1]:.1%}"
-        for name, seconds in agent["agent_parts"].items()
+        name = time_ratio(n_patches)
+        if name in found:
+            ideal = flops[64] / flops[n_patches]
+            share = statistics.median(found[name]) / ideal
+            sentences.append(
+                tell(
+                    name,
+                    f"At {n_patches} patches it is faster by {{}}, where its FLOPs fall by "
+                    f"{ideal:.2f} ({share:.0%}).",
+                )
+            )
+    sentences += [
+        tell(AGENT_SHARE, "The agent takes {} of a step at 40 patches.", True),
+        _limit(bench),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _limit(bench: dict[str, Any]) -> str:
+    """What keeps the step from the ceiling, by the measured shares of its parts."""
+    full = next((c for c in bench["contenders"] if (c["name"], c["n_patches"]) == (OURS, 64)), None)
+    if full is None or not full["step_shares"]:
+        return ""
+    seconds = statistics.median(full["step_seconds"])
+    floor = full["flops"] / statistics.median(full["ceiling"])
+    shares = dict(full["step_shares"])
+    parts = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+    largest = max(
+        (part for part in shares if part != "matrix products"), key=lambda part: shares[part]
     )
+    idle = full["idle_share"]
     return (
-        "An epoch with the agent at 40 patches runs "
-        f"{epochs['peer'] / epochs['agent']:.1f} times as many images per second as vit-pytorch "
-        f"with all patches, and {epochs['paper'] / epochs['agent']:.1f} times as many as the "
-        f"paper's way with 40. A step at 64 patches reaches {reached:.0%} of the matrix ceiling. "
-        f"Against 64 patches, a step is faster by {' and '.join(ratios)}. Of an epoch's step with "
-        f"the agent, its work takes {agent_share(agent):.1%} ({parts})."
+        f"What limits it: {1000 * (seconds - floor):.0f} of {1000 * seconds:.0f} ms are above the "
+        f"floor of {1000 * floor:.0f} ms. The work is {parts}; next to the products themselves the "
+        f"largest part is {largest}."
+        + ("" if idle is None else f" The GPU is idle for {idle:.0%} of the time.")
     )
 
 
 def draw_bench(bench: dict[str, Any], path: Path) -> None:
-    """Plot images per second and step time against patches, with the line of the FLOP count."""
-    ours = sorted(
-        (c for c in bench["contenders"] if c["name"] == "ours"), key=lambda c: int(c["n_patches"])
-    )
-    full = ours[-1]
-    patches = [contender["n_patches"] for contender in ours]
-    ideal = [step_seconds(full) * contender["flops"] / full["flops"] for contender in ours]
+    """Plot images per second and step time against patches, with the lines of the FLOP count."""
+    batch = bench["batch_size"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for contender in sorted(bench["contenders"], key=lambda c: int(c["n_patches"])):
+        groups.setdefault(contender["name"], []).append(contender)
     with mpl.rc_context({"axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         rates, times = figure.subplots(1, 2)
-        for name in dict.fromkeys(contender["name"] for contender in bench["contenders"]):
-            group = sorted(
-                (c["n_patches"], step_seconds(c), step_seconds(c, "epoch_step"))
-                for c in bench["contenders"]
-                if c["name"] == name
-            )
-            x = [row[0] for row in group]
-            rates.plot(x, [bench["batch_size"] / row[2] for row in group], "o-", label=name)
-            times.plot(x, [1000 * row[1] for row in group], "o-", label=name)
-        times.plot(patches, [1000 * seconds for seconds in ideal], "k:", label="by FLOPs")
+        for name, group in groups.items():
+            patches = [contender["n_patches"] for contender in group]
+            step = [statistics.median(c["step_seconds"] or [math.nan]) for c in group]
+            epoch = [statistics.median(c["epoch_step_seconds"]) for c in group]
+            rates.plot(patches, [batch / seconds for seconds in epoch], "o-", label=name)
+            if name != AGENT:  # whose steps are those without it
+                times.plot(patches, [1000 * seconds for seconds in step], "o-", label=name)
+            if name == OURS:
+                falls = [contender["flops"] / group[-1]["flops"] for contender in group]
+                label = "by FLOPs"
+                rates.plot(patches, [batch / epoch[-1] / fall for fall in falls], "k:", label=label)
+                times.plot(patches, [1000 * step[-1] * fall for fall in falls], "k:", label=label)
+                rates.set_xticks(patches)
+                times.set_xticks(patches)
         rates.set(xlabel="patches", ylabel="images per second", ylim=(0, None), title="Whole epoch")
         times.set(xlabel="patches", ylabel="milliseconds", ylim=(0, None), title="Training step")
-        for axes in (rates, times):
-            axes.set_xticks(patches)
-        times.legend()
+        rates.legend()
         figure.suptitle(
-            f"{bench['device']}, {bench['threads']} threads, batches of {bench['batch_size']}"
+            f"{bench['device']}, {bench['threads']} threads, batches of {batch}, ours in "
+            f"{bench['precision']}"
         )
         figure.savefig(path, dpi=120)
 
 
-def _spread(seconds: list[float]) -> str:
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _spread_ms(seconds: list[float]) -> str:
     low, middle, high = (
         f"{1000 * value:.0f}" for value in (min(seconds), statistics.median(seconds), max(seconds))
     )
     return f"{middle} ({low}-{high})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"

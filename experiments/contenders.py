@@ -4,6 +4,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 from agents import MultiOutputDQN
 from vit_patch_env import ImageData, ViTPatchSelectEnv
 from vit_patch_env.selection import mask_to_keep
+from vit_patch_env.training import PrecisionName
 
 
 class Contender(Protocol):
@@ -80,7 +82,10 @@ class Peer:
             _Pictures(data), batch_size, shuffle=True, num_workers=2, drop_last=True,
             pin_memory=device.type == "cuda",
         )  # fmt: skip
-        self.batch = [part.to(device) for part in next(iter(self.loader))]
+        # One iterator for all measurements: what its workers cost at an epoch's start and end would
+        # weigh too much in a few steps, and is left out.
+        self.batches = _endless(self.loader)
+        self.batch = [part.to(device) for part in next(self.batches)]
 
     def _make_model(self, data: ImageData) -> Any:
         from vit_pytorch import SimpleViT
@@ -97,7 +102,7 @@ class Peer:
 
     def epoch(self, n_steps: int) -> None:
         """Train on loaded and augmented batches."""
-        for images, labels in _first(self.loader, n_steps):
+        for images, labels in islice(self.batches, n_steps):
             self._train(images.to(self.device), labels.to(self.device))
 
     def parts(self) -> dict[str, float]:
@@ -141,7 +146,7 @@ class PaperWay(Peer):
     def epoch(self, n_steps: int) -> None:
         """Train on loaded and augmented batches, with the agent."""
         previous: tuple[Tensor, Tensor, float] | None = None
-        for images, labels in _first(self.loader, n_steps):
+        for images, labels in islice(self.batches, n_steps):
             images, labels = images.to(self.device), labels.to(self.device)
             state = self._observe(images)
             if previous is not None:
@@ -197,12 +202,20 @@ class Ours:
         batch_size: images per step.
         device: to train on.
         n_keep: patches per step.
+        precision: of matrix products.
     """
 
-    def __init__(self, data: ImageData, batch_size: int, device: torch.device, n_keep: int) -> None:
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        device: torch.device,
+        n_keep: int,
+        precision: PrecisionName = "auto",
+    ) -> None:
         self.env = ViTPatchSelectEnv(
             dataset=data, image_size=data.train.images.shape[-1], batch_size=batch_size,
-            epochs=10**6, device=str(device),
+            epochs=10**6, device=str(device), precision=precision,
         )  # fmt: skip
         self.n_keep = n_keep
         self.rng = np.random.default_rng(0)
@@ -237,8 +250,15 @@ class OursWithAgent(Ours):
     The agent observes, predicts, remembers and learns as ever: only the number is fixed.
     """
 
-    def __init__(self, data: ImageData, batch_size: int, device: torch.device, n_keep: int) -> None:
-        super().__init__(data, batch_size, device, n_keep)
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        device: torch.device,
+        n_keep: int,
+        precision: PrecisionName = "auto",
+    ) -> None:
+        super().__init__(data, batch_size, device, n_keep, precision)
         env = _FixedNumber(self.env, n_keep)
         # It learns from the first steps on, so that every measured step is one of a run's middle.
         self.agent = MultiOutputDQN("MlpPolicy", env, learning_starts=0, seed=0, device="cpu")
@@ -258,6 +278,10 @@ class OursWithAgent(Ours):
         total = time.perf_counter() - started
         rest = total - (self.trainer.train_seconds - trained) - sum(self.seconds.values())
         self.seconds["the rest of the loop"] = rest
+
+    def epoch_alone(self, n_steps: int) -> None:
+        """Train on augmented batches, without the agent and its observations."""
+        super().epoch(n_steps)
 
     def parts(self) -> dict[str, float]:
         """Seconds in observation, prediction, replay, update and the rest of SB3's loop."""
@@ -294,11 +318,7 @@ def random_patches(rng: np.random.Generator, n_patches: int, n_keep: int) -> NDA
     return mask
 
 
-def _first(loader: DataLoader[Any], n_steps: int) -> Iterator[Any]:
-    """The first batches of an epoch, and of further ones where it is too short."""
-    while n_steps > 0:
-        for batch in loader:
-            yield batch
-            n_steps -= 1
-            if n_steps == 0:
-                return
+def _endless(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of one epoch after the other."""
+    while True:
+        yield from loader

@@ -138,11 +138,15 @@ class BenchOptions:
     """as for train"""
     batch_size: int = 128
     """images per training step"""
+    precision: str = "auto"
+    """of our own contenders: auto (bf16 where the hardware has it), fp32 or bf16"""
     repeats: int = 5
     """how often everything is measured, in turn"""
-    steps: int = 10
+    max_repeats: int = 10
+    """how often at most, where repeats spread by more than 20 %"""
+    steps: int = 5
     """training steps per measurement of a step"""
-    epoch_steps: int = 20
+    epoch_steps: int = 10
     """steps per measurement of an epoch, a multiple of 10; an epoch of CIFAR-10 has 351"""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:<n>"""

@@ -69,7 +69,7 @@ def test_the_fast_step_equals_a_plain_one(depth, mask, batch_size, seed):
                 dim_head=DIM_HEAD, mlp_dim=64,
             ), seed=seed,
         )  # fmt: skip
-        # Not the stream's: a patch of the crop's border is constant, and its LayerNorm mere rounding.
+        # Not the stream's: a patch of the crop's border is constant, its LayerNorm mere rounding.
         images = torch.randn(batch_size, 3, SIDE * PATCH, SIDE * PATCH)
     model, batch = trainer.model, Batch(images, torch.arange(batch_size) % 4)
     before = {

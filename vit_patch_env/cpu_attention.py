@@ -95,7 +95,7 @@ class _FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         qkv, weights = ctx.saved_tensors
         qkv_gradient = torch.empty_like(qkv)

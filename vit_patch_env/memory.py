@@ -1,8 +1,10 @@
-"""Memory of the process: freed blocks are kept for the next training step."""
+"""Memory of the process: freed blocks are kept for the next training step; what is a lack of it."""
 
 import ctypes
 import sys
 from functools import cache
+
+import torch
 
 # Numbers of mallopt's parameters in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -28,4 +30,11 @@ def keep_freed_memory() -> bool:
             (_M_TRIM_THRESHOLD, (1 << 31) - 1),
             (_M_TOP_PAD, 1 << 26),
         )
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the host's or the device's, did not suffice."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

@@ -49,7 +49,8 @@ class Attention(nn.Module):
     def weights(self, tokens: Tensor) -> Tensor:
         """Attention (batch, heads, queries, keys), each query's row summing to 1."""
         query_key = F.linear(self.norm(tokens), self._query_key)
-        return attention_weights(*split_heads(query_key, 2, self.heads), self.scale)
+        query, key = split_heads(query_key, 2, self.heads)
+        return attention_weights(query, key, self.scale)
 
     def mean_output(self, tokens: Tensor) -> Tensor:
         """`forward(tokens)` averaged over batch and dim: (n_tokens,) float32.
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         token's value is then one number per head, and neither values nor output are projected.
         """
         normed = self.norm(tokens)
-        value = self.to_qkv.weight.chunk(3)[2].unflatten(0, (self.heads, self.dim_head))
+        value = self.to_qkv.weight.view(3, self.heads, self.dim_head, -1)[2]
         out = self.to_out.weight.mean(dim=0).view(self.heads, self.dim_head)
         with torch.autocast(tokens.device.type, enabled=False):
             values = F.linear(normed.float(), torch.einsum("hd,hdk->hk", out, value))
