@@ -18,6 +18,7 @@ from rich.table import Table
 PEER, PAPER, OURS, AGENT = (
     "vit-pytorch, fp32", "the paper's way, fp32", "ours", "ours with agent",
 )  # fmt: skip
+COLOURS = {PEER: "C3", PAPER: "C2", OURS: "C0", AGENT: "C1"}
 MAX_SPREAD = 0.2
 """Interquartile range over median, above which a ratio is not told."""
 
@@ -237,12 +238,13 @@ def draw_bench(bench: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         rates, times = figure.subplots(1, 2)
         for name, group in groups.items():
+            style: dict[str, Any] = {"marker": "o", "color": COLOURS[name], "label": name}
             patches = [contender["n_patches"] for contender in group]
             step = [statistics.median(c["step_seconds"] or [math.nan]) for c in group]
             epoch = [statistics.median(c["epoch_step_seconds"]) for c in group]
-            rates.plot(patches, [batch / seconds for seconds in epoch], "o-", label=name)
+            rates.plot(patches, [batch / seconds for seconds in epoch], **style)
             if name != AGENT:  # whose steps are those without it
-                times.plot(patches, [1000 * seconds for seconds in step], "o-", label=name)
+                times.plot(patches, [1000 * seconds for seconds in step], **style)
             if name == OURS:
                 falls = [contender["flops"] / group[-1]["flops"] for contender in group]
                 label = "by FLOPs"

@@ -1,18 +1,15 @@
 import json
+import os
+import signal
 
 import pytest
 import torch
 from rich.console import Console
 
-from experiments.bench import Bench, Setup, _Worker, matrix_ceiling, peak_memory, step_flops
-from experiments.bench_report import (
-    agent_share,
-    draw_bench,
-    find,
-    in_words,
-    show_bench,
-    step_seconds,
-)
+from experiments.bench import (
+    Bench, Setup, _Worker, matrix_ceiling, peak_memory, step_flops, step_shares,
+)  # fmt: skip
+from experiments.bench_report import draw_bench, in_words, show_bench, spread, unsettled
 from experiments.cli import main
 from experiments.contenders import Ours, OursWithAgent, PaperWay, Peer, random_patches
 from experiments.options import BenchOptions
@@ -96,85 +93,225 @@ def test_matrix_ceiling_and_peak_memory_are_plausible():
     assert 5e7 < peak_memory(CPU) < 1e12
 
 
-def test_a_worker_measures_and_reports_failures():
+def test_step_shares_sum_to_one_and_say_nothing(data, capfd):
+    contender = Ours(data, 8, CPU, 40)
+    contender.steps(1)
+    shares, idle = step_shares(contender.steps, 1, CPU)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in shares.values())
+    assert shares["matrix products"] > shares["optimiser"]
+    assert idle is None
+    assert not capfd.readouterr().err
+
+
+def worker_of(setup, batch_size):
     data = {"name": "digits", "train_fraction": 0.1}
-    worker = _Worker(Setup("ours", 16), data, 8, "cpu")
+    return _Worker(setup, data, batch_size=batch_size, device="cpu", precision="fp32")
+
+
+def test_a_worker_measures_and_reports_failures():
+    worker = worker_of(Setup("ours", 16), 8)
     assert worker.ask("steps", 1) > 0
-    assert worker.ask("memory", 0) > 5e7
+    assert worker.ask("epoch_alone", 1) > 0
+    assert worker.ask("memory") > 5e7
+    os.kill(worker.process.pid, signal.SIGKILL)  # as Linux does where memory ends
+    with pytest.raises(MemoryError, match="was killed"):
+        worker.ask("steps", 1)
     worker.close()
     with pytest.raises(RuntimeError, match="batch_size must be"):
-        _Worker(Setup("ours", 16), data, 10**6, "cpu")
+        worker_of(Setup("ours", 16), 10**6)
 
 
 @pytest.fixture
 def bench():
     def contender(name, n_patches, step, **kwargs):
+        ceiling = 1e11 if "fp32" in name else 4e11
         return {
-            "name": name, "n_patches": n_patches, "step_seconds": [step, step, 9.0],
-            "epoch_step_seconds": [1.2 * step, 1.1 * step, 1.2 * step], "agent_parts": {},
-            "peak_memory_bytes": 10**9, "flops": n_patches * 10**9, **kwargs,
+            "name": name, "n_patches": n_patches, "precision": "fp32" if "fp32" in name else "bf16",
+            "flops": n_patches * 10**9, "step_seconds": [step, 2 * step, step],
+            "ceiling": [ceiling, ceiling / 2, ceiling],  # in the second repeat all was slower
+            "epoch_step_seconds": [1.2 * step, 2.4 * step, 1.2 * step], "agent_seconds": {},
+            "step_shares": {"matrix products": 0.7, "attention": 0.2, "optimiser": 0.1},
+            "idle_share": None, "peak_memory_bytes": 10**9, **kwargs,
         }  # fmt: skip
 
+    agent = {"step_seconds": [], "ceiling": [], "step_shares": {}}
     return {
-        "device": "a machine", "threads": 2, "precision": "bf16", "batch_size": 128,
-        "epoch_steps": 20,
-        "ceiling_flops_per_second": {"fp32": 1e11, "bf16": 4e11},
+        "device": "a machine", "threads": 2, "precision": "bf16", "batch_size": 128, "steps": 5,
+        "epoch_steps": 20, "skipped": [],
         "contenders": [
             contender("vit-pytorch, fp32", 64, 2.0),
             contender("the paper's way, fp32", 40, 1.0),
             *(contender("ours", n, n / 320) for n in (64, 48, 40, 32, 16)),
             *(
-                contender("ours with agent", n, n / 300, agent_parts={"update": 0.01})
+                contender(
+                    "ours with agent", n, n / 300,
+                    agent_seconds={"update": [n / 25_000, n / 12_500, n / 25_000]}, **agent,
+                )
                 for n in (64, 48, 40, 32, 16)
             ),
         ],
     }  # fmt: skip
 
 
-def test_the_words_state_the_ratios(bench):
+def test_the_words_state_the_ratios_repeat_by_repeat(bench):
     words = in_words(bench)
-    assert "15.0 times as many images per second as vit-pytorch" in words
-    assert "7.5 times as many as the paper's way" in words
-    assert "80% of the matrix ceiling" in words
-    assert "4.00 at 16 patches where the FLOPs fall by 4.00 (100%)" in words
-    assert agent_share(find(bench, "ours with agent", 40)) == pytest.approx(0.01 / 0.16)
-    assert step_seconds(find(bench, "ours", 64)) == 0.2
-    with pytest.raises(KeyError):
-        find(bench, "nobody", 64)
+    assert "runs 15.00 times as many images per second as vit-pytorch" in words
+    assert "runs 7.50 times as many as the paper's way" in words
+    assert "reaches 80.0% of the matrix ceiling" in words
+    assert "At 16 patches it is faster by 4.00, where its FLOPs fall by 4.00 (100%)" in words
+    assert "The agent takes 1.0% of a step at 40 patches" in words
+    assert "40 of 200 ms are above the floor of 160 ms" in words
+    assert "largest part is attention" in words
+    assert not unsettled(bench)
 
 
-def test_table_and_plot(bench, tmp_path):
+def test_a_ratio_whose_repeats_spread_is_not_told(bench):
+    bench["contenders"][0]["epoch_step_seconds"] = [1.0, 2.0, 6.0]
+    assert unsettled(bench) == [f"speed-up against vit-pytorch ({spread([6.25, 6.25, 37.5]):.0%})"]
+    words = in_words(bench)
+    assert "The speed-up against vit-pytorch is not told: its 3 repeats spread by" in words
+    assert "as vit-pytorch with all" not in words
+    assert "7.50 times as many as the paper's way" in words
+
+
+def test_spread_is_the_range_of_the_middle_half():
+    assert spread([1.0]) == 0
+    assert spread([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
+    assert spread([1, 3, 3, 3, 9]) == 0
+
+
+def test_tables_and_plot(bench, tmp_path):
     console = Console(record=True, width=120)
     show_bench(bench, console)
     shown = console.export_text()
     assert "ours with agent" in shown
-    assert "200 (200-9000)" in shown
+    assert "200 (200-400)" in shown
+    assert "GPU idle" not in shown
     draw_bench(bench, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_whole_benchmark_writes_its_files(bench, monkeypatch, tmp_path):
+def test_on_cuda_the_idle_share_is_shown(bench):
+    for contender in bench["contenders"]:
+        if contender["name"] != "ours with agent":
+            contender["idle_share"] = 0.25
+    console = Console(record=True, width=140)
+    show_bench(bench, console)
+    shown = console.export_text()
+    assert "GPU idle" in shown
+    assert "The GPU is idle for 25% of the time." in shown
+
+
+def test_contenders_that_are_missing_are_named_and_their_ratios_left_out(bench, tmp_path):
+    missing = [c for c in bench["contenders"] if "fp32" in c["name"]]
+    bench["contenders"] = [c for c in bench["contenders"] if c not in missing]
+    bench["skipped"] = [
+        {"name": c["name"], "n_patches": c["n_patches"], "reason": "not installed"} for c in missing
+    ]
+    console = Console(record=True, width=120)
+    show_bench(bench, console)
+    shown = console.export_text()
+    assert "Skipped: not installed." in shown
+    assert "times as many" not in shown
+    assert "80.0% of the matrix ceiling" in shown
+    draw_bench(bench, tmp_path / "bench.png")
+
+
+@pytest.fixture
+def small_bench(monkeypatch, tmp_path):
     """With one contender, as every one is a process of its own."""
-    options = BenchOptions(
-        batch_size=8, repeats=1, steps=1, epoch_steps=10, out=str(tmp_path / "bench")
-    )
-    monkeypatch.setattr("experiments.bench.SETUPS", (Setup("agent", 16),))
-    monkeypatch.setattr("experiments.bench.draw_bench", lambda *args: None)
-    monkeypatch.setattr("experiments.bench.show_bench", lambda *args: None)
-    Bench(options, Console(quiet=True)).run()
+    monkeypatch.setattr("experiments.bench.SETUPS", (Setup("ours", 16), Setup("agent", 16)))
+
+    def make(**options):
+        values = {"batch_size": 8, "repeats": 1, "steps": 1, "epoch_steps": 10}
+        return Bench(
+            BenchOptions(**{**values, "out": str(tmp_path / "bench"), **options}),
+            Console(quiet=True),
+        )
+
+    return make
+
+
+def test_a_whole_benchmark_writes_its_files(small_bench, tmp_path):
+    small_bench().run()
     written = json.loads((tmp_path / "bench" / "bench.json").read_text())
-    (contender,) = written["contenders"]
-    assert contender["name"] == "ours with agent"
-    assert len(contender["step_seconds"]) == len(contender["epoch_step_seconds"]) == 1
-    assert contender["agent_parts"]["observation"] > 0
-    assert set(written) >= {"command", "versions", "machine", "ceiling_flops_per_second"}
+    alone, agent = written["contenders"]
+    assert (alone["name"], agent["name"]) == ("ours", "ours with agent")
+    assert len(alone["step_seconds"]) == len(alone["ceiling"]) == 1
+    assert len(alone["epoch_step_seconds"]) == len(agent["epoch_step_seconds"]) == 1
+    assert agent["agent_seconds"]["observation"][0] > 0
+    assert not alone["agent_seconds"]
+    assert alone["step_shares"]["attention"] > 0
+    assert set(written) >= {"command", "versions", "machine", "precision", "skipped"}
+    assert (tmp_path / "bench" / "bench.png").exists()
+
+
+class _FakeWorker:
+    """Fits with up to 3 images; measures without measuring."""
+
+    n_asked = 0
+
+    def __init__(self, setup, data, *, batch_size, device, precision):
+        if batch_size > 3:
+            raise MemoryError("too much")
+
+    def ask(self, what, n_steps=0):
+        type(self).n_asked += 1
+        if what == "shares":
+            return {"matrix products": 1.0}, None
+        return {} if what == "parts" else 10.0 ** (self.n_asked % 3)
+
+    def close(self):
+        pass
+
+
+def test_a_batch_that_does_not_fit_is_named_with_one_that_does(small_bench, monkeypatch):
+    monkeypatch.setattr("experiments.bench._Worker", _FakeWorker)
+    with pytest.raises(MemoryError, match=r"batches of 8 images .* do not fit .*--batch-size 2"):
+        small_bench().run()
+
+
+def test_what_spreads_is_repeated_up_to_a_limit(small_bench, monkeypatch):
+    monkeypatch.setattr("experiments.bench._Worker", _FakeWorker)
+    monkeypatch.setattr("experiments.bench.unsettled", lambda bench: ["everything"])
+    bench = small_bench(batch_size=2, repeats=2, max_repeats=4).run()
+    assert len(bench["contenders"][0]["step_seconds"]) == 4
+
+
+def test_a_precision_that_the_hardware_lacks_and_a_rival_that_is_missing_are_skipped(
+    small_bench, monkeypatch
+):
+    monkeypatch.setattr("experiments.bench.has_bf16", lambda device: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    bench = small_bench(precision="bf16")
+    assert "no instructions for bf16" in bench._missing(Setup("ours", 64))
+    assert "pip install vit-pytorch" in bench._missing(Setup("peer", 64))
+    assert small_bench(precision="fp32")._missing(Setup("ours", 64)) is None
+
+
+def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
+    class Command:
+        def __init__(self, options, console):
+            pass
+
+        def run(self):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore")
+
+    monkeypatch.setattr("experiments.cli.Run", Command)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--batch-size", "512"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out of memory with --batch-size 512" in line
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--epoch-steps", "15"], "epoch_steps must be a multiple of 10"),
-        (["--repeats", "0"], "repeats must be at least 1, got 0"),
+        (["--repeats", "0"], "repeats must be in [1, inf), got 0"),
+        (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--dataset", "nothing"], "dataset must be one of"),
         (["--device", "tpu"], "device must be"),
     ],

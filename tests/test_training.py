@@ -19,7 +19,9 @@ from vit_patch_env.vit import SimpleViT
 CPU = torch.device("cpu")
 
 
-def make_trainer(seed: int = 0, model: SimpleViT | None = None, **kwargs) -> Trainer:
+def make_trainer(
+    seed: int = 0, model: SimpleViT | None = None, device: torch.device = CPU, **kwargs
+) -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model or SimpleViT(
@@ -27,13 +29,13 @@ def make_trainer(seed: int = 0, model: SimpleViT | None = None, **kwargs) -> Tra
         )
         images = torch.randint(256, (32, 3, 16, 16), dtype=torch.uint8)
     stream = BatchStream(
-        images,
-        torch.arange(32) % 4,
-        Normalize((0.5,) * 3, (0.3,) * 3, CPU),
+        images.to(device),
+        (torch.arange(32) % 4).to(device),
+        Normalize((0.5,) * 3, (0.3,) * 3, device),
         batch_size=8,
         seed=seed,
     )
-    return Trainer(model, stream, n_steps=20, device=CPU, **kwargs)
+    return Trainer(model, stream, n_steps=20, device=device, **kwargs)
 
 
 def test_train_step_is_plain_adam_on_the_kept_patches():
@@ -204,3 +206,16 @@ def test_resolve_precision_follows_the_hardware(monkeypatch):
     assert resolve_precision("fp32", CPU) == torch.float32
     with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp8'"):
         resolve_precision("fp8", CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_step_on_cuda_does_not_wait_for_the_host_before_its_end():
+    trainer = make_trainer(device=torch.device("cuda"), dtype=torch.bfloat16)
+    keep = torch.tensor([1, 4, 9], device="cuda")
+    trainer.step(keep)  # the first step allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step(trainer.batch, keep)
+        trainer.observe(trainer.stream.next().images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -441,7 +441,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     def _keep(self, patch_mask: NDArray[np.bool_]) -> Tensor | None:
         """Indices of the kept patches, on the device; None where all are kept."""
-        return None if patch_mask.all() else mask_to_keep(patch_mask).to(self.device)
+        if patch_mask.all():
+            return None
+        return mask_to_keep(patch_mask).to(self.device, non_blocking=True)
 
     def _new_model(self, seed: int) -> nn.Module:
         """A model with fresh weights that depend on the seed alone."""
