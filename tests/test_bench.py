@@ -7,7 +7,13 @@ import torch
 from rich.console import Console
 
 from experiments.bench import (
-    Bench, Setup, _Worker, matrix_ceiling, peak_memory, step_flops, step_shares,
+    Bench,
+    Setup,
+    _Worker,
+    matrix_ceiling,
+    peak_memory,
+    step_flops,
+    step_shares,
 )  # fmt: skip
 from experiments.bench_report import draw_bench, in_words, show_bench, spread, unsettled
 from experiments.cli import main
