@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -105,7 +105,7 @@ class Bench:
         dtype = resolve_precision(options.precision, self.device)
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         check_whole(
-            "[1, inf)", batch_size=options.batch_size, steps=options.steps, repeats=options.repeats,
+            "[1, inf)", steps=options.steps, repeats=options.repeats,
             max_repeats=options.max_repeats,
         )  # fmt: skip
         if options.epoch_steps % 10 or options.epoch_steps < 10:
@@ -114,6 +114,11 @@ class Bench:
                 f"got {options.epoch_steps}"
             )
 
+        self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
+        # Here, once, so that a folder's images are in the cache for all.
+        n_images = len(load_dataset(**self.data).train.images)
+        check_whole(f"[1, {n_images}]", batch_size=options.batch_size)
+
     def run(self) -> dict[str, Any]:
         """Measure everything in turn; the content of bench.json.
 
@@ -121,8 +126,6 @@ class Bench:
             MemoryError: for a batch that does not fit, with one that does.
         """
         options = self.options
-        self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
-        load_dataset(**self.data)  # once, so that a folder's images are in the cache for all
         skipped = {setup: reason for setup in SETUPS if (reason := self._missing(setup))}
         workers: dict[Setup, _Worker] = {}
         started = time.perf_counter()
@@ -152,10 +155,11 @@ class Bench:
                         )  # fmt: skip
                 status.update("what steps are made of")
                 for setup, worker in workers.items():
-                    measured = figures[setup]
+                    figures[setup].peak_memory_bytes = worker.ask("memory")
+                for setup, worker in workers.items():
                     if setup.kind != "agent":
-                        measured.step_shares, measured.idle_share = worker.ask("shares", 2)
-                    measured.peak_memory_bytes = worker.ask("memory")
+                        shares, idle = worker.ask("shares", 2)
+                        figures[setup].step_shares, figures[setup].idle_share = shares, idle
         finally:
             for worker in set(workers.values()):
                 worker.close()
@@ -260,7 +264,8 @@ class _Worker:
 
     def ask(self, what: str, n_steps: int = 0) -> Any:
         """The answer to a request, after it has been carried out."""
-        self.connection.send((what, n_steps))
+        with suppress(ConnectionError):  # where it is gone, and the answer says how
+            self.connection.send((what, n_steps))
         return self._answer()
 
     def close(self) -> None:
@@ -329,7 +334,9 @@ def _serve(
     except EOFError:
         return
     except Exception as error:
-        connection.send(_Failure(is_out_of_memory(error), traceback.format_exc()))
+        short = is_out_of_memory(error)
+        text = f"{setup.name}, {setup.n_patches} patches, batches of {batch_size}: {error}"
+        connection.send(_Failure(short, text if short else traceback.format_exc()))
 
 
 def _seconds(function: Any, n_steps: int, device: torch.device) -> float:
@@ -394,6 +401,8 @@ def step_shares(
         )
         shares[name] += event.self_device_time_total if cuda else event.self_cpu_time_total
     total = sum(shares.values())
+    if not total:  # CUDA's counters are closed to us, as in some containers
+        return {}, None
     idle = max(0.0, 1 - total / 1e6 / seconds) if cuda else None
     return {part: value / total for part, value in shares.items()}, idle
 

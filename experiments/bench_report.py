@@ -158,7 +158,7 @@ def _shares(bench: dict[str, Any]) -> Table:
     for contender in contenders:
         table.add_row(
             contender["name"], str(contender["n_patches"]),
-            *(f"{contender['step_shares'][part]:.0%}" for part in parts),
+            *(_percent(contender["step_shares"].get(part)) for part in parts),
         )  # fmt: skip
     return table
 

@@ -82,8 +82,8 @@ class Peer:
             _Pictures(data), batch_size, shuffle=True, num_workers=2, drop_last=True,
             pin_memory=device.type == "cuda",
         )  # fmt: skip
-        # One iterator for all measurements: what its workers cost at an epoch's start and end would
-        # weigh too much in a few steps, and is left out.
+        # One iterator for all measurements: its workers' start and stop would weigh too much in a
+        # few steps.
         self.batches = _endless(self.loader)
         self.batch = [part.to(device) for part in next(self.batches)]
 
@@ -142,23 +142,27 @@ class PaperWay(Peer):
         self.q_optimizer = torch.optim.Adam(self.q_net.parameters(), lr=0.01, eps=0.01)
         self.memory: deque[tuple[Tensor, Tensor, float, Tensor]] = deque(maxlen=1024)
         self.n_agent_steps = 0
+        self.previous: tuple[Tensor, Tensor, float] | None = None
+        # It learns from the first steps on, so that every measured step is one of a run's middle.
+        state = self._observe(self.batch[0]).detach()
+        self.memory.extend([(state, self.mask, 0.0, state)] * 64)
+        self._learn()
 
     def epoch(self, n_steps: int) -> None:
         """Train on loaded and augmented batches, with the agent."""
-        previous: tuple[Tensor, Tensor, float] | None = None
         for images, labels in islice(self.batches, n_steps):
             images, labels = images.to(self.device), labels.to(self.device)
             state = self._observe(images)
-            if previous is not None:
-                self.memory.append((*previous, state))
+            if self.previous is not None:
+                self.memory.append((*self.previous, state))
             values = self.q_net(state).detach()
             action = values > values.mean()
             self.mask = self._random_mask()
             loss = self._train(images, labels)
             reward = 1 / loss - 0.8 * abs(int(action.sum()) - self.n_keep) / self.n_keep
-            previous = state, action, reward
+            self.previous = state, action, reward
             self.n_agent_steps += 1
-            if self.n_agent_steps % 10 == 0 and len(self.memory) >= 64:
+            if self.n_agent_steps % 10 == 0:
                 self._learn()
 
     def _learn(self) -> None:

@@ -57,6 +57,15 @@ def test_contenders_train_on_the_number_of_patches_that_is_asked_for(data):
     assert paper.mask.sum() == 40
 
 
+def test_the_papers_agent_learns_every_tenth_step(data, monkeypatch):
+    paper = PaperWay(data, 8, CPU, 40)
+    learnt = []
+    monkeypatch.setattr(paper, "_learn", lambda: learnt.append(len(paper.memory)))
+    paper.epoch(10)
+    paper.epoch(10)
+    assert learnt == [64 + 9, 64 + 19]
+
+
 def test_the_rival_computes_the_same_function(data):
     """vit-pytorch's SimpleViT and ours, with the same weights."""
     rival, ours = Peer(data, 8, CPU, 64).model, SimpleViT(n_classes=10, channels=1)
@@ -317,6 +326,7 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
     [
         (["--epoch-steps", "15"], "epoch_steps must be a multiple of 10"),
         (["--repeats", "0"], "repeats must be in [1, inf), got 0"),
+        (["--batch-size", "2000"], "batch_size must be in [1, "),
         (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--dataset", "nothing"], "dataset must be one of"),
         (["--device", "tpu"], "device must be"),

@@ -101,10 +101,13 @@ def test_weights_too_small_for_a_float_do_not_slow_the_kernel():
 
 @needs_kernel
 @in_both_types
-def test_the_kernel_keeps_nan(dtype):
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1])  # the CPU's NaN, CUDA's, a negative
+def test_the_kernel_keeps_nan(dtype, bits):
+    nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    assert nan.isnan()
     for place in (5, 32 + 5, 2 * 32 + 5):  # in query, key and value
         qkv = torch.randn(1, 20, 3 * 32).to(dtype)
-        qkv[0, 3, place] = float("nan")
+        qkv[0, 3, place] = nan
         assert fused_attention(qkv, 1, 1.0).isnan().any()
 
 
@@ -159,15 +162,49 @@ def test_the_kernel_is_compiled_once_and_then_read_from_the_cache(own_cache, mon
 
 
 @pytest.mark.usefixtures("fresh_library")
-def test_without_a_working_compiler_there_is_a_warning(monkeypatch):
-    monkeypatch.setenv("CC", "false")
-    with pytest.warns(UserWarning, match="could not compile the attention kernel"):
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "false --option"])
+def test_without_a_working_compiler_there_is_a_warning(compiler, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    with pytest.warns(UserWarning, match="attention takes the slower, general path: .*compile"):
         assert library(torch.float32) is None
-    library.cache_clear()
-    monkeypatch.delenv("CC")
+    assert not fits(torch.zeros(1, 8, 96), torch.float32, 32)
+
+
+@pytest.mark.usefixtures("fresh_library")
+def test_without_any_compiler_there_is_a_warning(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(cpu_attention.shutil, "which", lambda name: None)
-    with pytest.warns(UserWarning, match="no C compiler found"):
+    with pytest.warns(UserWarning, match="no C compiler was found"):
         assert library(torch.float32) is None
+
+
+@needs_kernel
+@pytest.mark.usefixtures("fresh_library")
+def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cpu_attention, "cache_dir", lambda: tmp_path / "file" / "cache")
+    with pytest.warns(UserWarning, match="could not be built in"):
+        assert library(torch.float32) is None
+
+
+@needs_kernel
+@in_both_types
+@pytest.mark.usefixtures("fresh_library")
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="needs AVX2")
+def test_the_kernel_is_right_on_processors_without_avx512(dtype, monkeypatch):
+    flags = [
+        "-march=x86-64-v3" if flag == "-march=native" else flag for flag in cpu_attention._FLAGS
+    ]
+    monkeypatch.setattr(cpu_attention, "_FLAGS", flags)
+    torch.manual_seed(0)
+    for n_tokens in (1, 19, 64):
+        qkv = torch.randn(2, n_tokens, 3 * 2 * 32).to(dtype).requires_grad_()
+        exact = qkv.detach().double().requires_grad_()
+        out, expected = fused_attention(qkv, 2, 0.2), reference(exact, 2, 0.2)
+        out.sum().backward()
+        expected.sum().backward()
+        assert relative_error(out, expected) < TOLERANCE[dtype]
+        assert (qkv.grad - exact.grad).norm() < 2 * TOLERANCE[dtype] * exact.grad.norm() + 1e-4
 
 
 def test_keep_freed_memory_says_whether_it_could():

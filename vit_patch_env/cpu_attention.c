@@ -8,15 +8,16 @@
  *   out, dout  (batch, n, heads, d)
  *   p          (batch, heads, n, np): softmax(scale * q k^T), np = n rounded up to 16, zeros behind n
  *
- * d, the size of a head, must be a multiple of 16 units of 32 bits: of one float, or of two bf16.
+ * scale must be positive; d, the size of a head, must be a multiple of 16 units of 32 bits: of one float, or of two bf16.
  * Products run over such units; sums and the softmax are in float. Vectors have 16 lanes, whatever
  * the processor's registers hold.
  */
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -84,8 +85,8 @@ INLINE ints lanes_below(int count) {
 /* exp(x) for x <= 0, relative error below 1e-6 */
 INLINE floats exp_lanes(floats x) {
     const float shift = 12582912.0f; /* 1.5 * 2^23: added, it rounds to a whole number */
-    const floats lowest = (floats){0} - 87.0f;
-    x = select_lanes(x < lowest, lowest, x); /* a NaN stays one */
+    const floats lowest = (floats){0} - 87.0f, given = x;
+    x = select_lanes(x < lowest, lowest, x);
     floats shifted = x * 1.44269504f + shift, whole = shifted - shift;
     floats f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
     floats y = 1.3981999507e-3f + 1.9875691500e-4f * f;
@@ -94,7 +95,8 @@ INLINE floats exp_lanes(floats x) {
     y = 1.6666665459e-1f + y * f;
     y = 5.0000001201e-1f + y * f;
     y = (f + 1.0f) + y * (f * f);
-    return (floats)((ints)y + ((ints)shifted << 23)); /* times 2^whole */
+    y = (floats)((ints)y + ((ints)shifted << 23)); /* times 2^whole */
+    return select_lanes(given == given, y, given); /* a NaN stays one */
 }
 
 INLINE float sum_lanes(floats x) {
@@ -367,26 +369,23 @@ static void restore_denormals(unsigned before) {
 #endif
 }
 
-/* A thread's part of a pass: scratch to take from, and no denormals until the end. */
-#define BEGIN_THREAD                                                                       \
-    unsigned denormals = flush_denormals();                                                \
-    char *memory = aligned_alloc(64, (scratch_bytes(n, d) + 63) / 64 * 64), *scratch = memory; \
-    if (!memory) {                                                                         \
-        _Pragma("omp atomic write") failed = 1;                                            \
-    } else {
-#define END_THREAD  \
-    }               \
-    free(memory);   \
-    restore_denormals(denormals);
+/* Each thread's scratch in one block, or null; `bytes` becomes the size of a thread's. */
+static char *allocate(size_t *bytes) {
+    *bytes = (*bytes + 63) / 64 * 64;
+    return aligned_alloc(64, *bytes * omp_get_max_threads());
+}
 
 int attention_forward(const number *qkv, number *out, number *p, int batch, int n, int heads, int d,
                       float scale) {
     const long row = 3L * heads * d, np = (n + 15) / 16 * 16;
     const int steps = d / PER_UNIT, stacked = (n + PER_UNIT - 1) / PER_UNIT;
-    int failed = 0;
+    size_t bytes = scratch_bytes(n, d);
+    char *memory = allocate(&bytes);
+    if (!memory) return 1;
 #pragma omp parallel
     {
-        BEGIN_THREAD
+        char *scratch = memory + bytes * omp_get_thread_num();
+        unsigned denormals = flush_denormals();
         uint32_t *keys = take(&scratch, 4 * steps * np);
         uint32_t *values = take(&scratch, 4 * stacked * d);
         float *scores = take(&scratch, 4 * n * np);
@@ -407,19 +406,23 @@ int attention_forward(const number *qkv, number *out, number *p, int batch, int 
                      (number *)head_of(out, (long)heads * d, n, heads, d, i), (long)heads * d, &ahead);
             fetch_rest(&ahead);
         }
-        END_THREAD
+        restore_denormals(denormals);
     }
-    return failed;
+    free(memory);
+    return 0;
 }
 
 int attention_backward(const number *qkv, const number *p, const number *dout, number *dqkv, int batch,
                        int n, int heads, int d, float scale) {
     const long row = 3L * heads * d, np = (n + 15) / 16 * 16;
     const int steps = d / PER_UNIT, stacked = (n + PER_UNIT - 1) / PER_UNIT;
-    int failed = 0;
+    size_t bytes = scratch_bytes(n, d);
+    char *memory = allocate(&bytes);
+    if (!memory) return 1;
 #pragma omp parallel
     {
-        BEGIN_THREAD
+        char *scratch = memory + bytes * omp_get_thread_num();
+        unsigned denormals = flush_denormals();
         uint32_t *values = take(&scratch, 4 * steps * np);
         float *dp = take(&scratch, 4 * n * np);
         number *ds = take(&scratch, sizeof(number) * n * np);
@@ -456,9 +459,10 @@ int attention_backward(const number *qkv, const number *p, const number *dout, n
             fetch_rest(&ahead);
             fetch_rest(&g_ahead);
         }
-        END_THREAD
+        restore_denormals(denormals);
     }
-    return failed;
+    free(memory);
+    return 0;
 }
 
 /* out (batch, n) = sum over heads of softmax(scale * q k^T) values, with q and k projected from tokens
@@ -470,52 +474,48 @@ int scalar_attention(const number *tokens, const number *weight, const float *va
                      int batch, int n, int heads, int d, int dim, float scale) {
     enum { GROUP = 4 };
     const long np = (n + 15) / 16 * 16, deep = dim / PER_UNIT, steps = d / PER_UNIT;
-    int failed = 0;
+    size_t bytes = 4 * (GROUP * deep * np + deep * d + 2 * d * np + n * d + n * np + np) + 4096;
+    char *memory = allocate(&bytes);
+    if (!memory) return 1;
 #pragma omp parallel
     {
+        char *scratch = memory + bytes * omp_get_thread_num();
         unsigned denormals = flush_denormals();
-        size_t bytes = 4 * (GROUP * deep * np + deep * d + 2 * d * np + n * d + n * np + np) + 4096;
-        char *memory = aligned_alloc(64, (bytes + 63) / 64 * 64), *scratch = memory;
-        if (!memory) {
-#pragma omp atomic write
-            failed = 1;
-        } else {
-            uint32_t *columns = take(&scratch, 4 * GROUP * deep * np); /* the images' tokens */
-            uint32_t *to_query = take(&scratch, 4 * deep * d);
-            number *keys = take(&scratch, sizeof(number) * d * np);
-            uint32_t *key_units = take(&scratch, 4 * steps * np);
-            number *queries = take(&scratch, sizeof(number) * n * d);
-            float *scores = take(&scratch, 4 * n * np);
-            float *lanes = take(&scratch, 4 * np);
-            lines none = {0};
-            memset(lanes, 0, 4 * np);
+        uint32_t *columns = take(&scratch, 4 * GROUP * deep * np); /* the images' tokens */
+        uint32_t *to_query = take(&scratch, 4 * deep * d);
+        number *keys = take(&scratch, sizeof(number) * d * np);
+        uint32_t *key_units = take(&scratch, 4 * steps * np);
+        number *queries = take(&scratch, sizeof(number) * n * d);
+        float *scores = take(&scratch, 4 * n * np);
+        float *lanes = take(&scratch, 4 * np);
+        lines none = {0};
+        memset(lanes, 0, 4 * np);
 #pragma omp for schedule(static)
-            for (int first = 0; first < batch; first += GROUP) {
-                const int images = batch - first < GROUP ? batch - first : GROUP;
-                const number *x = tokens + (long)first * n * dim;
-                memset(out + (long)first * n, 0, 4L * images * n);
-                for (int i = 0; i < images; i++)
-                    transpose(x + (long)i * n * dim, dim, n, deep, columns + i * deep * np, np);
-                for (int head = 0; head < heads; head++) {
-                    const number *query = weight + (long)head * d * dim;
-                    const number *key = query + (long)heads * d * dim;
-                    transpose(query, dim, d, deep, to_query, d);
-                    for (int i = 0; i < images; i++) {
-                        const float *value = values + (long)(first + i) * n * heads + head;
-                        for (int j = 0; j < n; j++) lanes[j] = value[(long)j * heads];
-                        multiply(d, np, deep, (const uint32_t *)key, deep, 1, columns + i * deep * np, np,
-                                 0, keys, np, &none);
-                        multiply(n, d, deep, (const uint32_t *)(x + (long)i * n * dim), deep, 1, to_query,
-                                 d, 0, queries, d, &none);
-                        multiply(n, np, steps, (const uint32_t *)queries, steps, 1,
-                                 stack(keys, np, d, np, key_units), np, scores, 0, np, &none);
-                        attend_rows(scores, lanes, n, np, scale, out + (long)(first + i) * n);
-                    }
+        for (int first = 0; first < batch; first += GROUP) {
+            const int images = batch - first < GROUP ? batch - first : GROUP;
+            const number *x = tokens + (long)first * n * dim;
+            memset(out + (long)first * n, 0, 4L * images * n);
+            for (int i = 0; i < images; i++)
+                transpose(x + (long)i * n * dim, dim, n, deep, columns + i * deep * np, np);
+            for (int head = 0; head < heads; head++) {
+                const number *query = weight + (long)head * d * dim;
+                const number *key = query + (long)heads * d * dim;
+                transpose(query, dim, d, deep, to_query, d);
+                for (int i = 0; i < images; i++) {
+                    const float *value = values + (long)(first + i) * n * heads + head;
+                    for (int j = 0; j < n; j++) lanes[j] = value[(long)j * heads];
+                    multiply(d, np, deep, (const uint32_t *)key, deep, 1, columns + i * deep * np, np,
+                             0, keys, np, &none);
+                    multiply(n, d, deep, (const uint32_t *)(x + (long)i * n * dim), deep, 1, to_query,
+                             d, 0, queries, d, &none);
+                    multiply(n, np, steps, (const uint32_t *)queries, steps, 1,
+                             stack(keys, np, d, np, key_units), np, scores, 0, np, &none);
+                    attend_rows(scores, lanes, n, np, scale, out + (long)(first + i) * n);
                 }
             }
         }
-        free(memory);
         restore_denormals(denormals);
     }
-    return failed;
+    free(memory);
+    return 0;
 }

@@ -7,6 +7,7 @@ kept in the user's cache.
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +28,7 @@ MAX_DIM_HEAD = 128
 _SOURCE = Path(__file__).with_name("cpu_attention.c")
 _FLAGS = [
     "-O3", "-std=gnu11", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp",
-    "-Wno-psabi",
+    "-Wno-psabi", "-Werror=implicit-function-declaration",
 ]  # fmt: skip
 _DEFINITIONS = {torch.float32: [], torch.bfloat16: ["-DBF16"]}
 
@@ -57,7 +58,7 @@ def fused_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
         qkv: (batch, n_tokens, 3 * heads * dim_head), query, key and value after each other, each by
             heads; what `fits` accepts.
         heads: attention heads.
-        scale: of the scores.
+        scale: of the scores, above 0.
     """
     return _FusedAttention.apply(qkv, heads, scale)  # type: ignore[no-any-return]
 
@@ -69,7 +70,7 @@ def fused_scalar_attention(tokens: Tensor, weight: Tensor, values: Tensor, scale
         tokens: (batch, n_tokens, dim), of which query and key are projected.
         weight: (2 * heads * dim_head, dim) of that projection, of the tokens' type.
         values: (batch, n_tokens, heads) float32; the attended ones are summed over heads.
-        scale: of the scores.
+        scale: of the scores, above 0.
     """
     batch, n_tokens, heads = values.shape
     out = values.new_empty(batch, n_tokens)
@@ -113,27 +114,33 @@ def _call(name: str, *arguments: Any) -> None:
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernel compiled for a type of numbers, or None with a warning where that fails."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        warnings.warn("no C compiler found: attention takes the slower, general path", stacklevel=2)
+    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
+    if not compiler:
+        _warn("no C compiler was found")
         return None
-    flags = [*_FLAGS, *_DEFINITIONS[dtype]]
+    command = [*compiler, *_FLAGS, *_DEFINITIONS[dtype]]
     # Machines may share a home, so the processor is part of the name.
     machine = sorted(torch.cpu.get_capabilities().items())
-    key = hashlib.sha256(_SOURCE.read_bytes() + repr([compiler, flags, machine]).encode())
+    key = hashlib.sha256(_SOURCE.read_bytes() + repr([command, machine]).encode())
     path = cache_dir() / f"cpu_attention-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            command = [compiler, *flags, "-o", str(built), str(_SOURCE), "-lm"]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode:
-                warnings.warn(
-                    f"{compiler} could not compile the attention kernel, which takes the slower, "
-                    f"general path: {result.stderr.strip()[:500]}",
-                    stacklevel=2,
-                )
-                return None
-            built.replace(path)  # in one move, so that no other process loads half of it
-    return ctypes.CDLL(str(path))
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                built = Path(folder) / path.name
+                subprocess.run(
+                    [*command, "-o", str(built), str(_SOURCE), "-lm"],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                ctypes.CDLL(str(built))  # what does not load is not kept
+                built.replace(path)  # in one move, so that no other process loads half of it
+        return ctypes.CDLL(str(path))
+    except subprocess.CalledProcessError as error:
+        _warn(f"{compiler[0]} could not compile the kernel: {error.stderr.strip()[:500]}")
+    except OSError as error:
+        _warn(f"the kernel could not be built in {path.parent}: {error}")
+    return None
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"attention takes the slower, general path: {reason}", stacklevel=4)
