@@ -114,7 +114,8 @@ def _call(name: str, *arguments: Any) -> None:
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernel compiled for a type of numbers, or None with a warning where that fails."""
-    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
+    found = (path for path in map(shutil.which, ("cc", "gcc")) if path)
+    compiler = shlex.split(os.environ.get("CC", "")) or list(found)[:1]
     if not compiler:
         _warn("no C compiler was found")
         return None
