@@ -113,7 +113,6 @@ class Bench:
                 f"epoch_steps must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}"
             )
-
         self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
         # Here, once, so that a folder's images are in the cache for all.
         n_images = len(load_dataset(**self.data).train.images)
@@ -132,10 +131,10 @@ class Bench:
         try:
             with self.console.status("starting") as status:
                 for setup in SETUPS:
-                    twin = setup._replace(kind="ours")
+                    process = setup._replace(kind="ours") if setup.kind == "agent" else setup
                     if setup not in skipped:
                         status.update(f"starting {setup.name}, {setup.n_patches} patches")
-                        workers[setup] = workers.get(twin) or self._start(setup)
+                        workers[setup] = workers.get(process) or self._start(process)
                 figures = {setup: self._figures(setup) for setup in workers}
                 bench = self._content(figures, skipped)
                 n_repeats = 0
@@ -147,6 +146,7 @@ class Bench:
                     status.update(f"repeat {n_repeats}, after {minutes:.0f} min")
                     self._repeat(workers, figures)
                     bench = self._content(figures, skipped)
+                    self._write(bench)  # now, so that what comes later cannot lose it
                     if n_repeats >= options.repeats and unsettled(bench):
                         self.console.print(
                             f"After {n_repeats} repeats these spread too far: "
@@ -164,13 +164,16 @@ class Bench:
             for worker in set(workers.values()):
                 worker.close()
         bench = self._content(figures, skipped)
-        out = Path(options.out)
+        self._write(bench)
+        draw_bench(bench, Path(options.out) / "bench.png")
+        show_bench(bench, self.console)
+        self.console.print(f"Written to {options.out}.", highlight=False)
+        return bench
+
+    def _write(self, bench: dict[str, Any]) -> None:
+        out = Path(self.options.out)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "bench.json", {**bench, **provenance()})
-        draw_bench(bench, out / "bench.png")
-        show_bench(bench, self.console)
-        self.console.print(f"Written to {out}.", highlight=False)
-        return bench
 
     def _missing(self, setup: Setup) -> str | None:
         """Why a contender cannot be measured here, or None."""
@@ -314,7 +317,6 @@ def _serve(
             "peer": contenders.Peer,
             "paper": contenders.PaperWay,
             "ours": contenders.OursWithAgent,
-            "agent": contenders.OursWithAgent,
         }
         options = {} if setup.rival else {"precision": precision}
         contender = kinds[setup.kind](images, batch_size, device, setup.n_patches, **options)

@@ -245,7 +245,7 @@ class Ours:
         if self.n_keep == self.env.n_patches:
             return None
         mask = random_patches(self.rng, self.env.n_patches, self.n_keep)
-        return mask_to_keep(mask).to(self.env.device)
+        return mask_to_keep(mask).to(self.env.device, non_blocking=True)
 
 
 class OursWithAgent(Ours):
