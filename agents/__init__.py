@@ -1,6 +1,7 @@
 """Agents for MultiBinary environments; they know the Gymnasium API and nothing of the ViT."""
 
 from agents.multi_output_dqn import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
+from agents.schedules import SCHEDULES
 from agents.selectors import (
     AllPatches,
     CentrePatches,
@@ -10,6 +11,7 @@ from agents.selectors import (
 )
 
 __all__ = [
+    "SCHEDULES",
     "AllPatches",
     "BranchingMlpPolicy",
     "CentrePatches",

@@ -8,6 +8,7 @@ import math
 import time
 import zlib
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -44,11 +45,16 @@ class SelectorPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.n_patches = int(action_space.shape[0])
-        self.n_keep = self._check_n_keep(n_keep)
+        self.n_keep = self.check_n_keep(n_keep)
         self.seed = seed
         self.rng = np.random.default_rng(seed)
 
-    def _check_n_keep(self, n_keep: int | None) -> int:
+    def check_n_keep(self, n_keep: int | None) -> int:
+        """The number of patches to keep.
+
+        Raises:
+            ValueError: if it is out of range.
+        """
         if isinstance(n_keep, int) and 1 <= n_keep <= self.n_patches:
             return n_keep
         raise ValueError(
@@ -70,7 +76,7 @@ class SelectorPolicy(BasePolicy):
 class AllPatches(SelectorPolicy):
     """Keeps every patch, whatever `n_keep` says: plain ViT training."""
 
-    def _check_n_keep(self, n_keep: int | None) -> int:
+    def check_n_keep(self, n_keep: int | None) -> int:
         return self.n_patches
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -80,24 +86,38 @@ class AllPatches(SelectorPolicy):
 class RandomPatches(SelectorPolicy):
     """Keeps random patches, drawn anew for each batch.
 
-    With `deterministic=True` they depend on seed and observation alone, so that an evaluation
-    can be repeated.
+    With `deterministic=True` they depend on the seed, the observation and the number of predictions
+    before, which is the policy's state, so that an evaluation can be repeated.
     """
+
+    _n_before = 0
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Patch masks and the next state: the number of predictions, this one included."""
+        self._n_before = 0 if state is None else int(state[0])
+        actions, _ = super().predict(observation, None, episode_start, deterministic)
+        return actions, (np.array(self._n_before + 1),)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         if not deterministic:
             return self.rng.random(self.n_patches)
         key = zlib.crc32(np.ascontiguousarray(observation).tobytes())
-        return np.random.default_rng([self.seed or 0, key]).random(self.n_patches)
+        return np.random.default_rng([self.seed or 0, key, self._n_before]).random(self.n_patches)
 
 
 class CentrePatches(SelectorPolicy):
     """Keeps the patches nearest the image's centre, always the same."""
 
-    def _check_n_keep(self, n_keep: int | None) -> int:
+    def check_n_keep(self, n_keep: int | None) -> int:
         if math.isqrt(self.n_patches) ** 2 != self.n_patches:
             raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
-        return super()._check_n_keep(n_keep)
+        return super().check_n_keep(n_keep)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         side = math.isqrt(self.n_patches)
@@ -118,7 +138,8 @@ class FixedRule(BaseAlgorithm):
     Args:
         policy: `all`, `random`, `centre`, `attended`, or a SelectorPolicy class.
         env: with a MultiBinary action space.
-        n_keep: patches to keep, in 1...n_patches; only `all` needs none.
+        n_keep: patches to keep, in 1...n_patches, or such a number for each step of the run, after
+            which their mean, rounded, is kept; only `all` needs none.
         stats_window_size: episodes that rollout figures are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: for the policy, beside n_keep and seed.
@@ -130,6 +151,7 @@ class FixedRule(BaseAlgorithm):
         ValueError: if n_keep is out of range.
     """
 
+    policy: SelectorPolicy
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "all": AllPatches,
         "random": RandomPatches,
@@ -141,7 +163,7 @@ class FixedRule(BaseAlgorithm):
         self,
         policy: str | type[SelectorPolicy],
         env: GymEnv | str,
-        n_keep: int | None = None,
+        n_keep: int | Sequence[int] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -163,7 +185,7 @@ class FixedRule(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.n_keep = n_keep
+        self.n_keep = n_keep if n_keep is None or isinstance(n_keep, int) else list(n_keep)
         if _init_setup_model:
             self._setup_model()
 
@@ -172,10 +194,13 @@ class FixedRule(BaseAlgorithm):
         self.policy = self.policy_class(
             self.observation_space,
             self.action_space,
-            n_keep=self.n_keep,
+            n_keep=self._n_keep_after(),
             seed=self.seed,
             **self.policy_kwargs,
         )
+        if isinstance(self.n_keep, list):
+            for n_keep in set(self.n_keep):
+                self.policy.check_n_keep(n_keep)
         # A loaded rule goes on where it was saved, as `load` restores attributes before this.
         self.rng = getattr(self, "rng", self.policy.rng)
         self.policy.rng = self.rng
@@ -193,10 +218,17 @@ class FixedRule(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        if isinstance(self.n_keep, list) and len(self.n_keep) * self.n_envs < total_timesteps:
+            raise ValueError(
+                f"n_keep must be a number for each of {total_timesteps} steps, "
+                f"got {len(self.n_keep)}"
+            )
         callback.on_training_start(locals(), globals())
         assert self.env is not None
         while self.num_timesteps < total_timesteps:
             assert self._last_obs is not None
+            if isinstance(self.n_keep, list):
+                self.policy.n_keep = self.n_keep[self.num_timesteps // self.n_envs]
             actions, _ = self.predict(self._last_obs)
             new_obs, rewards, dones, infos = self.env.step(actions)
             self.num_timesteps += self.env.num_envs
@@ -208,8 +240,15 @@ class FixedRule(BaseAlgorithm):
             self._episode_num += int(dones.sum())
             if dones.any() and self._episode_num % log_interval == 0:
                 self.dump_logs()
+        self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())
         callback.on_training_end()
         return self
+
+    def _n_keep_after(self) -> int | None:
+        """The number of patches to keep when the run is over."""
+        if isinstance(self.n_keep, list):
+            return max(round(sum(self.n_keep) / max(len(self.n_keep), 1)), 1)
+        return self.n_keep
 
     def dump_logs(self) -> None:
         """Write what was recorded, with the rate of steps and the episodes' rewards."""

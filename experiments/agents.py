@@ -9,11 +9,13 @@ import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents import FixedRule, MultiOutputDQN
+from agents import SCHEDULES, FixedRule, MultiOutputDQN
 from experiments.options import DQNOptions, TrainOptions
+from experiments.run_folder import RunFolder
 from vit_patch_env import ViTPatchSelectEnv
 
 POLICIES = {"paper": "MlpPolicy", "branching": "BranchingMlpPolicy"}
+RULES = (*FixedRule.policy_aliases, *SCHEDULES, "matched")
 
 
 def agent_class(name: str) -> type[BaseAlgorithm]:
@@ -24,11 +26,11 @@ def agent_class(name: str) -> type[BaseAlgorithm]:
     """
     if name in POLICIES:
         return MultiOutputDQN
-    if name in FixedRule.policy_aliases:
+    if name in RULES:
         return FixedRule
     algorithm = getattr(stable_baselines3, name.upper(), None)
     if not (inspect.isclass(algorithm) and issubclass(algorithm, BaseAlgorithm)):
-        known = ", ".join((*POLICIES, *FixedRule.policy_aliases))
+        known = ", ".join((*POLICIES, *RULES))
         raise ValueError(
             f"agent must be one of {known} or a Stable-Baselines3 algorithm that takes "
             f"MultiBinary actions (ppo, a2c), got {name!r}"
@@ -49,13 +51,17 @@ def make_agent(options: TrainOptions, env: ViTPatchSelectEnv) -> BaseAlgorithm:
         raise ValueError(f"--dqn values belong to {' and '.join(POLICIES)}, got agent {name}")
     if algorithm in (MultiOutputDQN, FixedRule) and options.sb3:
         raise ValueError(f"--sb3 values belong to a Stable-Baselines3 algorithm, got agent {name}")
+    if (options.follow is None) == (name == "matched"):
+        raise ValueError(
+            f"follow must name a run where agent is matched, and only there, "
+            f"got agent {name} and follow {options.follow}"
+        )
     shared: dict[str, Any] = {"seed": options.seed, "device": "cpu"}
     if algorithm is MultiOutputDQN:
         return MultiOutputDQN(POLICIES[name], env, **asdict(options.dqn), **shared)
     if algorithm is FixedRule:
-        if env.n_patches_desired is None and name != "all":
-            raise ValueError(f"agent {name} needs n_patches_desired, the number to keep, got None")
-        return FixedRule(name, env, n_keep=env.n_patches_desired, **shared)
+        rule = name if name in FixedRule.policy_aliases else "random"
+        return FixedRule(rule, env, n_keep=_n_keep(options, env), **shared)
     given = _parse(options.sb3)
     known = [
         parameter
@@ -73,6 +79,24 @@ def make_agent(options: TrainOptions, env: ViTPatchSelectEnv) -> BaseAlgorithm:
         if "action spaces" in str(error):
             raise ValueError(f"agent must take MultiBinary actions, got {name}: {error}") from error
         raise ValueError(f"--sb3 values are refused by {name}: {error}") from error
+
+
+def _n_keep(options: TrainOptions, env: ViTPatchSelectEnv) -> int | list[int] | None:
+    """The number of patches that a rule keeps, or one for each step."""
+    if options.follow is not None:
+        counts = RunFolder(options.follow).read_steps()
+        if len(counts) != env.n_steps:
+            raise ValueError(
+                f"follow must be a run of {env.n_steps} steps, got {options.follow} of {len(counts)}"
+            )
+        return counts
+    if options.agent in SCHEDULES:
+        return SCHEDULES[options.agent](env.n_patches, env.n_steps, env.steps_per_epoch)
+    if env.n_patches_desired is None and options.agent != "all":
+        raise ValueError(
+            f"agent {options.agent} needs n_patches_desired, the number to keep, got None"
+        )
+    return env.n_patches_desired
 
 
 def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ all of them are measured in turn, in one run, and each has a peak memory of its 
 import importlib.util
 import multiprocessing
 import os
-import resource
 import signal
 import statistics
 import sys
@@ -23,9 +22,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 from rich.console import Console
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench_report import AGENT, OURS, PAPER, PEER, draw_bench, show_bench, unsettled
 from experiments.options import BenchOptions
@@ -33,7 +30,8 @@ from experiments.run_folder import device_name, provenance, write_json
 from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.checks import check_choice, check_whole
 from vit_patch_env.data import check_dataset
-from vit_patch_env.memory import is_out_of_memory
+from vit_patch_env.flops import FlopCount
+from vit_patch_env.memory import is_out_of_memory, peak_memory
 from vit_patch_env.training import PrecisionName, has_bf16, resolve_device, resolve_precision
 
 
@@ -362,13 +360,9 @@ def matrix_ceiling(device: torch.device, dtype: torch.dtype, size: int = 2048) -
 
 
 def step_flops(n_keep: int, batch_size: int) -> int:
-    """FLOPs of the matrix products in a training step, counted by torch without computing them."""
-    with torch.device("meta"):
-        model = SimpleViT(n_classes=10)
-        images, labels = torch.rand(batch_size, 3, 32, 32), torch.zeros(batch_size).long()
-        with FlopCounterMode(display=False) as counter:
-            F.cross_entropy(model(images, torch.arange(n_keep)), labels).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops())
+    """FLOPs of the matrix products in a training step of the paper's ViT."""
+    images = torch.empty(batch_size, 3, 32, 32, device="meta")
+    return FlopCount(SimpleViT(n_classes=10)).train_step(images, n_keep)
 
 
 _PARTS = {
@@ -420,11 +414,3 @@ def _silent_stderr() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes of this process: resident on the CPU, allocated on CUDA."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,14 +1,16 @@
 """The command `vit-patch`."""
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from rich.console import Console
 
 from experiments.bench import Bench
+from experiments.compare import Comparison
 from experiments.evaluate import Evaluation
-from experiments.options import BenchOptions, EvaluateOptions, TrainOptions
+from experiments.options import BenchOptions, CompareOptions, EvaluateOptions, TrainOptions
+from experiments.presets import preset
 from experiments.train import Run
 from vit_patch_env.memory import is_out_of_memory
 
@@ -16,13 +18,33 @@ _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 
+Options = TrainOptions | EvaluateOptions | BenchOptions | CompareOptions
 
-def parse(args: list[str] | None = None) -> TrainOptions | EvaluateOptions | BenchOptions:
+
+def parse(args: list[str] | None = None) -> Options:
     """The options that these arguments, by default the command line's, ask for.
 
     Exits with a usage message and status 2 where they cannot be understood.
+
+    Raises:
+        ValueError: for an unknown preset.
     """
-    return tyro.cli(_Train | _Evaluate | _Bench, prog="vit-patch", args=args)
+    args = sys.argv[1:] if args is None else args
+    compare = Annotated[
+        CompareOptions, tyro.conf.subcommand("compare", default=preset(_preset_name(args)))
+    ]
+    commands: Any = _Train | _Evaluate | _Bench | compare  # type: ignore[valid-type]
+    return tyro.cli(commands, prog="vit-patch", args=args)
+
+
+def _preset_name(args: list[str]) -> str:
+    """The preset, whose values are the defaults of all the others."""
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        if word == "--preset":
+            return following
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+    return CompareOptions.preset
 
 
 def main(args: list[str] | None = None) -> None:
@@ -30,12 +52,17 @@ def main(args: list[str] | None = None) -> None:
 
     Exits with status 2 and one line on standard error where an argument is bad.
     """
-    options = parse(args)
     console = Console()
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
-    commands = {TrainOptions: Run, EvaluateOptions: Evaluation, BenchOptions: Bench}
+    commands = {
+        TrainOptions: Run,
+        EvaluateOptions: Evaluation,
+        BenchOptions: Bench,
+        CompareOptions: Comparison,
+    }
     try:
+        options = parse(args)
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.
         command = commands[type(options)](options, console)
     except (ValueError, OSError) as error:
@@ -47,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        asked = "" if isinstance(options, EvaluateOptions) else _memory_asked_for(options)
+        asked = _memory_asked_for(options)
         fail(f"out of memory{asked}: {str(error).splitlines()[0]}")
 
 
@@ -57,6 +84,8 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _memory_asked_for(options: TrainOptions | BenchOptions) -> str:
-    batch_size = (options.env if isinstance(options, TrainOptions) else options).batch_size
+def _memory_asked_for(options: Options) -> str:
+    if isinstance(options, EvaluateOptions):
+        return ""
+    batch_size = (options if isinstance(options, BenchOptions) else options.env).batch_size
     return f" with --batch-size {batch_size}; half of it needs about half as much"

@@ -41,6 +41,7 @@ class EpochFigures(NamedTuple):
     images_per_second: float
     train_seconds: float
     agent_seconds: float
+    flops: int  # of training steps and observations
 
 
 class Clock(NamedTuple):
@@ -93,6 +94,8 @@ class TrainingMonitor(BaseCallback):
     Attributes:
         clock: where the time went so far.
         n_selected_mean: patches selected per step so far.
+        selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
+        flops: of training steps and observations, up to the last epoch's end.
         diverged: whether a loss was not finite.
     """
 
@@ -115,6 +118,8 @@ class TrainingMonitor(BaseCallback):
         self.notify_epoch = on_epoch
         self.clock = Clock()
         self.n_selected_mean = float("nan")
+        self.selected: NDArray[np.float64] = np.zeros(0)
+        self.flops = 0
         self.diverged = False
 
     def _on_training_start(self) -> None:
@@ -123,6 +128,8 @@ class TrainingMonitor(BaseCallback):
         self._apart_seconds = 0.0
         # Of episodes that are over; less what this one trained for before learning began.
         self._past_train_seconds = -self._call_first_env("timings").train_seconds
+        self._past_flops = -self._call_first_env("flops")
+        self.flops = 0
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
         self._n_episodes = self._n_steps = self._n_selected = 0
@@ -188,8 +195,11 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock(
             total_seconds, self._past_train_seconds + train_seconds, self._apart_seconds
         )
+        flops = self._past_flops + self._call_first_env("flops", episode)
+        epoch_flops, self.flops = flops - self.flops, flops
         if done:
             self._past_train_seconds = self.clock.train
+            self._past_flops = flops
             self._n_steps_done = 0
         val: Metrics = self._call_first_env("evaluate", "val", episode=episode)
         sums = self._sums
@@ -207,11 +217,13 @@ class TrainingMonitor(BaseCallback):
             images_per_second=sums.n_steps * self._images_per_step / (epoch_train + epoch_agent),
             train_seconds=epoch_train,
             agent_seconds=epoch_agent,
+            flops=epoch_flops,
         )
+        self.selected = sums.patch_masks / sums.n_steps
         self.logger.record("vit/val_loss", val.loss)
         self.logger.record("vit/val_accuracy", val.accuracy)
         self._record("vit/attention", _heat_map(self.locals["new_obs"][0]))
-        self._record("env/selected", _heat_map(sums.patch_masks / sums.n_steps, 0.0, 1.0))
+        self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
         self.model.dump_logs()
         if self.notify_epoch is not None:
             self.notify_epoch(figures)

@@ -31,6 +31,11 @@ class EnvOptions:
     """size of a head"""
     mlp_dim: int = 512
     """hidden size of a layer's MLP"""
+    model: str = "simple_vit"
+    """simple_vit (the paper's), vit, or one that reduces its tokens by itself: ats_vit, evit, tome,
+    patch_merger, patch_dropout, token_expansion"""
+    keep_rate: float | None = None
+    """share of tokens that such a model keeps, in (0, 1]; by default as published"""
     batch_size: int = 64
     """images per training step"""
     epochs: int = 20
@@ -52,7 +57,7 @@ class EnvOptions:
     flip: bool | None = None
     """mirror half of the images; by default where the data set allows it"""
     observation: str = "attention_output"
-    """attention_output (the paper's) or attention_received"""
+    """attention_output (the paper's), attention_received, or none for rules that do not look"""
     n_patches_desired: int | None = 40
     """patches that the reward asks for and that a fixed rule keeps; None for as few as possible"""
     alpha: float = 0.2
@@ -100,8 +105,11 @@ class TrainOptions:
     """Train a ViT while an agent picks the patches it trains on."""
 
     agent: str = "paper"
-    """paper, branching, a fixed rule (all, random, centre, attended), or a Stable-Baselines3
-    algorithm that takes MultiBinary actions (ppo, a2c)"""
+    """paper, branching, a fixed rule (all, random, centre, attended), random patches by a schedule
+    (pss, pss_linear, flip) or as many as in another run (matched), or a Stable-Baselines3 algorithm
+    that takes MultiBinary actions (ppo, a2c)"""
+    follow: str | None = None
+    """the run whose number of patches per step `--agent matched` repeats"""
     seed: int = 0
     """of the ViT, its data and the agent"""
     out: str | None = None
@@ -152,3 +160,20 @@ class BenchOptions:
     """auto (CUDA where there is one), cpu, cuda or cuda:<n>"""
     out: str = "bench"
     """the folder for bench.json and bench.png"""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Train every method with every seed on one data set, and keep what was measured."""
+
+    preset: str = "smoke"
+    """smoke, table2 or table2-cpu: where the other values start from"""
+    methods: tuple[str, ...] = ()
+    """which methods, in the order of the report; the README has the list"""
+    seeds: tuple[int, ...] = ()
+    """of the runs; a seed's runs share initial weights and data order"""
+    out: str | None = None
+    """the comparison's folder; by default results/<preset>"""
+    jobs: int = 1
+    """runs at once; on a CPU they share its cores"""
+    env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)

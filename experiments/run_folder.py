@@ -1,5 +1,6 @@
 """The files of a run: where they are, how they are written and read."""
 
+import hashlib
 import json
 import math
 import platform
@@ -8,17 +9,21 @@ import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from experiments.monitor import EpochFigures
 from experiments.options import DQNOptions, EnvOptions, TrainOptions
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
+STEPS, SELECTED = "steps.csv", "selected.csv"
 VIT, AGENT = "vit.safetensors", "agent.zip"
 
+_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT)
 _PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
 
 
@@ -32,12 +37,14 @@ class RunFolder:
         path: of the folder.
         vit: the ViT's weights.
         agent: the agent, as Stable-Baselines3 saves it.
+        log: what a run in the background printed.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.vit = self.path / VIT
         self.agent = self.path / AGENT
+        self.log = self.path / "log.txt"
 
     def check_free(self) -> None:
         """Refuse a folder that holds a run.
@@ -64,7 +71,9 @@ class RunFolder:
             raise ValueError(f"out must be a folder, got {self.path}: {error.strerror}") from error
         for file in self._files():
             file.unlink()
-        write_json(self.path / CONFIG, {"options": asdict(options), **provenance()})
+        write_json(
+            self.path / CONFIG, {"options": asdict(options), **provenance(command_line(options))}
+        )
 
     @property
     def options(self) -> TrainOptions:
@@ -73,27 +82,64 @@ class RunFolder:
         Raises:
             ValueError: if the folder holds no run.
         """
-        options = self._read_json(CONFIG)["options"]
-        return TrainOptions(
-            **{
-                **options,
-                "sb3": tuple(options["sb3"]),
-                "env": EnvOptions(**options["env"]),
-                "dqn": DQNOptions(**options["dqn"]),
-            }
-        )
+        try:
+            options = self._read_json(CONFIG)["options"]
+            return TrainOptions(
+                **{
+                    **options,
+                    "sb3": tuple(options["sb3"]),
+                    "env": EnvOptions(**options["env"]),
+                    "dqn": DQNOptions(**options["dqn"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"expected this version's options in {self.path / CONFIG}, got: {error}"
+            ) from error
 
-    def append_epoch(self, figures: EpochFigures) -> None:
-        """Add a row to `metrics.csv`."""
-        path = self.path / METRICS
-        row = pd.DataFrame([figures._asdict()])
-        row.to_csv(path, mode="a", header=not path.exists(), index=False)
+    def append_epoch(
+        self, figures: EpochFigures, selected: NDArray[np.float64], n_selected: list[int]
+    ) -> None:
+        """Add an epoch to `metrics.csv`, `selected.csv` and `steps.csv`.
+
+        Args:
+            figures: of the epoch.
+            selected: share of its steps in which each patch was selected, (n_patches,).
+            n_selected: patches selected in each of its steps.
+        """
+        self._append(METRICS, pd.DataFrame([figures._asdict()]))
+        shares = pd.DataFrame([selected.round(4)])
+        shares.insert(0, "epoch", figures.epoch)
+        self._append(SELECTED, shares)
+        self._append(STEPS, pd.DataFrame({"n_selected": n_selected}))
+
+    def read_steps(self) -> list[int]:
+        """Patches selected in each step of the run.
+
+        Raises:
+            ValueError: if the run was not finished, or the file is damaged.
+        """
+        self.read_result()
+        path = self.path / STEPS
+        try:
+            return [int(count) for count in pd.read_csv(path)["n_selected"]]
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"expected n_selected of each step in {path}, got: {error}") from error
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write `result.json`, with the configuration's account of command and versions."""
+        """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        write_json(self.path / RESULT, {**result, **config})
+        files = {name: checksum(self.path / name) for name in (METRICS, STEPS, SELECTED)}
+        # Renamed last, so that a run counts as finished only when it is.
+        path = self.path / RESULT
+        unfinished = path.with_suffix(".part")
+        write_json(unfinished, {**result, **config, "files": files})
+        unfinished.replace(path)
+
+    def _append(self, name: str, rows: pd.DataFrame) -> None:
+        path = self.path / name
+        rows.to_csv(path, mode="a", header=not path.exists(), index=False)
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` holds.
@@ -103,9 +149,37 @@ class RunFolder:
         """
         return self._read_json(RESULT)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / RESULT).exists()
+
+    def n_epochs(self) -> int:
+        """Epochs that `metrics.csv` has so far."""
+        path = self.path / METRICS
+        return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
+
+    def check_whole(self) -> dict[str, Any]:
+        """What `result.json` holds, where the run's files are as they were written.
+
+        Raises:
+            ValueError: if the run is not finished, or damaged.
+        """
+        result = self.read_result()
+        for name, expected in result.get("files", {METRICS: "none"}).items():
+            path = self.path / name
+            if not path.is_file() or checksum(path) != expected:
+                raise ValueError(f"{self.path} is damaged: {name} is not what the run wrote")
+        return result
+
+    def log_end(self) -> str:
+        """The last line of the run's log."""
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def _files(self) -> list[Path]:
         """Files of a run that are there."""
-        names = [self.path / name for name in (CONFIG, METRICS, RESULT, VIT, AGENT)]
+        names = [self.path / name for name in _FILES]
         found = [path for path in names if path.exists()]
         return found + sorted(self.path.glob("events.out.tfevents.*"))
 
@@ -113,17 +187,42 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             raise ValueError(f"expected a finished run with {name}, got {self.path}")
-        return cast("dict[str, Any]", _parse(path))
+        return read_json(path)
 
 
-def provenance() -> dict[str, Any]:
-    """What a figure is written with: the command, the versions and the machine."""
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def provenance(command: str | None = None) -> dict[str, Any]:
+    """What a figure is written with: the command, by default this one, versions and machine."""
     return {
-        "command": shlex.join(["vit-patch", *sys.argv[1:]]),
+        "command": command or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{processor_name()}, {torch.get_num_threads()} threads",
     }
+
+
+def command_line(options: TrainOptions) -> str:
+    """The command that asks for these options, without the values that are defaults."""
+    words = ["vit-patch", "train"]
+    for prefix, given, default in (
+        ("", options, TrainOptions()),
+        ("", options.env, EnvOptions()),
+        ("dqn.", options.dqn, DQNOptions()),
+    ):
+        for name, value in vars(given).items():
+            if value == getattr(default, name) or name in ("env", "dqn"):
+                continue
+            flag = f"--{prefix}{name}".replace("_", "-")
+            if value is True and getattr(default, name) is False:
+                words.append(flag)
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [flag, *map(str, values)]
+    return shlex.join(words)
 
 
 def processor_name() -> str:
@@ -142,11 +241,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(text + "\n")
 
 
-def _parse(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: if it holds none.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"expected JSON in {path}, got: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object in {path}, got {type(content).__name__}")
+    return content
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,14 @@
 """`vit-patch train`: one run, from options to a run folder."""
 
+import os
+import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
+import torch
 from rich.console import Console
 from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -13,11 +16,12 @@ from stable_baselines3.common.logger import configure
 
 from experiments.agents import POLICIES, make_agent
 from experiments.display import Display, show_cost, show_result
-from experiments.monitor import EpochFigures, TrainingMonitor
+from experiments.monitor import EpochFigures, StepFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder, device_name
 from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_whole
+from vit_patch_env.memory import peak_memory
 
 
 class Run:
@@ -51,8 +55,9 @@ class Run:
             max_episodes=1,
             hyperparameters=_flat(options),
             on_epoch=self._end_epoch,
-            on_step=self.display.show_step,
+            on_step=self._end_step,
         )
+        self.n_selected: list[int] = []
         self.folder.create(options)
 
     def run(self) -> dict[str, Any]:
@@ -85,6 +90,8 @@ class Run:
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
             "n_steps": self.monitor.n_calls,
+            "flops": self.monitor.flops,
+            "peak_memory_bytes": peak_memory(env.device),
             "diverged": self.monitor.diverged,
             "classes": list(env.data.classes),
             "device": str(env.device),
@@ -104,9 +111,24 @@ class Run:
         )
         return result
 
+    def _end_step(self, figures: StepFigures) -> None:
+        self.n_selected.append(figures.info["n_selected"])
+        self.display.show_step(figures)
+
     def _end_epoch(self, figures: EpochFigures) -> None:
-        self.folder.append_epoch(figures)
+        self.folder.append_epoch(figures, self.monitor.selected, self.n_selected)
+        self.n_selected.clear()
         self.display.show_epoch(figures)
+
+
+def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None:
+    """Train in a process of its own, with so many threads; what it says goes to the log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for it
+    with Path(log).open("w", buffering=1) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        torch.set_num_threads(n_threads)
+        Run(options, Console(file=file, width=120)).run()
 
 
 def make_env(options: EnvOptions) -> ViTPatchSelectEnv:

@@ -1,5 +1,10 @@
 """Multi-head attention of projected tokens, by the kernel that is fastest where they live."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -8,22 +13,39 @@ from torch.nn import functional as F
 from vit_patch_env.cpu_attention import fits, fused_attention, fused_scalar_attention
 
 
-def attend(qkv: Tensor, heads: int, scale: float) -> Tensor:
-    """softmax(scale * query key^T) value: (batch, n_tokens, heads * dim_head).
+def attend(qkv: Tensor, heads: int, scale: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(scale * query key^T + bias) value: (batch, n_tokens, heads * dim_head).
 
     Args:
         qkv: (batch, n_tokens, 3 * heads * dim_head): query, key and value after each other, each
             by heads.
         heads: attention heads.
         scale: of the scores.
+        bias: (batch, n_tokens), added to the scores of each key; None for none.
     """
-    if fits(qkv, qkv.dtype, qkv.shape[2] // (3 * heads)):
+    if bias is None and fits(qkv, qkv.dtype, qkv.shape[2] // (3 * heads)):
         return fused_attention(qkv, heads, scale)
     query, key, value = split_heads(qkv, 3, heads)
-    if qkv.is_cuda:
-        out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return attend_heads(query, key, value, scale, bias)
+
+
+def attend_heads(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """`attend` of split heads, where queries may be fewer than keys: (batch, queries, heads * d).
+
+    Args:
+        query: (batch, heads, queries, d).
+        key: (batch, heads, keys, d).
+        value: (batch, heads, keys, d).
+        scale: of the scores.
+        bias: (batch, keys), added to the scores of each key; None for none.
+    """
+    if query.is_cuda:
+        mask = None if bias is None else bias[:, None, None].to(query.dtype)  # (b, 1, 1, keys)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     else:  # torch's fused kernel is slower on a CPU at these lengths, above all backwards
-        out = attention_weights(query, key, scale) @ value
+        out = attention_weights(query, key, scale, bias) @ value
     return rearrange(out, "b h n d -> b n (h d)")
 
 
@@ -46,9 +68,14 @@ def attend_scalars(tokens: Tensor, weight: Tensor, values: Tensor, scale: float)
     return (weights * values.transpose(1, 2)[:, :, None]).sum(dim=(1, 3))
 
 
-def attention_weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """softmax(scale * query key^T): (batch, heads, queries, keys), of split heads."""
-    return ((query * scale) @ key.transpose(-1, -2)).softmax(dim=-1)
+def attention_weights(
+    query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """softmax(scale * query key^T + bias): (batch, heads, queries, keys), of split heads."""
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if bias is not None:  # (batch, keys)
+        scores = scores + bias[:, None, None].to(scores.dtype)
+    return scores.softmax(dim=-1)
 
 
 def split_heads(projected: Tensor, parts: int, heads: int) -> Tensor:
@@ -56,9 +83,23 @@ def split_heads(projected: Tensor, parts: int, heads: int) -> Tensor:
     return rearrange(projected, "b n (parts h d) -> parts b h n d", parts=parts, h=heads)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """While it lasts, no autocast on that device; the meta device has none to begin with."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def exact_products(device: torch.device) -> AbstractContextManager[Any]:
+    """While it lasts, matrix products are of the tensors' own type, whatever autocast says."""
+    if not torch.amp.is_autocast_available(device.type):  # as for shapes without values
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def _product_dtype(tensor: Tensor) -> torch.dtype:
     """The type of matrix products with that tensor, here and now: autocast's or its own."""
     device_type = tensor.device.type
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
     return tensor.dtype

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vit_patch_env.batches import BatchStream, Normalize
 from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
+from vit_patch_env.models import ModelName, check_model, make_model
 from vit_patch_env.observation import OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
 from vit_patch_env.reward import (
@@ -36,7 +37,7 @@ from vit_patch_env.training import (
     resolve_device,
     resolve_precision,
 )
-from vit_patch_env.vit import SimpleViT, patches_per_side
+from vit_patch_env.vit import patches_per_side
 
 _IMPORTED_BY = os.getpid()
 
@@ -89,7 +90,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `Box((n_patches,), float32)`. `observation="attention_output"`: the first attention layer's
     output for the next batch, (batch, n_patches, dim), averaged over dim and over the batch
     (paper, section 2.2). `"attention_received"`: the attention that each patch receives, in
-    [0, 1]. All patches are seen, before any selection.
+    [0, 1]. All patches are seen, before any selection. `"none"`: zeros, for rules that do not look.
 
     ## Action space
     `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch. Where no
@@ -125,8 +126,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         heads: attention heads per layer.
         dim_head: size of a head.
         mlp_dim: hidden size of a layer's MLP.
-        model: makes another model than SimpleViT, given (n_classes, channels); it must have
-            `n_patches` of them, `model(images, keep=None)` and `model.first_attention(images)`.
+        model: `simple_vit` (the paper's), `vit`, or one that reduces its tokens by itself:
+            `ats_vit`, `evit`, `tome`, `patch_merger`, `patch_dropout`, `token_expansion`. Or a
+            function that makes another, given (n_classes, channels); it must have `n_patches`,
+            `model(images, keep=None)` and `model.first_attention(images)`.
+        keep_rate: share of tokens that such a model keeps, in (0, 1]; by default as published.
         batch_size: images per training step.
         epochs: passes over the training images per episode.
         learning_rate: peak rate of the optimiser.
@@ -137,7 +141,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         label_smoothing: of the training loss, in [0, 1).
         crop_padding: pixels of padding for random crops; 0 for none.
         flip: mirror half of the images; by default where the data set allows it.
-        observation: `attention_output` (the paper's) or `attention_received`.
+        observation: `attention_output` (the paper's), `attention_received` or `none`.
         n_patches_desired: patches that the reward asks for, in 1...n_patches, or None for as
             few as possible.
         alpha: weight of the loss against the number of patches, in [0, 1].
@@ -165,7 +169,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         heads: int = 16,
         dim_head: int = 64,
         mlp_dim: int = 512,
-        model: Callable[[int, int], nn.Module] | None = None,
+        model: ModelName | Callable[[int, int], nn.Module] = "simple_vit",
+        keep_rate: float | None = None,
         batch_size: int = 64,
         epochs: int = 20,
         learning_rate: float = 1e-3,
@@ -193,6 +198,12 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         check_whole("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
         if dim % 4:
             raise ValueError(f"dim must be divisible by 4, got {dim}")
+        if isinstance(model, str):
+            check_model(model, keep_rate)
+        elif not callable(model):
+            raise ValueError(f"model must be a name or a function, got {model!r}")
+        elif keep_rate is not None:
+            raise ValueError(f"keep_rate must be None where model is a function, got {keep_rate}")
         check_interval("(0, 1]", train_fraction=train_fraction)
         check_interval("(0, 1)", val_fraction=val_fraction)
         check_interval("(0, inf)", learning_rate=learning_rate)
@@ -220,7 +231,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "data_dir": data_dir, "image_size": image_size,
             "train_fraction": train_fraction, "val_fraction": val_fraction,
         }  # fmt: skip
-        self._make_model = model
+        self._model = model
+        self._keep_rate = keep_rate
         self._vit_options = {
             "image_size": image_size, "patch_size": patch_size, "dim": dim, "depth": depth,
             "heads": heads, "dim_head": dim_head, "mlp_dim": mlp_dim,
@@ -257,9 +269,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                     f"image_size must be that of the dataset, {size}, got {image_size}"
                 )
             check_whole(f"[1, {n_images}]", batch_size=self.batch_size)
-            if self._make_model is None:  # what a ViT refuses is said before any training
+            if isinstance(self._model, str):  # what a ViT refuses is said before any training
                 with torch.device("meta"):
-                    SimpleViT(n_classes=len(data.classes), channels=channels, **self._vit_options)
+                    self._make_model(len(data.classes), channels)
             self._data = data.to(self.device)
         return self._data
 
@@ -383,11 +395,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         check_choice(get_args(SplitName), split=split)
         trainer = self.trainer(episode)
 
+        state: Any = None
+
         def select(images: Tensor) -> Tensor | None:
+            nonlocal state
             assert selector is not None
             # After a divergence there is no finite view, and policies refuse another.
             observation = np.nan_to_num(trainer.observe(images).cpu().numpy())
-            action, _ = selector.predict(observation, deterministic=True)
+            action, state = selector.predict(observation, state=state, deterministic=True)
             return self._keep(self._patch_mask(action, observation)[0])
 
         return trainer.evaluate(getattr(self.data, split), None if selector is None else select)
@@ -406,6 +421,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return Timings(
             chosen.trainer.train_seconds, chosen.trainer.observe_seconds, chosen.reset_seconds
         )
+
+    def flops(self, episode: EpisodeName = "current") -> int:
+        """FLOPs of an episode's training steps and observations so far."""
+        return self._episode(episode).trainer.count_flops()
 
     def render(self) -> NDArray[np.uint8] | None:
         """Eight images of the last trained batch, dropped patches dimmed: (height, width, 3)."""
@@ -452,9 +471,18 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         # Layers draw their weights from the global generator: lend it, and give it back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            if self._make_model is None:
-                return SimpleViT(n_classes=n_classes, channels=channels, **self._vit_options)
             model = self._make_model(n_classes, channels)
         if model.n_patches != self.n_patches:
             raise ValueError(f"model must have {self.n_patches} patches, got {model.n_patches}")
         return model
+
+    def _make_model(self, n_classes: int, channels: int) -> nn.Module:
+        if not isinstance(self._model, str):
+            return self._model(n_classes, channels)
+        return make_model(
+            self._model,
+            keep_rate=self._keep_rate,
+            n_classes=n_classes,
+            channels=channels,
+            **self._vit_options,
+        )

@@ -1,6 +1,7 @@
 """Memory of the process: freed blocks are kept for the next training step; what is a lack of it."""
 
 import ctypes
+import resource
 import sys
 from functools import cache
 
@@ -38,3 +39,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes of this process: resident on the CPU, allocated on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-ObservationName = Literal["attention_output", "attention_received"]
+ObservationName = Literal["attention_output", "attention_received", "none"]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -31,6 +32,11 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
     return attention.float().mean(dim=(0, 1, 2)).clamp(0, 1)
 
 
+def nothing(model: Any, images: Tensor) -> Tensor:
+    """Zeros (n_patches,), at no cost: for rules that do not look."""
+    return torch.zeros(model.n_patches, device=images.device)
+
+
 class Observation(NamedTuple):
     """An observation's function and the bounds of its values."""
 
@@ -42,4 +48,5 @@ class Observation(NamedTuple):
 OBSERVATIONS: dict[ObservationName, Observation] = {
     "attention_output": Observation(mean_attention_output, -_FLOAT32_MAX, _FLOAT32_MAX),
     "attention_received": Observation(mean_attention_received, 0.0, 1.0),
+    "none": Observation(nothing, 0.0, 1.0),
 }

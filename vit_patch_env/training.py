@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from vit_patch_env.batches import Batch, BatchStream
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data import Split
+from vit_patch_env.flops import FlopCount
 from vit_patch_env.memory import keep_freed_memory
 from vit_patch_env.observation import mean_attention_output
 
@@ -94,11 +96,24 @@ class StepResult(NamedTuple):
     observation: NDArray[np.float32]
 
 
+class _StepKind(NamedTuple):
+    """What decides over a step's FLOPs."""
+
+    name: Literal["train", "observe"]
+    n_keep: int | None = None
+    rate: float | None = None
+
+
+_OBSERVATION = _StepKind("observe")
+
+
 class Trainer:
     """A model, its optimiser and its images: one training run, advanced step by step.
 
     The model is known by its contract: `n_patches`; `model(images, keep=None)` -> logits;
-    `model.first_attention(images)` -> (batch, n_patches, dim).
+    `model.first_attention(images)` -> (batch, n_patches, dim). One that reduces its tokens as the
+    run goes on has `model.train_rate(progress)`, progress in [0, 1), and takes the rate in
+    training: `model(images, keep, rate=...)`.
 
     Args:
         model: trained in place, on `device`.
@@ -118,6 +133,7 @@ class Trainer:
         batch: the next one to train on.
         train_seconds: time spent in steps so far, batches included, observations apart.
         observe_seconds: time spent on the agent's observations so far.
+        n_steps_done: training steps so far.
     """
 
     def __init__(
@@ -144,6 +160,7 @@ class Trainer:
         self.device = device
         self.dtype = dtype
         self.label_smoothing = label_smoothing
+        self.n_steps = n_steps
         optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
         self.optimizer = optimizer_class(
             model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -158,6 +175,11 @@ class Trainer:
         self.batch = stream.next()
         self.train_seconds = 0.0
         self.observe_seconds = 0.0
+        self.n_steps_done = 0
+        self._uncounted: Counter[_StepKind] = Counter()
+        self._flops = 0
+        self._flops_of: dict[_StepKind, int] = {}
+        self._flop_count: FlopCount | None = None
 
     def step(self, keep: Tensor | None = None) -> StepResult:
         """Train on the current batch, go on to the next, observe it; one host synchronisation.
@@ -170,6 +192,7 @@ class Trainer:
         self.batch = self.stream.next()
         trained = _mark(self.device)
         observation = self.observe(self.batch.images)
+        self._uncounted[_OBSERVATION] += 1
         observed = _mark(self.device)
         host = torch.cat((loss.view(1), observation)).cpu().numpy()
         observe_seconds = _seconds_between(trained, observed)
@@ -180,13 +203,16 @@ class Trainer:
     def train_step(self, batch: Batch, keep: Tensor | None = None) -> Tensor:
         """Loss of one optimiser step on the kept patches: 0-d float32, still on the device."""
         self.model.train()
+        rate = self._rate()
         with self._autocast():
-            logits = self.model(batch.images, keep)
+            logits = self.model(batch.images, keep, **_rate_option(rate))
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
+        self.n_steps_done += 1
+        self._uncounted[_StepKind("train", None if keep is None else len(keep), rate)] += 1
         return loss.detach()
 
     @torch.no_grad()
@@ -231,10 +257,44 @@ class Trainer:
             f1=float(f1),
         )
 
+    def count_flops(self) -> int:
+        """FLOPs of all training steps and observations so far.
+
+        Where the number of tokens depends on the images, steps since the last call are taken to
+        cost as much as one on the batch at hand.
+        """
+        if self._flop_count is None:
+            self._flop_count = FlopCount(self.model)
+        if self._flop_count.computed:
+            self._flops_of.clear()
+        for kind, n_steps in self._uncounted.items():
+            if kind not in self._flops_of:
+                self._flops_of[kind] = self._flops_per_step(self._flop_count, kind)
+            self._flops += n_steps * self._flops_of[kind]
+        self._uncounted.clear()
+        return self._flops
+
+    def _flops_per_step(self, flop_count: FlopCount, kind: "_StepKind") -> int:
+        images = self.batch.images
+        if kind == _OBSERVATION:
+            return flop_count.forward(self.observation, images)
+        return flop_count.train_step(images, kind.n_keep, **_rate_option(kind.rate))
+
+    def _rate(self) -> float | None:
+        """The rate that the model asks for at this point of the run, if it does."""
+        train_rate = getattr(self.model, "train_rate", None)
+        if train_rate is None:
+            return None
+        return float(train_rate(min(self.n_steps_done / self.n_steps, 1.0)))
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
+
+
+def _rate_option(rate: float | None) -> dict[str, float]:
+    return {} if rate is None else {"rate": rate}
 
 
 def _mark(device: torch.device) -> "float | torch.cuda.Event":

@@ -3,12 +3,20 @@
 2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
 """
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vit_patch_env.attention import attend, attend_scalars, attention_weights, split_heads
+from vit_patch_env.attention import (
+    attend,
+    attend_scalars,
+    attention_weights,
+    full_precision,
+    split_heads,
+)
 from vit_patch_env.selection import select_tokens
 
 
@@ -43,8 +51,21 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What attention adds to the tokens: (batch, n_tokens, dim)."""
-        qkv = self.to_qkv(self.norm(tokens))
-        return self.to_out(attend(qkv, self.heads, self.scale))  # type: ignore[no-any-return]
+        return self.combine(self.project(tokens))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Query, key and value of the tokens: (batch, n_tokens, 3 * heads * dim_head)."""
+        return self.to_qkv(self.norm(tokens))  # type: ignore[no-any-return]
+
+    def combine(self, qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What attention adds to the tokens of `project`: (batch, n_tokens, dim).
+
+        Args:
+            qkv: of `project`.
+            bias: (batch, n_tokens), added to the scores of each key; None for none.
+        """
+        out = attend(qkv, self.heads, self.scale, bias)
+        return self.to_out(out)  # type: ignore[no-any-return]
 
     def weights(self, tokens: Tensor) -> Tensor:
         """Attention (batch, heads, queries, keys), each query's row summing to 1."""
@@ -61,7 +82,7 @@ class Attention(nn.Module):
         normed = self.norm(tokens)
         value = self.to_qkv.weight.view(3, self.heads, self.dim_head, -1)[2]
         out = self.to_out.weight.mean(dim=0).view(self.heads, self.dim_head)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with full_precision(tokens.device):
             values = F.linear(normed.float(), torch.einsum("hd,hdk->hk", out, value))
         return attend_scalars(normed, self._query_key, values, self.scale).mean(dim=0)
 
@@ -90,6 +111,8 @@ class Block(nn.Module):
 class SimpleViT(nn.Module):
     """SimpleViT whose forward pass takes the patches to keep as an argument.
 
+    The ViTs in `vit_patch_env.models` are subclasses that state only what differs.
+
     The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
 
     Args:
@@ -106,9 +129,16 @@ class SimpleViT(nn.Module):
     Raises:
         ValueError: if image_size is not divisible by patch_size, or dim not by 4, or if a patch is
             a single value.
+
+    Attributes:
+        n_prefix_tokens: tokens before the patches', such as a class token.
+        data_dependent: whether the images decide how many tokens there are.
     """
 
+    n_prefix_tokens = 0
+    data_dependent = False
     positions: Tensor
+    blocks: Sequence[Block]
 
     def __init__(
         self,
@@ -137,7 +167,9 @@ class SimpleViT(nn.Module):
             nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
         self.register_buffer("positions", sincos_positions(side, side, dim), persistent=False)
-        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, mlp_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            Block(dim, heads, dim_head, mlp_dim) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, n_classes)
 
@@ -149,25 +181,39 @@ class SimpleViT(nn.Module):
             keep: int64 indices (n_keep,) of the patches to compute with; None for all. Dropped
                 patches cost nothing: they are left out before the embedding.
         """
-        tokens = self.embed(images, keep)
+        tokens = self.transform(self.embed(images, keep))
+        return self.head(self.pool(tokens))  # type: ignore[no-any-return]
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens after all blocks: (batch, n_tokens, dim), or fewer tokens."""
         for block in self.blocks:
             tokens = block(tokens)
-        return self.head(self.norm(tokens).mean(dim=1))  # type: ignore[no-any-return]
+        return tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """What the head reads of the transformed tokens: (batch, dim)."""
+        return self.norm(tokens).mean(dim=1)  # type: ignore[no-any-return]
 
     def first_attention(self, images: Tensor) -> Tensor:
         """The first attention layer's output (batch, n_patches, dim) on all patches.
 
         The agent's view of a batch (paper, section 2.2).
         """
-        return self._first_attention_layer(self.embed(images))  # type: ignore[no-any-return]
+        output: Tensor = self.blocks[0].attention(self.embed(images))
+        return output[:, self.n_prefix_tokens :]
 
     def mean_first_attention(self, images: Tensor) -> Tensor:
         """`first_attention(images)` averaged over batch and dim: (n_patches,), at half its cost."""
-        return self._first_attention_layer.mean_output(self.embed(images))
+        output = self.blocks[0].attention.mean_output(self.embed(images))
+        return output[self.n_prefix_tokens :]
 
     def first_attention_weights(self, images: Tensor) -> Tensor:
-        """The first layer's attention (batch, heads, queries, keys) on all patches."""
-        return self._first_attention_layer.weights(self.embed(images))
+        """The first layer's attention (batch, heads, queries, keys) among all patches.
+
+        A query's row sums to 1: what goes to prefix tokens is shared out among the patches.
+        """
+        patches = self.embed(images)[:, self.n_prefix_tokens :]
+        return self.blocks[0].attention.weights(patches)
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""
@@ -175,10 +221,6 @@ class SimpleViT(nn.Module):
         patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
         positions = self.positions if keep is None else self.positions[keep]
         return self.embedding(select_tokens(patches, keep)) + positions  # type: ignore[no-any-return]
-
-    @property
-    def _first_attention_layer(self) -> Attention:
-        return self.blocks[0].attention  # type: ignore[return-value]
 
 
 def patches_per_side(image_size: int, patch_size: int) -> int:

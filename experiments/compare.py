@@ -1,0 +1,294 @@
+"""`vit-patch compare`: methods x seeds, each run in a process of its own, as `train` would do it.
+
+All that is known of a run is in its folder; a second call goes on where the first one stopped.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from experiments.agents import make_agent
+from experiments.compare_display import CompareDisplay
+from experiments.methods import METHODS, method_options
+from experiments.options import CompareOptions, EnvOptions, TrainOptions
+from experiments.run_folder import RunFolder, provenance, read_json, write_json
+from experiments.train import make_env, train_in_background
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import check_choice, check_whole
+
+COMPARISON = "compare.json"
+
+State = Literal["waiting", "running", "done", "failed"]
+
+_PRELOAD = [
+    "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
+    "pandas", "matplotlib.figure", "rich.live", "tyro",
+]  # fmt: skip
+"""What every run imports; imported once, in the process that runs are forked from. Nothing of ours:
+the environment would take itself for a forked one, which may use one thread only."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A method with a seed, and what has become of it.
+
+    Attributes:
+        followed: the task whose run must be done first.
+        note: what a person should know: the accuracy of a finished run, why one failed.
+        seconds: how long it took or has taken, for an estimate of the time left.
+        epochs: finished ones.
+    """
+
+    method: str
+    seed: int
+    folder: RunFolder
+    followed: "Task | None" = None
+    state: State = "waiting"
+    note: str = ""
+    seconds: float = 0.0
+    epochs: int = 0
+
+    @property
+    def name(self) -> str:
+        """As its folder is called."""
+        return f"{self.method}__{self.seed}"
+
+    def options(self, env: EnvOptions) -> TrainOptions:
+        """The options of its run."""
+        followed = self.followed.folder if self.followed else None
+        return method_options(self.method, self.seed, env, self.folder.path, followed)
+
+
+class Comparison:
+    """A comparison whose options, and the runs that its folder holds, have been checked.
+
+    Args:
+        options: what to compare.
+        console: where progress is shown.
+
+    Raises:
+        ValueError: for bad options, or a folder that holds another comparison or a damaged run.
+    """
+
+    def __init__(self, options: CompareOptions, console: Console) -> None:
+        self.console = console
+        check_whole("[1, inf)", jobs=options.jobs)
+        for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+            if not values:
+                raise ValueError(f"{name} must be at least one, got none")
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{name} must differ from each other, got {twice} twice")
+        for seed in options.seeds:
+            check_whole("[0, inf)", seed=seed)
+        for method in options.methods:
+            check_choice(tuple(METHODS), methods=method)
+            followed = METHODS[method].follows
+            if followed not in (None, *options.methods):
+                raise ValueError(
+                    f"method {method} keeps as many patches as {followed}, which must be among the "
+                    f"methods, got {', '.join(options.methods)}"
+                )
+        for name in ("model", "keep_rate", "observation"):
+            if getattr(options.env, name) != getattr(EnvOptions(), name):
+                raise ValueError(f"{name} is chosen by the methods, got {name} for all of them")
+        if options.env.data_dir is not None:
+            data_dir = str(Path(options.env.data_dir).resolve())
+            options = replace(options, env=replace(options.env, data_dir=data_dir))
+        self.options = options
+        self.path = Path(options.out or Path("results") / options.preset)
+        self._check_methods()
+        self.threads = max((os.cpu_count() or 1) // options.jobs, 1)
+        self.tasks = self._tasks()
+        kept = self._kept_configuration()
+        self._find_finished()
+        self._write_configuration(kept)
+
+    def run(self) -> None:
+        """Train what has not been trained; exits with status 1 if a run failed."""
+        display = CompareDisplay(self.tasks, self.options.env.epochs, self.console)
+        running: dict[Task, BaseProcess] = {}
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOAD)
+        try:
+            with display:
+                while True:
+                    free = self.options.jobs - len(running)
+                    for task in list(islice(self._ready(), free)):
+                        running[task] = self._start(context, task)
+                    if not running:
+                        break
+                    wait([process.sentinel for process in running.values()], timeout=0.5)
+                    for task, process in list(running.items()):
+                        task.epochs = task.folder.n_epochs()
+                        if process.exitcode is not None:
+                            del running[task]
+                            self._finish(task, process.exitcode)
+                            display.show_end(task)
+                    display.update()
+        except KeyboardInterrupt:
+            self._say("Interrupted. Finished runs are kept; the same command goes on.")
+            sys.exit(130)
+        finally:
+            for process in running.values():
+                process.terminate()
+                process.join()
+        failed = [task for task in self.tasks if task.state != "done"]
+        if failed:
+            for task in failed:
+                self._say(f"{task.name} {task.state}: {task.note}")
+            sys.exit(1)
+        self._say(
+            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. See what they say with\n"
+            f"  vit-patch report {self.path}"
+        )
+
+    def _check_methods(self) -> None:
+        """Load the images once, and make every method's environment and agent."""
+        shared = make_env(self.options.env)
+        self._say(f"Loading {self.options.env.dataset} ...")
+        data = shared.data
+        for name in self.options.methods:
+            options = method_options(name, 0, self.options.env, self.path)
+            env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
+            env.data  # noqa: B018  (here a model says what it cannot do)
+            if METHODS[name].agent != "matched":  # which repeats a run that there is not yet
+                make_agent(options, env)
+
+    def _tasks(self) -> list[Task]:
+        """Every run, the seeds one after the other, what others follow first."""
+        tasks: dict[tuple[str, int], Task] = {}
+        methods = sorted(self.options.methods, key=lambda name: METHODS[name].follows is not None)
+        for seed in self.options.seeds:
+            for name in methods:
+                task = Task(name, seed, RunFolder(self.path / "runs" / f"{name}__{seed}"))
+                followed = METHODS[name].follows
+                task.followed = tasks[followed, seed] if followed else None
+                tasks[name, seed] = task
+        return list(tasks.values())
+
+    def _kept_configuration(self) -> dict[str, Any]:
+        """What the folder holds from an earlier call."""
+        path = self.path / COMPARISON
+        if not path.exists():
+            return {}
+        kept = read_json(path)
+        asked = asdict(self.options.env)
+        for name, value in kept.get("env", {}).items():
+            if name not in ("data_dir", "device") and asked.get(name) != value:
+                raise ValueError(
+                    f"out must be a folder without another comparison, got {self.path}, made with "
+                    f"{name} {value} where now {asked.get(name)} is asked for"
+                )
+        return kept
+
+    def _find_finished(self) -> None:
+        """Mark the runs that are done.
+
+        Raises:
+            ValueError: for one that is damaged, or that other options made.
+        """
+        for task in self.tasks:
+            if not task.folder.is_finished:
+                continue
+            result = task.folder.check_whole()
+            if task.followed is not None and task.followed.state != "done":
+                raise ValueError(
+                    f"{task.folder.path} follows {task.followed.name}, which is not finished: "
+                    "remove it, or bring that run back"
+                )
+            differences = _differences(task.folder.options, task.options(self.options.env))
+            if differences:
+                raise ValueError(
+                    f"{task.folder.path} is a run of another configuration ({differences}): "
+                    "remove it or choose another --out"
+                )
+            task.state = "done"
+            task.epochs = task.folder.n_epochs()
+            self._note_result(task, result)
+
+    def _write_configuration(self, kept: dict[str, Any]) -> None:
+        """Write `compare.json`: what was compared in this call and in those before it."""
+
+        def united(name: str, values: tuple[Any, ...]) -> list[Any]:
+            return list(dict.fromkeys([*kept.get(name, []), *values]))
+
+        methods = [name for name in METHODS if name in united("methods", self.options.methods)]
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.path / COMPARISON,
+            {
+                "preset": self.options.preset,
+                "methods": methods,
+                "titles": {name: METHODS[name].title for name in methods},
+                "groups": {name: METHODS[name].group for name in methods},
+                "sources": {name: METHODS[name].source for name in methods},
+                "seeds": sorted(united("seeds", self.options.seeds)),
+                "jobs": self.options.jobs,
+                "threads": self.threads,
+                "env": asdict(self.options.env),
+                **provenance(),
+            },
+        )
+
+    def _ready(self) -> Iterator[Task]:
+        """The runs that can begin."""
+        for task in self.tasks:
+            if task.state != "waiting":
+                continue
+            if task.followed is not None and task.followed.state == "failed":
+                task.state, task.note = "failed", f"{task.followed.name} failed, which it follows"
+            elif task.followed is None or task.followed.state == "done":
+                yield task
+
+    def _start(self, context: Any, task: Task) -> BaseProcess:
+        task.state = "running"
+        task.seconds = -time.monotonic()
+        task.folder.path.mkdir(parents=True, exist_ok=True)
+        options = task.options(self.options.env)
+        process: BaseProcess = context.Process(
+            target=train_in_background, args=(options, self.threads, str(task.folder.log))
+        )
+        process.start()
+        return process
+
+    def _finish(self, task: Task, exitcode: int) -> None:
+        task.seconds += time.monotonic()
+        if exitcode == 0 and task.folder.is_finished:
+            task.state = "done"
+            self._note_result(task, task.folder.read_result())
+        else:
+            task.state = "failed"
+            reason = task.folder.log_end() or f"exit status {exitcode}"
+            task.note = f"{reason} (log: {task.folder.log})"
+
+    def _note_result(self, task: Task, result: dict[str, Any]) -> None:
+        task.note = f"{result['test']['all_patches']['accuracy']:.1%}"
+        task.seconds = task.seconds or result["train_seconds"] + result["agent_seconds"]
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _differences(found: TrainOptions, expected: TrainOptions) -> str:
+    """The values in which two runs differ, those aside that do not change a run."""
+
+    def flat(options: TrainOptions) -> dict[str, Any]:
+        values = {**asdict(options), **asdict(options.env), **asdict(options.dqn)}
+        where = ("out", "overwrite", "follow", "data_dir", "device", "env", "dqn", "log_interval")
+        return {name: value for name, value in values.items() if name not in where}
+
+    old, new = flat(found), flat(expected)
+    return ", ".join(
+        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
+    )

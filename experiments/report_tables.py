@@ -1,0 +1,268 @@
+"""The tables of a report, as text in cells; templates and the console show them."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from experiments.report_measures import CONTROL, FULL, GROUPS, PAPER, Measures
+from experiments.statistics import Estimate, difference, estimate, ratio
+
+NOTHING = "-"
+
+
+class Cell(NamedTuple):
+    """Text, a note below it (an interval, what is missing), and the paper's own figure."""
+
+    text: str
+    note: str = ""
+    paper: str = ""
+
+
+class Row(NamedTuple):
+    """A method's line."""
+
+    title: str
+    cells: list[Cell]
+    method: str
+
+
+class Block(NamedTuple):
+    """Lines of a group of methods."""
+
+    title: str
+    rows: list[Row]
+
+
+class Table(NamedTuple):
+    """A table with its groups; the first column is that of the methods."""
+
+    title: str
+    caption: str
+    columns: list[str]
+    blocks: list[Block]
+
+
+def table2(measures: Measures) -> Table:
+    """The paper's Table 2, its own figures beside ours, and every other method below."""
+    names = ("accuracy", "precision", "recall", "f1")
+
+    def cells(method: str) -> list[Cell]:
+        paper = PAPER.get(method)
+        seconds = _cell(measures.estimate(method, "seconds"), _seconds)
+        figures = [_cell(measures.estimate(method, name), _fraction) for name in names]
+        if paper is not None:
+            seconds = seconds._replace(paper=f"paper {_seconds(paper.seconds)}")
+            figures = [
+                cell._replace(paper=f"paper {_fraction(getattr(paper, name))}")
+                for cell, name in zip(figures, names, strict=True)
+            ]
+        return [seeds_cell(measures, method), seconds, *figures]
+
+    return _table(
+        measures,
+        "Table 2: time and quality",
+        "Test images, all patches; precision, recall and F1 are macro averages. Training time is "
+        "the ViT's and the agent's together, evaluation apart. Means over seeds, in brackets the "
+        "95 % bootstrap interval; the paper's figures are from a Tesla K80.",
+        ["Seeds", "Cumulative Training Time (s)", "Accuracy", "Precision", "Recall", "F1-Score"],
+        cells,
+    )
+
+
+def cost_table(measures: Measures) -> Table:
+    """What training cost, and the accuracy on the method's own patches."""
+    full = measures.title(FULL)
+    unit, size = measures.flops_unit()
+
+    def cells(method: str) -> list[Cell]:
+        relative = measures.compare(method, FULL, "flops", ratio)
+        return [
+            _cell(measures.estimate(method, "own_accuracy"), _fraction),
+            _cell(measures.estimate(method, "n_selected"), _one_decimal),
+            Cell(_or_nothing(measures.mean(method, "flops") / size, _three_digits)),
+            Cell(_or_nothing(relative.mean, _percent)),
+            Cell(_or_nothing(measures.mean(method, "agent_share") or math.nan, _share)),
+            Cell(_or_nothing(measures.mean(method, "peak_memory") / 1e9, _two_decimals)),
+        ]
+
+    return _table(
+        measures,
+        "Cost",
+        "Accuracy on the test images when the ViT sees only the patches that the method picks for "
+        "them. Patches per training step. "
+        f"Training FLOPs, in all and relative to {full}'s of the same seeds. The agent's share of "
+        "the training time. Peak memory of the training process.",
+        [
+            "Accuracy, own patches", "Patches", f"{unit}s", f"Of {full}'s FLOPs", "Agent's time",
+            "Memory (GB)",
+        ],
+        cells,
+    )  # fmt: skip
+
+
+def time_table(measures: Measures) -> Table:
+    """Seconds to given validation accuracies."""
+    levels = measures.all_levels()
+
+    def cells(method: str) -> list[Cell]:
+        return [time_cell(measures.times_to(method, level)) for level in levels.values()]
+
+    return _table(
+        measures,
+        "Seconds to a validation accuracy",
+        "Training time at the end of the first epoch whose validation accuracy is at least so "
+        "high, averaged over the seeds that reached it.",
+        list(levels),
+        cells,
+    )
+
+
+def paired_table(measures: Measures) -> Table | None:
+    """Paired differences to all patches and to as many random ones; None without both."""
+    references = [name for name in (FULL, CONTROL) if name in measures.methods]
+    if not references:
+        return None
+    columns = [
+        f"{what}, against {measures.title(reference)}"
+        for reference in references
+        for what in ("Accuracy (points)", "Time (ratio)", "FLOPs (ratio)")
+    ]
+    absent = [measures.title(name) for name in (FULL, CONTROL) if name not in references]
+
+    def cells(method: str) -> list[Cell]:
+        found = []
+        for reference in references:
+            if method == reference:
+                found += [Cell(NOTHING)] * 3
+                continue
+            points = measures.compare(method, reference, "accuracy", difference)
+            found.append(_told(points, 0, _points))
+            for measure in ("seconds", "flops"):
+                found.append(
+                    _told(measures.compare(method, reference, measure, ratio), 1, _two_decimals)
+                )
+        return found
+
+    missing = f" There is no finished run of {absent[0]}." if absent else ""
+    return _table(
+        measures,
+        "Paired differences",
+        "Seed by seed, over the seeds that both methods have: difference of test accuracy on all "
+        "patches in percentage points, ratio of training time and of FLOPs; means, in brackets the "
+        "95 % bootstrap interval. = stands where the interval holds 0 (a ratio's: 1), so that the "
+        f"two are not told apart.{missing}",
+        columns,
+        cells,
+    )
+
+
+def readme_table(measures: Measures) -> Table:
+    """All methods in one small table."""
+
+    def cells(method: str) -> list[Cell]:
+        gain = measures.compare(method, CONTROL, "accuracy", difference)
+        return [
+            seeds_cell(measures, method),
+            Cell(_or_nothing(measures.mean(method, "seconds"), _seconds)),
+            _cell(measures.estimate(method, "accuracy"), _fraction),
+            Cell(_or_nothing(measures.mean(method, "f1"), _fraction)),
+            Cell(_or_nothing(measures.compare(method, FULL, "flops", ratio).mean, _percent)),
+            Cell(NOTHING) if method == CONTROL else _told(gain, 0, _points),
+        ]
+
+    columns = [
+        "Seeds", "Time (s)", "Accuracy", "F1", f"Of {measures.title(FULL)}'s FLOPs",
+        "Accuracy against the matched control (points)",
+    ]  # fmt: skip
+    return _table(measures, "", "", columns, cells)
+
+
+def seeds_cell(measures: Measures, method: str) -> Cell:
+    """How many seeds a method's figures are of, and what the others came to."""
+    comparison = measures.comparison
+    finished, sound = comparison.finished_runs(method), comparison.sound_runs(method)
+    asked, diverged = len(comparison.seeds), len(finished) - len(sound)
+    text = str(len(sound)) if len(sound) == asked else f"{len(sound)} of {asked}"
+    return Cell(text, f"{diverged} diverged" if diverged else "")
+
+
+def time_cell(times: list[float]) -> Cell:
+    """Mean time of the seeds that reached a level."""
+    reached = [seconds for seconds in times if math.isfinite(seconds)]
+    if not reached:
+        return Cell("not reached" if times else NOTHING)
+    note = "" if len(reached) == len(times) else f"{len(reached)} of {len(times)} reached it"
+    return Cell(_seconds(estimate(reached).mean), note)
+
+
+def _table(
+    measures: Measures,
+    title: str,
+    caption: str,
+    columns: list[str],
+    cells: Callable[[str], list[Cell]],
+) -> Table:
+    blocks = [
+        Block(
+            GROUPS[group],
+            [Row(measures.title(method), cells(method), method) for method in methods],
+        )
+        for group, methods in measures.blocks().items()
+    ]
+    return Table(title, caption, columns, blocks)
+
+
+def _cell(value: Estimate, form: Callable[[float], str]) -> Cell:
+    """A mean with its interval."""
+    return Cell(_or_nothing(value.mean, form), interval(value, form))
+
+
+def _told(value: Estimate, nothing: float, form: Callable[[float], str]) -> Cell:
+    """A difference with its interval, marked if that holds what no difference would be."""
+    mark = "= " if value.side(nothing) == 0 else ""
+    note = interval(value, form) if value.n != 1 else "one seed"
+    return Cell(mark + _or_nothing(value.mean, form), note)
+
+
+def interval(value: Estimate, form: Callable[[float], str]) -> str:
+    """An interval in brackets; empty where there is none, or none that can be seen."""
+    if value.n < 2 or form(value.low) == form(value.high) == form(value.mean):
+        return ""
+    return f"[{form(value.low)}, {form(value.high)}]"
+
+
+def _or_nothing(value: float, form: Callable[[float], str]) -> str:
+    return form(value) if math.isfinite(value) else NOTHING
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _one_decimal(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _points(value: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * value:+.2f}"

@@ -1,0 +1,280 @@
+"""What a comparison left in its folder, read back and checked; nothing is trained."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+COMPARE, CONFIG, RESULT = "compare.json", "config.json", "result.json"
+METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
+
+METHOD_KEYS = frozenset(
+    {"model", "keep_rate", "observation", "n_patches_desired", "data_dir", "device"}
+)
+"""Values of the environment in which the runs of one comparison may differ."""
+
+METRICS_COLUMNS = (
+    "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",
+    "images_per_second", "train_seconds", "agent_seconds", "flops",
+)  # fmt: skip
+RESULT_FIELDS = (
+    "test", "train_seconds", "agent_seconds", "flops", "n_selected_mean", "n_steps",
+    "peak_memory_bytes", "diverged", "device_name", "precision", "machine", "files",
+)  # fmt: skip
+TEST_FIELDS = ("loss", "accuracy", "precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: its folder, `<method>__<seed>`.
+        method: its name in compare.json.
+        seed: of the ViT, its data and the agent.
+        config: what config.json holds.
+        result: what result.json holds.
+        epochs: metrics.csv, a row per epoch.
+        n_selected: (n_steps,) patches selected at each training step.
+        selected: (n_epochs, n_patches) share of an epoch's steps that selected each patch.
+    """
+
+    path: Path
+    method: str
+    seed: int
+    config: dict[str, Any]
+    result: dict[str, Any]
+    epochs: pd.DataFrame
+    n_selected: NDArray[np.float64]
+    selected: NDArray[np.float64]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite, so that the run ended early."""
+        return bool(self.result["diverged"])
+
+    @property
+    def seconds(self) -> float:
+        """Training time: the ViT's and the agent's, evaluation apart."""
+        return self.figure("train_seconds") + self.figure("agent_seconds")
+
+    @property
+    def epoch_seconds(self) -> NDArray[np.float64]:
+        """(n_epochs,) training time up to the end of each epoch, agent included."""
+        return cumulated(self.epochs["train_seconds"] + self.epochs["agent_seconds"])
+
+    @property
+    def val_accuracy(self) -> NDArray[np.float64]:
+        """(n_epochs,) after each epoch, on all patches."""
+        return self.epochs["val_accuracy"].to_numpy(dtype=np.float64)
+
+    def figure(self, name: str) -> float:
+        """A number of result.json; not a number where it holds null."""
+        return _number(self.result[name])
+
+    def test(self, name: str, patches: str = "all_patches") -> float:
+        """A test figure, on `all_patches` or `agent_patches`."""
+        return _number(self.result["test"][patches][name])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison's folder: what was asked for, and what is there.
+
+    Attributes:
+        folder: that holds compare.json and runs/.
+        content: what compare.json holds.
+        runs: the finished runs of its configuration, by method and seed in compare.json's order.
+        problems: a line for each folder that was left out: damaged, of another configuration.
+        unfinished: names of the runs without result.json, and of those never begun.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    runs: dict[tuple[str, int], RunResult]
+    problems: tuple[str, ...]
+    unfinished: tuple[str, ...]
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """Values of the environment that all runs share."""
+        return cast("dict[str, Any]", self.content["env"])
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods with a finished run, in compare.json's order."""
+        return list(dict.fromkeys(method for method, _ in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that were asked for."""
+        return list(self.content["seeds"])
+
+    def title(self, method: str) -> str:
+        """What a method is called."""
+        return str(self.content.get("titles", {}).get(method, method))
+
+    def group(self, method: str) -> str:
+        """`paper`, `rule` or `rival`."""
+        return str(self.content.get("groups", {}).get(method, "rival"))
+
+    def sound_runs(self, method: str) -> list[RunResult]:
+        """Its finished runs that did not diverge."""
+        return [run for run in self.finished_runs(method) if not run.diverged]
+
+    def finished_runs(self, method: str) -> list[RunResult]:
+        """Its finished runs, with those that diverged."""
+        return [run for (name, _), run in self.runs.items() if name == method]
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """The comparison in a folder; runs that cannot be trusted are named, never mixed in.
+
+    Raises:
+        ValueError: without compare.json, or if it cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / COMPARE).is_file():
+        raise ValueError(
+            f"expected a folder that vit-patch compare wrote, with {COMPARE}, got {folder}"
+        )
+    content = _read_json(folder / COMPARE)
+    _require(content, ("methods", "seeds", "env"), folder / COMPARE)
+    runs: dict[tuple[str, int], RunResult] = {}
+    problems, unfinished = [], []
+    asked = [(method, seed) for method in content["methods"] for seed in content["seeds"]]
+    for method, seed in asked:
+        path = folder / "runs" / f"{method}__{seed}"
+        if not is_finished(path):
+            unfinished.append(path.name)
+            continue
+        try:
+            check_run(path, content["env"])
+            runs[method, seed] = read_run(path)
+        except ValueError as error:
+            problems.append(" ".join(str(error).split()))
+    known = {f"{method}__{seed}" for method, seed in asked}
+    problems += [
+        f"{path}: not in {COMPARE}, by method or seed"
+        for path in sorted((folder / "runs").glob("*"))
+        if path.is_dir() and path.name not in known
+    ]
+    return Comparison(folder, content, runs, tuple(problems), tuple(unfinished))
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run's folder holds the result, which is written last."""
+    return (path / RESULT).is_file()
+
+
+def check_run(folder: Path, expected_env: Mapping[str, Any]) -> None:
+    """Refuse a run that was made with other values than the comparison's.
+
+    Args:
+        folder: of the run, `<method>__<seed>`; finished or not.
+        expected_env: the environment's values; those in `METHOD_KEYS` may differ.
+
+    Raises:
+        ValueError: naming the folder and the values that differ, or if config.json is damaged.
+    """
+    options = _read_config(folder)["options"]
+    expected = {**json.loads(json.dumps(dict(expected_env))), "seed": _parse_name(folder)[1]}
+    got = {**options["env"], "seed": options["seed"]}
+    differing = [
+        f"{key} is {got.get(key)}, expected {expected.get(key)}"
+        for key in dict.fromkeys([*expected, *got])
+        if key not in METHOD_KEYS and got.get(key) != expected.get(key)
+    ]
+    if differing:
+        raise ValueError(f"{folder}: another configuration: {'; '.join(differing)}")
+
+
+def read_run(path: Path) -> RunResult:
+    """A finished run.
+
+    Raises:
+        ValueError: naming the folder, if it is not finished or damaged: JSON that cannot be
+            parsed, missing fields, a table that is not the one the result was written with, or
+            another number of epochs than asked for.
+    """
+    config, result = _read_config(path), _read_json(path / RESULT)
+    _require(result, RESULT_FIELDS, path / RESULT)
+    for patches in ("all_patches", "agent_patches"):
+        _require(result["test"], (patches,), path / RESULT)
+        _require(result["test"][patches], TEST_FIELDS, path / RESULT)
+    tables = {
+        name: _read_table(path / name, result["files"]) for name in (METRICS, STEPS, SELECTED)
+    }
+    _require(tables[METRICS], METRICS_COLUMNS, path / METRICS)
+    _require(tables[STEPS], ("n_selected",), path / STEPS)
+    n_epochs, asked = len(tables[METRICS]), config["options"]["env"]["epochs"]
+    if n_epochs != asked and not result["diverged"]:
+        raise ValueError(f"{path}: damaged: expected {asked} epochs in {METRICS}, got {n_epochs}")
+    method, seed = _parse_name(path)
+    return RunResult(
+        path, method, seed, config, result,
+        tables[METRICS],
+        tables[STEPS]["n_selected"].to_numpy(dtype=np.float64),
+        tables[SELECTED].drop(columns="epoch", errors="ignore").to_numpy(dtype=np.float64),
+    )  # fmt: skip
+
+
+def cumulated(values: "pd.Series[float]") -> NDArray[np.float64]:
+    """Running sum; what is not a number counts as nothing."""
+    return np.nancumsum(values.to_numpy(dtype=np.float64))
+
+
+def _parse_name(path: Path) -> tuple[str, int]:
+    """Method and seed of a run's folder."""
+    method, _, seed = path.name.rpartition("__")
+    if not method or not seed.isdecimal():
+        raise ValueError(f"expected a run folder <method>__<seed>, got {path}")
+    return method, int(seed)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = _read_json(folder / CONFIG)
+    _require(config, ("options",), folder / CONFIG)
+    _require(config["options"], ("env", "seed"), folder / CONFIG)
+    _require(config["options"]["env"], ("epochs",), folder / CONFIG)
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text
+        raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+    _require(content, (), path)
+    return cast("dict[str, Any]", content)
+
+
+def _read_table(path: Path, digests: Mapping[str, str]) -> pd.DataFrame:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != digests.get(path.name):
+            raise ValueError(f"it is not the file that {RESULT} was written with")
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+
+
+def _require(content: Any, fields: tuple[str, ...], path: Path) -> None:
+    """Refuse what is not a mapping with these fields."""
+    mapping = isinstance(content, dict | pd.DataFrame)
+    missing = [name for name in fields if name not in content] if mapping else list(fields)
+    if missing or not mapping:
+        raise ValueError(
+            f"{path.parent}: damaged: expected {', '.join(missing) or 'an object'} in {path.name}"
+        )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,155 @@
+"""Comparisons that nobody trained, written as `vit-patch compare` writes them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+# method: title, group, final accuracy, seconds and patches relative to all patches, agent's share
+METHODS = {
+    "vit": ("OriginalViT", "paper", 0.52, 1.02, 1.0, 0.0),
+    "simple_vit": ("SimpleViT64", "paper", 0.53, 1.0, 1.0, 0.0),
+    "ats_vit": ("ATSViT", "paper", 0.49, 0.96, 0.8, 0.0),
+    "agentvit": ("AgentViT", "paper", 0.50, 0.70, 0.6, 0.05),
+    "agentvit_branching": ("AgentViT, branching", "paper", 0.505, 0.72, 0.62, 0.06),
+    "agentvit_ppo": ("AgentViT, PPO", "paper", 0.495, 0.66, 0.55, 0.04),
+    "random": ("Random, per batch", "rule", 0.515, 0.66, 0.6, 0.0),
+    "random_per_image": ("Random, per image (PatchDropout)", "rule", 0.525, 0.68, 0.6, 0.0),
+    "centre": ("Centre", "rule", 0.43, 0.66, 0.6, 0.0),
+    "attended": ("Most attended", "rule", 0.46, 0.75, 0.6, 0.0),
+    "random_matched": ("Random, as many as AgentViT", "rule", 0.512, 0.67, 0.6, 0.0),
+    "evit": ("EViT", "rival", 0.518, 0.8, 0.7, 0.0),
+    "tome": ("ToMe", "rival", 0.522, 0.85, 0.7, 0.0),
+    "patch_merger": ("PatchMerger", "rival", 0.47, 0.6, 0.5, 0.0),
+    "pss": ("PSS, cyclic", "rival", 0.528, 0.75, 0.7, 0.0),
+    "pss_linear": ("PSS, linear", "rival", 0.523, 0.74, 0.7, 0.0),
+    "token_expansion": ("Token Expansion", "rival", 0.531, 0.73, 0.7, 0.0),
+    "flip": ("FLIP", "rival", 0.527, 0.58, 0.5, 0.0),
+}
+STEPS_PER_EPOCH, CHANCE = 12, 0.1
+
+
+def fabricate(
+    folder: Path, *, methods=tuple(METHODS), seeds=(0, 1, 2), epochs=10, side=8, accuracy=None,
+    seconds=None, noise=0.004, diverged=(), env=None,
+):  # fmt: skip
+    """Write a comparison and return its folder.
+
+    Args:
+        accuracy: final test accuracies by method, instead of those above.
+        seconds: training times relative to all patches by method, likewise.
+        noise: standard deviation of accuracies between seeds.
+        diverged: names of the runs, such as agentvit__0, that end early without figures.
+        env: values of the environment other than the usual ones.
+    """
+    env = {
+        "dataset": "folder", "data_dir": None, "train_fraction": 0.2, "val_fraction": 0.1,
+        "image_size": 32, "patch_size": 32 // side, "dim": 96, "depth": 4, "heads": 6,
+        "dim_head": 16, "mlp_dim": 192, "batch_size": 64, "epochs": epochs,
+        "learning_rate": 0.001, "optimizer": "adam", "schedule": "constant",
+        "n_patches_desired": 40, "observation": "attention_output", "device": "cpu",
+        "precision": "auto", **(env or {}),
+    }  # fmt: skip
+    origin = {
+        "command": "vit-patch compare --preset table2-cpu --data-dir data",
+        "versions": {"torch": "2.15.0", "numpy": "2.4.6"},
+        "python": "3.11.7",
+        "machine": "AMD EPYC, 1 threads",
+    }
+    content = {
+        "preset": "table2-cpu",
+        "methods": list(methods),
+        "titles": {name: METHODS[name][0] for name in methods},
+        "groups": {name: METHODS[name][1] for name in methods},
+        "sources": {name: f"Author & al. <{name}> 2022" for name in methods},
+        "seeds": list(seeds), "jobs": 2, "threads": 1, "env": env, **origin,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "compare.json").write_text(json.dumps(content))
+    for method in methods:
+        _, _, final, time, share, agent_share = METHODS[method]
+        final = (accuracy or {}).get(method, final)
+        time = (seconds or {}).get(method, time)
+        for seed in seeds:
+            _write_run(
+                folder / "runs" / f"{method}__{seed}", method, seed, env, origin, final, time,
+                share, agent_share, noise, side,
+            )  # fmt: skip
+            if f"{method}__{seed}" in diverged:
+                _let_diverge(folder / "runs" / f"{method}__{seed}")
+    return folder
+
+
+def _write_run(
+    path, method, seed, env, origin, final, time, share, agent_share, noise, side
+):  # fmt: skip
+    path.mkdir(parents=True)
+    rng = np.random.default_rng([seed, list(METHODS).index(method)])
+    # Seeds move all methods alike, so that pairs differ less than seeds do.
+    final += 2 * noise * (seed - 1) + noise * rng.standard_normal()
+    epochs, n_patches = env["epochs"], side**2
+    progress = np.arange(1, epochs + 1) / epochs
+    val = CHANCE + (final - CHANCE) * progress**0.4 + 0.01 * rng.standard_normal(epochs)
+    epoch_seconds = 30 * time * (1 + 0.02 * rng.standard_normal(epochs))
+    n_steps = STEPS_PER_EPOCH * epochs
+    n_selected = np.full(n_steps, round(share * n_patches))
+    if agent_share or method == "random_matched":
+        wave = np.linspace(1.25, 0.75, n_steps) * share * n_patches
+        n_selected = np.clip(np.round(wave + 2 * rng.standard_normal(n_steps)), 1, n_patches)
+    if method == "pss":
+        n_selected = np.round(n_patches * (0.3 + 0.7 * (np.arange(n_steps) % 30) / 29))
+    if method == "pss_linear":
+        n_selected = np.round(n_patches * np.linspace(0.3, 1, n_steps))
+    weights = 1 - np.hypot(*np.meshgrid(*[np.linspace(-1, 1, side)] * 2)).ravel() / 2
+    weights = weights if method in ("centre", "attended") or agent_share else np.ones(n_patches)
+    mean_share = n_selected.reshape(epochs, -1).mean(axis=1)[:, None] / n_patches
+    selected = np.clip(weights / weights.mean() * mean_share, 0, 1)
+    metrics = pd.DataFrame(
+        {
+            "epoch": np.arange(1, epochs + 1), "train_loss": 2.3 - progress,
+            "val_loss": 2.3 - progress, "val_accuracy": val,
+            "n_selected": n_selected.reshape(epochs, -1).mean(axis=1), "reward": -0.1,
+            "epsilon": np.nan, "images_per_second": 500.0,
+            "train_seconds": epoch_seconds * (1 - agent_share),
+            "agent_seconds": epoch_seconds * agent_share, "flops": 3e12 * share,
+        }
+    )  # fmt: skip
+    metrics.to_csv(path / "metrics.csv", index=False)
+    pd.DataFrame({"n_selected": n_selected.astype(int)}).to_csv(path / "steps.csv", index=False)
+    table = pd.DataFrame(selected)
+    table.insert(0, "epoch", metrics["epoch"])
+    table.to_csv(path / "selected.csv", index=False)
+    test = {"loss": 1.3, "accuracy": final, "precision": final + 0.002, "recall": final - 0.001,
+            "f1": final - 0.003}  # fmt: skip
+    options = {"agent": method, "seed": seed, "env": env, "dqn": {}}
+    result = {
+        "test": {"all_patches": test, "agent_patches": {**test, "accuracy": final - 0.02}},
+        "train_seconds": metrics["train_seconds"].sum(),
+        "agent_seconds": metrics["agent_seconds"].sum(), "flops": metrics["flops"].sum(),
+        "n_selected_mean": float(n_selected.mean()), "n_steps": n_steps,
+        "peak_memory_bytes": int(6e8 * (0.4 + share)), "diverged": False,
+        "classes": ["cat", "dog"], "device": "cpu", "device_name": "AMD EPYC",
+        "precision": "bf16", **origin,
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps({"options": options, **origin}))
+    write_result(path, result)
+
+
+def write_result(path, result):
+    """Write result.json with the digests that the tables have now."""
+    result["files"] = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.glob("*.csv"))
+    }
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def _let_diverge(path):
+    for name in ("metrics.csv", "selected.csv"):
+        pd.read_csv(path / name).head(2).to_csv(path / name, index=False)
+    result = json.loads((path / "result.json").read_text())
+    nothing = dict.fromkeys(result["test"]["all_patches"])
+    result |= {"diverged": True, "test": {"all_patches": nothing, "agent_patches": nothing}}
+    write_result(path, result)

@@ -1,0 +1,73 @@
+"""EViT (Liang et al. 2022, https://arxiv.org/abs/2202.07800): inattentive tokens are fused."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_patch_env.attention import split_heads
+from vit_patch_env.models.class_token_vit import ViT, class_attention
+from vit_patch_env.vit import Attention
+
+
+class EViT(ViT):
+    """A ViT that goes on with the tokens its class token attends to and fuses the rest into one.
+
+    The blocks that do so begin at a quarter, half and three quarters of the depth, as published
+    (4, 7 and 10 of 12). A fused token is one like any other in later blocks.
+
+    Args:
+        keep_rate: share of the tokens kept by each of those blocks; published: 0.7.
+        vit_options: of `SimpleViT`.
+    """
+
+    keep_rate = 0.7
+
+    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+        super().__init__(**vit_options)
+        self.keep_rate = keep_rate
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """Tokens after all blocks, the class token first: (batch, n_tokens, dim)."""
+        depth = len(self.blocks)
+        for index, block in enumerate(self.blocks):
+            if index not in {depth // 4, depth // 2, 3 * depth // 4}:
+                tokens = block(tokens)
+                continue
+            qkv = block.attention.project(tokens)
+            tokens = tokens + block.attention.combine(qkv)
+            # Rounded, as 0.55 * 100 is a little more than 55.
+            n_keep = math.ceil(round(self.keep_rate * (tokens.shape[1] - 1), 6))
+            tokens = fuse(tokens, attentiveness(block.attention, qkv), n_keep)
+            tokens = tokens + block.mlp(tokens)
+        return tokens
+
+
+def attentiveness(attention: Attention, qkv: Tensor) -> Tensor:
+    """The class token's attention to the others, mean over heads: (batch, n_tokens - 1).
+
+    Args:
+        attention: the layer.
+        qkv: of its `project`.
+    """
+    query, key = split_heads(qkv, 3, attention.heads)[:2]
+    return class_attention(query, key, attention.scale).mean(dim=1)
+
+
+def fuse(tokens: Tensor, weights: Tensor, n_keep: int) -> Tensor:
+    """The class token, the most attended tokens and the sum of the others: (batch, n, dim).
+
+    Args:
+        tokens: (batch, n_tokens, dim), the class token first.
+        weights: (batch, n_tokens - 1), attentiveness; in the sum they are not normalised, as in the
+            published code.
+        n_keep: tokens kept besides the class token; where it is all of them, nothing is fused.
+    """
+    if n_keep == weights.shape[1]:
+        return tokens
+    order = weights.argsort(dim=1, descending=True)
+    others = tokens[:, 1:].take_along_dim(order[..., None], dim=1)
+    rest = weights.gather(1, order[:, n_keep:])[..., None]
+    fused = (rest * others[:, n_keep:]).sum(dim=1, keepdim=True)
+    return torch.cat((tokens[:, :1], others[:, :n_keep], fused), dim=1)

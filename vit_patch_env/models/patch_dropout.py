@@ -1,0 +1,62 @@
+"""PatchDropout (Liu et al. 2022, https://arxiv.org/abs/2208.07220)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_patch_env.vit import SimpleViT
+
+
+class PatchDropoutViT(SimpleViT):
+    """SimpleViT that drops random patches in training, other ones for each image.
+
+    The layer is timm's. It draws from torch's global generator, which the model exchanges for one
+    of its own meanwhile: nothing else that draws changes a run, nor does the model change it.
+
+    Args:
+        keep_rate: share of the patches kept, rounded down; published: 0.5.
+        vit_options: of `SimpleViT`.
+    """
+
+    keep_rate = 0.5
+
+    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+        from timm.layers.patch_dropout import PatchDropout  # an optional package
+
+        super().__init__(**vit_options)
+        self.keep_rate = keep_rate
+        # The layer rounds n * (1 - prob) down: rounding errors must not cost a token.
+        self.dropout = PatchDropout(max(0.0, 1 - keep_rate - 1e-6), num_prefix_tokens=0)
+        self._seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """Tokens after all blocks: (batch, n_tokens, dim), in training fewer."""
+        with draws_of(self._generator(tokens.device)):
+            tokens = self.dropout(tokens)
+        return super().transform(tokens)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device.type != "cuda":
+            device = torch.device("cpu")
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+
+@contextmanager
+def draws_of(generator: torch.Generator) -> Iterator[None]:
+    """While it lasts, torch's global generator of the same device draws what this one would."""
+    device = generator.device
+    on_cuda = device.type == "cuda"
+    shared = torch.cuda.default_generators[device.index] if on_cuda else torch.default_generator
+    before = shared.get_state()
+    shared.set_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(shared.get_state())
+        shared.set_state(before)

@@ -1,0 +1,39 @@
+"""PatchMerger (Renggli et al. 2022, https://arxiv.org/abs/2202.12015)."""
+
+from typing import Any
+
+from torch import Tensor
+
+from vit_patch_env.vit import SimpleViT
+
+
+class PatchMergerViT(SimpleViT):
+    """SimpleViT with a PatchMerger in the middle: learned queries that attend to the tokens.
+
+    The layer is vit-pytorch's. It stands behind the first half of the blocks, as published, or
+    behind the only one. Its number of outputs is fixed, whatever the number of patches it is given.
+
+    Args:
+        keep_rate: outputs of the layer as a share of all patches. Published: 8 outputs, which are
+            0.125 of our 64 patches.
+        vit_options: of `SimpleViT`.
+    """
+
+    keep_rate = 0.125
+
+    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+        from vit_pytorch.vit_with_patch_merger import PatchMerger  # an optional package
+
+        super().__init__(**vit_options)
+        self.keep_rate = keep_rate
+        n_outputs = max(1, round(keep_rate * self.n_patches))
+        self.merger = PatchMerger(dim=self.positions.shape[1], num_tokens_out=n_outputs)
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """Tokens after all blocks: (batch, n_outputs, dim)."""
+        middle = max(1, len(self.blocks) // 2)
+        for index, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if index == middle:
+                tokens = self.merger(tokens)
+        return tokens

@@ -1,0 +1,117 @@
+"""Token Expansion, ToE (Huang et al. 2024, https://arxiv.org/abs/2404.00672)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_patch_env.models.similarity import cosine_similarity
+from vit_patch_env.vit import SimpleViT
+
+
+class TokenExpansionViT(SimpleViT):
+    """SimpleViT that trains on a growing share of the tokens and ends with all of them.
+
+    In training, behind the first block, it starts from tokens spread evenly over the image, adds
+    those least like the ones it has, and averages each of the rest into the most similar of them.
+    No gradient passes through these choices. Evaluation sees all tokens.
+
+    Where half of the first rate does not divide the tokens, the first ones are spread over the
+    whole image, while the published code leaves out its end.
+
+    Args:
+        keep_rate: share of the tokens in the first third of a run, half-way to 1 in the second and
+            1 in the last; published: 0.5, so 0.5, 0.75 and 1. The evenly spread tokens are half of
+            the first.
+        vit_options: of `SimpleViT`.
+    """
+
+    keep_rate = 0.5
+
+    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+        super().__init__(**vit_options)
+        self.keep_rate = keep_rate
+
+    @property
+    def stages(self) -> tuple[float, float, float]:
+        """Share of the tokens in each third of a run."""
+        return self.keep_rate, (1 + self.keep_rate) / 2, 1.0
+
+    def train_rate(self, progress: float) -> float:
+        """Share of the tokens to train on at `progress`, the part of the run behind, in [0, 1)."""
+        return self.stages[min(int(3 * progress), 2)]
+
+    def forward(self, images: Tensor, keep: Tensor | None = None, rate: float = 1.0) -> Tensor:
+        """Logits (batch, n_classes), as `SimpleViT.forward`.
+
+        Args:
+            images: normalised images.
+            keep: int64 indices (n_keep,) of the patches to compute with; None for all.
+            rate: share of those to train on, in (0, 1]; without effect in evaluation.
+        """
+        tokens = self.transform(self.embed(images, keep), rate)
+        return self.head(self.pool(tokens))  # type: ignore[no-any-return]
+
+    def transform(self, tokens: Tensor, rate: float = 1.0) -> Tensor:
+        """Tokens after all blocks: (batch, n_tokens, dim), in training a share of them."""
+        first, *others = self.blocks
+        tokens = first(tokens)
+        if self.training and rate < 1:
+            tokens = self._reduce(tokens, rate)
+        for block in others:
+            tokens = block(tokens)
+        return tokens
+
+    def _reduce(self, tokens: Tensor, rate: float) -> Tensor:
+        """The tokens that the stages up to that rate select, the rest merged into them."""
+        n_tokens = tokens.shape[1]
+        rates = (self.keep_rate / 2, *(stage for stage in self.stages if stage < rate), rate)
+        # Rounded before it is rounded down, as 0.29 * 100 is a little less than 29.
+        n_first, *counts = (max(1, int(round(share * n_tokens, 6))) for share in rates)
+        similarity = cosine_similarity(tokens, tokens)
+        chosen = torch.zeros_like(similarity[:, 0], dtype=torch.bool)  # (batch, n_tokens)
+        chosen[:, torch.arange(n_first, device=tokens.device) * n_tokens // n_first] = True
+        n_chosen = n_first
+        for count in counts:
+            n_new = max(0, count - n_chosen)
+            for n_added in (n_new // 2, n_new - n_new // 2):
+                chosen = expand(chosen, similarity, n_added)
+            n_chosen += n_new
+        return merge_rest(tokens, similarity, chosen, n_chosen)
+
+
+def expand(chosen: Tensor, similarity: Tensor, n_added: int) -> Tensor:
+    """The chosen tokens and those least like them: bool (batch, n_tokens).
+
+    A token is as much like the chosen ones as like the most similar of them.
+
+    Args:
+        chosen: bool (batch, n_tokens), the same number for every image and at least one.
+        similarity: (batch, n_tokens, n_tokens), of all pairs.
+        n_added: tokens to add.
+    """
+    nearest = similarity.masked_fill(~chosen[:, None], -torch.inf).amax(dim=2)
+    added = nearest.masked_fill(chosen, torch.inf).topk(n_added, dim=1, largest=False).indices
+    return chosen.scatter(1, added, True)
+
+
+def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int) -> Tensor:
+    """The chosen tokens, each the mean of itself and the others most like it.
+
+    Args:
+        tokens: (batch, n_tokens, dim).
+        similarity: (batch, n_tokens, n_tokens), of all pairs.
+        chosen: bool (batch, n_tokens).
+        n_chosen: number of them in every image.
+
+    Returns:
+        Tokens (batch, n_chosen, dim), in the order they had.
+    """
+    order = chosen.byte().argsort(dim=1, descending=True, stable=True)[..., None]
+    kept, rest = order[:, :n_chosen], order[:, n_chosen:]
+    pairs = similarity.take_along_dim(rest, dim=1).take_along_dim(kept.transpose(1, 2), dim=2)
+    partner = pairs.argmax(dim=2, keepdim=True)  # (batch, n_rest, 1), places among the kept
+    others = tokens.take_along_dim(rest, dim=1)
+    return tokens.take_along_dim(kept, dim=1).scatter_reduce(
+        1, partner.expand_as(others), others, "mean"
+    )
