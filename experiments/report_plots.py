@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -20,7 +21,7 @@ FIXED = {FULL: "#000000", AGENT: "#D55E00"}
 GROUP_COLOURS = {"four": "#D55E00", "paper": "#E69F00", "rule": "#0072B2", "rival": "#009E73"}
 MARKERS = {"four": "o", "paper": "D", "rule": "s", "rival": "^"}
 LINES = ("-", "--", "-.", ":")
-STYLE = {
+STYLE: Any = {
     "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "figure.dpi": 150,
 }  # fmt: skip
@@ -97,11 +98,11 @@ def _line_style(measures: Measures, method: str) -> dict[str, Any]:
     raise KeyError(method)
 
 
-def _label_right(axes: Axes, labels: list[tuple[str, float, float, str]]) -> None:
+def _label_right(
+    figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float, str]]
+) -> None:
     """Write labels (text, x, y, colour) beside the axes, apart from each other, led to points."""
     low, high = axes.get_ylim()
-    figure = axes.get_figure()
-    assert figure is not None
     height = axes.get_position().height * figure.get_size_inches()[1] * 72  # points
     places = [(y - low) / (high - low) for _, _, y, _ in labels]
     positions = spread_out(places, 1.35 * LABEL_SIZE / height, 0.0, 1.0)
@@ -154,7 +155,7 @@ def _accuracy_over_time(measures: Measures) -> Figure | None:
         if FULL not in methods and curves.get(FULL) is not None:
             methods = [FULL, *methods]
         _label_right(
-            axes,
+            figure, axes,
             [
                 (measures.title(m), curve.seconds[-1], curve.accuracy[-1],
                  _line_style(measures, m)["color"])
@@ -204,7 +205,7 @@ def _front(measures: Measures, cost: str, size: float, label: str) -> Figure | N
     axes.margins(x=0.05, y=0.08)
     _percent_axis(axes.yaxis)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncol=5, frameon=False, fontsize=8.5)
-    _label_right(axes, labels)
+    _label_right(figure, axes, labels)
     return figure
 
 
@@ -228,7 +229,7 @@ def _patches_per_step(measures: Measures) -> Figure | None:
         axes.plot(np.arange(1, len(patches) + 1), patches, **style)
         labels.append((measures.title(method), len(patches), patches[-1], style["color"]))
     axes.set(xlabel="training step", ylabel="patches", ylim=(0, None), xlim=(0, None))
-    _label_right(axes, labels)
+    _label_right(figure, axes, labels)
     return figure
 
 

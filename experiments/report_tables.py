@@ -11,11 +11,11 @@ NOTHING = "-"
 
 
 class Cell(NamedTuple):
-    """Text, a note below it (an interval, what is missing), and the paper's own figure."""
+    """Text, a note below it (an interval, what is missing), and one more: the paper's figure."""
 
     text: str
     note: str = ""
-    paper: str = ""
+    aside: str = ""
 
 
 class Row(NamedTuple):
@@ -51,9 +51,9 @@ def table2(measures: Measures) -> Table:
         seconds = _cell(measures.estimate(method, "seconds"), _seconds)
         figures = [_cell(measures.estimate(method, name), _fraction) for name in names]
         if paper is not None:
-            seconds = seconds._replace(paper=f"paper {_seconds(paper.seconds)}")
+            seconds = seconds._replace(aside=f"paper {_seconds(paper.seconds)}")
             figures = [
-                cell._replace(paper=f"paper {_fraction(getattr(paper, name))}")
+                cell._replace(aside=f"paper {_fraction(getattr(paper, name))}")
                 for cell, name in zip(figures, names, strict=True)
             ]
         return [seeds_cell(measures, method), seconds, *figures]
@@ -149,8 +149,8 @@ def paired_table(measures: Measures) -> Table | None:
         "Paired differences",
         "Seed by seed, over the seeds that both methods have: difference of test accuracy on all "
         "patches in percentage points, ratio of training time and of FLOPs; means, in brackets the "
-        "95 % bootstrap interval. = stands where the interval holds 0 (a ratio's: 1), so that the "
-        f"two are not told apart.{missing}",
+        "95 % bootstrap interval. Not told apart from 0 (a ratio: from 1) is what has that in its "
+        f"interval.{missing}",
         columns,
         cells,
     )
@@ -183,7 +183,7 @@ def seeds_cell(measures: Measures, method: str) -> Cell:
     finished, sound = comparison.finished_runs(method), comparison.sound_runs(method)
     asked, diverged = len(comparison.seeds), len(finished) - len(sound)
     text = str(len(sound)) if len(sound) == asked else f"{len(sound)} of {asked}"
-    return Cell(text, f"{diverged} diverged" if diverged else "")
+    return Cell(text, f"({diverged} diverged)" if diverged else "")
 
 
 def time_cell(times: list[float]) -> Cell:
@@ -191,7 +191,7 @@ def time_cell(times: list[float]) -> Cell:
     reached = [seconds for seconds in times if math.isfinite(seconds)]
     if not reached:
         return Cell("not reached" if times else NOTHING)
-    note = "" if len(reached) == len(times) else f"{len(reached)} of {len(times)} reached it"
+    note = "" if len(reached) == len(times) else f"({len(reached)} of {len(times)} reached it)"
     return Cell(_seconds(estimate(reached).mean), note)
 
 
@@ -218,10 +218,13 @@ def _cell(value: Estimate, form: Callable[[float], str]) -> Cell:
 
 
 def _told(value: Estimate, nothing: float, form: Callable[[float], str]) -> Cell:
-    """A difference with its interval, marked if that holds what no difference would be."""
-    mark = "= " if value.side(nothing) == 0 else ""
-    note = interval(value, form) if value.n != 1 else "one seed"
-    return Cell(mark + _or_nothing(value.mean, form), note)
+    """A difference with its interval, and whether that holds what no difference would be."""
+    if value.n == 1:
+        return Cell(form(value.mean), "(one seed)")
+    untold = value.side(nothing) == 0
+    same = form(value.low) == form(value.high) == form(nothing)
+    aside = ("the same" if same else "not told apart") if untold else ""
+    return Cell(_or_nothing(value.mean, form), interval(value, form), aside)
 
 
 def interval(value: Estimate, form: Callable[[float], str]) -> str:

@@ -6,8 +6,13 @@ from collections.abc import Iterable
 from experiments.report_measures import AGENT, CONTROL, FULL, PAPER, Measures
 from experiments.report_settings import reasons
 from experiments.statistics import (
-    MIN_SEEDS, Estimate, beaten_by, difference, pareto_front, ratio,
-)  # fmt: skip
+    MIN_SEEDS,
+    Estimate,
+    beaten_by,
+    difference,
+    pareto_front,
+    ratio,
+)
 
 _UNTOLD = "not told apart from 0"
 
@@ -49,8 +54,8 @@ def claim(measures: Measures) -> str:
     paper_ratio = PAPER[AGENT].seconds / PAPER[FULL].seconds
     paper_points = PAPER[AGENT].accuracy - PAPER[FULL].accuracy
     said = (
-        f"The paper reports, for AgentViT against SimpleViT64, {paper_ratio:.2f} times the training "
-        f"time and {_points(paper_points)} points of accuracy."
+        f"The paper reports, for AgentViT against SimpleViT64, {paper_ratio:.2f} times the "
+        f"training time and {_points(paper_points)} points of accuracy."
     )
     time, accuracy = _pair(measures, AGENT, FULL)
     if not time.n or not accuracy.n:

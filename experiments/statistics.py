@@ -50,7 +50,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     """
     sample = np.array([value for value in values if math.isfinite(value)])
     if sample.size == 0:
-        return Estimate(*[math.nan] * 5, n=0)
+        return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
     low = high = math.nan
     if sample.size > 1:
         rng = np.random.default_rng(0)

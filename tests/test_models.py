@@ -19,12 +19,21 @@ from vit_patch_env.models.token_expansion import expand, merge_rest
 from vit_patch_env.models.tome import bipartite_matching, merge
 
 TINY = {
-    "n_classes": 4, "image_size": 16, "dim": 16, "depth": 4, "heads": 2, "dim_head": 32,
+    "n_classes": 4, "image_size": 16, "dim": 16, "depth": 4, "heads": 2, "dim_head": 8,
     "mlp_dim": 32,
 }  # fmt: skip
 WITH_KEEP_RATE = [name for name, model in MODELS.items() if hasattr(model, "keep_rate")]
 
 every_model = pytest.mark.parametrize("name", list(MODELS))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """At these sizes more threads only wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def make(name, seed=0, **options):
@@ -143,9 +152,11 @@ def test_bf16_autocast(name):
 
 
 @every_model
-def test_float64(name):
-    model = make(name).double()
-    assert model(random_images().double(), **train_options(model)).dtype == torch.float64
+def test_the_fast_attention_changes_nothing(name):
+    model, images = make(name, dim_head=32), random_images()
+    plain = copy.deepcopy(model).double()(images.double(), **train_options(model))
+    assert plain.dtype == torch.float64
+    assert torch.allclose(model(images, **train_options(model)).double(), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -186,13 +197,13 @@ def test_a_models_reduction_comes_on_top_of_the_selection(name, n_tokens):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not MODELS[name].data_dependent])
 def test_flops_are_counted_on_shapes_alone(name):
-    model = copy.deepcopy(make(name)).to("meta").train()
+    model = copy.deepcopy(make(name, depth=2)).to("meta").train()
     images = random_images().to("meta")
     model(images, torch.arange(5, device="meta"), **train_options(model)).sum().backward()
     with FlopCounterMode(display=False) as counter:
         model(images, **train_options(model)).sum().backward()
     with FlopCounterMode(display=False) as full:
-        make("simple_vit").to("meta")(images).sum().backward()
+        make("simple_vit", depth=2).to("meta")(images).sum().backward()
     model.mean_first_attention(images)
     if name in WITH_KEEP_RATE:
         assert 0 < counter.get_total_flops() < full.get_total_flops()
@@ -251,7 +262,7 @@ def test_a_missing_package_is_named(name, module, package, monkeypatch):
 def test_vit_equals_vit_pytorchs():
     vit_pytorch = pytest.importorskip("vit_pytorch")
     theirs = vit_pytorch.ViT(
-        num_classes=4, image_size=16, patch_size=4, dim=16, depth=4, heads=2, dim_head=32,
+        num_classes=4, image_size=16, patch_size=4, dim=16, depth=4, heads=2, dim_head=8,
         mlp_dim=32,
     )  # fmt: skip
     for attention, _ in theirs.transformer.layers:
@@ -311,7 +322,7 @@ selections = given(
     n_keep=st.integers(1, 16),
     seed=st.integers(0, 2**31),
 )
-few = settings(deadline=None, max_examples=15)
+few = settings(deadline=None, max_examples=10)
 
 
 # Adaptive token sampling
@@ -333,7 +344,7 @@ def test_sample_tokens_of_a_small_case():
 
 @few
 @given(
-    st.lists(st.floats(0.01, 1, width=32), min_size=1, max_size=12),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=12),
     st.integers(0, 5), st.integers(1, 20),
 )  # fmt: skip
 def test_sample_tokens_inverts_the_distribution_point_by_point(scores, n_padding, n_samples):
@@ -470,10 +481,8 @@ def plain_tome(model, tokens):
         mean_key = sum(keys) / len(keys)
         best = []
         for a in range(0, len(tokens), 2):
-            pairs = [
-                (F.cosine_similarity(mean_key[a], mean_key[b], dim=0).item(), a, b)
-                for b in range(1, len(tokens), 2)
-            ]
+            likeness = F.cosine_similarity(mean_key[a : a + 1], mean_key).tolist()
+            pairs = [(likeness[b], a, b) for b in range(1, len(tokens), 2)]
             best += [max(pairs)] if pairs else [(0.0, a, None)]
         best.sort(reverse=True)
         n_merge = min(n_pairs, len(tokens) // 2)
@@ -589,10 +598,7 @@ def plain_token_expansion(model, tokens, rate):
     n = len(tokens)
     tokens = model.blocks[0](tokens[None])[0]
     if rate < 1:
-
-        def similarity(i, j):
-            return F.cosine_similarity(tokens[i], tokens[j], dim=0).item()
-
+        likeness = [F.cosine_similarity(token[None], tokens).tolist() for token in tokens]
         n_first = max(1, int(model.keep_rate / 2 * n))
         chosen = [i * n // n_first for i in range(n_first)]
         stages = [r for r in (model.keep_rate, (1 + model.keep_rate) / 2) if r < rate]
@@ -600,11 +606,11 @@ def plain_token_expansion(model, tokens, rate):
             n_new = max(0, int(stage * n + 1e-6) - len(chosen))
             for n_added in (n_new // 2, n_new - n_new // 2):
                 others = [i for i in range(n) if i not in chosen]
-                others.sort(key=lambda i: max(similarity(i, j) for j in chosen))
+                others.sort(key=lambda i: max(likeness[i][j] for j in chosen))
                 chosen = [*chosen, *others[:n_added]]
         groups = {j: [j] for j in chosen}
         for i in set(range(n)) - set(chosen):
-            groups[max(chosen, key=lambda j: similarity(i, j))].append(i)
+            groups[max(chosen, key=lambda j: likeness[i][j])].append(i)
         tokens = torch.stack([tokens[group].mean(dim=0) for group in groups.values()])
     for block in model.blocks[1:]:
         tokens = block(tokens[None])[0]

@@ -2,9 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -86,13 +83,6 @@ def split_heads(projected: Tensor, parts: int, heads: int) -> Tensor:
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """While it lasts, no autocast on that device; the meta device has none to begin with."""
     if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def exact_products(device: torch.device) -> AbstractContextManager[Any]:
-    """While it lasts, matrix products are of the tensors' own type, whatever autocast says."""
-    if not torch.amp.is_autocast_available(device.type):  # as for shapes without values
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

