@@ -1,11 +1,11 @@
-# make train | test | check | bench | memory | clean. Choose the interpreter and the environment:
+# make train | test | check | bench | compare | results | memory | clean. Choose the interpreter and the environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check bench memory format clean
+.PHONY: train test check bench compare results memory format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -28,6 +28,12 @@ check: $(READY)   ## what continuous integration checks besides the tests
 
 bench: $(READY)   ## measure steps and epochs beside the rivals: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)
+
+compare: $(READY) ## train all methods: make compare COMPARE='--preset table2 --jobs 1'
+	$(BIN)/vit-patch compare $(COMPARE)
+
+results: $(READY) ## write the report of results/table2-cpu and the README's results
+	$(BIN)/vit-patch report results/table2-cpu --readme README.md
 
 memory: $(READY)  ## 10,000 steps of changing numbers of patches: memory must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py

@@ -77,6 +77,7 @@ class AllPatches(SelectorPolicy):
     """Keeps every patch, whatever `n_keep` says: plain ViT training."""
 
     def check_n_keep(self, n_keep: int | None) -> int:
+        """All patches."""
         return self.n_patches
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -115,6 +116,11 @@ class CentrePatches(SelectorPolicy):
     """Keeps the patches nearest the image's centre, always the same."""
 
     def check_n_keep(self, n_keep: int | None) -> int:
+        """The number of patches to keep.
+
+        Raises:
+            ValueError: if it is out of range, or the patches form no square.
+        """
         if math.isqrt(self.n_patches) ** 2 != self.n_patches:
             raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
         return super().check_n_keep(n_keep)
@@ -191,13 +197,15 @@ class FixedRule(BaseAlgorithm):
 
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(
+        policy = self.policy_class(
             self.observation_space,
             self.action_space,
             n_keep=self._n_keep_after(),
             seed=self.seed,
             **self.policy_kwargs,
         )
+        assert isinstance(policy, SelectorPolicy)
+        self.policy = policy
         if isinstance(self.n_keep, list):
             for n_keep in set(self.n_keep):
                 self.policy.check_n_keep(n_keep)

@@ -87,7 +87,8 @@ def _n_keep(options: TrainOptions, env: ViTPatchSelectEnv) -> int | list[int] | 
         counts = RunFolder(options.follow).read_steps()
         if len(counts) != env.n_steps:
             raise ValueError(
-                f"follow must be a run of {env.n_steps} steps, got {options.follow} of {len(counts)}"
+                f"follow must be a run of {env.n_steps} steps, "
+                f"got {options.follow} of {len(counts)}"
             )
         return counts
     if options.agent in SCHEDULES:

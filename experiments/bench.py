@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator

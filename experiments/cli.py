@@ -33,8 +33,9 @@ def parse(args: list[str] | None = None) -> Options:
     compare = Annotated[
         CompareOptions, tyro.conf.subcommand("compare", default=preset(_preset_name(args)))
     ]
-    commands: Any = _Train | _Evaluate | _Bench | compare  # type: ignore[valid-type]
-    return tyro.cli(commands, prog="vit-patch", args=args)
+    commands: Any = _Train | _Evaluate | _Bench | compare
+    options: Options = tyro.cli(commands, prog="vit-patch", args=args)
+    return options
 
 
 def _preset_name(args: list[str]) -> str:

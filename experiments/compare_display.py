@@ -74,7 +74,7 @@ class CompareDisplay:
 
     def summary(self) -> str:
         """How many runs are done, running, failed and left, and the time left."""
-        counts = {state: 0 for state in ("done", "running", "failed", "waiting")}
+        counts = dict.fromkeys(("done", "running", "failed", "waiting"), 0)
         for task in self.tasks:
             counts[task.state] += 1
         said = [f"{count} {state}" for state, count in counts.items() if count]

@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {
     ),
     "random_per_image": Method(
         "PatchDropout", "rule",
-        "Liu et al. 2022, arXiv:2208.07220: uniform, drawn per image, as many as AgentViT on average",
+        "Liu et al. 2022, arXiv:2208.07220: drawn per image, as many as AgentViT on average",
         model="patch_dropout", follows="agentvit",
     ),
     "centre": Method(

@@ -25,13 +25,23 @@ PRESETS: dict[str, CompareOptions] = {
         seeds=(0, 1, 2),
         jobs=2,
         env=EnvOptions(
-            dataset="cifar10", epochs=8, train_fraction=0.5, batch_size=128,
-            dim=64, depth=4, heads=4, dim_head=16, mlp_dim=128,
-            optimizer="adamw", learning_rate=2e-3, weight_decay=0.05, schedule="cosine",
+            dataset="cifar10",
+            train_fraction=0.5,
+            batch_size=128,
+            epochs=8,
+            dim=64,
+            depth=4,
+            heads=4,
+            dim_head=16,
+            mlp_dim=128,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            schedule="cosine",
             warmup_epochs=1,
-        ),  # fmt: skip
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> CompareOptions:

@@ -39,7 +39,8 @@ class Plot(NamedTuple):
 
 def draw_plots(measures: Measures) -> list[Plot]:
     """All plots that the figures allow."""
-    full, drawn = measures.title(FULL), []
+    drawn = []
+    full = f" {measures.title(FULL)}, the black line, is in every part."
     front = (
         "Test accuracy on all patches; means over seeds, upright lines the 95 % bootstrap "
         "interval. The grey steps are the Pareto front: no method beyond them is cheaper and "
@@ -48,8 +49,8 @@ def draw_plots(measures: Measures) -> list[Plot]:
     for name, title, caption, draw in (
         (
             "accuracy_over_time", "Validation accuracy against training time",
-            "All patches, a point per epoch; training time is the ViT's and the agent's together. "
-            f"Means over seeds; {full}, the black line, is in every part.",
+            "All patches, after each epoch; training time is the ViT's and the agent's together. "
+            "Means over seeds." + (full if FULL in measures.methods else ""),
             _accuracy_over_time,
         ),
         ("accuracy_over_flops", "Accuracy against training FLOPs", front, _accuracy_over_flops),
@@ -116,7 +117,7 @@ def _label_right(
 
 
 def _percent_axis(axis: Any) -> None:
-    axis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.set_major_formatter(mpl.ticker.PercentFormatter(1))
 
 
 def _accuracy_over_time(measures: Measures) -> Figure | None:

@@ -93,7 +93,7 @@ def cost_table(measures: Measures) -> Table:
         f"Training FLOPs, in all and relative to {full}'s of the same seeds. The agent's share of "
         "the training time. Peak memory of the training process.",
         [
-            "Accuracy, own patches", "Patches", f"{unit}s", f"Of {full}'s FLOPs", "Agent's time",
+            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s", "Agent's time",
             "Memory (GB)",
         ],
         cells,
@@ -171,7 +171,7 @@ def readme_table(measures: Measures) -> Table:
         ]
 
     columns = [
-        "Seeds", "Time (s)", "Accuracy", "F1", f"Of {measures.title(FULL)}'s FLOPs",
+        "Seeds", "Time (s)", "Accuracy", "F1", f"FLOPs of {measures.title(FULL)}'s",
         "Accuracy against the matched control (points)",
     ]  # fmt: skip
     return _table(measures, "", "", columns, cells)
@@ -255,7 +255,7 @@ def _two_decimals(value: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def _percent(value: float) -> str:

@@ -117,7 +117,7 @@ def against_rules(measures: Measures) -> str:
         gain = measures.compare(AGENT, method, "accuracy", difference)
         if method != CONTROL and gain.n:
             words = {
-                None: "differs, over one seed, by", -1: "is less accurate than",
+                None: "with one seed, is not judged against", -1: "is less accurate than",
                 0: "is not told apart from", 1: "is more accurate than",
             }[gain.side(0)]  # fmt: skip
             told.setdefault(words, []).append(

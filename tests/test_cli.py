@@ -15,7 +15,10 @@ from experiments.options import DQNOptions, EnvOptions
 from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 
-FILES = {"config.json", "metrics.csv", "result.json", "vit.safetensors", "agent.zip"}
+FILES = {
+    "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
+    "agent.zip",
+}  # fmt: skip
 TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
 
 
@@ -55,6 +58,16 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert result["command"].startswith("vit-patch")
     assert result["versions"]["torch"] == torch.__version__.split("+")[0]
     assert result["device"] == "cpu"
+    assert result["flops"] == sum(int(row["flops"]) for row in rows(out)) > 0
+    assert result["peak_memory_bytes"] > 1e8
+    steps = (out / "steps.csv").read_text().split()
+    assert steps[0] == "n_selected"
+    assert sum(map(int, steps[1:])) / 14 == pytest.approx(result["n_selected_mean"])
+    with (out / "selected.csv").open() as file:
+        selected = list(csv.DictReader(file))
+    assert [row.pop("epoch") for row in selected] == ["1", "2"]
+    for row, epoch in zip(selected, rows(out), strict=True):
+        assert sum(map(float, row.values())) == pytest.approx(float(epoch["n_selected"]), abs=0.01)
     shown = capsys.readouterr().out
     assert "the agent's patches" in shown
     assert f"tensorboard --logdir {out}" in shown.replace("\n", "")
@@ -247,8 +260,7 @@ def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatc
 
 def test_every_value_of_environment_and_agent_is_on_the_command_line():
     env = dict(signature(ViTPatchSelectEnv).parameters)
-    for name in ("model", "render_mode"):  # not for a command line
-        del env[name]
+    del env["render_mode"]  # not for a command line
     assert {field.name: field.default for field in fields(EnvOptions)} == {
         name: parameter.default for name, parameter in env.items()
     }

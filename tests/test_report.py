@@ -4,16 +4,16 @@ import re
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from rich.console import Console
 
 from experiments.report import BEGIN, END, Report, ReportOptions
 from experiments.report_measures import Measures
+from experiments.report_plots import STYLE, Plot
 from experiments.report_settings import reasons, warnings
 from experiments.report_tables import cost_table, paired_table, table2, time_table
 from experiments.report_text import against, against_paper, cheaper_best, claim, findings
-from experiments.results import check_run, is_finished, read_comparison, read_run
+from experiments.results import read_comparison
 from tests.fabricated import METHODS, fabricate, write_result
 
 FOUR = ("vit", "simple_vit", "ats_vit", "agentvit", "random_matched")
@@ -32,6 +32,21 @@ def measures_of(folder, **kwargs):
 
 def cells(table, title):
     return next(row.cells for block in table.blocks for row in block.rows if row.title == title)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_plots():
+    """Plots of few pixels take a third of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "figure.dpi", 30)
+        yield
+
+
+@pytest.fixture
+def quick_plots(monkeypatch):
+    """One plot that takes no time to draw."""
+    plot = Plot("accuracy_over_seconds", "Accuracy", "A caption.", b"png")
+    monkeypatch.setattr("experiments.report.draw_plots", lambda measures: [plot])
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +74,16 @@ def test_a_page_opens_offline_and_escapes_what_it_is_given(full):
     assert "Author &amp; al. &lt;tome&gt; 2022" in page
 
 
-def test_the_same_files_give_the_same_report(full):
+def test_the_same_files_give_the_same_report(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=FOUR, epochs=2)
+
     def content():
-        files = [*full.glob("report.*"), *full.glob("plots/*")]
+        run_report(folder)
+        files = [*folder.glob("report.*"), *folder.glob("plots/*")]
         return {path.name: path.read_bytes() for path in files}
 
     before = content()
-    run_report(full)
+    assert len(before) == 8
     assert content() == before
 
 
@@ -127,9 +145,8 @@ def test_words_follow_the_figures(tmp_path, accuracy, seconds, told, to_full, to
     assert told in claim(measures)
     assert to_full in against(measures, "agentvit", "simple_vit")
     assert to_control in against(measures, "agentvit", "random_matched")
-    faster = [name for name in FOUR if name in {"ats_vit", "random_matched"} or seconds < 1]
-    assert ("AgentViT has" in cheaper_best(measures)) == (accuracy == 0.58 and seconds < 1)
-    assert faster
+    wins = accuracy == 0.58 and seconds < 1
+    assert ("SimpleViT64, AgentViT has" in cheaper_best(measures)) == wins
     front = [s for s in findings(measures) if "Pareto front" in s]
     assert len(front) == 2
     assert ("AgentViT is not on it" in front[1]) == (accuracy != 0.58)
@@ -152,7 +169,7 @@ def test_few_seeds_are_warned_about_and_enough_are_not(tmp_path):
     assert "By seed" not in enough
 
 
-def test_one_seed_gives_a_report_that_tells_nothing_apart(tmp_path):
+def test_one_seed_gives_a_report_that_tells_nothing_apart(tmp_path, quick_plots):
     folder = fabricate(tmp_path / "c", methods=FOUR, seeds=(0,), epochs=2, side=4)
     run_report(folder)
     text = (folder / "report.md").read_text()
@@ -163,7 +180,7 @@ def test_one_seed_gives_a_report_that_tells_nothing_apart(tmp_path):
 
 
 def test_a_report_without_references_says_so(tmp_path):
-    folder = fabricate(tmp_path / "c", methods=("vit", "agentvit", "random"), epochs=2)
+    folder = fabricate(tmp_path / "c", methods=("vit", "agentvit", "random"), seeds=(0,), epochs=2)
     run_report(folder)
     text = (folder / "report.md").read_text()
     assert "there is no finished run of simple_vit" in text
@@ -204,78 +221,9 @@ def test_the_order_of_the_papers_methods_is_compared(tmp_path):
     assert "in the paper AgentViT, SimpleViT64, ATSViT" in sentences[2]
 
 
-def damage_json(run):
-    (run / "result.json").write_text("{")
-
-
-def damage_table(run):
-    with (run / "metrics.csv").open("a") as file:
-        file.write("1,2,3\n")
-
-
-def remove_table(run):
-    (run / "selected.csv").unlink()
-
-
-def remove_field(run):
-    result = json.loads((run / "result.json").read_text())
-    del result["test"]["all_patches"]["f1"]
-    write_result(run, result)
-
-
-def lose_epoch(run):
-    pd.read_csv(run / "metrics.csv").head(2).to_csv(run / "metrics.csv", index=False)
-    write_result(run, json.loads((run / "result.json").read_text()))
-
-
-def remove_config(run):
-    (run / "config.json").unlink()
-
-
-def change_config(run):
-    config = json.loads((run / "config.json").read_text())
-    config["options"]["env"] |= {"dim": 7, "keep_rate": 0.5, "device": "cuda", "data_dir": "x"}
-    (run / "config.json").write_text(json.dumps(config))
-
-
-def change_seed(run):
-    config = json.loads((run / "config.json").read_text())
-    config["options"]["seed"] = 9
-    (run / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (damage_json, "damaged: result.json cannot be read"),
-        (damage_table, "damaged: metrics.csv cannot be read: it is not the file"),
-        (remove_table, "damaged: selected.csv cannot be read"),
-        (remove_field, "damaged: expected f1 in result.json"),
-        (lose_epoch, "damaged: expected 3 epochs in metrics.csv, got 2"),
-        (remove_config, "damaged: config.json cannot be read"),
-        (change_config, "another configuration: dim is 7, expected 96"),
-        (change_seed, "another configuration: seed is 9, expected 1"),
-    ],
-)
-def test_a_run_that_cannot_be_trusted_is_named_and_left_out(tmp_path, harm, message):
-    folder = fabricate(tmp_path / "c", methods=FOUR, epochs=3)
-    run = folder / "runs" / "agentvit__1"
-    harm(run)
-    assert is_finished(run)
-    comparison = read_comparison(folder)
-    assert ("agentvit", 1) not in comparison.runs
-    assert len(comparison.runs) == 3 * len(FOUR) - 1
-    (problem,) = comparison.problems
-    assert problem.startswith(f"{run}: {message}")
-    assert "\n" not in problem
-    with pytest.raises(ValueError, match="agentvit__1"):
-        check_run(run, comparison.env)
-        read_run(run)
-
-
-def test_problems_and_unfinished_runs_are_printed_and_written(tmp_path):
+def test_problems_and_unfinished_runs_are_printed_and_written(tmp_path, quick_plots):
     folder = fabricate(tmp_path / "c", methods=FOUR, epochs=2)
-    damage_json(folder / "runs" / "vit__0")
+    (folder / "runs" / "vit__0" / "result.json").write_text("{")
     (folder / "runs" / "vit__1" / "result.json").unlink()
     shutil.rmtree(folder / "runs" / "vit__2")
     shutil.copytree(folder / "runs" / "agentvit__0", folder / "runs" / "agentvit__7")
@@ -295,11 +243,11 @@ def test_runs_of_two_machines_are_warned_about(tmp_path):
 
 def test_a_folder_without_a_finished_run_or_comparison_is_refused(tmp_path):
     folder = fabricate(tmp_path / "c", methods=("vit",), seeds=(0,), epochs=2)
-    damage_json(folder / "runs" / "vit__0")
-    with pytest.raises(ValueError, match="at least one finished run in .*, got none; .*damaged"):
+    (folder / "runs" / "vit__0" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"at least one finished run in .*, got none; .*damaged"):
         run_report(folder)
     (folder / "runs" / "vit__0" / "result.json").unlink()
-    with pytest.raises(ValueError, match="at least one finished run in .*, got none$"):
+    with pytest.raises(ValueError, match=r"at least one finished run in .*, got none$"):
         run_report(folder)
     with pytest.raises(ValueError, match=r"expected a folder .* with compare\.json, got"):
         run_report(tmp_path)
@@ -308,18 +256,18 @@ def test_a_folder_without_a_finished_run_or_comparison_is_refused(tmp_path):
         run_report(folder)
 
 
-def test_a_readmes_section_is_replaced_and_nothing_else(tmp_path):
+def test_a_readmes_section_is_replaced_and_nothing_else(tmp_path, quick_plots):
     folder = fabricate(tmp_path / "results" / "c", methods=FOUR, epochs=2)
     before, after = "# Title\r\n\n", "\n\ttail without newline \u00e9"
     readme = tmp_path / "README.md"
-    readme.write_bytes(f"{before}{BEGIN}\nold\n{END}{after}".encode())
+    readme.write_bytes(f"{before}{BEGIN}\nto be replaced\n{END}{after}".encode())
     run_report(folder, readme)
     written = readme.read_bytes()
     text = written.decode()
     assert text.startswith(before + BEGIN)
     assert text.endswith(END + after)
     section = text[len(before) : -len(after)]
-    assert "old" not in section
+    assert "to be replaced" not in section
     for path in re.findall(r"\]\((.*?)\)", section):
         assert (readme.parent / path).is_file()
     for words in ("vit-patch report results/c --readme README.md", "AMD EPYC", "seeds 0, 1, 2"):

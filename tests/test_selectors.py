@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import (
+    SCHEDULES,
     AllPatches,
     CentrePatches,
     FixedRule,
@@ -33,7 +36,7 @@ def test_rules_predict_on_one_and_on_many_observations(name):
     rng = np.random.default_rng(0)
     one, state = rule.predict(rng.random(16, dtype=np.float32))
     many, _ = rule.predict(rng.random((3, 16), dtype=np.float32), deterministic=True)
-    assert state is None
+    assert (state is None) == (name != "random")
     n_keep = 16 if name == "all" else 5
     assert one.shape == (16,)
     assert one.sum() == n_keep
@@ -114,3 +117,59 @@ def test_a_rule_runs_in_several_environments_and_stops_when_told():
     agent = FixedRule("random", DummyVecEnv([make, make]), n_keep=5, seed=0)
     agent.learn(100, callback=lambda local, _: local["self"].num_timesteps < 10)
     assert agent.num_timesteps == 10
+
+
+def test_random_patches_of_an_evaluation_vary_and_can_be_drawn_again():
+    rule = make_rule(RandomPatches, n_keep=4, seed=0)
+    observation = np.zeros(16, dtype=np.float32)
+
+    def evaluation():
+        state, masks = None, []
+        for _ in range(10):
+            mask, state = rule.predict(observation, state=state, deterministic=True)
+            masks.append(mask)
+        return np.stack(masks)
+
+    first = evaluation()
+    rule.predict(observation)
+    assert len(np.unique(first, axis=0)) > 8
+    assert np.array_equal(evaluation(), first)
+
+
+def test_a_rule_keeps_another_number_in_each_step_and_their_mean_afterwards():
+    counts = [1, 16, 3, 4, 7] * 4
+    agent = FixedRule("random", ViTPatchSelectEnv(**TINY), n_keep=counts, seed=0)
+    seen = []
+    agent.learn(20, callback=lambda local, _: seen.append(int(local["actions"].sum())) or True)
+    assert seen == counts
+    mask, _ = agent.predict(np.zeros(16, dtype=np.float32))
+    assert mask.sum() == round(sum(counts) / len(counts))
+
+
+def test_a_schedule_of_numbers_is_checked():
+    env = ViTPatchSelectEnv(**TINY)
+    with pytest.raises(ValueError, match=r"n_keep must be a whole number in \[1, 16\].*, got 17"):
+        FixedRule("random", env, n_keep=[1, 17])
+    with pytest.raises(ValueError, match="n_keep must be a number for each of 20 steps, got 19"):
+        FixedRule("random", env, n_keep=[4] * 19).learn(20)
+
+
+def test_published_schedules_of_the_number_of_patches():
+    cyclic = SCHEDULES["pss"](64, 300, 100)
+    assert (cyclic[0], cyclic[50], cyclic[100]) == (13, 64, 13)
+    assert cyclic[:100] == cyclic[200:]
+    growing = SCHEDULES["pss_linear"](64, 100, 10)
+    assert growing == sorted(growing)
+    assert (growing[0], growing[-1]) == (13, 63)
+    assert np.mean(cyclic) == pytest.approx(0.6 * 64, abs=0.5)
+    assert np.mean(growing) == pytest.approx(0.6 * 64, abs=0.5)
+    assert SCHEDULES["flip"](64, 100, 10) == [32] * 95 + [64] * 5
+    assert SCHEDULES["flip"](64, 3, 10) == [32, 32, 64]
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@given(n_patches=st.integers(1, 100), n_steps=st.integers(1, 200), epoch=st.integers(1, 50))
+def test_schedules_give_a_possible_number_for_each_step(name, n_patches, n_steps, epoch):
+    counts = SCHEDULES[name](n_patches, n_steps, epoch)
+    assert len(counts) == n_steps
+    assert 1 <= min(counts) <= max(counts) <= n_patches

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from vit_patch_env.attention import attend_heads, split_heads
 from vit_patch_env.models.class_token_vit import ViT, class_attention
+from vit_patch_env.models.tokens import chosen_first, take
 from vit_patch_env.vit import Attention
 
 
@@ -70,9 +71,10 @@ def sampled_attention(
         significance = (weights * value[:, :, 1:].norm(dim=-1)).sum(dim=1)  # (batch, n_tokens - 1)
         sampled = sample_tokens(significance, n_samples, mask=bias[:, 1:] == 0)
         index, mask = pack(F.pad(sampled, (1, 0), value=True))  # the class token stays
-    query = query.take_along_dim(index[:, None, :, None], dim=2)
+    rows = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+    query = query.gather(2, rows)
     out = attention.to_out(attend_heads(query, key, value, attention.scale, bias))
-    tokens = tokens.take_along_dim(index[..., None], dim=1) + out
+    tokens = take(tokens, index) + out
     return tokens, torch.zeros_like(bias[:, :1]).masked_fill(~mask, -torch.inf)
 
 
@@ -102,6 +104,5 @@ def pack(chosen: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int64 and bool (batch, most chosen of one image).
     """
-    order = chosen.byte().argsort(dim=1, descending=True, stable=True)
-    index = order[:, : int(chosen.sum(dim=1).max())]
+    index = chosen_first(chosen)[:, : int(chosen.sum(dim=1).max())]
     return index, chosen.gather(1, index)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vit_patch_env.attention import split_heads
 from vit_patch_env.models.class_token_vit import ViT, class_attention
+from vit_patch_env.models.tokens import take
 from vit_patch_env.vit import Attention
 
 
@@ -67,7 +68,7 @@ def fuse(tokens: Tensor, weights: Tensor, n_keep: int) -> Tensor:
     if n_keep == weights.shape[1]:
         return tokens
     order = weights.argsort(dim=1, descending=True)
-    others = tokens[:, 1:].take_along_dim(order[..., None], dim=1)
+    others = take(tokens[:, 1:], order)
     rest = weights.gather(1, order[:, n_keep:])[..., None]
     fused = (rest * others[:, n_keep:]).sum(dim=1, keepdim=True)
     return torch.cat((tokens[:, :1], others[:, :n_keep], fused), dim=1)

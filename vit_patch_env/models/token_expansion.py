@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.models.similarity import cosine_similarity
+from vit_patch_env.models.tokens import chosen_first, cosine_similarity, take
 from vit_patch_env.vit import SimpleViT
 
 
@@ -107,11 +107,9 @@ def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int
     Returns:
         Tokens (batch, n_chosen, dim), in the order they had.
     """
-    order = chosen.byte().argsort(dim=1, descending=True, stable=True)[..., None]
+    order = chosen_first(chosen)
     kept, rest = order[:, :n_chosen], order[:, n_chosen:]
-    pairs = similarity.take_along_dim(rest, dim=1).take_along_dim(kept.transpose(1, 2), dim=2)
-    partner = pairs.argmax(dim=2, keepdim=True)  # (batch, n_rest, 1), places among the kept
-    others = tokens.take_along_dim(rest, dim=1)
-    return tokens.take_along_dim(kept, dim=1).scatter_reduce(
-        1, partner.expand_as(others), others, "mean"
-    )
+    partner = take(similarity, rest).masked_fill(~chosen[:, None], -torch.inf).argmax(dim=2)
+    place = (chosen.cumsum(dim=1) - 1).gather(1, partner)  # (batch, n_rest), among the kept
+    others = take(tokens, rest)
+    return take(tokens, kept).scatter_reduce(1, place[..., None].expand_as(others), others, "mean")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vit_patch_env.attention import split_heads
-from vit_patch_env.models.similarity import cosine_similarity
+from vit_patch_env.models.tokens import cosine_similarity
 from vit_patch_env.vit import SimpleViT
 
 

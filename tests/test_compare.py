@@ -1,0 +1,250 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.cli import main, parse
+from experiments.compare import Comparison
+from experiments.compare_display import CompareDisplay
+from experiments.methods import METHODS, method_options
+from experiments.options import EnvOptions, TrainOptions
+from experiments.presets import PRESETS
+from experiments.run_folder import RunFolder, command_line
+from tests.conftest import TINY_OPTIONS
+from tests.test_cli import refused, rows
+
+RULES = ("agentvit", "random", "random_matched", "simple_vit")
+
+
+def compare(out, *args):
+    main(["compare", *TINY_OPTIONS, "--out", str(out), *args])
+
+
+def numbers(out, run):
+    return [int(line) for line in (out / "runs" / run / "steps.csv").read_text().split()[1:]]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke preset in its smallest form: every method once, two at a time."""
+    out = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(out / "cache"))
+        compare(out / "all", "--seeds", "3", "--jobs", "2")
+    return out / "all"
+
+
+def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
+    found = {path.name for path in (smoke / "runs").iterdir()}
+    assert found == {f"{name}__3" for name in METHODS}
+    comparison = json.loads((smoke / "compare.json").read_text())
+    assert comparison["methods"] == list(METHODS)
+    assert comparison["seeds"] == [3]
+    for name in METHODS:
+        folder = RunFolder(smoke / "runs" / f"{name}__3")
+        result = folder.check_whole()
+        assert result["flops"] > 0
+        assert len(rows(folder.path)) == 2
+    # The command in a run's folder makes the same run again.
+    again = tmp_path / "again"
+    config = json.loads((smoke / "runs" / "evit__3" / "config.json").read_text())
+    main([*shlex.split(config["command"])[1:], "--out", str(again)])
+    assert [row["val_loss"] for row in rows(again)] == [
+        row["val_loss"] for row in rows(smoke / "runs" / "evit__3")
+    ]
+
+
+def test_runs_of_a_seed_share_weights_and_data(smoke):
+    first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in METHODS}
+    assert first_losses["random"] != first_losses["simple_vit"]
+    options = {name: RunFolder(smoke / "runs" / f"{name}__3").options for name in METHODS}
+    assert {one.seed for one in options.values()} == {3}
+    changed = {"model", "keep_rate", "observation", "n_patches_desired"}
+    shared = [
+        {name: value for name, value in vars(one.env).items() if name not in changed}
+        for one in options.values()
+    ]
+    assert all(one == shared[0] for one in shared)
+
+
+def test_rules_keep_as_many_patches_as_the_agent(smoke):
+    agent = numbers(smoke, "agentvit__3")
+    assert len(set(agent)) > 1
+    assert numbers(smoke, "random_matched__3") == agent
+    mean = round(sum(agent) / len(agent))
+    for name in ("random", "centre", "attended"):
+        assert numbers(smoke, f"{name}__3") == [mean] * len(agent)
+    options = RunFolder(smoke / "runs" / "random_per_image__3").options
+    assert options.env.model == "patch_dropout"
+    assert options.env.keep_rate == mean / 16
+
+
+def test_fewer_tokens_are_fewer_flops(smoke):
+    flops = {
+        name: json.loads((smoke / "runs" / f"{name}__3" / "result.json").read_text())["flops"]
+        for name in METHODS
+    }
+    for name in ("evit", "ats_vit"):
+        assert flops[name] <= flops["vit"]
+    for name in ("random", "random_per_image", "pss", "pss_linear", "flip", "centre"):
+        assert flops[name] < flops["simple_vit"]
+    # Same patches per step, but one also looks.
+    assert flops["random_matched"] < flops["agentvit"]
+
+
+def test_finished_runs_are_kept_and_others_trained(smoke, capsys):
+    made = {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/result.json")}
+    (smoke / "runs" / "flip__3" / "result.json").unlink()
+    compare(smoke, "--seeds", "3", "--methods", *METHODS)
+    shown = capsys.readouterr().out
+    assert "flip__3 done" in shown
+    assert "tome__3 done" not in shown
+    for path, when in made.items():
+        assert (path.stat().st_mtime_ns == when) == ("flip__3" not in str(path))
+
+
+def test_a_comparison_can_grow(smoke):
+    kept = json.loads((smoke / "compare.json").read_text())
+    compare(smoke, "--seeds", "3", "--methods", "tome")
+    grown = json.loads((smoke / "compare.json").read_text())
+    assert grown["methods"] == kept["methods"]
+    assert grown["seeds"] == kept["seeds"]
+
+
+def test_another_configuration_is_refused_by_name(smoke, capsys):
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(smoke), "--epochs", "3")
+    assert "made with epochs 2 where now 3 is asked for" in line
+    config = smoke / "runs" / "tome__3" / "config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace('"model": "tome"', '"model": "evit"'))
+        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
+        line = refused(capsys, "compare", *options)
+        assert f"{config.parent} is a run of another configuration (model evit instead" in line
+    finally:
+        config.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("metrics.csv", lambda text: text[:-20], "metrics.csv is not what the run wrote"),
+        ("steps.csv", lambda text: text + "7\n", "steps.csv is not what the run wrote"),
+        ("result.json", lambda text: text[: len(text) // 2], "expected JSON in"),
+        ("config.json", lambda text: "{}", "expected this version's options"),
+    ],
+)
+def test_a_damaged_run_is_refused_by_name(smoke, capsys, name, damage, message):
+    path = smoke / "runs" / "evit__3" / name
+    text = path.read_text()
+    try:
+        path.write_text(damage(text))
+        line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(smoke), "--seeds", "3")
+        assert message in line
+        assert "evit__3" in line
+    finally:
+        path.write_text(text)
+
+
+def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp_path, capfd):
+    blocked = tmp_path / "out" / "runs" / "agentvit__0"
+    blocked.mkdir(parents=True)
+    (blocked / "metrics.csv").mkdir()  # what the run cannot replace
+    with pytest.raises(SystemExit) as stop:
+        compare(tmp_path / "out", "--seeds", "0", "--methods", *RULES)
+    assert stop.value.code == 1
+    shown = capfd.readouterr().out
+    assert "agentvit__0 failed" in shown
+    assert str(blocked / "log.txt") in shown
+    assert "random_matched__0 failed: agentvit__0 failed, which it follows" in shown
+    assert "simple_vit__0 done" in shown
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    out = tmp_path / "out"
+    command = [
+        Path(sys.executable).with_name("vit-patch"), "compare", *TINY_OPTIONS, "--out", str(out),
+        "--seeds", "0", "1", "--methods", "simple_vit", "vit", "--epochs", "200",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as on a terminal
+    )  # fmt: skip
+    metrics = out / "runs" / "simple_vit__0" / "metrics.csv"
+    while not metrics.exists():
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in shown
+    assert not list(out.glob("runs/*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset", "table3"], "preset must be one of smoke, table2, table2-cpu, got 'table3'"),
+        (["--methods", "magic"], "methods must be one of vit, simple_vit, ats_vit"),
+        (["--methods", "tome", "tome"], "methods must differ from each other, got tome twice"),
+        (["--methods", "random"], "keeps as many patches as agentvit, which must be among"),
+        (["--seeds", "1", "1"], "seeds must differ from each other, got 1 twice"),
+        (["--seeds", "-1"], "seed must be in [0, inf), got -1"),
+        (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
+        (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
+        (["--model", "tome"], "model is chosen by the methods"),
+        (["--dataset", "imagenet"], "dataset must be one of digits"),
+        (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(out), *args)
+    assert message in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_presets_values_can_be_changed_one_by_one(name):
+    assert parse(["compare", "--preset", name]) == PRESETS[name]
+    changed = parse(["compare", f"--preset={name}", "--dim", "48", "--seeds", "7"])
+    assert changed.seeds == (7,)
+    assert changed.env.dim == 48
+    assert changed.env.dataset == PRESETS[name].env.dataset
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_runs_command_asks_for_its_options(name, tmp_path):
+    env = EnvOptions(epochs=3, flip=False, n_patches_desired=None)
+    options = method_options(name, 2, env, tmp_path / "run")
+    assert parse(shlex.split(command_line(options))[1:]) == options
+
+
+def test_commands_name_every_kind_of_value():
+    words = "train --agent ppo --sb3 n_steps=8 ent_coef=0.1 --dqn.tau 0.5 --overwrite --flip True"
+    options = parse(words.split())
+    assert isinstance(options, TrainOptions)
+    assert parse(shlex.split(command_line(options))[1:]) == options
+
+
+def test_the_live_table_tells_states_and_the_time_left(tmp_path):
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    options = parse(
+        ["compare", *TINY_OPTIONS, "--out", str(tmp_path), "--methods", "vit", "simple_vit"]
+    )
+    tasks = Comparison(options, console).tasks
+    for task, state in zip(tasks, ("done", "running", "failed", "waiting"), strict=True):
+        task.state = state
+    tasks[0].note, tasks[0].seconds, tasks[1].epochs = "71.2%", 600.0, 1
+    console.print(CompareDisplay(tasks, 2, console).table())
+    shown = console.export_text()
+    assert "71.2%" in shown
+    assert "epoch 2/2" in shown
+    assert "1 done, 1 running, 1 failed, 1 waiting, about 15 min left" in shown

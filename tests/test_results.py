@@ -1,0 +1,108 @@
+import json
+
+import pandas as pd
+import pytest
+
+from experiments.results import check_run, is_finished, read_comparison, read_run
+from tests.fabricated import fabricate, write_result
+
+METHODS = ("simple_vit", "agentvit")
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=METHODS, seeds=(4,), epochs=3, side=4)
+    run = read_comparison(folder).runs["agentvit", 4]
+    metrics = pd.read_csv(run.path / "metrics.csv")
+    assert (run.method, run.seed, run.diverged) == ("agentvit", 4, False)
+    assert run.epoch_seconds[-1] == pytest.approx(run.seconds)
+    assert run.seconds == pytest.approx(metrics[["train_seconds", "agent_seconds"]].sum().sum())
+    assert list(run.val_accuracy) == list(metrics["val_accuracy"])
+    assert run.n_selected.shape == (36,)
+    assert run.selected.shape == (3, 16)
+
+
+def test_runs_may_differ_in_what_a_method_changes(tmp_path):
+    env = {"epochs": 2, "dim": 96, "keep_rate": 0.7, "data_dir": "elsewhere", "sizes": (1, 2)}
+    run = tmp_path / "evit__3"
+    run.mkdir()
+    made = {"epochs": 2, "dim": 96, "model": "evit", "n_patches_desired": 9, "sizes": [1, 2]}
+    (run / "config.json").write_text(json.dumps({"options": {"env": made, "seed": 3}}))
+    check_run(run, env)
+    with pytest.raises(ValueError, match=r"evit__3: another configuration: dim is 96, expected 8$"):
+        check_run(run, {**env, "dim": 8})
+
+
+def test_a_run_without_a_result_is_not_finished(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=METHODS, epochs=2)
+    run = folder / "runs" / "agentvit__1"
+    (run / "result.json").unlink()
+    assert not is_finished(run)
+    assert read_comparison(folder).unfinished == ("agentvit__1",)
+    with pytest.raises(ValueError, match="agentvit__1"):
+        read_run(run)
+
+
+def damage_json(run):
+    (run / "result.json").write_text("{")
+
+
+def damage_table(run):
+    with (run / "metrics.csv").open("a") as file:
+        file.write("1,2,3\n")
+
+
+def remove_table(run):
+    (run / "selected.csv").unlink()
+
+
+def remove_field(run):
+    result = json.loads((run / "result.json").read_text())
+    del result["test"]["all_patches"]["f1"]
+    write_result(run, result)
+
+
+def lose_epoch(run):
+    pd.read_csv(run / "metrics.csv").head(2).to_csv(run / "metrics.csv", index=False)
+    write_result(run, json.loads((run / "result.json").read_text()))
+
+
+def remove_config(run):
+    (run / "config.json").unlink()
+
+
+def change_config(run):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["env"] |= {"dim": 7, "keep_rate": 0.5, "device": "cuda", "data_dir": "x"}
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def change_seed(run):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["seed"] = 9
+    (run / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage_json, "damaged: result.json cannot be read"),
+        (damage_table, "damaged: metrics.csv cannot be read: it is not the file"),
+        (remove_table, "damaged: selected.csv cannot be read"),
+        (remove_field, "damaged: expected f1 in result.json"),
+        (lose_epoch, "damaged: expected 3 epochs in metrics.csv, got 2"),
+        (remove_config, "damaged: config.json cannot be read"),
+        (change_config, "another configuration: dim is 7, expected 96"),
+        (change_seed, "another configuration: seed is 9, expected 1"),
+    ],
+)
+def test_a_run_that_cannot_be_trusted_is_named_and_left_out(tmp_path, harm, message):
+    folder = fabricate(tmp_path / "c", methods=METHODS, epochs=3)
+    run = folder / "runs" / "agentvit__1"
+    harm(run)
+    assert is_finished(run)
+    comparison = read_comparison(folder)
+    assert ("agentvit", 1) not in comparison.runs
+    assert len(comparison.runs) == 3 * len(METHODS) - 1
+    (problem,) = comparison.problems
+    assert problem.startswith(f"{run}: {message}")
+    assert "\n" not in problem
