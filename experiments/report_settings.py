@@ -32,9 +32,7 @@ def settings(comparison: Comparison) -> dict[str, str]:
         "Methods finished per seed": ", ".join(
             f"seed {seed}: {count} of {asked}" for seed, count in finished.items()
         ),
-        "Machine": "; ".join(
-            unique([content.get("machine"), *(r.result["machine"] for r in runs)])
-        ),
+        "Machine": "; ".join(unique([run.result["machine"] for run in runs])),
         "Device": "; ".join(unique([run.result["device_name"] for run in runs])),
         "Precision": ", ".join(unique([run.result["precision"] for run in runs])),
         "Runs at once": _jobs(content),
@@ -64,9 +62,8 @@ def warnings(comparison: Comparison) -> list[str]:
         for what in ("machine", "device_name", "precision")
         if len(values := unique([run.result[what] for run in runs])) > 1
     ]
-    unfinished = comparison.unfinished
-    if unfinished:
-        mixed.append(f"Not finished: {', '.join(unfinished)}.")
+    if comparison.unfinished:
+        mixed.append(f"Not finished: {_by_seeds(comparison.unfinished)}.")
     return mixed + [f"Left out: {problem}." for problem in comparison.problems]
 
 
@@ -131,6 +128,18 @@ def _dataset(env: dict[str, Any]) -> str:
     validation = f", {held_out:.0%} of those for validation" if held_out else ""
     name = "images of a folder" if env.get("dataset") == "folder" else env.get("dataset")
     return f"{name}{part}{validation}"
+
+
+def _by_seeds(names: tuple[str, ...]) -> str:
+    """Runs `<method>__<seed>`, those methods together that lack the same seeds."""
+    seeds: dict[str, list[str]] = {}
+    for method, _, seed in (name.rpartition("__") for name in names):
+        seeds.setdefault(method, []).append(seed)
+    methods: dict[str, list[str]] = {}
+    for method, lacking in seeds.items():
+        noun = "seed" if len(lacking) == 1 else "seeds"
+        methods.setdefault(f"{noun} {', '.join(lacking)}", []).append(method)
+    return "; ".join(f"{lacking} of {', '.join(group)}" for lacking, group in methods.items())
 
 
 def _jobs(content: dict[str, Any]) -> str:

@@ -90,10 +90,10 @@ def cost_table(measures: Measures) -> Table:
         "Cost",
         "Accuracy on the test images when the ViT sees only the patches that the method picks for "
         "them. Patches per training step. "
-        f"Training FLOPs, in all and relative to {full}'s of the same seeds. The agent's share of "
-        "the training time. Peak memory of the training process.",
+        f"Training FLOPs, in all and relative to {full}'s of the same seeds. The share of the "
+        "training time that an agent or rule takes, and the loop around it. Peak memory of the training process.",
         [
-            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s", "Agent's time",
+            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s", "Time of agent or rule",
             "Memory (GB)",
         ],
         cells,

@@ -180,9 +180,13 @@ def overhead(measures: Measures) -> str:
     agents = [
         f"{share:.1%} with {measures.title(name)}"
         for name, share in shares.items()
-        if measures.comparison.group(name) == "paper" and math.isfinite(share) and share > 0
+        if name.startswith(AGENT) and math.isfinite(share)
     ]
-    return f"The agent takes of the training time: {listed(agents)}." if agents else ""
+    return (
+        f"Observing, deciding and learning take {listed(agents)} of its training time."
+        if agents
+        else ""
+    )
 
 
 def few_seeds(measures: Measures) -> str:

@@ -230,7 +230,7 @@ def test_problems_and_unfinished_runs_are_printed_and_written(tmp_path, quick_pl
     printed = run_report(folder)
     for text in (printed, (folder / "report.md").read_text(), (folder / "report.html").read_text()):
         assert "vit__0: damaged" in text
-        assert "Not finished: vit__1, vit__2." in text
+        assert "Not finished: seeds 1, 2 of vit." in text
         assert "agentvit__7: not in compare.json" in text
 
 
