@@ -5,6 +5,7 @@ All that is known of a run is in its folder; a second call goes on where the fir
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -116,6 +117,8 @@ class Comparison:
 
     def run(self) -> None:
         """Train what has not been trained; exits with status 1 if a run failed."""
+        # What asks a program to end reaches the runs too: they are ended as by Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         display = CompareDisplay(self.tasks, self.options.env.epochs, self.console)
         running: dict[Task, BaseProcess] = {}
         context = multiprocessing.get_context("forkserver")

@@ -18,7 +18,7 @@ from experiments.statistics import pareto_front, spread_out
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F")
 """Okabe and Ito's colours, told apart also by colour-blind readers, and two more."""
 FIXED = {FULL: "#000000", AGENT: "#D55E00"}
-GROUP_COLOURS = {"four": "#D55E00", "paper": "#E69F00", "rule": "#0072B2", "rival": "#009E73"}
+GROUP_COLOURS = {"four": "#D55E00", "paper": "#B87A00", "rule": "#0072B2", "rival": "#009E73"}
 MARKERS = {"four": "o", "paper": "D", "rule": "s", "rival": "^"}
 LINES = ("-", "--", "-.", ":")
 STYLE: Any = {
@@ -117,7 +117,7 @@ def _label_right(
 
 
 def _percent_axis(axis: Any) -> None:
-    axis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda share, _: f"{100 * share:.5g}%"))
 
 
 def _accuracy_over_time(measures: Measures) -> Figure | None:
@@ -149,9 +149,10 @@ def _accuracy_over_time(measures: Measures) -> Figure | None:
                 style["linestyle"] = LINES[methods.index(method) // len(PALETTE)]
             marker = "." if len(curve.seconds) < 30 else ""
             axes.plot(curve.seconds, curve.accuracy, marker=marker, **style)
-        axes.set(title=GROUPS[name], ylabel="validation accuracy", xlim=(0, None))
+        axes.set(title=GROUPS[name], ylabel="validation accuracy")
         _percent_axis(axes.yaxis)
-    grid[-1, 0].set(xlabel="training time, agent included (s)")
+    # After all have drawn: a limit set before would hold for those that share the axis.
+    grid[-1, 0].set(xlabel="training time, agent included (s)", xlim=(0, None))
     for axes, methods in zip(grid[:, 0], blocks.values(), strict=True):
         if FULL not in methods and curves.get(FULL) is not None:
             methods = [FULL, *methods]

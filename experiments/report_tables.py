@@ -91,10 +91,11 @@ def cost_table(measures: Measures) -> Table:
         "Accuracy on the test images when the ViT sees only the patches that the method picks for "
         "them. Patches per training step. "
         f"Training FLOPs, in all and relative to {full}'s of the same seeds. The share of the "
-        "training time that an agent or rule takes, and the loop around it. Peak memory of the training process.",
+        "training time that an agent or rule takes, with the loop around it. Peak memory of the "
+        "training process.",
         [
-            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s", "Time of agent or rule",
-            "Memory (GB)",
+            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s",
+            "Time of agent or rule", "Memory (GB)",
         ],
         cells,
     )  # fmt: skip

@@ -182,11 +182,8 @@ def overhead(measures: Measures) -> str:
         for name, share in shares.items()
         if name.startswith(AGENT) and math.isfinite(share)
     ]
-    return (
-        f"Observing, deciding and learning take {listed(agents)} of its training time."
-        if agents
-        else ""
-    )
+    words = "Observing, deciding and learning take their share of the training time:"
+    return f"{words} {listed(agents)}." if agents else ""
 
 
 def few_seeds(measures: Measures) -> str:
