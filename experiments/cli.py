@@ -9,8 +9,15 @@ from rich.console import Console
 from experiments.bench import Bench
 from experiments.compare import Comparison
 from experiments.evaluate import Evaluation
-from experiments.options import BenchOptions, CompareOptions, EvaluateOptions, TrainOptions
+from experiments.options import (
+    BenchOptions,
+    CompareOptions,
+    EvaluateOptions,
+    ReportOptions,
+    TrainOptions,
+)
 from experiments.presets import preset
+from experiments.report import Report
 from experiments.train import Run
 from vit_patch_env.memory import is_out_of_memory
 
@@ -18,7 +25,9 @@ _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 
-Options = TrainOptions | EvaluateOptions | BenchOptions | CompareOptions
+_Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
+
+Options = TrainOptions | EvaluateOptions | BenchOptions | CompareOptions | ReportOptions
 
 
 def parse(args: list[str] | None = None) -> Options:
@@ -33,7 +42,7 @@ def parse(args: list[str] | None = None) -> Options:
     compare = Annotated[
         CompareOptions, tyro.conf.subcommand("compare", default=preset(_preset_name(args)))
     ]
-    commands: Any = _Train | _Evaluate | _Bench | compare
+    commands: Any = _Train | _Evaluate | _Bench | compare | _Report
     options: Options = tyro.cli(commands, prog="vit-patch", args=args)
     return options
 
@@ -61,6 +70,7 @@ def main(args: list[str] | None = None) -> None:
         EvaluateOptions: Evaluation,
         BenchOptions: Bench,
         CompareOptions: Comparison,
+        ReportOptions: Report,
     }
     try:
         options = parse(args)
@@ -86,7 +96,7 @@ def fail(message: str) -> NoReturn:
 
 
 def _memory_asked_for(options: Options) -> str:
-    if isinstance(options, EvaluateOptions):
+    if isinstance(options, (EvaluateOptions, ReportOptions)):
         return ""
     batch_size = (options if isinstance(options, BenchOptions) else options.env).batch_size
     return f" with --batch-size {batch_size}; half of it needs about half as much"

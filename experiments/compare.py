@@ -22,12 +22,11 @@ from experiments.agents import make_agent
 from experiments.compare_display import CompareDisplay
 from experiments.methods import METHODS, method_options
 from experiments.options import CompareOptions, EnvOptions, TrainOptions
+from experiments.results import COMPARE, read_run
 from experiments.run_folder import RunFolder, provenance, read_json, write_json
 from experiments.train import make_env, train_in_background
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_whole
-
-COMPARISON = "compare.json"
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -182,7 +181,7 @@ class Comparison:
 
     def _kept_configuration(self) -> dict[str, Any]:
         """What the folder holds from an earlier call."""
-        path = self.path / COMPARISON
+        path = self.path / COMPARE
         if not path.exists():
             return {}
         kept = read_json(path)
@@ -204,7 +203,7 @@ class Comparison:
         for task in self.tasks:
             if not task.folder.is_finished:
                 continue
-            result = task.folder.check_whole()
+            result = read_run(task.folder.path).result
             if task.followed is not None and task.followed.state != "done":
                 raise ValueError(
                     f"{task.folder.path} follows {task.followed.name}, which is not finished: "
@@ -229,7 +228,7 @@ class Comparison:
         methods = [name for name in METHODS if name in united("methods", self.options.methods)]
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
-            self.path / COMPARISON,
+            self.path / COMPARE,
             {
                 "preset": self.options.preset,
                 "methods": methods,

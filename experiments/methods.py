@@ -116,9 +116,6 @@ METHODS: dict[str, Method] = {
     ),
 }  # fmt: skip
 
-CHANGED_BY_METHODS = ("model", "keep_rate", "observation", "n_patches_desired")
-"""Values of the environment in which a method's run may differ from the comparison's."""
-
 
 def method_options(
     name: str, seed: int, env: EnvOptions, out: Path, followed: RunFolder | None = None

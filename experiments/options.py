@@ -177,3 +177,13 @@ class CompareOptions:
     jobs: int = 1
     """runs at once; on a CPU they share its cores"""
     env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write tables, plots and words from a comparison's files, without training."""
+
+    folder: tyro.conf.Positional[str]
+    """a folder that `vit-patch compare` wrote"""
+    readme: str | None = None
+    """a Markdown file whose lines between <!-- results --> and <!-- /results --> are replaced"""

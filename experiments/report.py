@@ -2,15 +2,14 @@
 
 import base64
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from experiments.options import ReportOptions
 from experiments.report_measures import Measures
 from experiments.report_plots import Plot, draw_plots
 from experiments.report_settings import settings, sources, warnings
@@ -28,16 +27,6 @@ from experiments.results import read_comparison
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 README_PLOT = "accuracy_over_seconds"
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Write tables, plots and words from a comparison's files, without training."""
-
-    folder: tyro.conf.Positional[str]
-    """a folder that `vit-patch compare` wrote"""
-    readme: str | None = None
-    """a Markdown file whose lines between <!-- results --> and <!-- /results --> are replaced"""
 
 
 class Report:

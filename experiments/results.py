@@ -1,6 +1,5 @@
 """What a comparison left in its folder, read back and checked; nothing is trained."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-COMPARE, CONFIG, RESULT = "compare.json", "config.json", "result.json"
-METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
+from experiments.run_folder import CONFIG, METRICS, RESULT, SELECTED, STEPS, checksum, read_json
+
+COMPARE = "compare.json"
 
 METHOD_KEYS = frozenset(
     {"model", "keep_rate", "observation", "n_patches_desired", "data_dir", "device"}
@@ -249,17 +249,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text
+        return read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
-    _require(content, (), path)
-    return cast("dict[str, Any]", content)
 
 
 def _read_table(path: Path, digests: Mapping[str, str]) -> pd.DataFrame:
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != digests.get(path.name):
+        if checksum(path) != digests.get(path.name):
             raise ValueError(f"it is not the file that {RESULT} was written with")
         return pd.read_csv(path)
     except (OSError, ValueError) as error:

@@ -159,19 +159,6 @@ class RunFolder:
         path = self.path / METRICS
         return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
 
-    def check_whole(self) -> dict[str, Any]:
-        """What `result.json` holds, where the run's files are as they were written.
-
-        Raises:
-            ValueError: if the run is not finished, or damaged.
-        """
-        result = self.read_result()
-        for name, expected in result.get("files", {METRICS: "none"}).items():
-            path = self.path / name
-            if not path.is_file() or checksum(path) != expected:
-                raise ValueError(f"{self.path} is damaged: {name} is not what the run wrote")
-        return result
-
     def log_end(self) -> str:
         """The last line of the run's log."""
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []

@@ -1,5 +1,5 @@
+import io
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +16,7 @@ from experiments.compare_display import CompareDisplay
 from experiments.methods import METHODS, method_options
 from experiments.options import EnvOptions, TrainOptions
 from experiments.presets import PRESETS
+from experiments.results import read_run
 from experiments.run_folder import RunFolder, command_line
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
@@ -48,10 +49,9 @@ def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     assert comparison["methods"] == list(METHODS)
     assert comparison["seeds"] == [3]
     for name in METHODS:
-        folder = RunFolder(smoke / "runs" / f"{name}__3")
-        result = folder.check_whole()
-        assert result["flops"] > 0
-        assert len(rows(folder.path)) == 2
+        run = read_run(smoke / "runs" / f"{name}__3")
+        assert run.figure("flops") > 0
+        assert len(run.epochs) == 2
     # The command in a run's folder makes the same run again.
     again = tmp_path / "again"
     config = json.loads((smoke / "runs" / "evit__3" / "config.json").read_text())
@@ -137,10 +137,10 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("metrics.csv", lambda text: text[:-20], "metrics.csv is not what the run wrote"),
-        ("steps.csv", lambda text: text + "7\n", "steps.csv is not what the run wrote"),
-        ("result.json", lambda text: text[: len(text) // 2], "expected JSON in"),
-        ("config.json", lambda text: "{}", "expected this version's options"),
+        ("metrics.csv", lambda text: text[:-20], "damaged: metrics.csv cannot be read"),
+        ("steps.csv", lambda text: text + "7\n", "damaged: steps.csv cannot be read"),
+        ("result.json", lambda text: text[: len(text) // 2], "damaged: result.json cannot be read"),
+        ("config.json", lambda text: "{}", "damaged: expected options in config.json"),
     ],
 )
 def test_a_damaged_run_is_refused_by_name(smoke, capsys, name, damage, message):
@@ -158,7 +158,7 @@ def test_a_damaged_run_is_refused_by_name(smoke, capsys, name, damage, message):
 def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp_path, capfd):
     blocked = tmp_path / "out" / "runs" / "agentvit__0"
     blocked.mkdir(parents=True)
-    (blocked / "metrics.csv").mkdir()  # what the run cannot replace
+    (blocked / "config.json").mkdir()  # what the run cannot replace
     with pytest.raises(SystemExit) as stop:
         compare(tmp_path / "out", "--seeds", "0", "--methods", *RULES)
     assert stop.value.code == 1
@@ -237,7 +237,7 @@ def test_commands_name_every_kind_of_value():
 
 
 def test_the_live_table_tells_states_and_the_time_left(tmp_path):
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console = Console(width=100, file=io.StringIO())
     options = parse(
         ["compare", *TINY_OPTIONS, "--out", str(tmp_path), "--methods", "vit", "simple_vit"]
     )
@@ -246,7 +246,7 @@ def test_the_live_table_tells_states_and_the_time_left(tmp_path):
         task.state = state
     tasks[0].note, tasks[0].seconds, tasks[1].epochs = "71.2%", 600.0, 1
     console.print(CompareDisplay(tasks, 2, console).table())
-    shown = console.export_text()
+    shown = " ".join(console.file.getvalue().split())
     assert "71.2%" in shown
     assert "epoch 2/2" in shown
     assert "1 done, 1 running, 1 failed, 1 waiting, about 15 min left" in shown
