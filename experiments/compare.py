@@ -118,7 +118,9 @@ class Comparison:
         """Train what has not been trained; exits with status 1 if a run failed."""
         # What asks a program to end reaches the runs too: they are ended as by Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        display = CompareDisplay(self.tasks, self.options.env.epochs, self.console)
+        display = CompareDisplay(
+            self.tasks, self.options.env.epochs, self.options.jobs, self.console
+        )
         running: dict[Task, BaseProcess] = {}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)

@@ -20,12 +20,14 @@ class CompareDisplay:
     Args:
         tasks: the runs, which change as they go on.
         n_epochs: of a run.
+        n_jobs: runs at once.
         console: where it is shown.
     """
 
-    def __init__(self, tasks: "list[Task]", n_epochs: int, console: Console) -> None:
+    def __init__(self, tasks: "list[Task]", n_epochs: int, n_jobs: int, console: Console) -> None:
         self.tasks = tasks
         self.n_epochs = n_epochs
+        self.n_jobs = n_jobs
         self.console = console
         self.started = time.monotonic()
         self.live = Live(self.table(), console=console, refresh_per_second=2)
@@ -89,17 +91,16 @@ class CompareDisplay:
         for task in self.tasks:
             if task.state == "done":
                 known.setdefault(task.method, []).append(task.seconds)
-        n_running = sum(task.state == "running" for task in self.tasks)
         all_seconds = [value for values in known.values() for value in values]
-        if not all_seconds or not n_running:
+        left = [task for task in self.tasks if task.state in ("waiting", "running")]
+        if not all_seconds or not left:
             return None
         usual = sum(all_seconds) / len(all_seconds)
         work = 0.0
-        for task in self.tasks:
-            if task.state in ("waiting", "running"):
-                seconds = known.get(task.method, [usual])
-                work += sum(seconds) / len(seconds) * (1 - task.epochs / self.n_epochs)
-        return work / n_running
+        for task in left:
+            seconds = known.get(task.method, [usual])
+            work += sum(seconds) / len(seconds) * max(1 - task.epochs / self.n_epochs, 0)
+        return work / min(self.n_jobs, len(left))
 
     def _cell(self, task: "Task") -> str:
         if task.state == "running":

@@ -89,7 +89,8 @@ def cost_table(measures: Measures) -> Table:
         measures,
         "Cost",
         "Accuracy on the test images when the ViT sees only the patches that the method picks for "
-        "them. Patches per training step. "
+        "them. Patches given to the model per training step; one that drops or merges tokens by "
+        "itself does so afterwards. "
         f"Training FLOPs, in all and relative to {full}'s of the same seeds. The share of the "
         "training time that an agent or rule takes, with the loop around it. Peak memory of the "
         "training process.",

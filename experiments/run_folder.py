@@ -184,11 +184,12 @@ def checksum(path: Path) -> str:
 
 def provenance(command: str | None = None) -> dict[str, Any]:
     """What a figure is written with: the command, by default this one, versions and machine."""
+    n_threads = torch.get_num_threads()
     return {
         "command": command or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": f"{processor_name()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor_name()}, {n_threads} thread{'s' * (n_threads > 1)}",
     }
 
 

@@ -245,7 +245,7 @@ def test_the_live_table_tells_states_and_the_time_left(tmp_path):
     for task, state in zip(tasks, ("done", "running", "failed", "waiting"), strict=True):
         task.state = state
     tasks[0].note, tasks[0].seconds, tasks[1].epochs = "71.2%", 600.0, 1
-    console.print(CompareDisplay(tasks, 2, console).table())
+    console.print(CompareDisplay(tasks, 2, 1, console).table())
     shown = " ".join(console.file.getvalue().split())
     assert "71.2%" in shown
     assert "epoch 2/2" in shown
