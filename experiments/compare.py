@@ -4,7 +4,7 @@ All that is known of a run is in its folder; a second call goes on where the fir
 """
 
 import multiprocessing
-import os
+import shlex
 import signal
 import sys
 import time
@@ -16,15 +16,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 
 from experiments.agents import make_agent
 from experiments.compare_display import CompareDisplay
 from experiments.methods import METHODS, method_options
 from experiments.options import CompareOptions, EnvOptions, TrainOptions
+from experiments.presets import PRESETS
 from experiments.results import COMPARE, read_run
-from experiments.run_folder import RunFolder, provenance, read_json, write_json
-from experiments.train import make_env, train_in_background
+from experiments.run_folder import RunFolder, option_words, provenance, read_json, write_json
+from experiments.train import flat, make_env, train_in_background
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_whole
 
@@ -90,7 +92,7 @@ class Comparison:
             if twice is not None:
                 raise ValueError(f"{name} must differ from each other, got {twice} twice")
         for seed in options.seeds:
-            check_whole("[0, inf)", seed=seed)
+            check_whole("[0, 4294967295]", seed=seed)
         for method in options.methods:
             check_choice(tuple(METHODS), methods=method)
             followed = METHODS[method].follows
@@ -108,7 +110,7 @@ class Comparison:
         self.options = options
         self.path = Path(options.out or Path("results") / options.preset)
         self._check_methods()
-        self.threads = max((os.cpu_count() or 1) // options.jobs, 1)
+        self.threads = max(torch.get_num_threads() // options.jobs, 1)
         self.tasks = self._tasks()
         kept = self._kept_configuration()
         self._find_finished()
@@ -117,7 +119,7 @@ class Comparison:
     def run(self) -> None:
         """Train what has not been trained; exits with status 1 if a run failed."""
         # What asks a program to end reaches the runs too: they are ended as by Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         display = CompareDisplay(
             self.tasks, self.options.env.epochs, self.options.jobs, self.console
         )
@@ -147,6 +149,7 @@ class Comparison:
             for process in running.values():
                 process.terminate()
                 process.join()
+            signal.signal(signal.SIGTERM, before)
         failed = [task for task in self.tasks if task.state != "done"]
         if failed:
             for task in failed:
@@ -162,8 +165,17 @@ class Comparison:
         shared = make_env(self.options.env)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
+        # So that a later call can tell whether it has the same.
+        self.images: dict[str, Any] = {
+            **{name: len(getattr(data, name).labels) for name in ("train", "val", "test")},
+            "classes": list(data.classes),
+            "channel_mean": [round(value, 6) for value in data.channel_mean],
+        }
         for name in self.options.methods:
             options = method_options(name, 0, self.options.env, self.path)
+            if METHODS[name].follows and options.env.n_patches_desired is None:
+                # What it keeps, a run will tell that there is not yet.
+                options = replace(options, env=replace(options.env, n_patches_desired=1))
             env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
             env.data  # noqa: B018  (here a model says what it cannot do)
             if METHODS[name].agent != "matched":  # which repeats a run that there is not yet
@@ -188,6 +200,11 @@ class Comparison:
             return {}
         kept = read_json(path)
         asked = asdict(self.options.env)
+        if kept.get("images", self.images) != self.images:
+            raise ValueError(
+                f"out must be a folder without another comparison, got {self.path}, made on other "
+                f"images of {self.options.env.dataset}"
+            )
         for name, value in kept.get("env", {}).items():
             if name not in ("data_dir", "device") and asked.get(name) != value:
                 raise ValueError(
@@ -217,6 +234,13 @@ class Comparison:
                     f"{task.folder.path} is a run of another configuration ({differences}): "
                     "remove it or choose another --out"
                 )
+            if METHODS[task.method].agent == "matched" and task.followed is not None:
+                counts = [one.folder.read_steps() for one in (task, task.followed)]
+                if counts[0] != counts[1]:
+                    raise ValueError(
+                        f"{task.folder.path} keeps other numbers of patches than "
+                        f"{task.followed.name}, which was made anew: remove it"
+                    )
             task.state = "done"
             task.epochs = task.folder.n_epochs()
             self._note_result(task, result)
@@ -228,6 +252,7 @@ class Comparison:
             return list(dict.fromkeys([*kept.get(name, []), *values]))
 
         methods = [name for name in METHODS if name in united("methods", self.options.methods)]
+        seeds = sorted(united("seeds", self.options.seeds))
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.path / COMPARE,
@@ -237,11 +262,12 @@ class Comparison:
                 "titles": {name: METHODS[name].title for name in methods},
                 "groups": {name: METHODS[name].group for name in methods},
                 "sources": {name: METHODS[name].source for name in methods},
-                "seeds": sorted(united("seeds", self.options.seeds)),
+                "seeds": seeds,
                 "jobs": self.options.jobs,
                 "threads": self.threads,
                 "env": asdict(self.options.env),
-                **provenance(),
+                "images": self.images,
+                **provenance(compare_command(self.options, methods, seeds)),
             },
         )
 
@@ -273,7 +299,8 @@ class Comparison:
             self._note_result(task, task.folder.read_result())
         else:
             task.state = "failed"
-            reason = task.folder.log_end() or f"exit status {exitcode}"
+            killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
+            reason = killed or task.folder.log_end() or f"exit status {exitcode}"
             task.note = f"{reason} (log: {task.folder.log})"
 
     def _note_result(self, task: Task, result: dict[str, Any]) -> None:
@@ -284,15 +311,22 @@ class Comparison:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
+    """The command that asks for all of a comparison, whatever calls it was made in."""
+    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
+    default = PRESETS[options.preset]
+    words = ["vit-patch", "compare", "--preset", options.preset]
+    words += option_words(options, default, without=("preset", "env"))
+    return shlex.join(words + option_words(options.env, default.env))
+
+
 def _differences(found: TrainOptions, expected: TrainOptions) -> str:
     """The values in which two runs differ, those aside that do not change a run."""
-
-    def flat(options: TrainOptions) -> dict[str, Any]:
-        values = {**asdict(options), **asdict(options.env), **asdict(options.dqn)}
-        where = ("out", "overwrite", "follow", "data_dir", "device", "env", "dqn", "log_interval")
-        return {name: value for name, value in values.items() if name not in where}
-
-    old, new = flat(found), flat(expected)
+    where = ("out", "overwrite", "follow", "data_dir", "device", "log_interval")
+    old, new = (
+        {name: value for name, value in flat(options).items() if name not in where}
+        for options in (found, expected)
+    )
     return ", ".join(
         f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
     )

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
 
 from vit_patch_env import Metrics
+from vit_patch_env.memory import peak_memory, reset_peak_memory
 
 
 class StepFigures(NamedTuple):
@@ -41,7 +43,7 @@ class EpochFigures(NamedTuple):
     images_per_second: float
     train_seconds: float
     agent_seconds: float
-    flops: int  # of training steps and observations
+    flops: float  # of training steps and observations
 
 
 class Clock(NamedTuple):
@@ -96,6 +98,7 @@ class TrainingMonitor(BaseCallback):
         n_selected_mean: patches selected per step so far.
         selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
         flops: of training steps and observations, up to the last epoch's end.
+        peak_memory_bytes: of this process while it trained, evaluation and counting apart.
         diverged: whether a loss was not finite.
     """
 
@@ -119,7 +122,8 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock()
         self.n_selected_mean = float("nan")
         self.selected: NDArray[np.float64] = np.zeros(0)
-        self.flops = 0
+        self.flops = 0.0
+        self.peak_memory_bytes = 0
         self.diverged = False
 
     def _on_training_start(self) -> None:
@@ -129,7 +133,10 @@ class TrainingMonitor(BaseCallback):
         # Of episodes that are over; less what this one trained for before learning began.
         self._past_train_seconds = -self._call_first_env("timings").train_seconds
         self._past_flops = -self._call_first_env("flops")
-        self.flops = 0
+        self.flops = 0.0
+        self._device: torch.device = self._of_first_env("device")
+        self.peak_memory_bytes = 0
+        reset_peak_memory(self._device)
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
         self._n_episodes = self._n_steps = self._n_selected = 0
@@ -187,6 +194,7 @@ class TrainingMonitor(BaseCallback):
         self, epoch: int, total_seconds: float, done: bool, epsilon: float | None
     ) -> None:
         """Evaluate, log and report the epoch whose last step was just taken."""
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self._device))
         # At an episode's end the environment has reset itself already.
         episode = "last" if done else "current"
         train_seconds = self._call_first_env("timings", episode).train_seconds
@@ -228,6 +236,7 @@ class TrainingMonitor(BaseCallback):
         if self.notify_epoch is not None:
             self.notify_epoch(figures)
         self._sums = self._new_sums()
+        reset_peak_memory(self._device)
 
     def _log_step(self) -> None:
         """Write the means since the last point."""

@@ -45,7 +45,7 @@ MEASURES: dict[str, Callable[[RunResult], float]] = {
     "recall": lambda run: run.test("recall"),
     "f1": lambda run: run.test("f1"),
     "own_accuracy": lambda run: run.test("accuracy", "agent_patches"),
-    "n_selected": lambda run: run.figure("n_selected_mean"),
+    "n_selected": lambda run: run.n_patches,
     "flops": lambda run: run.figure("flops"),
     "agent_share": lambda run: ratio(run.figure("agent_seconds"), run.seconds),
     "peak_memory": lambda run: run.figure("peak_memory_bytes"),

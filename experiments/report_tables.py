@@ -89,8 +89,8 @@ def cost_table(measures: Measures) -> Table:
         measures,
         "Cost",
         "Accuracy on the test images when the ViT sees only the patches that the method picks for "
-        "them. Patches given to the model per training step; one that drops or merges tokens by "
-        "itself does so afterwards. "
+        "them; of a schedule, random ones, as many as it kept on average. Patches per training "
+        "step; rivals that merge or drop tokens behind the first layers begin with all. "
         f"Training FLOPs, in all and relative to {full}'s of the same seeds. The share of the "
         "training time that an agent or rule takes, with the loop around it. Peak memory of the "
         "training process.",

@@ -66,6 +66,13 @@ class RunResult:
         return self.figure("train_seconds") + self.figure("agent_seconds")
 
     @property
+    def n_patches(self) -> float:
+        """Patches trained on per step, on average; PatchDropout drops its own per image."""
+        env, given = self.config["options"]["env"], self.figure("n_selected_mean")
+        dropped = env.get("model") == "patch_dropout" and env.get("keep_rate")
+        return given * float(env["keep_rate"]) if dropped else given
+
+    @property
     def epoch_seconds(self) -> NDArray[np.float64]:
         """(n_epochs,) training time up to the end of each epoch, agent included."""
         return cumulated(self.epochs["train_seconds"] + self.epochs["agent_seconds"])

@@ -156,8 +156,10 @@ class RunFolder:
 
     def n_epochs(self) -> int:
         """Epochs that `metrics.csv` has so far."""
-        path = self.path / METRICS
-        return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
+        try:
+            return max((self.path / METRICS).read_bytes().count(b"\n") - 1, 0)
+        except OSError:  # not there yet, or just being removed
+            return 0
 
     def log_end(self) -> str:
         """The last line of the run's log."""
@@ -195,22 +197,24 @@ def provenance(command: str | None = None) -> dict[str, Any]:
 
 def command_line(options: TrainOptions) -> str:
     """The command that asks for these options, without the values that are defaults."""
-    words = ["vit-patch", "train"]
-    for prefix, given, default in (
-        ("", options, TrainOptions()),
-        ("", options.env, EnvOptions()),
-        ("dqn.", options.dqn, DQNOptions()),
-    ):
-        for name, value in vars(given).items():
-            if value == getattr(default, name) or name in ("env", "dqn"):
-                continue
-            flag = f"--{prefix}{name}".replace("_", "-")
-            if value is True and getattr(default, name) is False:
-                words.append(flag)
-            else:
-                values = value if isinstance(value, tuple) else (value,)
-                words += [flag, *map(str, values)]
-    return shlex.join(words)
+    words = ["vit-patch", "train", *option_words(options, TrainOptions(), without=("env", "dqn"))]
+    words += option_words(options.env, EnvOptions())
+    return shlex.join(words + option_words(options.dqn, DQNOptions(), prefix="dqn."))
+
+
+def option_words(
+    given: Any, default: Any, prefix: str = "", without: tuple[str, ...] = ()
+) -> list[str]:
+    """The words of a command line that set the values in which two dataclasses differ."""
+    words: list[str] = []
+    for name, value in vars(given).items():
+        usual = getattr(default, name)
+        if value == usual or name in without:
+            continue
+        words.append(f"--{prefix}{name}".replace("_", "-"))
+        if not (value is True and usual is False):
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return words
 
 
 def processor_name() -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import bootstrap
 
-MIN_SEEDS = 5
+MIN_SEEDS = 10
 """With fewer, a bootstrap interval is too narrow to be trusted."""
 
 _TOLERANCE = 1e-9  # rounding of sums, so that a ratio of equals is 1

@@ -1,7 +1,9 @@
 """`vit-patch train`: one run, from options to a run folder."""
 
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +23,6 @@ from experiments.options import EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder, device_name
 from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_whole
-from vit_patch_env.memory import peak_memory
 
 
 class Run:
@@ -37,7 +38,7 @@ class Run:
 
     def __init__(self, options: TrainOptions, console: Console) -> None:
         self.console = console
-        check_whole("[0, inf)", seed=options.seed)
+        check_whole("[0, 4294967295]", seed=options.seed)  # what Stable-Baselines3 takes
         if options.env.data_dir is not None:  # a run can be evaluated from another folder
             data_dir = str(Path(options.env.data_dir).resolve())
             options = replace(options, env=replace(options.env, data_dir=data_dir))
@@ -53,7 +54,7 @@ class Run:
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
             max_episodes=1,
-            hyperparameters=_flat(options),
+            hyperparameters=flat(options),
             on_epoch=self._end_epoch,
             on_step=self._end_step,
         )
@@ -91,7 +92,7 @@ class Run:
             "n_selected_mean": self.monitor.n_selected_mean,
             "n_steps": self.monitor.n_calls,
             "flops": self.monitor.flops,
-            "peak_memory_bytes": peak_memory(env.device),
+            "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
             "classes": list(env.data.classes),
             "device": str(env.device),
@@ -124,11 +125,20 @@ class Run:
 def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None:
     """Train in a process of its own, with so many threads; what it says goes to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with Path(log).open("w", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
         torch.set_num_threads(n_threads)
         Run(options, Console(file=file, width=120)).run()
+
+
+def _end_with_parent() -> None:
+    """End this process where the one that waits for it is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
@@ -154,7 +164,7 @@ def _default_out(options: TrainOptions) -> Path:
     return Path("runs") / f"{options.env.dataset}__{options.agent}__{options.seed}__{stamp}"
 
 
-def _flat(options: TrainOptions) -> dict[str, Any]:
+def flat(options: TrainOptions) -> dict[str, Any]:
     """Every value by the name that it has on the command line."""
     values = asdict(options)
     env, dqn = values.pop("env"), values.pop("dqn")

@@ -270,7 +270,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 )
             check_whole(f"[1, {n_images}]", batch_size=self.batch_size)
             if isinstance(self._model, str):  # what a ViT refuses is said before any training
-                with torch.device("meta"):
+                with torch.random.fork_rng(devices=[]), torch.device("meta"):
                     self._make_model(len(data.classes), channels)
             self._data = data.to(self.device)
         return self._data
@@ -422,8 +422,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             chosen.trainer.train_seconds, chosen.trainer.observe_seconds, chosen.reset_seconds
         )
 
-    def flops(self, episode: EpisodeName = "current") -> int:
-        """FLOPs of an episode's training steps and observations so far."""
+    def flops(self, episode: EpisodeName = "current") -> float:
+        """FLOPs of an episode's training steps and observations, the agent's networks apart."""
         return self._episode(episode).trainer.count_flops()
 
     def render(self) -> NDArray[np.uint8] | None:

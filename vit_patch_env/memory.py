@@ -3,9 +3,13 @@
 import ctypes
 import resource
 import sys
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 # Numbers of mallopt's parameters in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -41,9 +45,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here; on other systems than Linux it counts from the start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _STATUS.exists():
+        with suppress(OSError):  # not allowed in some containers
+            _CLEAR.write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
     """Peak bytes of this process: resident on the CPU, allocated on CUDA."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().split("\n") if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -179,7 +180,7 @@ class Trainer:
         self.observe_seconds = 0.0
         self.n_steps_done = 0
         self._uncounted: Counter[_StepKind] = Counter()
-        self._flops = 0
+        self._flops = 0.0
         self._flops_of: dict[_StepKind, int] = {}
         self._flop_count: FlopCount | None = None
 
@@ -259,12 +260,21 @@ class Trainer:
             f1=float(f1),
         )
 
-    def count_flops(self) -> int:
-        """FLOPs of all training steps and observations so far.
+    def count_flops(self) -> float:
+        """FLOPs of all training steps and observations so far; not a number if they cannot be told.
 
         Where the number of tokens depends on the images, steps since the last call are taken to
         cost as much as one on the batch at hand.
         """
+        try:
+            self._count_flops()
+        except Exception as error:  # a user's model may not bear what counting does to it
+            if not math.isnan(self._flops):
+                warnings.warn(f"FLOPs of this model cannot be counted: {error}", stacklevel=2)
+            self._flops = math.nan
+        return self._flops
+
+    def _count_flops(self) -> None:
         if self._flop_count is None:
             self._flop_count = FlopCount(self.model)
         if self._flop_count.computed:
@@ -274,7 +284,6 @@ class Trainer:
                 self._flops_of[kind] = self._flops_per_step(self._flop_count, kind)
             self._flops += n_steps * self._flops_of[kind]
         self._uncounted.clear()
-        return self._flops
 
     def _flops_per_step(self, flop_count: FlopCount, kind: "_StepKind") -> int:
         images = self.batch.images

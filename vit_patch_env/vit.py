@@ -83,7 +83,8 @@ class Attention(nn.Module):
         value = self.to_qkv.weight.view(3, self.heads, self.dim_head, -1)[2]
         out = self.to_out.weight.mean(dim=0).view(self.heads, self.dim_head)
         with full_precision(tokens.device):
-            values = F.linear(normed.float(), torch.einsum("hd,hdk->hk", out, value))
+            # Autocast may have made them narrower than the weights.
+            values = F.linear(normed.to(out.dtype), torch.einsum("hd,hdk->hk", out, value))
         return attend_scalars(normed, self._query_key, values, self.scale).mean(dim=0)
 
     @property

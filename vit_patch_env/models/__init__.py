@@ -72,4 +72,4 @@ def check_model(name: ModelName, keep_rate: float | None = None) -> None:
         check_interval("(0, 1]", keep_rate=keep_rate)
     package = _PACKAGES.get(name)
     if package and importlib.util.find_spec(package.replace("-", "_")) is None:
-        raise ValueError(f"model {name} needs {package}: pip install 'vit-patch-env[peers]'")
+        raise ValueError(f"model {name} needs {package}: pip install {package}")

@@ -16,7 +16,8 @@ class EViT(ViT):
     """A ViT that goes on with the tokens its class token attends to and fuses the rest into one.
 
     The blocks that do so begin at a quarter, half and three quarters of the depth, as published
-    (4, 7 and 10 of 12). A fused token is one like any other in later blocks.
+    (4, 7 and 10 of 12). A fused token is one like any other in later blocks. The rate is the same
+    all through training; the published code can lower it to that value over the first epochs.
 
     Args:
         keep_rate: share of the tokens kept by each of those blocks; published: 0.7.

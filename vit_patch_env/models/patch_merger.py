@@ -35,5 +35,5 @@ class PatchMergerViT(SimpleViT):
         for index, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if index == middle:
-                tokens = self.merger(tokens)
+                tokens = self.merger(tokens).to(tokens.dtype)  # autocast's is narrower
         return tokens
