@@ -59,7 +59,7 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert result["versions"]["torch"] == torch.__version__.split("+")[0]
     assert result["device"] == "cpu"
     assert result["flops"] == sum(int(row["flops"]) for row in rows(out)) > 0
-    assert result["peak_memory_bytes"] > 1e8
+    assert 1e8 < result["peak_memory_bytes"] < 1e11
     steps = (out / "steps.csv").read_text().split()
     assert steps[0] == "n_selected"
     assert sum(map(int, steps[1:])) / 14 == pytest.approx(result["n_selected_mean"])
@@ -196,7 +196,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--dqn.eps-decay", "nan"], "eps_decay must be above 0, got nan"),
         (["--dqn.train-freq", "0"], "train_freq must be in [1, inf], got 0"),
         (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf]"),
-        (["--seed", "-1"], "seed must be in [0, inf), got -1"),
+        (["--seed", "-1"], "seed must be in [0, 4294967295], got -1"),
         (["--log-interval", "0"], "log_interval must be at least 1, got 0"),
         (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),
         (["--agent", "ppo", "--sb3", "policy=x"], "--sb3 must be values of ppo"),

@@ -17,7 +17,7 @@ from experiments.methods import METHODS, method_options
 from experiments.options import EnvOptions, TrainOptions
 from experiments.presets import PRESETS
 from experiments.results import read_run
-from experiments.run_folder import RunFolder, command_line
+from experiments.run_folder import RunFolder, checksum, command_line
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
 
@@ -112,6 +112,43 @@ def test_finished_runs_are_kept_and_others_trained(smoke, capsys):
         assert (path.stat().st_mtime_ns == when) == ("flip__3" not in str(path))
 
 
+def test_the_control_is_refused_where_its_agent_was_made_anew(smoke, capsys):
+    run = smoke / "runs" / "agentvit__3"
+    saved = {name: (run / name).read_text() for name in ("steps.csv", "result.json")}
+    try:
+        changed = saved["steps.csv"].split()
+        changed[1] = str(int(changed[1]) % 16 + 1)
+        (run / "steps.csv").write_text("\n".join(changed) + "\n")
+        result = json.loads(saved["result.json"])
+        result["files"]["steps.csv"] = checksum(run / "steps.csv")
+        (run / "result.json").write_text(json.dumps(result))
+        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
+        line = refused(capsys, "compare", *options)
+        assert "random_matched__3 keeps other numbers of patches than agentvit__3" in line
+    finally:
+        for name, text in saved.items():
+            (run / name).write_text(text)
+
+
+def test_other_images_are_not_mixed_in(smoke, capsys):
+    path = smoke / "compare.json"
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('"train": 460', '"train": 461'))
+        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
+        assert "made on other images of synthetic" in refused(capsys, "compare", *options)
+    finally:
+        path.write_text(text)
+
+
+def test_the_comparisons_command_asks_for_all_of_it(smoke):
+    comparison = json.loads((smoke / "compare.json").read_text())
+    options = parse(shlex.split(comparison["command"])[1:])
+    assert list(options.methods) == comparison["methods"]
+    assert list(options.seeds) == comparison["seeds"]
+    assert vars(options.env) == comparison["env"]
+
+
 def test_a_comparison_can_grow(smoke):
     kept = json.loads((smoke / "compare.json").read_text())
     compare(smoke, "--seeds", "3", "--methods", "tome")
@@ -198,7 +235,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
         (["--methods", "tome", "tome"], "methods must differ from each other, got tome twice"),
         (["--methods", "random"], "keeps as many patches as agentvit, which must be among"),
         (["--seeds", "1", "1"], "seeds must differ from each other, got 1 twice"),
-        (["--seeds", "-1"], "seed must be in [0, inf), got -1"),
+        (["--seeds", "-1"], "seed must be in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
         (["--model", "tome"], "model is chosen by the methods"),

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -5,8 +7,8 @@ from tests.conftest import TINY
 from tests.test_training import make_trainer
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.flops import FlopCount
-from vit_patch_env.models import make_model
-from vit_patch_env.observation import mean_attention_output, nothing
+from vit_patch_env.models import MODELS, make_model
+from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, nothing
 from vit_patch_env.vit import SimpleViT
 
 SIZES = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
@@ -92,6 +94,28 @@ def test_the_environment_tells_an_episodes_flops():
     assert env.flops() == 0
     env.step(env.action_space.sample())
     assert env.flops() > 0
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("observation", list(OBSERVATIONS))
+def test_every_models_steps_and_observations_are_counted(name, observation):
+    model = make_model(name, n_classes=4, **SIZES)
+    trainer = make_trainer(model=model, observation=OBSERVATIONS[observation].function)
+    trainer.step()
+    assert trainer.count_flops() > 0
+
+
+def test_a_model_that_cannot_be_counted_trains_all_the_same():
+    class Uncopied(SimpleViT):
+        def __deepcopy__(self, memo):
+            raise TypeError("no copies")
+
+    trainer = make_trainer(model=Uncopied(n_classes=4, **SIZES))
+    trainer.step()
+    with pytest.warns(UserWarning, match="FLOPs of this model cannot be counted: no copies"):
+        assert math.isnan(trainer.count_flops())
+    trainer.step()
+    assert math.isnan(trainer.count_flops())  # and said once
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
