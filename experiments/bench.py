@@ -5,7 +5,6 @@ all of them are measured in turn, in one run, and each has a peak memory of its 
 """
 
 import importlib.util
-import multiprocessing
 import os
 import signal
 import statistics
@@ -25,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench_report import AGENT, OURS, PAPER, PEER, draw_bench, show_bench, unsettled
 from experiments.options import BenchOptions
+from experiments.processes import fork_context
 from experiments.run_folder import device_name, provenance, write_json
 from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.checks import check_choice, check_whole
@@ -252,7 +252,7 @@ class _Worker:
     def __init__(
         self, setup: Setup, data: dict[str, Any], *, batch_size: int, device: str, precision: str
     ) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = fork_context()
         self.connection, other = context.Pipe()
         # Not a daemon: the rivals' loaders start processes of their own.
         self.process = context.Process(

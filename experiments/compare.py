@@ -3,7 +3,6 @@
 All that is known of a run is in its folder; a second call goes on where the first one stopped.
 """
 
-import multiprocessing
 import shlex
 import signal
 import sys
@@ -24,6 +23,7 @@ from experiments.compare_display import CompareDisplay
 from experiments.methods import METHODS, method_options
 from experiments.options import CompareOptions, EnvOptions, TrainOptions
 from experiments.presets import PRESETS
+from experiments.processes import fork_context
 from experiments.results import COMPARE, read_run
 from experiments.run_folder import RunFolder, option_words, provenance, read_json, write_json
 from experiments.train import flat, make_env, train_in_background
@@ -31,13 +31,6 @@ from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_whole
 
 State = Literal["waiting", "running", "done", "failed"]
-
-_PRELOAD = [
-    "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
-    "pandas", "matplotlib.figure", "rich.live", "tyro",
-]  # fmt: skip
-"""What every run imports; imported once, in the process that runs are forked from. Nothing of ours:
-the environment would take itself for a forked one, which may use one thread only."""
 
 
 @dataclass(eq=False)
@@ -124,8 +117,7 @@ class Comparison:
             self.tasks, self.options.env.epochs, self.options.jobs, self.console
         )
         running: dict[Task, BaseProcess] = {}
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
+        context = fork_context()
         try:
             with display:
                 while True:

@@ -122,7 +122,7 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock()
         self.n_selected_mean = float("nan")
         self.selected: NDArray[np.float64] = np.zeros(0)
-        self.flops = 0.0
+        self.flops: float = 0
         self.peak_memory_bytes = 0
         self.diverged = False
 
@@ -133,7 +133,7 @@ class TrainingMonitor(BaseCallback):
         # Of episodes that are over; less what this one trained for before learning began.
         self._past_train_seconds = -self._call_first_env("timings").train_seconds
         self._past_flops = -self._call_first_env("flops")
-        self.flops = 0.0
+        self.flops = 0
         self._device: torch.device = self._of_first_env("device")
         self.peak_memory_bytes = 0
         reset_peak_memory(self._device)

@@ -1,11 +1,7 @@
 import io
 import json
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -206,25 +202,23 @@ def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp
     assert "simple_vit__0 done" in shown
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path):
-    out = tmp_path / "out"
-    command = [
-        Path(sys.executable).with_name("vit-patch"), "compare", *TINY_OPTIONS, "--out", str(out),
-        "--seeds", "0", "1", "--methods", "simple_vit", "vit", "--epochs", "200",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as on a terminal
-    )  # fmt: skip
-    metrics = out / "runs" / "simple_vit__0" / "metrics.csv"
-    while not metrics.exists():
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on" in shown
-    assert not list(out.glob("runs/*/result.json"))
+def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    metrics = tmp_path / "runs" / "simple_vit__0" / "metrics.csv"
+
+    def wait(sentinels, timeout):
+        assert len(sentinels) == 1
+        if metrics.exists():
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+
+    monkeypatch.setattr("experiments.compare.wait", wait)
+    with pytest.raises(SystemExit) as stop:
+        compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))
+    assert stop.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    size = metrics.stat().st_size
+    time.sleep(0.5)
+    assert metrics.stat().st_size == size  # nobody trains on
 
 
 @pytest.mark.parametrize(

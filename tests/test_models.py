@@ -252,7 +252,7 @@ def test_an_unknown_model():
 )
 def test_a_missing_package_is_named(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=rf"model {name} needs {package}: pip install 'vit-patch"):
+    with pytest.raises(ValueError, match=rf"model {name} needs {package}: pip install {package}"):
         make(name)
 
 

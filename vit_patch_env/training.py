@@ -180,7 +180,7 @@ class Trainer:
         self.observe_seconds = 0.0
         self.n_steps_done = 0
         self._uncounted: Counter[_StepKind] = Counter()
-        self._flops = 0.0
+        self._flops: float = 0
         self._flops_of: dict[_StepKind, int] = {}
         self._flop_count: FlopCount | None = None
 
