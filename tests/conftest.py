@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,27 @@ TINY_OPTIONS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled kernels, which take seconds each, for all tests."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, kernels: Path
+) -> Iterator[Path]:
     """Nothing is read from or written to the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "vit-patch-env"
+    root = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root))
+    cache = root / "vit-patch-env"
+    cache.mkdir()
+    for kernel in kernels.iterdir():
+        os.link(kernel, cache / kernel.name)
+    yield cache
+    for kernel in cache.glob("cpu_attention-*.so"):
+        if not (kernels / kernel.name).exists():
+            os.link(kernel, kernels / kernel.name)
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def test_attention_weights_sum_to_one():
 
 
 @pytest.fixture
-def fresh_library():
+def fresh_library(own_cache):
+    for kernel in own_cache.iterdir():
+        kernel.unlink()
     library.cache_clear()
     yield
     library.cache_clear()
