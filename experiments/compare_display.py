@@ -1,20 +1,20 @@
 """What a person watches while a comparison runs: a table of methods and seeds."""
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from experiments.display import OnTerminal
 from experiments.methods import METHODS
 
 if TYPE_CHECKING:
     from experiments.compare import Task
 
 
-class CompareDisplay:
+class CompareDisplay(OnTerminal):
     """A live table on a terminal; elsewhere one line per run.
 
     Args:
@@ -31,21 +31,6 @@ class CompareDisplay:
         self.console = console
         self.started = time.monotonic()
         self.live = Live(self.table(), console=console, refresh_per_second=2)
-
-    def __enter__(self) -> "CompareDisplay":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.update(self.table())
-            self.live.stop()
 
     def update(self) -> None:
         """Show how far the runs are."""

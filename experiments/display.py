@@ -1,7 +1,7 @@
 """What a person watches while a run trains, and the table at its end."""
 
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,7 +18,28 @@ from rich.text import Text
 from experiments.monitor import EpochFigures, StepFigures
 
 
-class Display:
+class OnTerminal:
+    """Shows its `live` part while it is entered, if its console is a terminal."""
+
+    console: Console
+    live: Live
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+
+class Display(OnTerminal):
     """A live progress line on a terminal; elsewhere one line per epoch.
 
     Args:
@@ -43,20 +64,6 @@ class Display:
         self.task = self.progress.add_task("training", total=n_steps, epoch=f"1/{n_epochs}")
         self.figures = Text("", no_wrap=True)
         self.live = Live(Group(self.progress, self.figures), console=console, refresh_per_second=4)
-
-    def __enter__(self) -> "Display":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
 
     def show_step(self, step: StepFigures) -> None:
         """Move the bar on."""

@@ -19,34 +19,37 @@ _UNTOLD = "not told apart from 0"
 
 def findings(measures: Measures) -> list[str]:
     """Sentences on the outcome, the paper's claim first."""
-    return [
-        sentence
-        for sentence in (
-            claim(measures),
-            against(measures, AGENT, FULL),
-            against(measures, AGENT, CONTROL),
-            against_rules(measures),
-            cheaper_best(measures),
-            *fronts(measures),
-            overhead(measures),
-            few_seeds(measures),
-            diverged(measures),
-        )
-        if sentence
-    ]
+    return _said(
+        *_outcome(measures),
+        against_rules(measures),
+        cheaper_best(measures),
+        *fronts(measures),
+        overhead(measures),
+        few_seeds(measures),
+        diverged(measures),
+    )
 
 
 def highlights(measures: Measures) -> list[str]:
     """The few of them that a README needs, and how they compare with the paper's."""
-    sentences = [
-        claim(measures),
-        against(measures, AGENT, FULL),
-        against(measures, AGENT, CONTROL),
+    return _said(
+        *_outcome(measures),
         cheaper_best(measures),
         few_seeds(measures),
         diverged(measures),
-    ]
-    return [sentence for sentence in sentences if sentence] + against_paper(measures)
+        *against_paper(measures),
+    )
+
+
+def _outcome(measures: Measures) -> tuple[str, ...]:
+    """What became of the paper's claim, and the agent against all patches and the control."""
+    rivals = (against(measures, AGENT, reference) for reference in (FULL, CONTROL))
+    return claim(measures), *rivals
+
+
+def _said(*sentences: str) -> list[str]:
+    """Those sentences that there is something to say in."""
+    return [sentence for sentence in sentences if sentence]
 
 
 def claim(measures: Measures) -> str:

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiments.run_folder import CONFIG, METRICS, RESULT, SELECTED, STEPS, checksum, read_json
+from experiments.run_folder import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    SELECTED,
+    STEPS,
+    RunFolder,
+    checksum,
+    read_json,
+)
 
 COMPARE = "compare.json"
 
@@ -159,7 +168,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     asked = [(method, seed) for method in content["methods"] for seed in content["seeds"]]
     for method, seed in asked:
         path = folder / "runs" / f"{method}__{seed}"
-        if not is_finished(path):
+        if not RunFolder(path).is_finished:
             unfinished.append(path.name)
             continue
         try:
@@ -174,11 +183,6 @@ def read_comparison(folder: str | Path) -> Comparison:
         if path.is_dir() and path.name not in known
     ]
     return Comparison(folder, content, runs, tuple(problems), tuple(unfinished))
-
-
-def is_finished(path: Path) -> bool:
-    """Whether a run's folder holds the result, which is written last."""
-    return (path / RESULT).is_file()
 
 
 def check_run(folder: Path, expected_env: Mapping[str, Any]) -> None:

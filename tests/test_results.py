@@ -3,7 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.results import check_run, is_finished, read_comparison, read_run
+from experiments.results import check_run, read_comparison, read_run
+from experiments.run_folder import RunFolder
 from tests.fabricated import fabricate, write_result
 
 METHODS = ("simple_vit", "agentvit")
@@ -36,7 +37,7 @@ def test_a_run_without_a_result_is_not_finished(tmp_path):
     folder = fabricate(tmp_path / "c", methods=METHODS, epochs=2)
     run = folder / "runs" / "agentvit__1"
     (run / "result.json").unlink()
-    assert not is_finished(run)
+    assert not RunFolder(run).is_finished
     assert read_comparison(folder).unfinished == ("agentvit__1",)
     with pytest.raises(ValueError, match="agentvit__1"):
         read_run(run)
@@ -99,7 +100,7 @@ def test_a_run_that_cannot_be_trusted_is_named_and_left_out(tmp_path, harm, mess
     folder = fabricate(tmp_path / "c", methods=METHODS, epochs=3)
     run = folder / "runs" / "agentvit__1"
     harm(run)
-    assert is_finished(run)
+    assert RunFolder(run).is_finished
     comparison = read_comparison(folder)
     assert ("agentvit", 1) not in comparison.runs
     assert len(comparison.runs) == 3 * len(METHODS) - 1
