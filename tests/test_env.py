@@ -16,7 +16,7 @@ from vit_patch_env.reward import DIVERGED_REWARD
 from vit_patch_env.vit import SimpleViT
 
 INFO_KEYS = {
-    "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "empty_action", "diverged",
+    "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action", "diverged",
 }  # fmt: skip
 
 

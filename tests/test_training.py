@@ -154,20 +154,20 @@ def test_a_trainer_pickles():
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine():
-    factors = [learning_rate_factor(step, 110, 10, "cosine") for step in range(111)]
+    factors = [learning_rate_factor(step / 110, 1 / 110, 10 / 110, "cosine") for step in range(111)]
     assert factors[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert factors[110] == pytest.approx(0.0)
-    assert learning_rate_factor(99, 100, 0, "constant") == 1.0
+    assert learning_rate_factor(0.99, 0.01, 0.0, "constant") == 1.0
 
 
 def test_the_schedule_reaches_the_optimiser():
-    trainer = make_trainer(schedule="cosine", n_warmup_steps=5, learning_rate=0.1)
+    trainer = make_trainer(schedule="cosine", warmup=0.25, learning_rate=0.1)
     rates = []
     for _ in range(20):
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
         trainer.step()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.02)
     assert max(rates) == pytest.approx(0.1)
     assert rates[-1] < 0.01

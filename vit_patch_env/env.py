@@ -2,9 +2,9 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import gymnasium as gym
@@ -14,19 +14,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vit_patch_env.batches import BatchStream, Normalize
+from vit_patch_env.batches import Batch, BatchStream, Normalize
+from vit_patch_env.budget import BUDGETS, Budget, BudgetName
 from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
+from vit_patch_env.episode import Episode, RewardSettings
+from vit_patch_env.flops import FlopCount
 from vit_patch_env.models import ModelName, check_model, make_model
 from vit_patch_env.observation import OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
-from vit_patch_env.reward import (
-    DIVERGED_REWARD,
-    RewardTerms,
-    loss_term,
-    patch_term,
-    weighted_reward,
-)
+from vit_patch_env.reward import REWARDS, RewardName
 from vit_patch_env.selection import check_patch_mask, mask_to_keep
 from vit_patch_env.training import (
     Metrics,
@@ -63,18 +60,7 @@ class Timings(NamedTuple):
     train_seconds: float
     observe_seconds: float
     reset_seconds: float
-
-
-@dataclass
-class _Episode:
-    """One training run: what `reset` makes and `step` advances."""
-
-    trainer: Trainer
-    observation: NDArray[np.float32]
-    reset_seconds: float
-    n_steps_done: int = 0
-    initial_loss: float | None = None
-    shown: tuple[Tensor, NDArray[np.bool_]] | None = None  # images and mask last trained on
+    count_seconds: float  # counting FLOPs, which no training needs
 
 
 class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
@@ -91,22 +77,34 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     output for the next batch, (batch, n_patches, dim), averaged over dim and over the batch
     (paper, section 2.2). `"attention_received"`: the attention that each patch receives, in
     [0, 1]. All patches are seen, before any selection. `"none"`: zeros, for rules that do not look.
+    With `+run` at the name's end, such as `"attention_output+run"`, three numbers follow, so that
+    the shape is (n_patches + 3,): the share of the budget used, the running training loss over the
+    first loss, and the running share of patches selected.
 
     ## Action space
     `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch. Where no
     patch is selected, the one with the highest observation is kept.
 
     ## Reward
+    `reward="paper"`:
     `alpha * L(0) / L(t) - (1 - alpha) * |n_selected - n_patches_desired| / n_patches_desired`
     (equation 2.3; the ratio of losses is at most 1,000). Without a desired number the second term
-    is `-n_selected / n_patches`.
+    is `-n_selected / n_patches`. `"validation"`: the decrease of the loss on held-out training
+    images since it was last measured, every `reward_every` steps and at the end; 0 between.
+    `"progress"`: relative decrease of the loss against its running mean, per FLOP. `"aic"`:
+    `-(loss + n_selected / n_patches)`. More about each in `vit_patch_env/reward.py`.
 
     ## Episode end
-    Truncated after `epochs` passes over the training images. Terminated if the loss is not
-    finite, with a reward of -100.
+    Truncated when the budget is used; schedules follow the share that is. `budget="epochs"`:
+    `epochs` passes over the training images. `"flops"`: what `epochs` passes on all patches
+    cost a SimpleViT of these sizes, so that fewer patches per step buy more steps; observations
+    and rewards are paid from it too. `"seconds"`: so much wall-clock time since the first step,
+    with the agent's own and without evaluations; it is not the same on every replay. Terminated
+    if the loss is not finite, with a reward of -100.
 
     ## Info
-    `loss`, `n_selected`, `reward_loss`, `reward_patch`, `epoch` (of this batch, from 0),
+    `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
+    reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
     `empty_action`, `diverged`. It holds no times, so that it is the same on every replay.
 
     ## Arguments
@@ -132,16 +130,22 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             `model(images, keep=None)` and `model.first_attention(images)`.
         keep_rate: share of tokens that such a model keeps, in (0, 1]; by default as published.
         batch_size: images per training step.
-        epochs: passes over the training images per episode.
+        epochs: passes over the training images per episode, or what they cost.
+        budget: `epochs`, `flops` or `seconds`: what ends an episode.
+        seconds: how many of them, where they are the budget.
         learning_rate: peak rate of the optimiser.
         optimizer: `adam` (the paper's) or `adamw`.
         weight_decay: of the optimiser.
         schedule: `constant` (the paper's) or `cosine`.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up, or their share of the budget.
         label_smoothing: of the training loss, in [0, 1).
         crop_padding: pixels of padding for random crops; 0 for none.
         flip: mirror half of the images; by default where the data set allows it.
-        observation: `attention_output` (the paper's), `attention_received` or `none`.
+        observation: `attention_output` (the paper's), `attention_received` or `none`, or one of
+            them with `+run`.
+        reward: `paper`, `validation`, `progress` or `aic`.
+        reward_every: steps between measurements of the held-out loss, for `validation`.
+        reward_images: held-out images that it is measured on, the first of the validation split.
         n_patches_desired: patches that the reward asks for, in 1...n_patches, or None for as
             few as possible.
         alpha: weight of the loss against the number of patches, in [0, 1].
@@ -173,6 +177,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         keep_rate: float | None = None,
         batch_size: int = 64,
         epochs: int = 20,
+        budget: BudgetName = "epochs",
+        seconds: float | None = None,
         learning_rate: float = 1e-3,
         optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
@@ -182,6 +188,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         crop_padding: int = 4,
         flip: bool | None = None,
         observation: ObservationName = "attention_output",
+        reward: RewardName = "paper",
+        reward_every: int = 50,
+        reward_images: int = 512,
         n_patches_desired: int | None = 40,
         alpha: float = 0.2,
         device: str = "auto",
@@ -215,6 +224,16 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if n_patches_desired is not None:
             check_whole(f"[1, {self.n_patches}]", n_patches_desired=n_patches_desired)
         check_interval("[0, 1]", alpha=alpha)
+        check_choice(tuple(BUDGETS), budget=budget)
+        if (budget == "seconds") != (seconds is not None):
+            raise ValueError(
+                "seconds must be given where budget is seconds, and only there, "
+                f"got budget {budget} and seconds {seconds}"
+            )
+        if seconds is not None:
+            check_interval("(0, inf)", seconds=seconds)
+        check_choice(tuple(REWARDS), reward=reward)
+        check_whole("[1, inf)", reward_every=reward_every, reward_images=reward_images)
         check_choice(get_args(OptimizerName), optimizer=optimizer)
         check_choice(get_args(ScheduleName), schedule=schedule)
         check_choice(tuple(OBSERVATIONS), observation=observation)
@@ -241,19 +260,23 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "learning_rate": learning_rate, "optimizer": optimizer, "weight_decay": weight_decay,
             "schedule": schedule, "label_smoothing": label_smoothing,
         }  # fmt: skip
-        self._warmup_epochs = warmup_epochs
+        self._warmup = warmup_epochs / epochs
+        self._budget = budget
+        self._seconds = seconds
+        self._reward = RewardSettings(reward, n_patches_desired, alpha, reward_every)
+        self._reward_images = reward_images
         self.batch_size = batch_size
         self._crop_padding = crop_padding
         self._flip = flip
         self._observation = OBSERVATIONS[observation]
 
-        self.observation_space = spaces.Box(
-            self._observation.low, self._observation.high, (self.n_patches,), np.float32
-        )
+        self.observation_space = self._observation.space(self.n_patches)
         self.action_space = spaces.MultiBinary(self.n_patches)
         # Loaded at first use, so that making and pickling an environment is cheap.
         self._data: ImageData | None = None
-        self._episodes: dict[EpisodeName, _Episode] = {}
+        self._reference: FlopCount | None = None
+        self._flops_of: dict[Any, int] = {}  # what steps cost, for all episodes
+        self._episodes: dict[EpisodeName, Episode] = {}
 
     @property
     def data(self) -> ImageData:
@@ -283,12 +306,32 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     @property
     def n_steps_done(self) -> int:
         """Steps of the running episode so far."""
-        return self._episode("current").n_steps_done
+        return self._episode("current").trainer.n_steps_done
 
     @property
     def n_steps(self) -> int:
-        """Steps per episode."""
-        return self.epochs * self.steps_per_epoch
+        """Steps per episode; under a budget of FLOPs those with `n_patches_desired` patches.
+
+        Under a budget of seconds, which tells nobody beforehand, those of `epochs` passes.
+        """
+        n_steps = self.epochs * self.steps_per_epoch
+        if self._budget != "flops" or self.n_patches_desired is None:
+            return n_steps
+        return round(n_steps * self._step_flops(None) / self._step_flops(self.n_patches_desired))
+
+    @property
+    def max_steps(self) -> int:
+        """Steps that no episode goes beyond: what to let an algorithm learn for."""
+        n_steps = self.epochs * self.steps_per_epoch
+        if self._budget == "flops":
+            return math.ceil(n_steps * self._step_flops(None) / self._step_flops(1))
+        return n_steps if self._budget == "epochs" else sys.maxsize
+
+    @property
+    def patch_mask(self) -> NDArray[np.bool_]:
+        """(n_patches,), the patches that the last step trained on; all before the first."""
+        shown = self._episode("current").shown
+        return np.ones(self.n_patches, dtype=np.bool_) if shown is None else shown[1].copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -317,16 +360,19 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self._new_model(weights_seed),
             stream,
             observation=self._observation.function,
-            n_steps=self.n_steps,
-            n_warmup_steps=self._warmup_epochs * self.steps_per_epoch,
+            n_steps=self.epochs * self.steps_per_epoch,
+            budget=self._new_budget(),
+            flops_of=self._flops_of,
+            warmup=self._warmup,
             device=self.device,
             dtype=self.dtype,
             **self._recipe,
         )
-        observation = trainer.observe(trainer.batch.images).cpu().numpy()
-        reset_seconds = time.perf_counter() - started
-        self._episodes["current"] = _Episode(trainer, observation, reset_seconds)
-        return observation.copy(), {"epoch": 0}
+        held_out = self._held_out(stream.normalize) if self._reward.name == "validation" else []
+        episode = Episode(trainer, self._reward, held_out)
+        episode.reset_seconds = time.perf_counter() - started
+        self._episodes["current"] = episode
+        return self._seen(episode), {"epoch": 0, "progress": 0.0}
 
     def step(
         self, action: NDArray[Any]
@@ -340,38 +386,23 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             ValueError: for another shape or values other than 0 and 1.
         """
         episode = self._episode("current")
-        trainer = episode.trainer
         patch_mask, empty_action = self._patch_mask(action, episode.observation)
-        epoch = episode.n_steps_done // self.steps_per_epoch
-        episode.shown = trainer.batch.images, patch_mask
-        loss, observation = trainer.step(self._keep(patch_mask))
-        episode.n_steps_done += 1
-        if episode.initial_loss is None:
-            episode.initial_loss = loss
-
-        n_selected = int(patch_mask.sum())
-        diverged = not math.isfinite(loss)
-        terms = RewardTerms(
-            loss=0.0 if diverged else loss_term(episode.initial_loss, loss),
-            patch=patch_term(n_selected, self.n_patches_desired, self.n_patches),
-        )
-        reward = DIVERGED_REWARD if diverged else weighted_reward(terms, self.alpha)
-        if np.isfinite(observation).all():
-            episode.observation = observation
-        # else the weights are lost, and the last healthy view stands
-        truncated = not diverged and episode.n_steps_done >= self.n_steps
+        epoch = episode.trainer.n_steps_done // self.steps_per_epoch
+        loss, reward, terms, diverged = episode.step(patch_mask, self._keep(patch_mask))
+        truncated = not diverged and episode.trainer.progress >= 1
         if diverged or truncated:
             self._episodes["last"] = episode
         info = {
             "loss": loss,
-            "n_selected": n_selected,
+            "n_selected": int(patch_mask.sum()),
             "reward_loss": terms.loss,
             "reward_patch": terms.patch,
             "epoch": epoch,
+            "progress": episode.trainer.progress,
             "empty_action": empty_action,
             "diverged": diverged,
         }
-        return episode.observation.copy(), reward, diverged, truncated, info
+        return self._seen(episode), reward, diverged, truncated, info
 
     def evaluate(
         self,
@@ -393,8 +424,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             ValueError: for an unknown split, or an episode that there is not.
         """
         check_choice(get_args(SplitName), split=split)
-        trainer = self.trainer(episode)
-
+        chosen = self._episode(episode)
+        trainer = chosen.trainer
         state: Any = None
 
         def select(images: Tensor) -> Tensor | None:
@@ -402,7 +433,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             assert selector is not None
             # After a divergence there is no finite view, and policies refuse another.
             observation = np.nan_to_num(trainer.observe(images).cpu().numpy())
-            action, state = selector.predict(observation, state=state, deterministic=True)
+            seen = self._seen(chosen, observation)
+            action, state = selector.predict(seen, state=state, deterministic=True)
             return self._keep(self._patch_mask(action, observation)[0])
 
         return trainer.evaluate(getattr(self.data, split), None if selector is None else select)
@@ -418,12 +450,16 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def timings(self, episode: EpisodeName = "current") -> Timings:
         """Where the time of an episode went so far."""
         chosen = self._episode(episode)
+        trainer = chosen.trainer
         return Timings(
-            chosen.trainer.train_seconds, chosen.trainer.observe_seconds, chosen.reset_seconds
+            trainer.train_seconds,
+            trainer.observe_seconds,
+            chosen.reset_seconds,
+            trainer.count_seconds,
         )
 
     def flops(self, episode: EpisodeName = "current") -> float:
-        """FLOPs of an episode's training steps and observations, the agent's networks apart."""
+        """FLOPs of an episode's steps, observations and rewards, the agent's networks apart."""
         return self._episode(episode).trainer.count_flops()
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -438,7 +474,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         images = episode.trainer.stream.normalize.inverse(images[:8])
         return draw_selection(images.cpu().numpy(), patch_mask)
 
-    def _episode(self, name: EpisodeName) -> _Episode:
+    def _episode(self, name: EpisodeName) -> Episode:
         check_choice(get_args(EpisodeName), episode=name)
         if name not in self._episodes:
             raise ValueError(
@@ -447,6 +483,15 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 else "expected an episode that has ended, got none"
             )
         return self._episodes[name]
+
+    def _seen(
+        self, episode: Episode, observation: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """What the agent sees of an episode: of its next batch, or of another."""
+        values = episode.observation if observation is None else observation
+        if self._observation.with_run:
+            return np.concatenate((values, episode.run_figures))
+        return values.copy()
 
     def _patch_mask(
         self, action: NDArray[Any], observation: NDArray[np.float32]
@@ -463,6 +508,49 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if patch_mask.all():
             return None
         return mask_to_keep(patch_mask).to(self.device, non_blocking=True)
+
+    def _held_out(self, normalize: Normalize) -> list[Batch]:
+        """The validation images that the reward is measured on, normalised, in batches."""
+        images, labels = self.data.val
+        batches = zip(
+            torch.split(images[: self._reward_images], self.batch_size),
+            torch.split(labels[: self._reward_images], self.batch_size),
+            strict=True,
+        )
+        return [Batch(normalize(images), labels) for images, labels in batches]
+
+    def _new_budget(self) -> Budget:
+        """What the coming episode may use."""
+        n_steps = self.epochs * self.steps_per_epoch
+        if self._seconds is not None:
+            return Budget("seconds", self._seconds)
+        if self._budget == "flops":
+            return Budget("flops", n_steps * self._step_flops(None))
+        return Budget("epochs", n_steps)
+
+    def _step_flops(self, n_keep: int | None) -> float:
+        """FLOPs of a step on so many patches (None: all) of a SimpleViT with these sizes.
+
+        Of a user's own model instead, where that is what trains.
+        """
+        images, n_classes = self.data.train.images, len(self.data.classes)
+        channels, *size = images.shape[1:]
+        if self._reference is None:
+            with torch.random.fork_rng(devices=[]):
+                if isinstance(self._model, str):
+                    model = make_model(
+                        "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
+                    )
+                else:
+                    model = self._model(n_classes, channels).to(self.device)
+            self._reference = FlopCount(model)
+        batch = torch.zeros(self.batch_size, channels, *size, device=self.device)
+        try:
+            return self._reference.train_step(batch, n_keep)
+        except Exception as error:  # a user's model may not bear what counting does to it
+            raise ValueError(
+                f"budget flops needs a model whose FLOPs can be counted, got: {error}"
+            ) from error
 
     def _new_model(self, seed: int) -> nn.Module:
         """A model with fresh weights that depend on the seed alone."""

@@ -1,13 +1,21 @@
-"""What an agent sees of a batch: pure functions of a model and images, chosen by name."""
+"""What an agent sees of a batch and of the run: pure functions, chosen by name."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
-ObservationName = Literal["attention_output", "attention_received", "none"]
+ObservationName = Literal[
+    "attention_output", "attention_received", "none",
+    "attention_output+run", "attention_received+run", "none+run",
+]  # fmt: skip
+
+RUN_FIGURES = 3
+"""Numbers that the observations `...+run` have after those of the patches."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -37,16 +45,50 @@ def nothing(model: Any, images: Tensor) -> Tensor:
     return torch.zeros(model.n_patches, device=images.device)
 
 
+def run_figures(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:
+    """How far the run is, (3,): for agents that are to act differently at its start and its end.
+
+    Args:
+        progress: share of the budget used, in [0, 1].
+        loss_ratio: running mean of the training loss over the first loss.
+        selected_share: running mean of the share of patches selected, in [0, 1].
+    """
+    figures = np.array((progress, loss_ratio, selected_share), dtype=np.float64)
+    return figures.clip(0, (1, _FLOAT32_MAX, 1)).astype(np.float32)
+
+
 class Observation(NamedTuple):
-    """An observation's function and the bounds of its values."""
+    """An observation's function of model and images, its bounds, and whether the run is in it.
+
+    Attributes:
+        function: gives a value for each patch, (n_patches,).
+        low: bound of these values.
+        high: bound of these values.
+        with_run: whether `run_figures` follow.
+    """
 
     function: Callable[[Any, Tensor], Tensor]
     low: float
     high: float
+    with_run: bool = False
+
+    def space(self, n_patches: int) -> spaces.Space[NDArray[np.float32]]:
+        """Box of shape (n_patches,), or (n_patches + 3,) with the run's figures."""
+        low, high = np.full(n_patches, self.low), np.full(n_patches, self.high)
+        if self.with_run:
+            low = np.concatenate((low, np.zeros(RUN_FIGURES)))
+            high = np.concatenate((high, run_figures(1, np.inf, 1)))
+        box = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        return cast("spaces.Space[NDArray[np.float32]]", box)
 
 
-OBSERVATIONS: dict[ObservationName, Observation] = {
+_OF_A_BATCH = {
     "attention_output": Observation(mean_attention_output, -_FLOAT32_MAX, _FLOAT32_MAX),
     "attention_received": Observation(mean_attention_received, 0.0, 1.0),
     "none": Observation(nothing, 0.0, 1.0),
+}
+
+OBSERVATIONS: dict[ObservationName, Observation] = {
+    name: _OF_A_BATCH[name.removesuffix("+run")]._replace(with_run=name.endswith("+run"))
+    for name in get_args(ObservationName)
 }

@@ -1,12 +1,41 @@
-"""The reward of AgentViT (paper, section 2.4, equation 2.3) as pure functions."""
+"""Rewards by name: pure functions of what is known of a training step."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+RewardName = Literal["paper", "validation", "progress", "aic"]
 
 MAX_LOSS_RATIO = 1000.0
 """Bound on L(0) / L(t), so that a loss of zero still gives a finite reward."""
 
 DIVERGED_REWARD = -100.0
 """Reward of a step whose loss is not finite: far below any step of a healthy run."""
+
+
+class StepOutcome(NamedTuple):
+    """What a reward may look at.
+
+    Attributes:
+        loss: training loss of the step, on the selected patches.
+        initial_loss: of the episode's first step.
+        mean_loss: running mean of the steps before; of the first step its own.
+        n_selected: patches trained on.
+        n_desired: patches asked for, or None for as few as possible.
+        n_patches: of an image.
+        alpha: weight of the loss against the number of patches, in [0, 1].
+        flops_share: the step's FLOPs over those of one on all patches.
+        val_loss_decrease: of the held-out loss since it was last measured; 0 where it was not.
+    """
+
+    loss: float
+    initial_loss: float
+    mean_loss: float
+    n_selected: int
+    n_desired: int | None
+    n_patches: int
+    alpha: float
+    flops_share: float = 1.0
+    val_loss_decrease: float = 0.0
 
 
 class RewardTerms(NamedTuple):
@@ -36,3 +65,57 @@ def patch_term(n_selected: int, n_desired: int | None, n_patches: int) -> float:
 def weighted_reward(terms: RewardTerms, alpha: float) -> float:
     """Alpha * loss term + (1 - alpha) * patch term (equation 2.3)."""
     return alpha * terms.loss + (1 - alpha) * terms.patch
+
+
+def reward_terms(outcome: StepOutcome) -> RewardTerms:
+    """The two terms of equation 2.3."""
+    return RewardTerms(
+        loss=loss_term(outcome.initial_loss, outcome.loss),
+        patch=patch_term(outcome.n_selected, outcome.n_desired, outcome.n_patches),
+    )
+
+
+def paper_reward(outcome: StepOutcome) -> float:
+    """AgentViT's (paper, section 2.4, equation 2.3), in [-n_patches, 1000].
+
+    It grows as the training loss falls, whoever made it fall, and is highest at the desired number.
+    """
+    return weighted_reward(reward_terms(outcome), outcome.alpha)
+
+
+def validation_reward(outcome: StepOutcome) -> float:
+    """Decrease of the loss on held-out training images, all their patches; any finite number.
+
+    What the paper names as future work. It is measured every so many steps and at the end, and is
+    0 between: an episode's sum is its first held-out loss less its last.
+    """
+    return outcome.val_loss_decrease
+
+
+def progress_reward(outcome: StepOutcome) -> float:
+    """Relative decrease of the loss against its running mean, per FLOP; in [-10, 10].
+
+    `(mean_loss - loss) / mean_loss`, divided by the step's FLOPs in units of a step on all patches.
+    The ratio of learning speed to cost; Graves et al. 2017, arXiv:1704.03003, reward a curriculum
+    by the like. Few patches raise the loss by themselves, which this reward cannot tell apart.
+    """
+    decrease = (outcome.mean_loss - outcome.loss) / max(outcome.mean_loss, 1e-30)
+    return min(max(decrease / max(outcome.flops_share, 1e-30), -10.0), 10.0)
+
+
+def aic_reward(outcome: StepOutcome) -> float:
+    """Log-likelihood of the labels less the share of tokens, in (-inf, 0].
+
+    `-(loss + n_selected / n_patches)`: half of Akaike's criterion (Akaike 1974) with the share of
+    tokens where it has the number of parameters; all patches cost as much as one nat. What the
+    paper names as future work.
+    """
+    return -(outcome.loss + outcome.n_selected / outcome.n_patches)
+
+
+REWARDS: dict[RewardName, Callable[[StepOutcome], float]] = {
+    "paper": paper_reward,
+    "validation": validation_reward,
+    "progress": progress_reward,
+    "aic": aic_reward,
+}

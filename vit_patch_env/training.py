@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vit_patch_env import cpu_attention
 from vit_patch_env.batches import Batch, BatchStream
+from vit_patch_env.budget import Budget
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data import Split
 from vit_patch_env.flops import FlopCount
@@ -80,15 +81,21 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def learning_rate_factor(
-    step: int, n_steps: int, n_warmup_steps: int, schedule: ScheduleName
+    progress: float, step_share: float, warmup: float, schedule: ScheduleName
 ) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up, then the schedule."""
-    if step < n_warmup_steps:
-        return (step + 1) / n_warmup_steps
+    """Share of the peak learning rate: linear warm-up, then the schedule.
+
+    Args:
+        progress: share of the budget that was used before this step, in [0, 1].
+        step_share: share that a step takes, so that the first one does not train at 0.
+        warmup: share of the budget that warm-up takes, in [0, 1].
+        schedule: what follows it.
+    """
+    if progress < warmup:
+        return min((progress + step_share) / warmup, 1.0)
     if schedule == "constant":
         return 1.0
-    progress = (step - n_warmup_steps) / max(n_steps - n_warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, step_share)))
 
 
 class StepResult(NamedTuple):
@@ -101,12 +108,13 @@ class StepResult(NamedTuple):
 class _StepKind(NamedTuple):
     """What decides over a step's FLOPs."""
 
-    name: Literal["train", "observe"]
+    name: Literal["train", "observe", "validate"]
     n_keep: int | None = None
     rate: float | None = None
 
 
 _OBSERVATION = _StepKind("observe")
+_VALIDATION = _StepKind("validate")
 
 
 class Trainer:
@@ -121,21 +129,25 @@ class Trainer:
         model: trained in place, on `device`.
         stream: of the training batches, on `device`.
         observation: maps the model and normalised images to what the agent sees, (n_patches,).
-        n_steps: length of the run, for the schedule.
+        n_steps: length of the run on all patches.
+        budget: of the run, which schedules follow; by default `n_steps` steps.
         learning_rate: peak rate.
         optimizer: `adam` (the paper's) or `adamw`.
         weight_decay: of the optimiser.
         schedule: `constant` (the paper's) or `cosine` down to 0.
-        n_warmup_steps: linear warm-up.
+        warmup: share of the budget for linear warm-up, in [0, 1].
         label_smoothing: of the training loss, in [0, 1).
         device: where model and images live.
         dtype: of matrix products; weights and optimiser stay in float32.
+        flops_of: what steps were found to cost, shared between runs of the same sizes.
 
     Attributes:
         batch: the next one to train on.
         train_seconds: time spent in steps so far, batches included, observations apart.
         observe_seconds: time spent on the agent's observations so far.
+        count_seconds: time spent on counting FLOPs so far.
         n_steps_done: training steps so far.
+        progress: share of the budget used so far, in [0, 1].
     """
 
     def __init__(
@@ -145,14 +157,16 @@ class Trainer:
         *,
         observation: Callable[[Any, Tensor], Tensor] = mean_attention_output,
         n_steps: int,
+        budget: Budget | None = None,
         learning_rate: float = 1e-3,
         optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
         schedule: ScheduleName = "constant",
-        n_warmup_steps: int = 0,
+        warmup: float = 0.0,
         label_smoothing: float = 0.0,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        flops_of: dict[Any, int] | None = None,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
@@ -164,24 +178,26 @@ class Trainer:
         self.dtype = dtype
         self.label_smoothing = label_smoothing
         self.n_steps = n_steps
+        self.budget = budget or Budget("epochs", n_steps)
+        self.learning_rate = learning_rate
+        self._learning_rate_factor = partial(
+            learning_rate_factor, step_share=1 / n_steps, warmup=warmup, schedule=schedule
+        )
         optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
         self.optimizer = optimizer_class(
             model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
         )
-        factor = partial(
-            learning_rate_factor,
-            n_steps=n_steps,
-            n_warmup_steps=n_warmup_steps,
-            schedule=schedule,
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.batch = stream.next()
         self.train_seconds = 0.0
         self.observe_seconds = 0.0
+        self.count_seconds = 0.0
         self.n_steps_done = 0
-        self._uncounted: Counter[_StepKind] = Counter()
+        self.progress = 0.0
+        self._started: float | None = None
+        self._apart_seconds = 0.0
+        self._uncounted: defaultdict[_StepKind, float] = defaultdict(float)
         self._flops: float = 0
-        self._flops_of: dict[_StepKind, int] = {}
+        self._flops_of: dict[Any, int] = {} if flops_of is None else flops_of
         self._flop_count: FlopCount | None = None
 
     def step(self, keep: Tensor | None = None) -> StepResult:
@@ -191,6 +207,7 @@ class Trainer:
             keep: indices (n_keep,) int64 of the patches to train on; None for all.
         """
         started = time.perf_counter()
+        self._started = self._started or started
         loss = self.train_step(self.batch, keep)
         self.batch = self.stream.next()
         trained = _mark(self.device)
@@ -201,6 +218,7 @@ class Trainer:
         observe_seconds = _seconds_between(trained, observed)
         self.observe_seconds += observe_seconds
         self.train_seconds += time.perf_counter() - started - observe_seconds
+        self.update_progress()
         return StepResult(float(host[0]), host[1:])
 
     def train_step(self, batch: Batch, keep: Tensor | None = None) -> Tensor:
@@ -212,11 +230,16 @@ class Trainer:
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * self._learning_rate_factor(self.progress)
         self.optimizer.step()
-        self.scheduler.step()
         self.n_steps_done += 1
         self._uncounted[_StepKind("train", None if keep is None else len(keep), rate)] += 1
         return loss.detach()
+
+    def update_progress(self) -> None:
+        """Take note of how much of the budget is used; `step` does it."""
+        self.progress = min(self.budget.used(self), 1.0)
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> Tensor:
@@ -240,6 +263,7 @@ class Trainer:
         Returns:
             Loss without label smoothing, accuracy, and macro precision, recall and F1.
         """
+        started = time.perf_counter()
         self.model.eval()
         logits = []
         for part in torch.split(split.images, self.stream.batch_size):
@@ -252,56 +276,97 @@ class Trainer:
         precision, recall, f1, _ = precision_recall_fscore_support(
             labels, predicted, average="macro", zero_division=0
         )
-        return Metrics(
+        metrics = Metrics(
             loss=F.cross_entropy(scores, split.labels).item(),
             accuracy=float(accuracy_score(labels, predicted)),
             precision=float(precision),
             recall=float(recall),
             f1=float(f1),
         )
+        self._apart_seconds += time.perf_counter() - started
+        return metrics
 
-    def count_flops(self) -> float:
-        """FLOPs of all training steps and observations so far; not a number if they cannot be told.
+    @torch.no_grad()
+    def validation_loss(self, batches: Sequence[Batch]) -> float:
+        """Mean cross-entropy on all patches of held-out batches; counted among the FLOPs."""
+        self.model.eval()
+        losses = []
+        for images, labels in batches:
+            with self._autocast():
+                logits = self.model(images)
+            losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+            # In images of a whole batch, which is what counting looks at.
+            self._uncounted[_VALIDATION] += len(labels) / self.stream.batch_size
+        return float(torch.stack(losses).sum()) / sum(len(batch.labels) for batch in batches)
 
-        Where the number of tokens depends on the images, steps since the last call are taken to
-        cost as much as one on the batch at hand.
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the first step began, evaluation and counting of FLOPs apart."""
+        if self._started is None:
+            return 0.0
+        return time.perf_counter() - self._started - self._apart_seconds
+
+    def count_flops(self, *, refresh: bool = True) -> float:
+        """FLOPs of all steps, observations and validations; not a number if they cannot be told.
+
+        Args:
+            refresh: where the number of tokens depends on the images, count on the batch at hand.
+                Steps since the last refresh are taken to cost as much as one on that batch.
         """
+        if not self._uncounted:
+            return self._flops
+        started = time.perf_counter()
         try:
-            self._count_flops()
+            self._count_flops(refresh)
         except Exception as error:  # a user's model may not bear what counting does to it
             if not math.isnan(self._flops):
                 warnings.warn(f"FLOPs of this model cannot be counted: {error}", stacklevel=2)
             self._flops = math.nan
+        seconds = time.perf_counter() - started
+        self.count_seconds += seconds
+        self._apart_seconds += seconds
         return self._flops
 
-    def _count_flops(self) -> None:
-        if self._flop_count is None:
-            self._flop_count = FlopCount(self.model)
-        if self._flop_count.computed:
+    def step_flops(self, keep: Tensor | None = None) -> float:
+        """FLOPs of a training step on those patches (None: all), as it would be now."""
+        kind = _StepKind("train", None if keep is None else len(keep), self._rate())
+        return self._flops_of_kind(kind)
+
+    def _count_flops(self, refresh: bool) -> None:
+        if refresh and self._flop_count is not None and self._flop_count.computed:
             self._flops_of.clear()
         for kind, n_steps in self._uncounted.items():
-            if kind not in self._flops_of:
-                self._flops_of[kind] = self._flops_per_step(self._flop_count, kind)
-            self._flops += n_steps * self._flops_of[kind]
+            self._flops += n_steps * self._flops_of_kind(kind)
         self._uncounted.clear()
 
-    def _flops_per_step(self, flop_count: FlopCount, kind: "_StepKind") -> int:
-        images = self.batch.images
-        if kind == _OBSERVATION:
-            return flop_count.forward(self.observation, images)
-        return flop_count.train_step(images, kind.n_keep, **_rate_option(kind.rate))
+    def _flops_of_kind(self, kind: _StepKind) -> int:
+        if kind not in self._flops_of:
+            if self._flop_count is None:
+                self._flop_count = FlopCount(self.model)
+            count, images = self._flop_count, self.batch.images
+            if kind == _OBSERVATION:
+                self._flops_of[kind] = count.forward(self.observation, images)
+            elif kind == _VALIDATION:
+                self._flops_of[kind] = count.forward(_logits, images)
+            else:
+                options = _rate_option(kind.rate)
+                self._flops_of[kind] = count.train_step(images, kind.n_keep, **options)
+        return self._flops_of[kind]
 
     def _rate(self) -> float | None:
         """The rate that the model asks for at this point of the run, if it does."""
         train_rate = getattr(self.model, "train_rate", None)
-        if train_rate is None:
-            return None
-        return float(train_rate(min(self.n_steps_done / self.n_steps, 1.0)))
+        return None if train_rate is None else float(train_rate(self.progress))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
+
+
+def _logits(model: Any, images: Tensor) -> Tensor:
+    logits: Tensor = model.eval()(images)
+    return logits
 
 
 def _rate_option(rate: float | None) -> dict[str, float]:
