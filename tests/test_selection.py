@@ -4,7 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_patch_env.selection import check_patch_mask, mask_to_keep, select_tokens
+from vit_patch_env.selection import (
+    check_patch_mask,
+    draw_mask,
+    mask_to_keep,
+    select_tokens,
+    top_k_mask,
+)
 
 masks = st.lists(st.booleans(), min_size=1, max_size=100).map(np.array)
 
@@ -47,6 +53,77 @@ def test_check_patch_mask_names_both_shapes():
 def test_check_patch_mask_names_other_values(value):
     with pytest.raises(ValueError, match=f"must be 0 or 1, got {value}"):
         check_patch_mask(np.array([0, 1, value]), 3)
+
+
+scored = st.lists(st.floats(allow_nan=False), min_size=1, max_size=100).flatmap(
+    lambda scores: st.tuples(st.just(np.array(scores)), st.integers(1, len(scores)))
+)
+
+
+@given(scored)
+def test_top_k_mask_keeps_no_score_below_one_it_drops(scores_and_n_keep):
+    scores, n_keep = scores_and_n_keep
+    patch_mask = top_k_mask(scores, n_keep)
+    assert patch_mask.dtype == np.int8
+    assert patch_mask.sum() == n_keep
+    kept = patch_mask == 1
+    assert scores[kept].min() >= scores[~kept].max(initial=-np.inf)
+
+
+def test_top_k_mask_keeps_the_first_of_equal_scores():
+    assert top_k_mask(np.array([1, 2, 1, 2, 1]), 3).tolist() == [1, 1, 0, 1, 0]
+    assert top_k_mask(np.zeros(64), 5).tolist() == [1] * 5 + [0] * 59
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32, np.bool_])
+def test_top_k_mask_takes_any_numeric_type(dtype):
+    assert top_k_mask(np.array([0, 1, 0], dtype=dtype), 1).tolist() == [0, 1, 0]
+    assert top_k_mask(np.array([-128, 0], dtype=np.int8), 1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "n_keep", "message"),
+    [
+        (np.zeros((2, 3)), 1, r"scores must have shape \(n_patches,\), got \(2, 3\)"),
+        (np.array([0, np.nan]), 1, "scores must not be NaN, got NaN at 1"),
+        (np.zeros(4), 0, r"n_keep must be in \[1, 4\], got 0"),
+        (np.zeros(4), 5, r"n_keep must be in \[1, 4\], got 5"),
+        (np.zeros(4), 2.0, r"n_keep must be a whole number in \[1, 4\], got 2.0"),
+    ],
+)
+def test_top_k_mask_names_what_it_refuses(scores, n_keep, message):
+    with pytest.raises(ValueError, match=message):
+        top_k_mask(scores, n_keep)
+
+
+@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
+def test_draw_mask_keeps_as_many_as_asked_for(counts):
+    n_keep, n_patches = counts
+    patch_mask = draw_mask(n_keep, n_patches, np.random.default_rng(0))
+    assert patch_mask.shape == (n_patches,)
+    assert patch_mask.sum() == n_keep
+
+
+def test_draw_mask_without_weights_is_uniform():
+    rng = np.random.default_rng(0)
+    shares = np.mean([draw_mask(3, 8, rng) for _ in range(4000)], axis=0)
+    assert shares == pytest.approx(np.full(8, 3 / 8), abs=0.03)  # four standard errors
+
+
+def test_draw_mask_draws_in_proportion_to_the_weights():
+    rng = np.random.default_rng(0)
+    weights = np.array([0.1, 0.2, 0.7])
+    ones = np.mean([draw_mask(1, 3, rng, np.log(weights)) for _ in range(4000)], axis=0)
+    assert ones == pytest.approx(weights, abs=0.03)
+    # The second patch is drawn from those left: left out of two is what comes last.
+    pairs = np.mean([draw_mask(2, 3, rng, np.log(weights)) for _ in range(4000)], axis=0)
+    last = 0.1 * 0.2 / 0.9 + 0.2 * 0.1 / 0.8  # the third patch is last: 1, 2 or 2, 1
+    assert 1 - pairs[2] == pytest.approx(last, abs=0.03)
+
+
+def test_draw_mask_refuses_weights_of_another_shape():
+    with pytest.raises(ValueError, match=r"log_weights must have shape \(4,\), got \(1,\)"):
+        draw_mask(1, 4, np.random.default_rng(0), np.zeros(1))
 
 
 @given(masks.filter(np.any))

@@ -6,6 +6,7 @@ from vit_patch_env.data import ImageData, from_torch, load_dataset
 from vit_patch_env.env import Selector, ViTPatchSelectEnv
 from vit_patch_env.training import Metrics, Trainer
 from vit_patch_env.vit import SimpleViT
+from vit_patch_env.wrappers import CountAction, TopKAction
 
 __version__ = "0.1.0"
 
@@ -16,10 +17,12 @@ if ENV_ID not in gym.registry:  # a second import, as in a reload, registers not
 
 __all__ = [
     "ENV_ID",
+    "CountAction",
     "ImageData",
     "Metrics",
     "Selector",
     "SimpleViT",
+    "TopKAction",
     "Trainer",
     "ViTPatchSelectEnv",
     "from_torch",

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_patch_env.checks import check_whole
+
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     """Boolean patch mask (n_patches,) of an action, whatever numeric type it came in.
@@ -35,6 +37,58 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
         others = np.unique(array[~mask & (array != 0)])
         raise ValueError(f"action values must be 0 or 1, got {others[0]}")
     return mask
+
+
+def top_k_mask(scores: NDArray[Any], n_keep: int) -> NDArray[np.int8]:
+    """Patch mask (n_patches,) that keeps the `n_keep` patches with the highest scores.
+
+    Args:
+        scores: (n_patches,), any real numbers; of equal ones the first are kept.
+        n_keep: patches to keep, in 1...n_patches.
+
+    Raises:
+        ValueError: for another number of dimensions, NaN, or n_keep out of range.
+    """
+    # Negated as floats: unsigned integers would wrap around.
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"scores must have shape (n_patches,), got {scores.shape}")
+    if np.isnan(scores).any():
+        raise ValueError(f"scores must not be NaN, got NaN at {np.isnan(scores).argmax()}")
+    check_whole(f"[1, {len(scores)}]", n_keep=n_keep)
+    patch_mask = np.zeros(len(scores), dtype=np.int8)
+    patch_mask[np.argsort(-scores, kind="stable")[:n_keep]] = 1
+    return patch_mask
+
+
+def draw_mask(
+    n_keep: int,
+    n_patches: int,
+    rng: np.random.Generator,
+    log_weights: NDArray[Any] | None = None,
+) -> NDArray[np.int8]:
+    """Patch mask (n_patches,) of `n_keep` patches drawn without replacement.
+
+    Gumbel top-k (Kool, van Hoof and Welling 2019): the highest of weights with Gumbel noise are
+    patches drawn one after another, each with a probability in proportion to its weight.
+
+    Args:
+        n_keep: patches to draw, in 1...n_patches.
+        n_patches: number of patches.
+        rng: where the noise comes from; n_patches numbers are drawn, whatever n_keep is.
+        log_weights: (n_patches,), logarithms of the weights; by default all are equal.
+
+    Raises:
+        ValueError: for weights of another shape, NaN, or n_keep out of range.
+    """
+    scores = rng.gumbel(size=n_patches)
+    if log_weights is not None:
+        if np.shape(log_weights) != (n_patches,):
+            raise ValueError(
+                f"log_weights must have shape ({n_patches},), got {np.shape(log_weights)}"
+            )
+        scores += log_weights
+    return top_k_mask(scores, n_keep)
 
 
 def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:

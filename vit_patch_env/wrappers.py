@@ -1,0 +1,201 @@
+"""Wrappers that let algorithms for Box and Discrete actions pick the patches."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from vit_patch_env.checks import check_choice, check_whole
+from vit_patch_env.selection import draw_mask, top_k_mask
+
+DrawName = Literal["uniform", "attended"]
+
+_DRAW_STREAM = 0x9A7C4
+"""Keeps the drawn patches independent of what the environment draws from the same seed."""
+
+
+class TopKAction(
+    gym.ActionWrapper[Any, NDArray[Any], NDArray[np.int8]], gym.utils.RecordConstructorArgs
+):
+    """Pick patches by scores and their number: for SAC, TD3 and others with Box actions.
+
+    ## Action space
+    `Box(-1, 1, (n_patches + 1,))`: a score for each patch, then the number of patches, where
+    [-1, 1] stands for 1...n_patches. That many patches with the highest scores are kept; of equal
+    scores the first. Scores are only ranked, and a number beyond [-1, 1] is clipped.
+
+    Args:
+        env: an environment whose action space is MultiBinary(n_patches).
+
+    Raises:
+        ValueError: for another action space.
+    """
+
+    def __init__(self, env: gym.Env[Any, NDArray[Any]]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.n_patches = _n_patches(env)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.n_patches + 1,), np.float32)
+
+    def action(self, action: NDArray[Any]) -> NDArray[np.int8]:
+        """Patch mask (n_patches,) of scores and a number.
+
+        Args:
+            action: (n_patches + 1,), scores and then the number, in [-1, 1].
+
+        Raises:
+            ValueError: for another shape or NaN.
+        """
+        shape = (self.n_patches + 1,)
+        try:
+            values = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError) as error:  # a ragged list, or no numbers
+            raise ValueError(f"action must be numbers of shape {shape}, got {action!r}") from error
+        if values.shape != shape:
+            raise ValueError(f"action must have shape {shape}, got {values.shape}")
+        if np.isnan(values).any():
+            raise ValueError(f"action must not be NaN, got NaN at {np.isnan(values).argmax()}")
+        share = (np.clip(values[-1], -1, 1) + 1) / 2
+        return top_k_mask(values[:-1], round(1 + share * (self.n_patches - 1)))
+
+
+class CountAction(
+    gym.ActionWrapper[Any, np.int64, NDArray[np.int8]], gym.utils.RecordConstructorArgs
+):
+    """Pick how many patches to train on, which are then drawn: for DQN and others with Discrete.
+
+    ## Action space
+    `Discrete(len(counts))`: action `i` keeps `counts[i]` patches, drawn anew at each step.
+
+    The patches come from a generator of the wrapper's own, seeded by `reset(seed=...)`: the same
+    seed and actions give the same run. Resets without a seed go on with it.
+
+    Args:
+        env: an environment whose action space is MultiBinary(n_patches).
+        counts: numbers of patches to choose from, distinct and in 1...n_patches; by default eight
+            evenly spaced ones up to n_patches, or all where there are fewer.
+        draw: `uniform`, or `attended`: patches with a higher observation are likelier, in
+            proportion to exp(z), where z is the standardised observation. It takes an observation
+            whose first n_patches numbers belong to the patches.
+
+    Raises:
+        ValueError: for another action space, counts out of range or repeated, an unknown draw, or
+            `attended` with an observation that has no number per patch.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, NDArray[Any]],
+        counts: Sequence[int] | None = None,
+        draw: DrawName = "uniform",
+    ) -> None:
+        super().__init__(env)
+        self.n_patches = _n_patches(env)
+        self.counts = _check_counts(counts, self.n_patches)
+        check_choice(get_args(DrawName), draw=draw)
+        if draw == "attended":
+            shape = env.observation_space.shape
+            if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
+                raise ValueError(
+                    f"the observation must have {self.n_patches} numbers or more for "
+                    f"draw='attended', got {env.observation_space}"
+                )
+        # JSON knows lists only, and a spec read from it must equal the one that was written.
+        gym.utils.RecordConstructorArgs.__init__(
+            self, counts=None if counts is None else list(self.counts), draw=draw
+        )
+        self.draw = draw
+        self.action_space = spaces.Discrete(len(self.counts))
+        # Made at reset, so that copies of an environment in several processes draw differently.
+        self._rng: np.random.Generator | None = None
+        self._patch_values: NDArray[np.float64] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, and with a seed what patches will be drawn."""
+        observation, info = super().reset(seed=seed, options=options)
+        if seed is not None:
+            self._rng = np.random.default_rng([seed, _DRAW_STREAM])
+        elif self._rng is None:
+            self._rng = np.random.default_rng()
+        self._see(observation)
+        return observation, info
+
+    def step(self, action: np.int64) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Train on `counts[action]` drawn patches."""
+        results = super().step(action)
+        self._see(results[0])
+        return results
+
+    def action(self, action: Any) -> NDArray[np.int8]:
+        """Patch mask (n_patches,) with `counts[action]` patches, drawn anew by every call.
+
+        Args:
+            action: a whole number in 0...len(counts) - 1, as int, NumPy integer or array of one.
+
+        Raises:
+            ValueError: for anything else, before the first reset, or where `attended` finds an
+                observation that is not finite.
+        """
+        n_keep = self.counts[self._index(action)]
+        if self._rng is None:
+            raise ValueError("expected a reset before this call, got none")
+        log_weights = None if self._patch_values is None else _standardise(self._patch_values)
+        return draw_mask(n_keep, self.n_patches, self._rng, log_weights)
+
+    def _see(self, observation: Any) -> None:
+        if self.draw == "attended":
+            # A copy: the observation belongs to the caller from here on.
+            self._patch_values = np.array(observation[: self.n_patches], dtype=np.float64)
+
+    def _index(self, action: Any) -> int:
+        expected = f"action must be a whole number in [0, {len(self.counts) - 1}]"
+        try:
+            array = np.asarray(action)
+        except ValueError as error:  # a ragged list
+            raise ValueError(f"{expected}, got {action!r}") from error
+        if array.shape not in ((), (1,)) or array.dtype.kind not in "iu":
+            raise ValueError(f"{expected}, got {action!r}")
+        index = int(array.item())
+        if not 0 <= index < len(self.counts):
+            raise ValueError(f"{expected}, got {index}")
+        return index
+
+
+def _n_patches(env: gym.Env[Any, NDArray[Any]]) -> int:
+    space = env.action_space
+    if not isinstance(space, spaces.MultiBinary) or len(space.shape) != 1:
+        raise ValueError(f"the action space must be MultiBinary(n_patches), got {space}")
+    return int(space.shape[0])
+
+
+def _check_counts(counts: Sequence[int] | None, n_patches: int) -> tuple[int, ...]:
+    if counts is None:
+        n_counts = min(8, n_patches)
+        return tuple(round(n_patches * step / n_counts) for step in range(1, n_counts + 1))
+    try:
+        chosen = tuple(counts)
+    except TypeError as error:
+        raise ValueError(f"counts must be a sequence of whole numbers, got {counts!r}") from error
+    for index, count in enumerate(chosen):
+        check_whole(f"[1, {n_patches}]", **{f"counts[{index}]": count})
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"counts must be distinct numbers, at least one, got {chosen}")
+    return tuple(int(count) for count in chosen)
+
+
+def _standardise(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values with mean 0 and standard deviation 1; zeros where all are the same."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"the observation must be finite for draw='attended', got {values}")
+    centred = values - values.mean()
+    scale = centred.std()
+    # Rounding leaves equal values a spread of its own size, which must not pass for attention.
+    if scale <= 1e-12 * np.abs(values).max():
+        return np.zeros_like(values)
+    standardised: NDArray[np.float64] = centred / scale
+    return standardised
