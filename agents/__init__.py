@@ -1,7 +1,9 @@
 """Agents for MultiBinary environments; they know the Gymnasium API and nothing of the ViT."""
 
+from agents.bandit import BanditPolicy, PatchBandit
 from agents.multi_output_dqn import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
-from agents.schedules import SCHEDULES
+from agents.playing import Frozen
+from agents.schedules import SCHEDULES, ScheduledCount
 from agents.selectors import (
     AllPatches,
     CentrePatches,
@@ -13,11 +15,15 @@ from agents.selectors import (
 __all__ = [
     "SCHEDULES",
     "AllPatches",
+    "BanditPolicy",
     "BranchingMlpPolicy",
     "CentrePatches",
     "FixedRule",
+    "Frozen",
     "MlpPolicy",
     "MostAttendedPatches",
     "MultiOutputDQN",
+    "PatchBandit",
     "RandomPatches",
+    "ScheduledCount",
 ]

@@ -5,22 +5,20 @@ agent's place; the rules themselves are policies with Stable-Baselines3's predic
 """
 
 import math
-import time
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-SelfFixedRule = TypeVar("SelfFixedRule", bound="FixedRule")
+from agents.playing import PlayingAlgorithm
 
 
 class SelectorPolicy(BasePolicy):
@@ -135,17 +133,18 @@ class MostAttendedPatches(SelectorPolicy):
     """Keeps the patches with the highest observation: the most attention of the first layer."""
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
-        return observation
+        return observation[: self.n_patches]  # the run's figures may follow
 
 
-class FixedRule(BaseAlgorithm):
+class FixedRule(PlayingAlgorithm):
     """Runs a fixed rule where an agent would learn: `learn`, `predict`, `save` and `load`.
 
     Args:
         policy: `all`, `random`, `centre`, `attended`, or a SelectorPolicy class.
         env: with a MultiBinary action space.
-        n_keep: patches to keep, in 1...n_patches, or such a number for each step of the run, after
-            which their mean, rounded, is kept; only `all` needs none.
+        n_keep: patches to keep, in 1...n_patches; or such a number for each step of the run; or a
+            function that gives one for the share of the budget used, `info["progress"]` in [0, 1).
+            After the run the mean of these numbers, rounded, is kept. Only `all` needs none.
         stats_window_size: episodes that rollout figures are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: for the policy, beside n_keep and seed.
@@ -169,7 +168,7 @@ class FixedRule(BaseAlgorithm):
         self,
         policy: str | type[SelectorPolicy],
         env: GymEnv | str,
-        n_keep: int | Sequence[int] | None = None,
+        n_keep: int | Sequence[int] | Callable[[float], int] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -191,7 +190,7 @@ class FixedRule(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.n_keep = n_keep if n_keep is None or isinstance(n_keep, int) else list(n_keep)
+        self.n_keep = list(n_keep) if isinstance(n_keep, Sequence) else n_keep
         if _init_setup_model:
             self._setup_model()
 
@@ -206,62 +205,51 @@ class FixedRule(BaseAlgorithm):
         )
         assert isinstance(policy, SelectorPolicy)
         self.policy = policy
-        if isinstance(self.n_keep, list):
-            for n_keep in set(self.n_keep):
-                self.policy.check_n_keep(n_keep)
+        for n_keep in set(self._n_keep_over_run()):
+            self.policy.check_n_keep(n_keep)
         # A loaded rule goes on where it was saved, as `load` restores attributes before this.
         self.rng = getattr(self, "rng", self.policy.rng)
         self.policy.rng = self.rng
 
-    def learn(
-        self: SelfFixedRule,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "FixedRule",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfFixedRule:
-        """Run the rule for `total_timesteps` steps; nothing is learned."""
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+    def _begin(self, total_timesteps: int) -> None:
+        self._progress = 0.0
         if isinstance(self.n_keep, list) and len(self.n_keep) * self.n_envs < total_timesteps:
             raise ValueError(
                 f"n_keep must be a number for each of {total_timesteps} steps, "
                 f"got {len(self.n_keep)}"
             )
-        callback.on_training_start(locals(), globals())
-        assert self.env is not None
-        while self.num_timesteps < total_timesteps:
-            assert self._last_obs is not None
-            if isinstance(self.n_keep, list):
-                self.policy.n_keep = self.n_keep[self.num_timesteps // self.n_envs]
-            actions, _ = self.predict(self._last_obs)
-            new_obs, rewards, dones, infos = self.env.step(actions)
-            self.num_timesteps += self.env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            self._update_info_buffer(infos, dones)
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._episode_num += int(dones.sum())
-            if dones.any() and self._episode_num % log_interval == 0:
-                self.dump_logs()
+
+    def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
+        if isinstance(self.n_keep, list):
+            self.policy.n_keep = self.n_keep[self.num_timesteps // self.n_envs]
+        elif callable(self.n_keep):
+            self.policy.n_keep = self.n_keep(self._progress)
+        return self.predict(observations)[0]
+
+    def _take(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        dones: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        self._progress = 0.0 if dones[0] else infos[0].get("progress", 0.0)
+
+    def _end(self) -> None:
         self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())
-        callback.on_training_end()
-        return self
 
     def _n_keep_after(self) -> int | None:
         """The number of patches to keep when the run is over."""
-        if isinstance(self.n_keep, list):
-            return max(round(sum(self.n_keep) / max(len(self.n_keep), 1)), 1)
-        return self.n_keep
+        if self.n_keep is None or isinstance(self.n_keep, int):
+            return self.n_keep
+        over_run = self._n_keep_over_run()
+        return max(round(sum(over_run) / max(len(over_run), 1)), 1)
 
-    def dump_logs(self) -> None:
-        """Write what was recorded, with the rate of steps and the episodes' rewards."""
-        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self.logger.record(
-            "time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
-        )
-        self.logger.dump(step=self.num_timesteps)
+    def _n_keep_over_run(self) -> list[int]:
+        """Numbers of patches from the run's start to its end, where they change."""
+        if isinstance(self.n_keep, list):
+            return self.n_keep
+        if callable(self.n_keep):
+            return [self.n_keep(step / 1000) for step in range(1000)]
+        return []

@@ -13,10 +13,12 @@ from experiments.options import (
     BenchOptions,
     CompareOptions,
     EvaluateOptions,
+    PretrainOptions,
     ReportOptions,
     TrainOptions,
 )
 from experiments.presets import preset
+from experiments.pretrain import Pretraining
 from experiments.report import Report
 from experiments.train import Run
 from vit_patch_env.memory import is_out_of_memory
@@ -25,9 +27,12 @@ _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 
+_Pretrain = Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
 
-Options = TrainOptions | EvaluateOptions | BenchOptions | CompareOptions | ReportOptions
+Options = (
+    TrainOptions | EvaluateOptions | PretrainOptions | BenchOptions | CompareOptions | ReportOptions
+)
 
 
 def parse(args: list[str] | None = None) -> Options:
@@ -42,7 +47,7 @@ def parse(args: list[str] | None = None) -> Options:
     compare = Annotated[
         CompareOptions, tyro.conf.subcommand("compare", default=preset(_preset_name(args)))
     ]
-    commands: Any = _Train | _Evaluate | _Bench | compare | _Report
+    commands: Any = _Train | _Evaluate | _Pretrain | _Bench | compare | _Report
     options: Options = tyro.cli(commands, prog="vit-patch", args=args)
     return options
 
@@ -68,6 +73,7 @@ def main(args: list[str] | None = None) -> None:
     commands = {
         TrainOptions: Run,
         EvaluateOptions: Evaluation,
+        PretrainOptions: Pretraining,
         BenchOptions: Bench,
         CompareOptions: Comparison,
         ReportOptions: Report,

@@ -24,7 +24,14 @@ from experiments.methods import METHODS, method_options
 from experiments.options import CompareOptions, EnvOptions, TrainOptions
 from experiments.presets import PRESETS
 from experiments.processes import fork_context
-from experiments.results import COMPARE, read_run
+from experiments.results import (
+    COMPARE,
+    TIMED,
+    complete_env,
+    is_timed,
+    read_run,
+    timed_budget,
+)
 from experiments.run_folder import RunFolder, option_words, provenance, read_json, write_json
 from experiments.train import flat, make_env, train_in_background
 from vit_patch_env import ViTPatchSelectEnv
@@ -38,28 +45,37 @@ class Task:
     """A method with a seed, and what has become of it.
 
     Attributes:
-        followed: the task whose run must be done first.
+        followed: the task whose run says how many patches to keep.
+        timed: the task whose run says how many seconds it may take.
         note: what a person should know: the accuracy of a finished run, why one failed.
         seconds: how long it took or has taken, for an estimate of the time left.
-        epochs: finished ones.
+        progress: share of its budget used, as of its last epoch.
     """
 
     method: str
     seed: int
     folder: RunFolder
     followed: "Task | None" = None
+    timed: "Task | None" = None
     state: State = "waiting"
     note: str = ""
     seconds: float = 0.0
-    epochs: int = 0
+    progress: float = 0.0
 
     @property
     def name(self) -> str:
         """As its folder is called."""
         return f"{self.method}__{self.seed}"
 
+    @property
+    def needed(self) -> "list[Task]":
+        """The tasks whose runs must be done first."""
+        return [task for task in (self.followed, self.timed) if task is not None]
+
     def options(self, env: EnvOptions) -> TrainOptions:
-        """The options of its run."""
+        """The options of its run, in a comparison of this environment."""
+        if is_timed(vars(env)):
+            env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
         followed = self.followed.folder if self.followed else None
         return method_options(self.method, self.seed, env, self.folder.path, followed)
 
@@ -94,7 +110,17 @@ class Comparison:
                     f"method {method} keeps as many patches as {followed}, which must be among the "
                     f"methods, got {', '.join(options.methods)}"
                 )
-        for name in ("model", "keep_rate", "observation"):
+            if METHODS[method].agent == "matched" and options.env.budget != "epochs":
+                raise ValueError(
+                    f"method {method} repeats another run step by step: expected budget epochs, "
+                    f"where all have as many steps, got {options.env.budget}"
+                )
+        if is_timed(vars(options.env)) and TIMED not in options.methods:
+            raise ValueError(
+                f"without --seconds all may take as long as {TIMED}, which must be among the "
+                f"methods, got {', '.join(options.methods)}"
+            )
+        for name in ("model", "keep_rate", "observation", "reward"):
             if getattr(options.env, name) != getattr(EnvOptions(), name):
                 raise ValueError(f"{name} is chosen by the methods, got {name} for all of them")
         if options.env.data_dir is not None:
@@ -113,9 +139,7 @@ class Comparison:
         """Train what has not been trained; exits with status 1 if a run failed."""
         # What asks a program to end reaches the runs too: they are ended as by Ctrl-C.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        display = CompareDisplay(
-            self.tasks, self.options.env.epochs, self.options.jobs, self.console
-        )
+        display = CompareDisplay(self.tasks, self.options.jobs, self.console)
         running: dict[Task, BaseProcess] = {}
         context = fork_context()
         try:
@@ -128,7 +152,7 @@ class Comparison:
                         break
                     wait([process.sentinel for process in running.values()], timeout=0.5)
                     for task, process in list(running.items()):
-                        task.epochs = task.folder.n_epochs()
+                        task.progress = task.folder.progress()
                         if process.exitcode is not None:
                             del running[task]
                             self._finish(task, process.exitcode)
@@ -154,7 +178,10 @@ class Comparison:
 
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
-        shared = make_env(self.options.env)
+        given = self.options.env
+        if is_timed(vars(given)):
+            given = replace(given, seconds=1.0)  # which a run will tell that there is not yet
+        shared = make_env(given)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
         # So that a later call can tell whether it has the same.
@@ -164,7 +191,7 @@ class Comparison:
             "channel_mean": [round(value, 6) for value in data.channel_mean],
         }
         for name in self.options.methods:
-            options = method_options(name, 0, self.options.env, self.path)
+            options = method_options(name, 0, given, self.path)
             if METHODS[name].follows and options.env.n_patches_desired is None:
                 # What it keeps, a run will tell that there is not yet.
                 options = replace(options, env=replace(options.env, n_patches_desired=1))
@@ -174,14 +201,19 @@ class Comparison:
                 make_agent(options, env)
 
     def _tasks(self) -> list[Task]:
-        """Every run, the seeds one after the other, what others follow first."""
+        """Every run, the seeds one after the other, what others need first."""
         tasks: dict[tuple[str, int], Task] = {}
-        methods = sorted(self.options.methods, key=lambda name: METHODS[name].follows is not None)
+        timed = TIMED if is_timed(vars(self.options.env)) else None
+        methods = sorted(
+            self.options.methods,
+            key=lambda name: (name != timed, METHODS[name].follows is not None),
+        )
         for seed in self.options.seeds:
             for name in methods:
                 task = Task(name, seed, RunFolder(self.path / "runs" / f"{name}__{seed}"))
                 followed = METHODS[name].follows
                 task.followed = tasks[followed, seed] if followed else None
+                task.timed = tasks[timed, seed] if timed and name != timed else None
                 tasks[name, seed] = task
         return list(tasks.values())
 
@@ -197,7 +229,7 @@ class Comparison:
                 f"out must be a folder without another comparison, got {self.path}, made on other "
                 f"images of {self.options.env.dataset}"
             )
-        for name, value in kept.get("env", {}).items():
+        for name, value in complete_env(kept.get("env", asked)).items():
             if name not in ("data_dir", "device") and asked.get(name) != value:
                 raise ValueError(
                     f"out must be a folder without another comparison, got {self.path}, made with "
@@ -215,11 +247,12 @@ class Comparison:
             if not task.folder.is_finished:
                 continue
             result = read_run(task.folder.path).result
-            if task.followed is not None and task.followed.state != "done":
-                raise ValueError(
-                    f"{task.folder.path} follows {task.followed.name}, which is not finished: "
-                    "remove it, or bring that run back"
-                )
+            for other in task.needed:
+                if other.state != "done":
+                    raise ValueError(
+                        f"{task.folder.path} follows {other.name}, which is not finished: "
+                        "remove it, or bring that run back"
+                    )
             differences = _differences(task.folder.options, task.options(self.options.env))
             if differences:
                 raise ValueError(
@@ -234,7 +267,6 @@ class Comparison:
                         f"{task.followed.name}, which was made anew: remove it"
                     )
             task.state = "done"
-            task.epochs = task.folder.n_epochs()
             self._note_result(task, result)
 
     def _write_configuration(self, kept: dict[str, Any]) -> None:
@@ -268,9 +300,10 @@ class Comparison:
         for task in self.tasks:
             if task.state != "waiting":
                 continue
-            if task.followed is not None and task.followed.state == "failed":
-                task.state, task.note = "failed", f"{task.followed.name} failed, which it follows"
-            elif task.followed is None or task.followed.state == "done":
+            failed = [other for other in task.needed if other.state == "failed"]
+            if failed:
+                task.state, task.note = "failed", f"{failed[0].name} failed, which it follows"
+            elif all(other.state == "done" for other in task.needed):
                 yield task
 
     def _start(self, context: Any, task: Task) -> BaseProcess:

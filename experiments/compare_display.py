@@ -19,14 +19,12 @@ class CompareDisplay(OnTerminal):
 
     Args:
         tasks: the runs, which change as they go on.
-        n_epochs: of a run.
         n_jobs: runs at once.
         console: where it is shown.
     """
 
-    def __init__(self, tasks: "list[Task]", n_epochs: int, n_jobs: int, console: Console) -> None:
+    def __init__(self, tasks: "list[Task]", n_jobs: int, console: Console) -> None:
         self.tasks = tasks
-        self.n_epochs = n_epochs
         self.n_jobs = n_jobs
         self.console = console
         self.started = time.monotonic()
@@ -47,7 +45,7 @@ class CompareDisplay(OnTerminal):
             )  # fmt: skip
 
     def table(self) -> Table:
-        """Methods down, seeds across: test accuracy, epochs done, or what else there is to say."""
+        """Methods down, seeds across: test accuracy, share trained, or what there is to say."""
         seeds = list(dict.fromkeys(task.seed for task in self.tasks))
         methods = list(dict.fromkeys(task.method for task in self.tasks))
         cells = {(task.method, task.seed): self._cell(task) for task in self.tasks}
@@ -71,7 +69,7 @@ class CompareDisplay(OnTerminal):
         return ", ".join(said)
 
     def seconds_left(self) -> float | None:
-        """An estimate from the epochs done and the time that runs of the same method took."""
+        """An estimate from the share trained and the time that runs of the same method took."""
         known: dict[str, list[float]] = {}
         for task in self.tasks:
             if task.state == "done":
@@ -84,12 +82,12 @@ class CompareDisplay(OnTerminal):
         work = 0.0
         for task in left:
             seconds = known.get(task.method, [usual])
-            work += sum(seconds) / len(seconds) * max(1 - task.epochs / self.n_epochs, 0)
+            work += sum(seconds) / len(seconds) * (1 - task.progress)
         return work / min(self.n_jobs, len(left))
 
     def _cell(self, task: "Task") -> str:
         if task.state == "running":
-            return f"epoch {min(task.epochs + 1, self.n_epochs)}/{self.n_epochs}"
+            return f"at {task.progress:.0%}"
         return {"done": task.note, "failed": "[red]failed", "waiting": "[dim]-"}[task.state]
 
 

@@ -7,8 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -43,25 +43,23 @@ class Display(OnTerminal):
     """A live progress line on a terminal; elsewhere one line per epoch.
 
     Args:
-        n_steps: of the run.
-        n_epochs: of the run.
         console: where it is shown.
+        n_epochs: of the run; None where its budget is another, and nobody knows.
     """
 
-    def __init__(self, n_steps: int, n_epochs: int, console: Console) -> None:
-        self.n_steps = n_steps
-        self.n_epochs = n_epochs
+    def __init__(self, console: Console, n_epochs: int | None) -> None:
         self.console = console
+        self.n_epochs = n_epochs
         self.latest: EpochFigures | None = None
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
         )
-        self.task = self.progress.add_task("training", total=n_steps, epoch=f"1/{n_epochs}")
+        self.task = self.progress.add_task("training", total=1.0, epoch=self._epoch(1))
         self.figures = Text("", no_wrap=True)
         self.live = Live(Group(self.progress, self.figures), console=console, refresh_per_second=4)
 
@@ -74,21 +72,25 @@ class Display(OnTerminal):
             figures.append(f"val accuracy {self.latest.val_accuracy:.1%}")
             figures.append(f"{self.latest.images_per_second:.0f} images/s")
         self.figures.plain = "  ".join(figures)
-        epoch = f"{step.info['epoch'] + 1}/{self.n_epochs}"
-        self.progress.update(self.task, completed=step.step, epoch=epoch)
+        epoch = self._epoch(step.info["epoch"] + 1)
+        self.progress.update(self.task, completed=step.info["progress"], epoch=epoch)
 
     def show_epoch(self, epoch: EpochFigures) -> None:
         """Keep the epoch's figures for the bar; print them where there is none."""
         self.latest = epoch
         if not self.console.is_terminal:
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
+            used = f" ({epoch.progress:.0%})" if self.n_epochs is None else ""
             self.console.print(
-                f"epoch {epoch.epoch}/{self.n_epochs}: loss {epoch.train_loss:.3f}, "
+                f"epoch {self._epoch(epoch.epoch)}{used}: loss {epoch.train_loss:.3f}, "
                 f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
                 f"{epoch.images_per_second:.0f} images/s",
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _epoch(self, epoch: int) -> str:
+        return f"{epoch}" if self.n_epochs is None else f"{epoch}/{self.n_epochs}"
 
 
 def show_result(result: dict[str, Any], console: Console) -> None:

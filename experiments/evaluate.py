@@ -7,6 +7,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
+from experiments.agent_file import agent_path, read_card
 from experiments.agents import agent_class
 from experiments.display import show_result
 from experiments.options import EvaluateOptions
@@ -44,10 +45,13 @@ class Evaluation:
             load_model(self.env.trainer().model, str(folder.vit))
         except SafetensorError as error:
             raise ValueError(f"expected the ViT's weights in {folder.vit}, got: {error}") from error
-        self.agent = agent_class(trained.agent).load(folder.agent, device="cpu")
+        self.actions = trained.actions
+        # The name of a file may mean another agent by now: the run's own tells what it was.
+        name = read_card(folder.agent).agent if agent_path(trained.agent) else trained.agent
+        self.agent = agent_class(name).load(folder.agent, device="cpu")
 
     def run(self) -> dict[str, Any]:
         """Evaluate on the test images and print the figures."""
-        result = {"test": evaluate(self.env, self.agent, episode="current")}
+        result = {"test": evaluate(self.env, self.agent, self.actions, episode="current")}
         show_result(result, self.console)
         return result

@@ -8,7 +8,7 @@ from experiments.options import EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder
 from vit_patch_env.vit import patches_per_side
 
-Group = Literal["paper", "rule", "rival"]
+Group = Literal["paper", "agent", "rule", "rival"]
 
 
 class Method(NamedTuple):
@@ -16,11 +16,14 @@ class Method(NamedTuple):
 
     Attributes:
         title: in tables.
-        group: of the paper, a fixed rule at the agent's number of patches, or a rival.
+        group: of the paper, an agent of ours, a fixed rule, or a rival.
         source: who published it, or what it is for.
         agent: what picks the patches.
         model: what is trained.
-        looks: whether the agent needs the observation; the others are spared its cost.
+        observation: what the agent sees; those that do not look are spared its cost.
+        reward: what the agent learns from.
+        sb3: values of the agent.
+        n_keep: patches that a rule keeps, if not as many as a method that it follows.
         follows: the method whose run of the same seed says how many patches to keep.
     """
 
@@ -29,7 +32,10 @@ class Method(NamedTuple):
     source: str
     agent: str = "all"
     model: str = "simple_vit"
-    looks: bool = False
+    observation: str = "none"
+    reward: str = "paper"
+    sb3: tuple[str, ...] = ()
+    n_keep: int | None = None
     follows: str | None = None
 
 
@@ -49,17 +55,27 @@ METHODS: dict[str, Method] = {
     ),
     "agentvit": Method(
         "AgentViT", "paper", "Cauteruccio et al. 2024: the paper's agent with Table 1's values",
-        agent="paper", looks=True,
+        agent="paper", observation="attention_output",
     ),
     "agentvit_branching": Method(
         "AgentViT, branching", "paper",
         "the same with action branching, Tavakoli et al. 2018, arXiv:1711.08946",
-        agent="branching", looks=True,
+        agent="branching", observation="attention_output",
     ),
     "agentvit_ppo": Method(
         "AgentViT, PPO", "paper",
         "the same environment with PPO, Schulman et al. 2017, arXiv:1707.06347",
-        agent="ppo", looks=True,
+        agent="ppo", observation="attention_output",
+    ),
+    "pretrained": Method(
+        "Bandit, pre-trained", "agent",
+        "PatchBandit that learned over short runs of a smaller ViT, frozen",
+        agent="pretrained", observation="none+run",
+    ),
+    "bandit": Method(
+        "Bandit, from scratch", "agent",
+        "PatchBandit that learns within the run, by the held-out loss every 50 steps",
+        agent="bandit", observation="none+run", reward="validation", sb3=("decision_steps=50",),
     ),
     "random": Method(
         "Random, per batch", "rule",
@@ -83,7 +99,7 @@ METHODS: dict[str, Method] = {
     "attended": Method(
         "Most attended", "rule",
         "the highest values of AgentViT's observation, as many as AgentViT on average",
-        agent="attended", looks=True, follows="agentvit",
+        agent="attended", observation="attention_output", follows="agentvit",
     ),
     "evit": Method(
         "EViT", "rival",
@@ -109,6 +125,17 @@ METHODS: dict[str, Method] = {
     "token_expansion": Method(
         "Token Expansion", "rival", "Huang et al. 2024, arXiv:2404.00672", model="token_expansion"
     ),
+    "quadratic": Method(
+        "Growing, squared", "rule",
+        "a sixteenth of the patches growing with the square of the progress to all: ours, by hand",
+        agent="quadratic",
+    ),
+    **{
+        f"random{n_keep}": Method(
+            f"Random {n_keep}", "rule", "uniform, drawn per batch", agent="random", n_keep=n_keep
+        )
+        for n_keep in (48, 32, 24, 16, 12, 8, 6, 4)
+    },
     "flip": Method(
         "FLIP", "rival",
         "Li et al. 2023, arXiv:2212.00794: random dropping, then a short phase with all patches",
@@ -133,9 +160,10 @@ def method_options(
         ValueError: if the followed run is not finished.
     """
     method = METHODS[name]
-    changes: dict[str, Any] = {"model": method.model}
-    if not method.looks:
-        changes["observation"] = "none"
+    changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
+    changes["reward"] = method.reward
+    if method.n_keep is not None:
+        changes["n_patches_desired"] = method.n_keep
     if followed is not None and method.agent != "matched":
         n_keep = round(followed.read_result()["n_selected_mean"])
         changes["n_patches_desired"] = n_keep
@@ -144,6 +172,7 @@ def method_options(
             changes["keep_rate"] = n_keep / n_patches
     return TrainOptions(
         agent=method.agent,
+        sb3=method.sb3,
         seed=seed,
         out=str(out),
         follow=str(followed.path) if followed and method.agent == "matched" else None,

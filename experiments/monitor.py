@@ -43,7 +43,8 @@ class EpochFigures(NamedTuple):
     images_per_second: float
     train_seconds: float
     agent_seconds: float
-    flops: float  # of training steps and observations
+    flops: float  # of training steps, observations and rewards
+    progress: float  # share of the budget used at its end
 
 
 class Clock(NamedTuple):
@@ -52,7 +53,7 @@ class Clock(NamedTuple):
     Attributes:
         total: all of it.
         train: training steps of the ViT.
-        apart: this callback (evaluation, logging) and resets.
+        apart: this callback (evaluation, logging), resets, and the counting of FLOPs.
     """
 
     total: float = 0.0
@@ -97,7 +98,7 @@ class TrainingMonitor(BaseCallback):
         clock: where the time went so far.
         n_selected_mean: patches selected per step so far.
         selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
-        flops: of training steps and observations, up to the last epoch's end.
+        flops: of training steps, observations and rewards, up to the last epoch's end.
         peak_memory_bytes: of this process while it trained, evaluation and counting apart.
         diverged: whether a loss was not finite.
     """
@@ -128,7 +129,6 @@ class TrainingMonitor(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.clock = Clock()
-        self._started = time.perf_counter()
         self._apart_seconds = 0.0
         # Of episodes that are over; less what this one trained for before learning began.
         self._past_train_seconds = -self._call_first_env("timings").train_seconds
@@ -139,6 +139,7 @@ class TrainingMonitor(BaseCallback):
         reset_peak_memory(self._device)
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
+        self._n_patches: int = self._of_first_env("n_patches")
         self._n_episodes = self._n_steps = self._n_selected = 0
         self.diverged = False
         self._n_steps_done: int = self._of_first_env("n_steps_done")  # of the episode
@@ -150,11 +151,16 @@ class TrainingMonitor(BaseCallback):
         }
         metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
         self._record("hparams", HParam(hyperparameters, metrics))
+        # What the episode has counted so far; reading its FLOPs, above, counts too.
+        self._counted_seconds = self._call_first_env("timings").count_seconds
+        self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         infos, done = self.locals["infos"], bool(self.locals["dones"][0])
-        self._count(infos[0], self.locals["rewards"][0], self.locals["actions"][0])
+        # At an episode's end the environment has reset itself already.
+        self._episode = "last" if done else "current"
+        self._count(infos[0], self.locals["rewards"][0])
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
         if self.notify_step is not None:
@@ -168,7 +174,7 @@ class TrainingMonitor(BaseCallback):
             )
         self._n_steps_done += 1
         if done or self._n_steps_done % self._steps_per_epoch == 0:
-            self._end_epoch(infos[0]["epoch"] + 1, entered - self._started, done, epsilon)
+            self._end_epoch(infos[0], entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
         if stop:  # the algorithm would count this episode after the callback, and is stopped first
@@ -178,44 +184,46 @@ class TrainingMonitor(BaseCallback):
         self._apart_seconds += time.perf_counter() - entered
         return not stop
 
-    def _count(self, info: dict[str, Any], reward: float, patch_mask: NDArray[Any]) -> None:
+    def _count(self, info: dict[str, Any], reward: float) -> None:
         sums = self._sums
         sums.n_steps += 1
         sums.loss += info["loss"]
         sums.n_selected += info["n_selected"]
         sums.reward += float(reward)
-        sums.patch_masks += patch_mask
+        # Not the action: wrappers of the environment make it mean something else.
+        sums.patch_masks += self._call_first_env("patch_mask", self._episode)
         self._n_steps += 1
         self._n_selected += info["n_selected"]
         self.diverged |= info["diverged"]
         self.n_selected_mean = self._n_selected / self._n_steps
 
     def _end_epoch(
-        self, epoch: int, total_seconds: float, done: bool, epsilon: float | None
+        self, info: dict[str, Any], total_seconds: float, done: bool, epsilon: float | None
     ) -> None:
         """Evaluate, log and report the epoch whose last step was just taken."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self._device))
-        # At an episode's end the environment has reset itself already.
-        episode = "last" if done else "current"
-        train_seconds = self._call_first_env("timings", episode).train_seconds
+        timings = self._call_first_env("timings", self._episode)
+        # What the environment counted in its steps; what is counted here is in this callback.
+        self._apart_seconds += timings.count_seconds - self._counted_seconds
         if done:
             self._apart_seconds += self._call_first_env("timings").reset_seconds
         self.clock = Clock(
-            total_seconds, self._past_train_seconds + train_seconds, self._apart_seconds
+            total_seconds, self._past_train_seconds + timings.train_seconds, self._apart_seconds
         )
-        flops = self._past_flops + self._call_first_env("flops", episode)
+        flops = self._past_flops + self._call_first_env("flops", self._episode)
+        self._counted_seconds = self._call_first_env("timings").count_seconds
         epoch_flops, self.flops = flops - self.flops, flops
         if done:
             self._past_train_seconds = self.clock.train
             self._past_flops = flops
             self._n_steps_done = 0
-        val: Metrics = self._call_first_env("evaluate", "val", episode=episode)
+        val: Metrics = self._call_first_env("evaluate", "val", episode=self._episode)
         sums = self._sums
         epoch_train = self.clock.train - sums.began.train
         alone = self.training_env.num_envs == 1
         epoch_agent = self.clock.agent - sums.began.agent if alone else float("nan")
         figures = EpochFigures(
-            epoch=epoch,
+            epoch=info["epoch"] + 1,
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
@@ -226,11 +234,12 @@ class TrainingMonitor(BaseCallback):
             train_seconds=epoch_train,
             agent_seconds=epoch_agent,
             flops=epoch_flops,
+            progress=info["progress"],
         )
         self.selected = sums.patch_masks / sums.n_steps
         self.logger.record("vit/val_loss", val.loss)
         self.logger.record("vit/val_accuracy", val.accuracy)
-        self._record("vit/attention", _heat_map(self.locals["new_obs"][0]))
+        self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
         self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
         self.model.dump_logs()
         if self.notify_epoch is not None:
@@ -251,8 +260,7 @@ class TrainingMonitor(BaseCallback):
         self.model.dump_logs()
 
     def _new_sums(self) -> _EpochSums:
-        n_patches: int = self._of_first_env("n_patches")
-        return _EpochSums(self.clock, np.zeros(n_patches))
+        return _EpochSums(self.clock, np.zeros(self._n_patches))
 
     def _record(self, tag: str, value: Any) -> None:
         self.logger.record(tag, value, exclude=("stdout", "log", "json", "csv"))

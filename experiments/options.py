@@ -39,7 +39,11 @@ class EnvOptions:
     batch_size: int = 64
     """images per training step"""
     epochs: int = 20
-    """passes over the training images"""
+    """passes over the training images, or what they cost"""
+    budget: str = "epochs"
+    """what ends a run: epochs; flops, those of so many epochs on all patches; or seconds"""
+    seconds: float | None = None
+    """how many of them, where they are the budget"""
     learning_rate: float = 1e-3
     """peak rate of the ViT's optimiser"""
     optimizer: str = "adam"
@@ -57,7 +61,15 @@ class EnvOptions:
     flip: bool | None = None
     """mirror half of the images; by default where the data set allows it"""
     observation: str = "attention_output"
-    """attention_output (the paper's), attention_received, or none for rules that do not look"""
+    """attention_output (the paper's), attention_received, or none for rules that do not look; with
+    +run behind it, three numbers follow that tell how far the run is"""
+    reward: str = "paper"
+    """paper; validation (decrease of the loss on held-out training images); progress (of the loss,
+    per FLOP); or aic (log-likelihood less the share of tokens)"""
+    reward_every: int = 50
+    """steps between measurements of the held-out loss"""
+    reward_images: int = 512
+    """held-out images that it is measured on"""
     n_patches_desired: int | None = 40
     """patches that the reward asks for and that a fixed rule keeps; None for as few as possible"""
     alpha: float = 0.2
@@ -105,9 +117,15 @@ class TrainOptions:
     """Train a ViT while an agent picks the patches it trains on."""
 
     agent: str = "paper"
-    """paper, branching, a fixed rule (all, random, centre, attended), random patches by a schedule
-    (pss, pss_linear, flip) or as many as in another run (matched), or a Stable-Baselines3 algorithm
-    that takes MultiBinary actions (ppo, a2c)"""
+    """paper, branching, bandit; pretrained or the file of an agent that `vit-patch pretrain` made;
+    a fixed rule (all, random, centre, attended), random patches by a schedule (pss, pss_linear,
+    flip, quadratic) or as many as in another run (matched); or an algorithm of Stable-Baselines3
+    (ppo, a2c, dqn, sac, ...)"""
+    agent_learns: bool = False
+    """let a pre-trained agent go on learning"""
+    actions: str = "mask"
+    """how an algorithm names patches: mask (MultiBinary), count (Discrete: how many, at random) or
+    top_k (Box: a score for each and how many)"""
     follow: str | None = None
     """the run whose number of patches per step `--agent matched` repeats"""
     seed: int = 0
@@ -121,6 +139,55 @@ class TrainOptions:
     log_interval: int = 10
     """steps between TensorBoard points"""
     env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)
+    dqn: DQNOptions = field(default_factory=DQNOptions)
+
+
+PRETRAIN_ENV = EnvOptions(
+    train_fraction=0.25,
+    dim=32,
+    depth=2,
+    heads=2,
+    dim_head=16,
+    mlp_dim=64,
+    batch_size=128,
+    epochs=2,
+    budget="flops",
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    observation="none+run",
+    reward="validation",
+    reward_every=1000,
+    reward_images=2500,
+)
+"""A small ViT on a share of the images, for seconds."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Train an agent over many short training runs, and save it for `train --agent FILE`."""
+
+    agent: str = "bandit"
+    """bandit, paper, branching, or an algorithm of Stable-Baselines3"""
+    episodes: int = 200
+    """short training runs to learn from"""
+    jobs: int = 1
+    """environments at once, each in a process of its own with one thread"""
+    budgets: tuple[int, ...] = ()
+    """epochs of the environments, one for each of them, so that runs of several lengths are learned
+    from; by default --jobs environments of --epochs each"""
+    actions: str = "mask"
+    """as for train"""
+    seed: int = 0
+    """of the agent and of the ViTs"""
+    out: str = "agent.zip"
+    """the agent's file"""
+    overwrite: bool = False
+    """replace the file that is there"""
+    sb3: tuple[str, ...] = ()
+    """values of a Stable-Baselines3 algorithm or of the bandit, such as decision_steps=50"""
+    env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=lambda: PRETRAIN_ENV)
     dqn: DQNOptions = field(default_factory=DQNOptions)
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from experiments.options import EnvOptions
 from experiments.run_folder import (
     CONFIG,
     METRICS,
@@ -25,9 +26,12 @@ from experiments.run_folder import (
 COMPARE = "compare.json"
 
 METHOD_KEYS = frozenset(
-    {"model", "keep_rate", "observation", "n_patches_desired", "data_dir", "device"}
+    {"model", "keep_rate", "observation", "reward", "n_patches_desired", "data_dir", "device"}
 )
 """Values of the environment in which the runs of one comparison may differ."""
+
+TIMED = "simple_vit"
+"""The method whose training time is the others' budget, where no number of seconds was given."""
 
 METRICS_COLUMNS = (
     "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",
@@ -193,11 +197,16 @@ def check_run(folder: Path, expected_env: Mapping[str, Any]) -> None:
         expected_env: the environment's values; those in `METHOD_KEYS` may differ.
 
     Raises:
-        ValueError: naming the folder and the values that differ, or if config.json is damaged.
+        ValueError: naming the folder and the values that differ, if config.json is damaged, or if
+            the run's seconds are those of another, which is not finished.
     """
     options = _read_config(folder)["options"]
-    expected = {**json.loads(json.dumps(dict(expected_env))), "seed": _parse_name(folder)[1]}
-    got = {**options["env"], "seed": options["seed"]}
+    method, seed = _parse_name(folder)
+    expected = complete_env(json.loads(json.dumps(dict(expected_env)))) | {"seed": seed}
+    if is_timed(expected):
+        timed = None if method == TIMED else RunFolder(folder.with_name(f"{TIMED}__{seed}"))
+        expected |= timed_budget(timed)
+    got = complete_env(options["env"]) | {"seed": options["seed"]}
     differing = [
         f"{key} is {got.get(key)}, expected {expected.get(key)}"
         for key in dict.fromkeys([*expected, *got])
@@ -212,10 +221,11 @@ def read_run(path: Path) -> RunResult:
 
     Raises:
         ValueError: naming the folder, if it is not finished or damaged: JSON that cannot be
-            parsed, missing fields, a table that is not the one the result was written with, or
-            another number of epochs than asked for.
+            parsed, missing fields, a table that is not the one the result was written with,
+            another number of epochs than asked for, or a budget that is not used up.
     """
     config, result = _read_config(path), _read_json(path / RESULT)
+    env = complete_env(config["options"]["env"])
     _require(result, RESULT_FIELDS, path / RESULT)
     for patches in ("all_patches", "agent_patches"):
         _require(result["test"], (patches,), path / RESULT)
@@ -225,9 +235,8 @@ def read_run(path: Path) -> RunResult:
     }
     _require(tables[METRICS], METRICS_COLUMNS, path / METRICS)
     _require(tables[STEPS], ("n_selected",), path / STEPS)
-    n_epochs, asked = len(tables[METRICS]), config["options"]["env"]["epochs"]
-    if n_epochs != asked and not result["diverged"]:
-        raise ValueError(f"{path}: damaged: expected {asked} epochs in {METRICS}, got {n_epochs}")
+    if not result["diverged"]:
+        _check_length(path / METRICS, tables[METRICS], env)
     method, seed = _parse_name(path)
     return RunResult(
         path, method, seed, config, result,
@@ -235,6 +244,34 @@ def read_run(path: Path) -> RunResult:
         tables[STEPS]["n_selected"].to_numpy(dtype=np.float64),
         tables[SELECTED].drop(columns="epoch", errors="ignore").to_numpy(dtype=np.float64),
     )  # fmt: skip
+
+
+def complete_env(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's values, with the defaults of those that are newer than the file."""
+    return {**asdict(EnvOptions()), **env}
+
+
+def is_timed(env: Mapping[str, Any]) -> bool:
+    """Whether each run of a comparison may take as long as SimpleViT64's of the same seed."""
+    return env["budget"] == "seconds" and env["seconds"] is None
+
+
+def timed_budget(timed: RunFolder | None) -> dict[str, Any]:
+    """Values of a run's environment in such a comparison.
+
+    Args:
+        timed: the finished run whose time this one may take; None if it is that run.
+
+    Raises:
+        ValueError: if that run is not finished.
+    """
+    if timed is None:
+        return {"budget": "epochs", "seconds": None}
+    result = timed.read_result()
+    return {
+        "budget": "seconds",
+        "seconds": round(result["train_seconds"] + result["agent_seconds"], 3),
+    }
 
 
 def cumulated(values: "pd.Series[float]") -> NDArray[np.float64]:
@@ -272,6 +309,19 @@ def _read_table(path: Path, digests: Mapping[str, str]) -> pd.DataFrame:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+
+
+def _check_length(path: Path, metrics: pd.DataFrame, env: Mapping[str, Any]) -> None:
+    """Refuse the epochs of a run that did not use up its budget."""
+    if env["budget"] == "epochs":
+        expected, got = f"{env['epochs']} epochs", str(len(metrics))
+        complete = len(metrics) == env["epochs"]
+    else:
+        _require(metrics, ("progress",), path)
+        used = metrics["progress"].max()
+        expected, got, complete = "a budget used up", f"{used:.0%} of it", used >= 1
+    if not complete:
+        raise ValueError(f"{path.parent}: damaged: expected {expected} in {path.name}, got {got}")
 
 
 def _require(content: Any, fields: tuple[str, ...], path: Path) -> None:

@@ -1,5 +1,6 @@
 """The files of a run: where they are, how they are written and read."""
 
+import csv
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.monitor import EpochFigures
-from experiments.options import DQNOptions, EnvOptions, TrainOptions
+from experiments.options import DQNOptions, EnvOptions, PretrainOptions, TrainOptions
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
 STEPS, SELECTED = "steps.csv", "selected.csv"
@@ -154,12 +155,14 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / RESULT).exists()
 
-    def n_epochs(self) -> int:
-        """Epochs that `metrics.csv` has so far."""
+    def progress(self) -> float:
+        """Share of its budget that the run had used at the end of its last epoch, in [0, 1]."""
         try:
-            return max((self.path / METRICS).read_bytes().count(b"\n") - 1, 0)
-        except OSError:  # not there yet, or just being removed
-            return 0
+            # Up to the last line's end: a line may be half-written.
+            lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
+            return float(list(csv.DictReader(lines))[-1]["progress"])
+        except (OSError, IndexError, KeyError, TypeError, ValueError):
+            return 0.0  # no epoch yet, or the file is just being removed
 
     def log_end(self) -> str:
         """The last line of the run's log."""
@@ -200,6 +203,14 @@ def command_line(options: TrainOptions) -> str:
     words = ["vit-patch", "train", *option_words(options, TrainOptions(), without=("env", "dqn"))]
     words += option_words(options.env, EnvOptions())
     return shlex.join(words + option_words(options.dqn, DQNOptions(), prefix="dqn."))
+
+
+def pretrain_command(options: PretrainOptions) -> str:
+    """The command that asks for these options, without the values that are defaults."""
+    default = PretrainOptions()
+    words = ["vit-patch", "pretrain", *option_words(options, default, without=("env", "dqn"))]
+    words += option_words(options.env, default.env)
+    return shlex.join(words + option_words(options.dqn, default.dqn, prefix="dqn."))
 
 
 def option_words(

@@ -16,7 +16,8 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 
-from experiments.agents import POLICIES, make_agent
+from experiments.agent_file import AgentCard, agent_path, read_card, write_card
+from experiments.agents import ACTIONS, POLICIES, make_agent, resolve_agent
 from experiments.display import Display, show_cost, show_result
 from experiments.monitor import EpochFigures, StepFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
@@ -42,6 +43,7 @@ class Run:
         if options.env.data_dir is not None:  # a run can be evaluated from another folder
             data_dir = str(Path(options.env.data_dir).resolve())
             options = replace(options, env=replace(options.env, data_dir=data_dir))
+        options = resolve_agent(options)
         self.options = options
         self.folder = RunFolder(options.out or _default_out(options))
         if not options.overwrite:
@@ -50,7 +52,7 @@ class Run:
         console.print(f"Loading {options.env.dataset} ...", highlight=False)
         self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
         self.agent = make_agent(options, self.env)
-        self.display = Display(self.env.n_steps, self.env.epochs, console)
+        self.display = Display(console, self.env.epochs if options.env.budget == "epochs" else None)
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
             max_episodes=1,
@@ -69,8 +71,9 @@ class Run:
         )
         self.console.print(
             f"{n_train} training, {n_val} validation and {n_test} test images of "
-            f"{len(env.data.classes)} classes. Training for {env.epochs} epochs of "
-            f"{env.steps_per_epoch} steps, patches picked by {self.options.agent}. Watch it:\n"
+            f"{len(env.data.classes)} classes. "
+            f"Training for {_budget_words(self.options.env, env)}, "
+            f"patches picked by {self.options.agent}. Watch it:\n"
             f"  tensorboard --logdir {folder.path}",
             highlight=False,
             markup=False,
@@ -78,15 +81,16 @@ class Run:
         )
         agent.set_logger(configure(str(folder.path), ["tensorboard"]))
         with self.display:
-            agent.learn(env.n_steps, callback=self.monitor)
+            agent.learn(env.max_steps, callback=self.monitor)
         agent.logger.close()
 
         self.console.print(f"Evaluating on {n_test} test images ...", highlight=False)
         trainer = env.trainer("last")
         save_model(trainer.model, str(folder.vit))
         agent.save(folder.agent)
+        write_card(folder.agent, self._card())
         result = {
-            "test": evaluate(env, agent, episode="last"),
+            "test": evaluate(env, agent, self.options.actions, episode="last"),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
@@ -111,6 +115,20 @@ class Run:
             soft_wrap=True,
         )
         return result
+
+    def _card(self) -> AgentCard:
+        """What must be known of the agent to make it again, as for other runs."""
+        options, path = self.options, agent_path(self.options.agent)
+        if path is not None:
+            return read_card(path)
+        return AgentCard(
+            agent=options.agent,
+            n_patches=self.env.n_patches,
+            observation=options.env.observation,
+            actions=options.actions,
+            sb3=options.sb3,
+            dqn=options.dqn,
+        )
 
     def _end_step(self, figures: StepFigures) -> None:
         self.n_selected.append(figures.info["n_selected"])
@@ -150,18 +168,48 @@ def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
     return cast("ViTPatchSelectEnv", gym.make(ENV_ID, **asdict(options)).unwrapped)
 
 
-def evaluate(env: ViTPatchSelectEnv, agent: BaseAlgorithm, episode: Any) -> dict[str, Any]:
+def evaluate(
+    env: ViTPatchSelectEnv, agent: BaseAlgorithm, actions: str, episode: Any
+) -> dict[str, Any]:
     """Test figures on all patches and on the agent's."""
     selector = cast("Selector", agent)
+    if actions != "mask":
+        selector = _Wrapped(
+            selector, cast("gym.ActionWrapper[Any, Any, Any]", ACTIONS[actions](env))
+        )
     return {
         "all_patches": env.evaluate("test", episode=episode)._asdict(),
         "agent_patches": env.evaluate("test", selector=selector, episode=episode)._asdict(),
     }
 
 
+def _budget_words(options: EnvOptions, env: ViTPatchSelectEnv) -> str:
+    """How long a run trains."""
+    epochs = f"{env.epochs} epochs of {env.steps_per_epoch} steps"
+    return {
+        "epochs": epochs,
+        "flops": f"the FLOPs of {epochs} on all patches",
+        "seconds": f"{options.seconds} s",
+    }[options.budget]
+
+
+class _Wrapped:
+    """A selector whose actions a wrapper turns into patch masks."""
+
+    def __init__(self, selector: Selector, wrapper: "gym.ActionWrapper[Any, Any, Any]") -> None:
+        self.selector = selector
+        self.wrapper = wrapper
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Patch mask and state."""
+        action, state = self.selector.predict(*args, **kwargs)
+        return self.wrapper.action(action), state
+
+
 def _default_out(options: TrainOptions) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{options.env.dataset}__{options.agent}__{options.seed}__{stamp}"
+    agent = Path(options.agent).stem
+    return Path("runs") / f"{options.env.dataset}__{agent}__{options.seed}__{stamp}"
 
 
 def flat(options: TrainOptions) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def steps_used(trainer: "Trainer") -> float:
 
 def flops_used(trainer: "Trainer") -> float:
     """FLOPs of training steps, observations and rewards: exact, the same on every machine."""
-    return trainer.count_flops(refresh=trainer.n_steps_done % 100 == 0)
+    return trainer.count_flops()
 
 
 def seconds_used(trainer: "Trainer") -> float:
@@ -29,6 +29,15 @@ BUDGETS: dict[BudgetName, Callable[["Trainer"], float]] = {
     "flops": flops_used,
     "seconds": seconds_used,
 }
+
+
+def uncountable(reason: object) -> ValueError:
+    """The error to raise where FLOPs are needed and cannot be counted, in one line."""
+    first, *_ = str(reason).splitlines() or [type(reason).__name__]
+    return ValueError(
+        "budget flops and reward progress need a model whose FLOPs can be counted, got one with: "
+        f"{first}"
+    )
 
 
 class Budget(NamedTuple):

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.batches import Batch, BatchStream, Normalize
-from vit_patch_env.budget import BUDGETS, Budget, BudgetName
+from vit_patch_env.budget import BUDGETS, Budget, BudgetName, uncountable
 from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.flops import FlopCount
 from vit_patch_env.models import ModelName, check_model, make_model
-from vit_patch_env.observation import OBSERVATIONS, ObservationName
+from vit_patch_env.observation import FIGURES_AFTER_RUN, OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
 from vit_patch_env.reward import REWARDS, RewardName
 from vit_patch_env.selection import check_patch_mask, mask_to_keep
@@ -105,7 +105,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
-    `empty_action`, `diverged`. It holds no times, so that it is the same on every replay.
+    `empty_action`, `diverged`. It holds no times, so that it is the same on every replay. That of
+    `reset` has `budget_steps`, the steps on all patches that the budget is worth.
 
     ## Arguments
     All keyword-only; through `gym.make` they are JSON values. `dataset` and `model` also take
@@ -292,6 +293,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                     f"image_size must be that of the dataset, {size}, got {image_size}"
                 )
             check_whole(f"[1, {n_images}]", batch_size=self.batch_size)
+            if self._reward.name == "validation" and not len(data.val.images):
+                raise ValueError("reward validation needs validation images, got 0 of them")
             if isinstance(self._model, str):  # what a ViT refuses is said before any training
                 with torch.random.fork_rng(devices=[]), torch.device("meta"):
                     self._make_model(len(data.classes), channels)
@@ -327,10 +330,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             return math.ceil(n_steps * self._step_flops(None) / self._step_flops(1))
         return n_steps if self._budget == "epochs" else sys.maxsize
 
-    @property
-    def patch_mask(self) -> NDArray[np.bool_]:
-        """(n_patches,), the patches that the last step trained on; all before the first."""
-        shown = self._episode("current").shown
+    def patch_mask(self, episode: EpisodeName = "current") -> NDArray[np.bool_]:
+        """(n_patches,), what the last step of an episode trained on; all before its first."""
+        shown = self._episode(episode).shown
         return np.ones(self.n_patches, dtype=np.bool_) if shown is None else shown[1].copy()
 
     def reset(
@@ -368,11 +370,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             dtype=self.dtype,
             **self._recipe,
         )
+        if self._budget == "flops" or self._reward.name == "progress":
+            trainer.check_flops()
         held_out = self._held_out(stream.normalize) if self._reward.name == "validation" else []
         episode = Episode(trainer, self._reward, held_out)
         episode.reset_seconds = time.perf_counter() - started
         self._episodes["current"] = episode
-        return self._seen(episode), {"epoch": 0, "progress": 0.0}
+        info = {"epoch": 0, "progress": trainer.progress, "budget_steps": trainer.n_steps}
+        return self._seen(episode), info
 
     def step(
         self, action: NDArray[Any]
@@ -416,7 +421,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         Args:
             split: `val` for choices made while training, `test` for final figures, or `train`.
             selector: anything with Stable-Baselines3's predict(), asked deterministically for
-                the patches of each batch; by default all patches are used.
+                the patches of each batch; by default all patches are used. Where it sees the
+                run's figures, they are those of a run that is over: 1, 0, 1.
             episode: `current`, or `last` for the one that ended last: vectorised environments
                 reset themselves at an episode's end, and then hold a new, untrained ViT.
 
@@ -489,9 +495,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ) -> NDArray[np.float32]:
         """What the agent sees of an episode: of its next batch, or of another."""
         values = episode.observation if observation is None else observation
-        if self._observation.with_run:
-            return np.concatenate((values, episode.run_figures))
-        return values.copy()
+        if not self._observation.with_run:
+            return values.copy()
+        figures = episode.run_figures if observation is None else FIGURES_AFTER_RUN
+        return np.concatenate((values, figures))
 
     def _patch_mask(
         self, action: NDArray[Any], observation: NDArray[np.float32]
@@ -535,6 +542,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """
         images, n_classes = self.data.train.images, len(self.data.classes)
         channels, *size = images.shape[1:]
+        model: nn.Module | None = None
         if self._reference is None:
             with torch.random.fork_rng(devices=[]):
                 if isinstance(self._model, str):
@@ -543,14 +551,17 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                     )
                 else:
                     model = self._model(n_classes, channels).to(self.device)
-            self._reference = FlopCount(model)
         batch = torch.zeros(self.batch_size, channels, *size, device=self.device)
         try:
-            return self._reference.train_step(batch, n_keep)
+            if model is not None:
+                self._reference = FlopCount(model)
+            assert self._reference is not None
+            flops = self._reference.train_step(batch, n_keep)
         except Exception as error:  # a user's model may not bear what counting does to it
-            raise ValueError(
-                f"budget flops needs a model whose FLOPs can be counted, got: {error}"
-            ) from error
+            raise uncountable(error) from error
+        if not flops:
+            raise uncountable("0 FLOPs per step")
+        return flops
 
     def _new_model(self, seed: int) -> nn.Module:
         """A model with fresh weights that depend on the seed alone."""

@@ -68,6 +68,7 @@ class Episode:
         self._initial_loss = self._mean_loss = math.nan
         self._selected_share = 1.0
         self._val_loss = self.trainer.validation_loss(self.held_out) if self.held_out else math.nan
+        self.trainer.update_progress()
 
     @property
     def run_figures(self) -> NDArray[np.float32]:
@@ -83,6 +84,7 @@ class Episode:
             keep: the same as indices (n_keep,) on the device, or None for all.
         """
         self.shown = self.trainer.batch.images, patch_mask
+        flops_share = self._flops_share(keep)  # at the rate that the step trains with
         loss, observation = self.trainer.step(keep)
         if np.isfinite(observation).all():
             self.observation = observation
@@ -101,7 +103,7 @@ class Episode:
             n_desired=self.settings.n_patches_desired,
             n_patches=n_patches,
             alpha=self.settings.alpha,
-            flops_share=self._flops_share(keep),
+            flops_share=flops_share,
             val_loss_decrease=decrease,
         )
         weight = 1 / min(self.trainer.n_steps_done, _WINDOW)

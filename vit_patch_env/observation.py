@@ -57,6 +57,10 @@ def run_figures(progress: float, loss_ratio: float, selected_share: float) -> ND
     return figures.clip(0, (1, _FLOAT32_MAX, 1)).astype(np.float32)
 
 
+FIGURES_AFTER_RUN = run_figures(1, 0, 1)
+"""What an agent sees of a run that is over."""
+
+
 class Observation(NamedTuple):
     """An observation's function of model and images, its bounds, and whether the run is in it.
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vit_patch_env import cpu_attention
 from vit_patch_env.batches import Batch, BatchStream
-from vit_patch_env.budget import Budget
+from vit_patch_env.budget import Budget, uncountable
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data import Split
 from vit_patch_env.flops import FlopCount
@@ -113,6 +113,9 @@ class _StepKind(NamedTuple):
     rate: float | None = None
 
 
+_RECOUNT = 100
+"""Steps that a count of FLOPs serves for where it depends on the images."""
+
 _OBSERVATION = _StepKind("observe")
 _VALIDATION = _StepKind("validate")
 
@@ -139,7 +142,8 @@ class Trainer:
         label_smoothing: of the training loss, in [0, 1).
         device: where model and images live.
         dtype: of matrix products; weights and optimiser stay in float32.
-        flops_of: what steps were found to cost, shared between runs of the same sizes.
+        flops_of: what steps were found to cost by their shapes, shared between runs of the same
+            sizes.
 
     Attributes:
         batch: the next one to train on.
@@ -195,9 +199,13 @@ class Trainer:
         self.progress = 0.0
         self._started: float | None = None
         self._apart_seconds = 0.0
-        self._uncounted: defaultdict[_StepKind, float] = defaultdict(float)
+        # Whole numbers as far as they go: a float of many FLOPs could miss the budget's last one.
+        self._uncounted: defaultdict[_StepKind, float] = defaultdict(int)
         self._flops: float = 0
         self._flops_of: dict[Any, int] = {} if flops_of is None else flops_of
+        # Those that depend on the images are this run's own, and a reward's not the budget's, so
+        # that a run is the same whatever ran or was asked before.
+        self._flops_of_images: dict[tuple[_StepKind, str], int] = {}
         self._flop_count: FlopCount | None = None
 
     def step(self, keep: Tensor | None = None) -> StepResult:
@@ -207,7 +215,8 @@ class Trainer:
             keep: indices (n_keep,) int64 of the patches to train on; None for all.
         """
         started = time.perf_counter()
-        self._started = self._started or started
+        if self._started is None:
+            self._started, self._apart_seconds = started, 0.0
         loss = self.train_step(self.batch, keep)
         self.batch = self.stream.next()
         trained = _mark(self.device)
@@ -234,6 +243,8 @@ class Trainer:
             group["lr"] = self.learning_rate * self._learning_rate_factor(self.progress)
         self.optimizer.step()
         self.n_steps_done += 1
+        if self.n_steps_done % _RECOUNT == 0:
+            self._flops_of_images.clear()
         self._uncounted[_StepKind("train", None if keep is None else len(keep), rate)] += 1
         return loss.detach()
 
@@ -306,19 +317,25 @@ class Trainer:
             return 0.0
         return time.perf_counter() - self._started - self._apart_seconds
 
-    def count_flops(self, *, refresh: bool = True) -> float:
+    def count_flops(self) -> float:
         """FLOPs of all steps, observations and validations; not a number if they cannot be told.
 
-        Args:
-            refresh: where the number of tokens depends on the images, count on the batch at hand.
-                Steps since the last refresh are taken to cost as much as one on that batch.
+        Where the number of tokens depends on the images, steps not counted yet are taken to cost as
+        much as one on the batch at hand, which is counted anew every 100 steps.
+
+        Raises:
+            ValueError: if they cannot be told and are the budget.
         """
         if not self._uncounted:
             return self._flops
         started = time.perf_counter()
         try:
-            self._count_flops(refresh)
+            for kind, n_steps in self._uncounted.items():
+                self._flops += n_steps * self._flops_of_kind(kind, "budget")
+            self._uncounted.clear()
         except Exception as error:  # a user's model may not bear what counting does to it
+            if self.budget.name == "flops":
+                raise uncountable(error) from error
             if not math.isnan(self._flops):
                 warnings.warn(f"FLOPs of this model cannot be counted: {error}", stacklevel=2)
             self._flops = math.nan
@@ -330,28 +347,42 @@ class Trainer:
     def step_flops(self, keep: Tensor | None = None) -> float:
         """FLOPs of a training step on those patches (None: all), as it would be now."""
         kind = _StepKind("train", None if keep is None else len(keep), self._rate())
-        return self._flops_of_kind(kind)
+        return self._flops_of_kind(kind, "reward")
 
-    def _count_flops(self, refresh: bool) -> None:
-        if refresh and self._flop_count is not None and self._flop_count.computed:
-            self._flops_of.clear()
-        for kind, n_steps in self._uncounted.items():
-            self._flops += n_steps * self._flops_of_kind(kind)
-        self._uncounted.clear()
+    def check_flops(self) -> None:
+        """Refuse a model whose FLOPs cannot be counted, where a run needs them.
 
-    def _flops_of_kind(self, kind: _StepKind) -> int:
-        if kind not in self._flops_of:
-            if self._flop_count is None:
-                self._flop_count = FlopCount(self.model)
-            count, images = self._flop_count, self.batch.images
-            if kind == _OBSERVATION:
-                self._flops_of[kind] = count.forward(self.observation, images)
-            elif kind == _VALIDATION:
-                self._flops_of[kind] = count.forward(_logits, images)
-            else:
-                options = _rate_option(kind.rate)
-                self._flops_of[kind] = count.train_step(images, kind.n_keep, **options)
-        return self._flops_of[kind]
+        Raises:
+            ValueError: for such a model.
+        """
+        try:
+            flops = self.step_flops()
+            self._flops_of_kind(_OBSERVATION, "budget")
+        except Exception as error:  # whatever a user's model raises
+            raise uncountable(error) from error
+        if not flops:
+            raise uncountable("0 FLOPs per step")
+
+    def _flops_of_kind(self, kind: _StepKind, purpose: Literal["budget", "reward"]) -> int:
+        if self._flop_count is None:
+            self._flop_count = FlopCount(self.model)
+        count, images = self._flop_count, self.batch.images
+        if not count.computed:
+            if kind in self._flops_of:
+                return self._flops_of[kind]
+        elif (kind, purpose) in self._flops_of_images:
+            return self._flops_of_images[kind, purpose]
+        if kind == _OBSERVATION:
+            flops = count.forward(self.observation, images)
+        elif kind == _VALIDATION:
+            flops = count.forward(_logits, images)
+        else:
+            flops = count.train_step(images, kind.n_keep, **_rate_option(kind.rate))
+        if count.computed:  # which counting may have found out
+            self._flops_of_images[kind, purpose] = flops
+        else:
+            self._flops_of[kind] = flops
+        return flops
 
     def _rate(self) -> float | None:
         """The rate that the model asks for at this point of the run, if it does."""

@@ -1,0 +1,114 @@
+"""The belief of a PatchBandit, and the patch masks that it draws from it."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from agents.bandit.regression import BayesianRegression
+
+RUN_FIGURES = 3
+"""Numbers at the end of an observation that tell of the run; the first is its progress."""
+
+
+def possible_counts(n_patches: int) -> list[int]:
+    """Arms: about half as many patches more from each number to the next, 1...n_patches."""
+    n_arms = 2 * max(int(np.ceil(np.log2(n_patches))), 1) + 1
+    return sorted({round(float(count)) for count in np.geomspace(1, n_patches, n_arms)})
+
+
+class BanditPolicy(BasePolicy):
+    """Says how many patches to keep at a point of the run, and draws them by their scores.
+
+    What a number of patches is worth is a quadratic function of its logarithm. Its three weights
+    change linearly between `n_stages` points of the run, and with the logarithm of the run's
+    length: the longer a run, the more patches it may be worth to train on. Patches are drawn at
+    random without replacement, in proportion to exp(score): uniformly while nothing is known.
+
+    Args:
+        observation_space: Box(n_patches + 3,), the run's figures last.
+        action_space: MultiBinary(n_patches).
+        n_stages: points of the run, from its start to its end, at least 2.
+        prior_precision: of the belief about counts.
+        score_precision: of the belief about patches' scores.
+        seed: of all draws.
+
+    Raises:
+        ValueError: for an observation without the run's figures.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.MultiBinary,
+        n_stages: int = 5,
+        prior_precision: float = 0.01,
+        score_precision: float = 100.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.n_patches = int(action_space.shape[0])
+        shape, expected = observation_space.shape, (self.n_patches + RUN_FIGURES,)
+        if shape != expected:
+            raise ValueError(
+                f"the bandit needs an observation with the run's figures, such as none+run, of "
+                f"shape {expected}, got {shape}"
+            )
+        self.n_stages = n_stages
+        self.counts = possible_counts(self.n_patches)
+        self.of_counts = BayesianRegression(6 * n_stages + 1, prior_precision)
+        self.of_patches = BayesianRegression(self.n_patches, score_precision)
+        self.budget_steps: Tensor
+        self.register_buffer("budget_steps", torch.tensor(512))  # of the run at hand
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self.generator = torch.Generator().manual_seed(int(self.rng.integers(2**31)))
+        size = np.log2(self.counts) / max(np.log2(self.n_patches), 1)
+        self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
+
+    def features(self, progress: float, budget_steps: int) -> NDArray[np.float64]:
+        """What each number of patches looks like at a point of a run: (n_counts, n_features).
+
+        Args:
+            progress: share of the budget used, in [0, 1].
+            budget_steps: steps on all patches that the budget is worth.
+        """
+        place = np.clip(progress, 0, 1) * (self.n_stages - 1)
+        stages = np.maximum(1 - np.abs(place - np.arange(self.n_stages)), 0)
+        length = (np.log2(max(budget_steps, 1)) - 9) / 3  # of order 1 from 64 to 4,096 steps
+        products = np.einsum("l,s,pc->clsp", [1.0, length], stages, self._powers)
+        return np.concatenate(
+            (products.reshape(len(self.counts), -1), np.full((len(self.counts), 1), length**2)), 1
+        )
+
+    def best_count(self, progress: float, budget_steps: int, weights: Tensor) -> int:
+        """Number of patches that those weights value most."""
+        return self.counts[int(np.argmax(self.features(progress, budget_steps) @ weights.numpy()))]
+
+    def draw(
+        self, n_keep: int, scores: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.int8]:
+        """Mask (n_patches,) of so many patches, drawn in proportion to exp(score)."""
+        mask = np.zeros(self.n_patches, dtype=np.int8)
+        mask[np.argsort(-(scores + rng.gumbel(size=self.n_patches)))[:n_keep]] = 1
+        return mask
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """What is best by all that is known: the expected weights and scores.
+
+        With `deterministic` the same observation gets the same patches.
+        """
+        weights, scores = self.of_counts.mean(), self.of_patches.mean().numpy()
+        masks = []
+        for one in observation.cpu().numpy():
+            rng = self.rng
+            if deterministic:
+                rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
+            n_keep = self.best_count(one[self.n_patches], int(self.budget_steps), weights)
+            masks.append(self.draw(n_keep, scores, rng))
+        return torch.from_numpy(np.stack(masks))

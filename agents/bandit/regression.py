@@ -1,0 +1,75 @@
+"""Bayesian linear regression with unknown noise: the belief that a bandit samples from."""
+
+import torch
+from torch import Tensor, nn
+
+
+class BayesianRegression(nn.Module):
+    """Belief about weights w in y = w·x + noise: normal, with an inverse-gamma noise variance.
+
+    Conjugate updates (Bishop 2006, section 3.3; Riquelme et al. 2018, arXiv:1802.09127, for its
+    use in Thompson sampling). Weights begin at 0, so that a feature never seen decides nothing.
+
+    Args:
+        n_features: of x.
+        prior_precision: of the weights, in units of the noise's; the lower, the wider the prior.
+
+    Attributes:
+        n_seen: updates so far, what was forgotten taken off.
+    """
+
+    precision: Tensor  # (n_features, n_features)
+    moment: Tensor  # (n_features,), the sum of x * y
+    squares: Tensor  # (), the sum of y * y
+    n_seen: Tensor  # ()
+
+    def __init__(self, n_features: int, prior_precision: float) -> None:
+        super().__init__()
+        self.prior_precision = prior_precision
+        prior = prior_precision * torch.eye(n_features, dtype=torch.float64)
+        self.register_buffer("precision", prior)
+        self.register_buffer("moment", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("n_seen", torch.zeros((), dtype=torch.float64))
+
+    def update(self, x: Tensor, y: float, forgetting: float = 1.0) -> None:
+        """Learn from one observation.
+
+        Args:
+            x: features (n_features,).
+            y: what came of them.
+            forgetting: weight that what was learned before keeps, in (0, 1].
+        """
+        x = x.to(torch.float64)
+        prior = self.prior_precision * torch.eye(len(x), dtype=torch.float64)
+        self.precision.copy_(prior + forgetting * (self.precision - prior) + torch.outer(x, x))
+        self.moment.copy_(forgetting * self.moment + y * x)
+        self.squares.copy_(forgetting * self.squares + y * y)
+        self.n_seen.copy_(forgetting * self.n_seen + 1)
+
+    def mean(self) -> Tensor:
+        """Expected weights (n_features,) float64."""
+        return torch.cholesky_solve(self.moment[:, None], self._factor()).squeeze(1)
+
+    def noise_variance(self) -> tuple[float, float]:
+        """Shape and scale of the inverse-gamma belief about the noise's variance."""
+        explained = self.moment @ self.mean()
+        scale = 1e-4 + 0.5 * (self.squares - explained).clamp(min=0)
+        return 1.0 + 0.5 * float(self.n_seen), float(scale)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Weights (n_features,) float64 drawn from the belief."""
+        shape, scale = self.noise_variance()
+        # A gamma variable; torch has no generator for its own.
+        seed = int(torch.randint(2**31, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            precision = torch.distributions.Gamma(shape, scale).sample()
+        normal = torch.randn(len(self.moment), dtype=torch.float64, generator=generator)
+        spread = torch.linalg.solve_triangular(self._factor().T, normal[:, None], upper=True)[:, 0]
+        return self.mean() + spread / precision.sqrt()
+
+    def _factor(self) -> Tensor:
+        """Lower Cholesky factor of the precision."""
+        factor: Tensor = torch.linalg.cholesky(self.precision)
+        return factor

@@ -1,0 +1,66 @@
+"""Agents in files: what Stable-Baselines3 saves, and a card that says what the agent is for."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.options import DQNOptions
+
+CARD = "vit_patch_env.json"
+PRETRAINED = Path(__file__).parent.parent / "agents" / "pretrained.zip"
+
+
+@dataclass(frozen=True)
+class AgentCard:
+    """What must be known of an agent to make it again.
+
+    Attributes:
+        agent: its name on the command line.
+        n_patches: that it picks among.
+        observation: that it looks at.
+        actions: how it names patches: mask, count or top_k.
+        sb3: values of a Stable-Baselines3 algorithm.
+        dqn: values of the agents paper and branching.
+        provenance: the command, versions and machine that made it.
+    """
+
+    agent: str
+    n_patches: int
+    observation: str
+    actions: str = "mask"
+    sb3: tuple[str, ...] = ()
+    dqn: DQNOptions = field(default_factory=DQNOptions)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_card(path: Path, card: AgentCard) -> None:
+    """Add the card to an agent that Stable-Baselines3 saved there."""
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(CARD, json.dumps(asdict(card), indent=2))
+
+
+def read_card(path: Path) -> AgentCard:
+    """The card of an agent's file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            values = json.loads(file.read(CARD))
+        return AgentCard(
+            **{**values, "sb3": tuple(values["sb3"]), "dqn": DQNOptions(**values["dqn"])}
+        )
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"agent must be a file that vit-patch pretrain wrote, got {path}: {error}"
+        ) from error
+
+
+def agent_path(agent: str) -> Path | None:
+    """The file that an agent's name stands for; None for an agent that begins anew."""
+    if agent == "pretrained":
+        return PRETRAINED
+    return Path(agent) if agent.endswith(".zip") or "/" in agent else None
