@@ -10,6 +10,7 @@ from agents.selectors import (
     FixedRule,
     MostAttendedPatches,
     RandomPatches,
+    SpreadPatches,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "PatchBandit",
     "RandomPatches",
     "ScheduledCount",
+    "SpreadPatches",
 ]

@@ -18,6 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
+from agents.drawing import draw_spread
 from agents.playing import PlayingAlgorithm
 
 
@@ -104,10 +105,22 @@ class RandomPatches(SelectorPolicy):
         return actions, (np.array(self._n_before + 1),)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        return self._rng(observation, deterministic).random(self.n_patches)
+
+    def _rng(self, observation: NDArray[Any], deterministic: bool) -> np.random.Generator:
+        """Where the draw comes from."""
         if not deterministic:
-            return self.rng.random(self.n_patches)
+            return self.rng
         key = zlib.crc32(np.ascontiguousarray(observation).tobytes())
-        return np.random.default_rng([self.seed or 0, key, self._n_before]).random(self.n_patches)
+        return np.random.default_rng([self.seed or 0, key, self._n_before])
+
+
+class SpreadPatches(RandomPatches):
+    """Keeps random patches that are spread over the image, drawn anew for each batch."""
+
+    def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
+        rng = self._rng(observation, deterministic)
+        return draw_spread(np.zeros(self.n_patches), self.n_keep, rng)
 
 
 class CentrePatches(SelectorPolicy):
@@ -140,7 +153,7 @@ class FixedRule(PlayingAlgorithm):
     """Runs a fixed rule where an agent would learn: `learn`, `predict`, `save` and `load`.
 
     Args:
-        policy: `all`, `random`, `centre`, `attended`, or a SelectorPolicy class.
+        policy: `all`, `random`, `spread`, `centre`, `attended`, or a SelectorPolicy class.
         env: with a MultiBinary action space.
         n_keep: patches to keep, in 1...n_patches; or such a number for each step of the run; or a
             function that gives one for the share of the budget used, `info["progress"]` in [0, 1).
@@ -160,6 +173,7 @@ class FixedRule(PlayingAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "all": AllPatches,
         "random": RandomPatches,
+        "spread": SpreadPatches,
         "centre": CentrePatches,
         "attended": MostAttendedPatches,
     }

@@ -138,7 +138,7 @@ class PatchBandit(PlayingAlgorithm):
         for observation, decision in zip(observations, self._decisions, strict=True):
             progress = float(observation[policy.n_patches])
             n_keep = policy.best_count(progress, decision.budget_steps, decision.weights)
-            masks.append(policy.draw(n_keep, decision.scores, policy.rng))
+            masks.append(policy.draw(decision.scores, n_keep, policy.rng))
         return np.stack(masks)
 
     def _take(

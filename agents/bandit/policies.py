@@ -11,15 +11,20 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents.bandit.regression import BayesianRegression
+from agents.drawing import DRAWS, DrawName
 
 RUN_FIGURES = 3
 """Numbers at the end of an observation that tell of the run; the first is its progress."""
 
 
 def possible_counts(n_patches: int) -> list[int]:
-    """Arms: about half as many patches more from each number to the next, 1...n_patches."""
-    n_arms = 2 * max(int(np.ceil(np.log2(n_patches))), 1) + 1
-    return sorted({round(float(count)) for count in np.geomspace(1, n_patches, n_arms)})
+    """Arms: from a 32nd of the patches to all, about 1.4 times as many from each to the next.
+
+    With fewer still, a step's fixed costs outweigh what its patches cost.
+    """
+    low = max(n_patches / 32, 1)
+    n_arms = round(2 * np.log2(n_patches / low)) + 1
+    return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
 
 
 class BanditPolicy(BasePolicy):
@@ -28,7 +33,7 @@ class BanditPolicy(BasePolicy):
     What a number of patches is worth is a quadratic function of its logarithm. Its three weights
     change linearly between `n_stages` points of the run, and with the logarithm of the run's
     length: the longer a run, the more patches it may be worth to train on. Patches are drawn at
-    random without replacement, in proportion to exp(score): uniformly while nothing is known.
+    random, in proportion to exp(score): all alike while nothing is known of them.
 
     Args:
         observation_space: Box(n_patches + 3,), the run's figures last.
@@ -36,6 +41,7 @@ class BanditPolicy(BasePolicy):
         n_stages: points of the run, from its start to its end, at least 2.
         prior_precision: of the belief about counts.
         score_precision: of the belief about patches' scores.
+        draw: `uniform`, or `spread` over the image.
         seed: of all draws.
 
     Raises:
@@ -49,6 +55,7 @@ class BanditPolicy(BasePolicy):
         n_stages: int = 5,
         prior_precision: float = 0.01,
         score_precision: float = 100.0,
+        draw: DrawName = "spread",
         seed: int | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
@@ -65,6 +72,7 @@ class BanditPolicy(BasePolicy):
         self.of_patches = BayesianRegression(self.n_patches, score_precision)
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the run at hand
+        self.draw = DRAWS[draw]
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(int(self.rng.integers(2**31)))
@@ -90,14 +98,6 @@ class BanditPolicy(BasePolicy):
         """Number of patches that those weights value most."""
         return self.counts[int(np.argmax(self.features(progress, budget_steps) @ weights.numpy()))]
 
-    def draw(
-        self, n_keep: int, scores: NDArray[np.float64], rng: np.random.Generator
-    ) -> NDArray[np.int8]:
-        """Mask (n_patches,) of so many patches, drawn in proportion to exp(score)."""
-        mask = np.zeros(self.n_patches, dtype=np.int8)
-        mask[np.argsort(-(scores + rng.gumbel(size=self.n_patches)))[:n_keep]] = 1
-        return mask
-
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """What is best by all that is known: the expected weights and scores.
 
@@ -110,5 +110,5 @@ class BanditPolicy(BasePolicy):
             if deterministic:
                 rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
             n_keep = self.best_count(one[self.n_patches], int(self.budget_steps), weights)
-            masks.append(self.draw(n_keep, scores, rng))
+            masks.append(self.draw(scores, n_keep, rng))
         return torch.from_numpy(np.stack(masks))

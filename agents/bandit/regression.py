@@ -1,5 +1,7 @@
 """Bayesian linear regression with unknown noise: the belief that a bandit samples from."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,8 @@ class BayesianRegression(nn.Module):
 
     def mean(self) -> Tensor:
         """Expected weights (n_features,) float64."""
-        return torch.cholesky_solve(self.moment[:, None], self._factor()).squeeze(1)
+        solution = torch.cholesky_solve(self.moment[:, None], self._factor())
+        return cast("Tensor", solution[:, 0])
 
     def noise_variance(self) -> tuple[float, float]:
         """Shape and scale of the inverse-gamma belief about the noise's variance."""
@@ -71,5 +74,4 @@ class BayesianRegression(nn.Module):
 
     def _factor(self) -> Tensor:
         """Lower Cholesky factor of the precision."""
-        factor: Tensor = torch.linalg.cholesky(self.precision)
-        return factor
+        return cast("Tensor", torch.linalg.cholesky(self.precision))
