@@ -120,7 +120,7 @@ class PatchBandit(PlayingAlgorithm):
         if "budget_steps" in self.env.reset_infos[index]:
             policy.budget_steps.fill_(self.env.reset_infos[index]["budget_steps"])
         counts, patches = (
-            model.sample(policy.generator) if self.learning else model.mean()
+            model.sample(policy.rng) if self.learning else model.mean()
             for model in (policy.of_counts, policy.of_patches)
         )
         return _Decision(

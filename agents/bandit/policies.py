@@ -45,7 +45,7 @@ class BanditPolicy(BasePolicy):
         seed: of all draws.
 
     Raises:
-        ValueError: for an observation without the run's figures.
+        ValueError: for an observation without the run's figures, or a value out of range.
     """
 
     def __init__(
@@ -66,6 +66,10 @@ class BanditPolicy(BasePolicy):
                 f"the bandit needs an observation with the run's figures, such as none+run, of "
                 f"shape {expected}, got {shape}"
             )
+        if n_stages < 2:
+            raise ValueError(f"n_stages must be at least 2, got {n_stages}")
+        if draw not in DRAWS:
+            raise ValueError(f"draw must be one of {', '.join(DRAWS)}, got {draw!r}")
         self.n_stages = n_stages
         self.counts = possible_counts(self.n_patches)
         self.of_counts = BayesianRegression(6 * n_stages + 1, prior_precision)
@@ -75,7 +79,6 @@ class BanditPolicy(BasePolicy):
         self.draw = DRAWS[draw]
         self.seed = seed
         self.rng = np.random.default_rng(seed)
-        self.generator = torch.Generator().manual_seed(int(self.rng.integers(2**31)))
         size = np.log2(self.counts) / max(np.log2(self.n_patches), 1)
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
 

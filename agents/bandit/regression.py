@@ -1,7 +1,6 @@
 """Bayesian linear regression with unknown noise: the belief that a bandit samples from."""
 
-from typing import cast
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +51,7 @@ class BayesianRegression(nn.Module):
     def mean(self) -> Tensor:
         """Expected weights (n_features,) float64."""
         solution = torch.cholesky_solve(self.moment[:, None], self._factor())
-        return cast("Tensor", solution[:, 0])
+        return solution[:, 0]
 
     def noise_variance(self) -> tuple[float, float]:
         """Shape and scale of the inverse-gamma belief about the noise's variance."""
@@ -60,18 +59,14 @@ class BayesianRegression(nn.Module):
         scale = 1e-4 + 0.5 * (self.squares - explained).clamp(min=0)
         return 1.0 + 0.5 * float(self.n_seen), float(scale)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, rng: np.random.Generator) -> Tensor:
         """Weights (n_features,) float64 drawn from the belief."""
         shape, scale = self.noise_variance()
-        # A gamma variable; torch has no generator for its own.
-        seed = int(torch.randint(2**31, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            precision = torch.distributions.Gamma(shape, scale).sample()
-        normal = torch.randn(len(self.moment), dtype=torch.float64, generator=generator)
-        spread = torch.linalg.solve_triangular(self._factor().T, normal[:, None], upper=True)[:, 0]
-        return self.mean() + spread / precision.sqrt()
+        deviation = float(rng.gamma(shape, 1 / scale)) ** -0.5
+        normal = torch.from_numpy(rng.standard_normal((len(self.moment), 1)))
+        spread = torch.linalg.solve_triangular(self._factor().T, normal, upper=True)[:, 0]
+        return self.mean() + deviation * spread
 
     def _factor(self) -> Tensor:
         """Lower Cholesky factor of the precision."""
-        return cast("Tensor", torch.linalg.cholesky(self.precision))
+        return torch.linalg.cholesky(self.precision)  # type: ignore[no-any-return]
