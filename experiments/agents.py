@@ -19,9 +19,11 @@ from experiments.agent_file import agent_path, read_card
 from experiments.options import DQNOptions, EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
+from vit_patch_env.checks import check_choice
 
 POLICIES = {"paper": "MlpPolicy", "branching": "BranchingMlpPolicy"}
 RULES = (*FixedRule.policy_aliases, *SCHEDULES, "matched")
+DRAWN_BY = {"uniform": "random", "spread": "spread"}
 ACTIONS: dict[str, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "mask": lambda env: env,
     "count": CountAction,
@@ -127,12 +129,16 @@ def _new_agent(
         raise ValueError(f"--dqn values belong to {' and '.join(POLICIES)}, got agent {name}")
     if name in (*POLICIES, *RULES) and options.sb3:
         raise ValueError(f"--sb3 values belong to a Stable-Baselines3 algorithm, got agent {name}")
+    check_choice(tuple(DRAWN_BY), draw=options.draw)
+    if options.draw != "uniform" and name not in (*SCHEDULES, "matched"):
+        raise ValueError(f"draw belongs to schedules and to matched, got agent {name}")
     if (options.follow is None) == (name == "matched"):
         raise ValueError(
             f"follow must name a run where agent is matched, and only there, "
             f"got agent {name} and follow {options.follow}"
         )
     shared: dict[str, Any] = {"seed": options.seed, "device": "cpu"}
+    check_choice(tuple(ACTIONS), actions=options.actions)
     world = ACTIONS[options.actions](env) if vec_env is None else vec_env
     if algorithm in (MultiOutputDQN, FixedRule, PatchBandit) and options.actions != "mask":
         raise ValueError(f"actions must be mask for agent {name}, got {options.actions}")
@@ -143,7 +149,7 @@ def _new_agent(
             values["eps_decay"] = PAPER_EPS_DECAY * min(1.0, env.n_steps / PAPER_TIMESTEPS)
         return MultiOutputDQN(POLICIES[name], world, **values, **shared)
     if algorithm is FixedRule:
-        rule = name if name in FixedRule.policy_aliases else "random"
+        rule = name if name in FixedRule.policy_aliases else DRAWN_BY[options.draw]
         return FixedRule(rule, world, n_keep=_n_keep(options, env), **shared)
     given = _parse(options.sb3)
     known = [

@@ -21,6 +21,7 @@ class Method(NamedTuple):
         agent: what picks the patches.
         model: what is trained.
         observation: what the agent sees; those that do not look are spared its cost.
+        draw: how the patches of a schedule are drawn.
         reward: what the agent learns from.
         sb3: values of the agent.
         n_keep: patches that a rule keeps, if not as many as a method that it follows.
@@ -33,6 +34,7 @@ class Method(NamedTuple):
     agent: str = "all"
     model: str = "simple_vit"
     observation: str = "none"
+    draw: str = "uniform"
     reward: str = "paper"
     sb3: tuple[str, ...] = ()
     n_keep: int | None = None
@@ -130,6 +132,11 @@ METHODS: dict[str, Method] = {
         "a sixteenth of the patches growing with the square of the progress to all: ours, by hand",
         agent="quadratic",
     ),
+    "quadratic_spread": Method(
+        "Growing, squared, spread", "rule",
+        "the same, its patches spread over the image",
+        agent="quadratic", draw="spread",
+    ),
     **{
         f"random{n_keep}": Method(
             f"Random {n_keep}", "rule", "uniform, drawn per batch", agent="random", n_keep=n_keep
@@ -173,6 +180,7 @@ def method_options(
     return TrainOptions(
         agent=method.agent,
         sb3=method.sb3,
+        draw=method.draw,
         seed=seed,
         out=str(out),
         follow=str(followed.path) if followed and method.agent == "matched" else None,

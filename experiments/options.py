@@ -118,9 +118,9 @@ class TrainOptions:
 
     agent: str = "paper"
     """paper, branching, bandit; pretrained or the file of an agent that `vit-patch pretrain` made;
-    a fixed rule (all, random, centre, attended), random patches by a schedule (pss, pss_linear,
-    flip, quadratic) or as many as in another run (matched); or an algorithm of Stable-Baselines3
-    (ppo, a2c, dqn, sac, ...)"""
+    a fixed rule (all, random, spread, centre, attended), random patches by a schedule (pss,
+    pss_linear, flip, quadratic) or as many as in another run (matched); or an algorithm of
+    Stable-Baselines3 (ppo, a2c, dqn, sac, ...)"""
     agent_learns: bool = False
     """let a pre-trained agent go on learning"""
     actions: str = "mask"
@@ -128,6 +128,9 @@ class TrainOptions:
     top_k (Box: a score for each and how many)"""
     follow: str | None = None
     """the run whose number of patches per step `--agent matched` repeats"""
+    draw: str = "uniform"
+    """how the patches of a schedule or of `--agent matched` are drawn: uniform or spread over the
+    image"""
     seed: int = 0
     """of the ViT, its data and the agent"""
     out: str | None = None

@@ -18,11 +18,11 @@ RUN_FIGURES = 3
 
 
 def possible_counts(n_patches: int) -> list[int]:
-    """Arms: from a 32nd of the patches to all, about 1.4 times as many from each to the next.
+    """Arms: from a 16th of the patches to all, about 1.4 times as many from each to the next.
 
     With fewer still, a step's fixed costs outweigh what its patches cost.
     """
-    low = max(n_patches / 32, 1)
+    low = max(n_patches / 16, 1)
     n_arms = round(2 * np.log2(n_patches / low)) + 1
     return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
 
@@ -52,7 +52,7 @@ class BanditPolicy(BasePolicy):
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.MultiBinary,
-        n_stages: int = 5,
+        n_stages: int = 4,
         prior_precision: float = 0.01,
         score_precision: float = 100.0,
         draw: DrawName = "spread",
