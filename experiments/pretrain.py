@@ -1,5 +1,7 @@
 """`vit-patch pretrain`: an agent learns over many short training runs, and is saved."""
 
+import math
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,6 +27,8 @@ from vit_patch_env.checks import check_whole
 
 class Pretraining:
     """An agent and its environments, ready to learn: all that a user can get wrong was checked.
+
+    Ctrl-C ends it early: what was learned by then is saved.
 
     Args:
         options: of the agent and the short runs.
@@ -80,11 +84,15 @@ class Pretraining:
             f"{options.agent} learns over {options.episodes} runs of about {self.env.n_steps} "
             f"steps, {options.jobs} at once."
         )
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        agent = make_agent(self.train_options, self.env, vec_env)
+        watch = _Episodes(options.episodes, self.console)
         try:
-            agent = make_agent(self.train_options, self.env, vec_env)
-            watch = _Episodes(options.episodes, self.console)
             agent.learn(self.env.max_steps * options.episodes, callback=watch)
+        except KeyboardInterrupt:
+            self._say(f"Interrupted after {len(watch.returns)} runs.")
         finally:
+            signal.signal(signal.SIGTERM, before)
             vec_env.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         agent.save(self.path)
@@ -98,7 +106,7 @@ class Pretraining:
             provenance={
                 **provenance(pretrain_command(options)),
                 "episodes": len(watch.returns),
-                "mean_return_last_tenth": float(np.mean(watch.returns[-options.episodes // 10 :])),
+                "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
             },
         )
         write_card(self.path, card)

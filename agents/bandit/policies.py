@@ -30,9 +30,9 @@ def possible_counts(n_patches: int) -> list[int]:
 class BanditPolicy(BasePolicy):
     """Says how many patches to keep at a point of the run, and draws them by their scores.
 
-    What a number of patches is worth is a quadratic function of its logarithm. Its three weights
-    change linearly between `n_stages` points of the run, and with the logarithm of the run's
-    length: the longer a run, the more patches it may be worth to train on. Patches are drawn at
+    What a number of patches is worth is a quadratic function of its logarithm, whose three weights
+    change linearly between `n_stages` points of the run. The linear one also changes with the
+    logarithm of the run's length: in a longer run, more patches may be worth more. Patches are drawn at
     random, in proportion to exp(score): all alike while nothing is known of them.
 
     Args:
@@ -72,7 +72,7 @@ class BanditPolicy(BasePolicy):
             raise ValueError(f"draw must be one of {', '.join(DRAWS)}, got {draw!r}")
         self.n_stages = n_stages
         self.counts = possible_counts(self.n_patches)
-        self.of_counts = BayesianRegression(6 * n_stages + 1, prior_precision)
+        self.of_counts = BayesianRegression(4 * n_stages + 2, prior_precision)
         self.of_patches = BayesianRegression(self.n_patches, score_precision)
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the run at hand
@@ -92,10 +92,11 @@ class BanditPolicy(BasePolicy):
         place = np.clip(progress, 0, 1) * (self.n_stages - 1)
         stages = np.maximum(1 - np.abs(place - np.arange(self.n_stages)), 0)
         length = (np.log2(max(budget_steps, 1)) - 9) / 3  # of order 1 from 64 to 4,096 steps
-        products = np.einsum("l,s,pc->clsp", [1.0, length], stages, self._powers)
-        return np.concatenate(
-            (products.reshape(len(self.counts), -1), np.full((len(self.counts), 1), length**2)), 1
-        )
+        size = self._powers[1]
+        of_all_lengths = np.einsum("s,pc->csp", stages, self._powers).reshape(len(size), -1)
+        by_length = length * np.outer(size, stages)
+        whole = np.tile([length, length**2], (len(size), 1))
+        return np.concatenate((of_all_lengths, by_length, whole), axis=1)
 
     def best_count(self, progress: float, budget_steps: int, weights: Tensor) -> int:
         """Number of patches that those weights value most."""
