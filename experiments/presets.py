@@ -1,5 +1,7 @@
 """Comparisons by name: what they train, on what, how long and how often."""
 
+from dataclasses import replace
+
 from experiments.methods import METHODS
 from experiments.options import CompareOptions, EnvOptions
 
@@ -42,6 +44,27 @@ PRESETS: dict[str, CompareOptions] = {
         ),
     ),
 }
+
+BUDGET_METHODS = (
+    "simple_vit", "agentvit", "pretrained", "bandit", "random", "centre", "attended",
+    "random32", "random16", "random8", "random4", "pss", "pss_linear", "flip", "quadratic",
+    "quadratic_spread",
+)  # fmt: skip
+
+# At equal FLOPs: fewer patches per step buy more steps.
+PRESETS["budget"] = replace(
+    PRESETS["table2"],
+    preset="budget",
+    methods=BUDGET_METHODS,
+    env=replace(PRESETS["table2"].env, budget="flops", schedule="cosine"),
+)
+PRESETS["budget-cpu"] = replace(
+    PRESETS["table2-cpu"],
+    preset="budget-cpu",
+    methods=BUDGET_METHODS,
+    seeds=(0, 1, 2, 3, 4),
+    env=replace(PRESETS["table2-cpu"].env, budget="flops", epochs=4),
+)
 
 
 def preset(name: str) -> CompareOptions:

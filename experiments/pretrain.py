@@ -20,6 +20,7 @@ from agents import PatchBandit
 from experiments.agent_file import AgentCard, agent_path, write_card
 from experiments.agents import ACTIONS, RULES, make_agent, resolve_agent
 from experiments.options import EnvOptions, PretrainOptions, TrainOptions
+from experiments.processes import fork_context
 from experiments.run_folder import pretrain_command, provenance
 from experiments.train import make_env
 from vit_patch_env.checks import check_whole
@@ -75,11 +76,11 @@ class Pretraining:
             partial(_world, replace(self.train_options.env, epochs=epochs), options.actions)
             for epochs in options.budgets or (options.env.epochs,) * options.jobs
         ]
-        vec_env: VecEnv = (
-            SubprocVecEnv(worlds, start_method="forkserver")
-            if len(worlds) > 1
-            else DummyVecEnv(worlds)
-        )
+        if len(worlds) > 1:
+            fork_context()  # whose processes have the libraries
+            vec_env: VecEnv = SubprocVecEnv(worlds, start_method="forkserver")
+        else:
+            vec_env = DummyVecEnv(worlds)
         self._say(
             f"{options.agent} learns over {options.episodes} runs of about {self.env.n_steps} "
             f"steps, {options.jobs} at once."

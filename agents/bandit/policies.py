@@ -32,8 +32,8 @@ class BanditPolicy(BasePolicy):
 
     What a number of patches is worth is a quadratic function of its logarithm, whose three weights
     change linearly between `n_stages` points of the run. The linear one also changes with the
-    logarithm of the run's length: in a longer run, more patches may be worth more. Patches are drawn at
-    random, in proportion to exp(score): all alike while nothing is known of them.
+    logarithm of the run's length: in a longer run, more patches may be worth more. Patches are
+    drawn at random, in proportion to exp(score): all alike while nothing is known of them.
 
     Args:
         observation_space: Box(n_patches + 3,), the run's figures last.
