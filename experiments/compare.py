@@ -26,7 +26,7 @@ from experiments.presets import PRESETS
 from experiments.processes import fork_context
 from experiments.results import (
     COMPARE,
-    TIMED,
+    FULL,
     complete_env,
     is_timed,
     read_run,
@@ -115,9 +115,9 @@ class Comparison:
                     f"method {method} repeats another run step by step: expected budget epochs, "
                     f"where all have as many steps, got {options.env.budget}"
                 )
-        if is_timed(vars(options.env)) and TIMED not in options.methods:
+        if is_timed(vars(options.env)) and FULL not in options.methods:
             raise ValueError(
-                f"without --seconds all may take as long as {TIMED}, which must be among the "
+                f"without --seconds all may take as long as {FULL}, which must be among the "
                 f"methods, got {', '.join(options.methods)}"
             )
         for name in ("model", "keep_rate", "observation", "reward"):
@@ -203,7 +203,7 @@ class Comparison:
     def _tasks(self) -> list[Task]:
         """Every run, the seeds one after the other, what others need first."""
         tasks: dict[tuple[str, int], Task] = {}
-        timed = TIMED if is_timed(vars(self.options.env)) else None
+        timed = FULL if is_timed(vars(self.options.env)) else None
         methods = sorted(
             self.options.methods,
             key=lambda name: (name != timed, METHODS[name].follows is not None),

@@ -26,7 +26,6 @@ from experiments.results import read_comparison
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
-README_PLOT = "accuracy_over_seconds"
 
 
 class Report:
@@ -95,6 +94,7 @@ class Report:
         """What stands between the markers; paths are relative to the README."""
         here = Path(os.path.relpath(self.folder, readme.parent)).as_posix()
         plots: list[Plot] = content["plots"]
+        front = f"accuracy_over_{measures.costs[-1].measure}"
         return _render(
             "readme.md.j2",
             {
@@ -102,7 +102,7 @@ class Report:
                 "folder": here,
                 "readme": readme.name,
                 "table": readme_table(measures),
-                "plot": next((plot for plot in plots if plot.name == README_PLOT), None),
+                "plot": next((plot for plot in plots if plot.name == front), None),
                 "highlights": highlights(measures),
                 "seeds": ", ".join(map(str, self.comparison.seeds)),
             },

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -12,15 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.report_measures import AGENT, CONTROL, FULL, GROUPS, Measures
+from experiments.report_measures import AGENT, CONTROL, GROUPS, Cost, Measures
+from experiments.results import FULL
 from experiments.statistics import pareto_front, spread_out
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F")
 """Okabe and Ito's colours, told apart also by colour-blind readers, and two more."""
 FIXED = {FULL: "#000000", AGENT: "#D55E00"}
-GROUP_COLOURS = {"four": "#D55E00", "paper": "#B87A00", "rule": "#0072B2", "rival": "#009E73"}
-MARKERS = {"four": "o", "paper": "D", "rule": "s", "rival": "^"}
-LINES = ("-", "--", "-.", ":")
+GROUP_COLOURS = {
+    "four": "#D55E00", "paper": "#B87A00", "agent": "#AA4499", "rule": "#0072B2", "rival": "#009E73"
+}  # fmt: skip
+MARKERS = {"four": "o", "paper": "D", "agent": "P", "rule": "s", "rival": "^"}
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 STYLE: Any = {
     "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "figure.dpi": 150,
@@ -40,6 +44,10 @@ class Plot(NamedTuple):
 def draw_plots(measures: Measures) -> list[Plot]:
     """All plots that the figures allow."""
     drawn = []
+    followed, by_epochs = measures.followed, measures.comparison.budget == "epochs"
+    over_time = followed.measure == "seconds"
+    together = "; training time is the ViT's and the agent's together" * over_time
+    at_shares = "" if by_epochs else ", at equal shares of the budget"
     full = f" {measures.title(FULL)}, the black line, is in every part."
     front = (
         "Test accuracy on all patches; means over seeds, upright lines the 95 % bootstrap "
@@ -48,17 +56,23 @@ def draw_plots(measures: Measures) -> list[Plot]:
     )
     for name, title, caption, draw in (
         (
-            "accuracy_over_time", "Validation accuracy against training time",
-            "All patches, after each epoch; training time is the ViT's and the agent's together. "
-            "Means over seeds." + (full if FULL in measures.methods else ""),
-            _accuracy_over_time,
+            "accuracy_over_time" if over_time else "accuracy_over_run",
+            f"Validation accuracy against training {followed.name}",
+            f"All patches, after each epoch{together}. Means over seeds{at_shares}."
+            + (full if FULL in measures.methods else ""),
+            _accuracy_over_run,
         ),
-        ("accuracy_over_flops", "Accuracy against training FLOPs", front, _accuracy_over_flops),
-        ("accuracy_over_seconds", "Accuracy against training time", front, _accuracy_over_seconds),
+        *(
+            (
+                f"accuracy_over_{cost.measure}", f"Accuracy against training {cost.name}", front,
+                partial(_front, cost=cost),
+            )
+            for cost in measures.costs
+        ),
         (
             "patches_per_step", "Patches per training step",
-            "Methods whose number of patches changes; means over seeds, smoothed over a fiftieth "
-            "of the run.",
+            f"Methods whose number of patches changes; means over seeds{at_shares}, smoothed over "
+            "a fiftieth of the run.",
             _patches_per_step,
         ),
         (
@@ -68,10 +82,11 @@ def draw_plots(measures: Measures) -> list[Plot]:
             _selected_patches,
         ),
         (
-            "time_to_accuracy", "Time to accuracy",
-            "Training time until the validation accuracy is first reached at an epoch's end; bars "
-            "are means over the seeds that reached it, dots the seeds.",
-            _time_to_accuracy,
+            "time_to_accuracy" if over_time else "flops_to_accuracy",
+            "Time to accuracy" if over_time else "FLOPs to accuracy",
+            f"Training {followed.name} until the validation accuracy is first reached at an "
+            "epoch's end; bars are means over the seeds that reached it, dots the seeds.",
+            _cost_to_accuracy,
         ),
     ):  # fmt: skip
         with mpl.rc_context(STYLE):
@@ -120,7 +135,8 @@ def _percent_axis(axis: Any) -> None:
     axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda share, _: f"{100 * share:.5g}%"))
 
 
-def _accuracy_over_time(measures: Measures) -> Figure | None:
+def _accuracy_over_run(measures: Measures) -> Figure | None:
+    size = measures.followed.size
     curves = {method: measures.curve(method) for method in measures.methods}
     blocks = {
         name: [method for method in methods if curves[method] is not None]
@@ -147,19 +163,19 @@ def _accuracy_over_time(measures: Measures) -> Figure | None:
             style = _line_style(measures, method)
             if method != FULL:
                 style["linestyle"] = LINES[methods.index(method) // len(PALETTE)]
-            marker = "." if len(curve.seconds) < 30 else ""
-            axes.plot(curve.seconds, curve.accuracy, marker=marker, **style)
+            marker = "." if len(curve.cost) < 30 else ""
+            axes.plot(curve.cost / size, curve.accuracy, marker=marker, **style)
         axes.set(title=GROUPS[name], ylabel="validation accuracy")
         _percent_axis(axes.yaxis)
     # After all have drawn: a limit set before would hold for those that share the axis.
-    grid[-1, 0].set(xlabel="training time, agent included (s)", xlim=(0, None))
+    grid[-1, 0].set(xlabel=measures.followed.label, xlim=(0, None))
     for axes, methods in zip(grid[:, 0], blocks.values(), strict=True):
         if FULL not in methods and curves.get(FULL) is not None:
             methods = [FULL, *methods]
         _label_right(
             figure, axes,
             [
-                (measures.title(m), curve.seconds[-1], curve.accuracy[-1],
+                (measures.title(m), curve.cost[-1] / size, curve.accuracy[-1],
                  _line_style(measures, m)["color"])
                 for m in methods
                 if (curve := curves[m]) is not None
@@ -168,18 +184,9 @@ def _accuracy_over_time(measures: Measures) -> Figure | None:
     return figure
 
 
-def _accuracy_over_flops(measures: Measures) -> Figure | None:
-    unit, size = measures.flops_unit()
-    return _front(measures, "flops", size, f"training FLOPs ({unit})")
-
-
-def _accuracy_over_seconds(measures: Measures) -> Figure | None:
-    return _front(measures, "seconds", 1, "training time, agent included (s)")
-
-
-def _front(measures: Measures, cost: str, size: float, label: str) -> Figure | None:
+def _front(measures: Measures, cost: Cost) -> Figure | None:
     """Mean test accuracy against a mean cost, with the methods that none beats joined."""
-    points = measures.points(cost)
+    points, size = measures.points(cost.measure), cost.size
     if not points:
         return None
     figure = Figure(figsize=(10, max(4.2, 1.6 + 0.22 * len(points))))
@@ -203,34 +210,39 @@ def _front(measures: Measures, cost: str, size: float, label: str) -> Figure | N
             [points[name][0] / size for name in methods], [points[name][1] for name in methods],
             MARKERS[group], color=colour, label=GROUPS[group], zorder=3,
         )  # fmt: skip
-    axes.set(xlabel=label, ylabel="test accuracy")
+    axes.set(xlabel=cost.label, ylabel="test accuracy")
     axes.margins(x=0.05, y=0.08)
     _percent_axis(axes.yaxis)
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncol=5, frameon=False, fontsize=8.5)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncol=6, frameon=False, fontsize=8.5)
     _label_right(figure, axes, labels)
     return figure
 
 
 def _patches_per_step(measures: Measures) -> Figure | None:
-    lines: dict[str, NDArray[np.float64]] = {}
+    lines: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for method in measures.methods:
-        patches = measures.patches_per_step(method)
-        if patches is not None and len(patches) and np.ptp(patches) > 0:
-            window = max(len(patches) // 50, 1)
-            lines[method] = pd.Series(patches).rolling(window, min_periods=1).mean().to_numpy()
+        selection = measures.selection(method)
+        if selection is None or not len(selection.n_selected) or np.ptp(selection.n_selected) == 0:
+            continue
+        window = max(len(selection.n_selected) // 50, 1)
+        smooth = pd.Series(selection.n_selected).rolling(window, min_periods=1).mean()
+        lines[method] = selection.moments, smooth.to_numpy()
     if not lines:
         return None
     figure = Figure(figsize=(10, max(3.4, 1.4 + 0.25 * len(lines))))
     axes = figure.subplots()
     figure.subplots_adjust(left=0.07, right=0.73, top=0.97, bottom=0.13)
     labels = []
-    for method, patches in lines.items():
+    for method, (moments, patches) in lines.items():
         style = _line_style(measures, method)
         if method == CONTROL:  # lies on the agent's line
             style |= {"color": "0.2", "linestyle": (0, (1, 3)), "zorder": 4}
-        axes.plot(np.arange(1, len(patches) + 1), patches, **style)
-        labels.append((measures.title(method), len(patches), patches[-1], style["color"]))
+        axes.plot(moments, patches, **style)
+        labels.append((measures.title(method), moments[-1], patches[-1], style["color"]))
     axes.set(xlabel="training step", ylabel="patches", ylim=(0, None), xlim=(0, None))
+    if measures.comparison.budget != "epochs":
+        axes.set(xlabel="share of the budget used")
+        _percent_axis(axes.xaxis)
     _label_right(figure, axes, labels)
     return figure
 
@@ -261,7 +273,7 @@ def _selected_patches(measures: Measures) -> Figure | None:
     return figure
 
 
-def _time_to_accuracy(measures: Measures) -> Figure | None:
+def _cost_to_accuracy(measures: Measures) -> Figure | None:
     levels = measures.all_levels()
     methods = [name for name in measures.methods if measures.comparison.sound_runs(name)]
     if not levels or not methods:
@@ -272,8 +284,8 @@ def _time_to_accuracy(measures: Measures) -> Figure | None:
     for axes, (label, level) in zip(grid, levels.items(), strict=True):
         longest = 0.0
         for row, method in enumerate(methods):
-            times = measures.times_to(method, level)
-            reached = [seconds for seconds in times if math.isfinite(seconds)]
+            costs = measures.costs_to(method, level)
+            reached = [cost for cost in costs if math.isfinite(cost)]
             colour = GROUP_COLOURS[groups[method]]
             if not reached:
                 axes.text(
@@ -284,13 +296,14 @@ def _time_to_accuracy(measures: Measures) -> Figure | None:
             longest = max(longest, *reached)
             axes.barh(row, np.mean(reached), color=colour, alpha=0.45, height=0.7)
             axes.plot(reached, [row] * len(reached), ".", color=colour, markersize=5)
-            if len(reached) < len(times):
+            if len(reached) < len(costs):
                 axes.annotate(
-                    f"{len(reached)} of {len(times)}", (max(reached), row), (4, 0),
+                    f"{len(reached)} of {len(costs)}", (max(reached), row), (4, 0),
                     textcoords="offset points", va="center", fontsize=7.5, color="0.3",
                 )  # fmt: skip
         axes.set_title(label, fontsize=9)
-        axes.set(xlabel="seconds", xlim=(0, 1.3 * longest or 1), ylim=(-0.6, len(methods) - 0.4))
+        axes.set(xlabel=measures.followed.units, xlim=(0, 1.3 * longest or 1))
+        axes.set(ylim=(-0.6, len(methods) - 0.4))
         axes.grid(visible=False, axis="y")
     grid[0].set_yticks(range(len(methods)), [measures.title(name) for name in methods])
     grid[0].invert_yaxis()

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from experiments.results import Comparison
+from experiments.report_measures import flops_unit
+from experiments.results import FULL, Comparison, is_timed
 
 PAPER_VIT = {"patch_size": 4, "dim": 128, "depth": 6, "heads": 16, "mlp_dim": 512, "dim_head": 64}
 """The ViT of the paper's Table 1, on images of 32x32 pixels."""
@@ -18,6 +19,7 @@ PAPER_STEPS = 39_000
 def settings(comparison: Comparison) -> dict[str, str]:
     """Names and values of what all runs share, as a reader needs them."""
     env, content = comparison.env, comparison.content
+    by_epochs = comparison.budget == "epochs"
     runs = list(comparison.runs.values())
     image, patch = env.get("image_size", "?"), env.get("patch_size", "?")
     finished = {seed: sum(run.seed == seed for run in runs) for seed in comparison.seeds}
@@ -29,8 +31,9 @@ def settings(comparison: Comparison) -> dict[str, str]:
             f"{env.get('depth')}, heads {env.get('heads')} of {env.get('dim_head')}, MLP "
             f"{env.get('mlp_dim')}"
         ),
+        "Budget": "" if by_epochs else f"each run may use {budget(comparison)}",
         "Training": (
-            f"{_count(env.get('epochs'), 'epoch')}, batches of {env.get('batch_size')}, "
+            f"{budget(comparison) + ', ' if by_epochs else ''}batches of {env.get('batch_size')}, "
             f"{env.get('optimizer')} at {env.get('learning_rate')}, schedule {env.get('schedule')}"
         ),
         "Patches asked for": str(env.get("n_patches_desired")),
@@ -50,6 +53,24 @@ def settings(comparison: Comparison) -> dict[str, str]:
         ),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def budget(comparison: Comparison) -> str:
+    """How much training each run may use, in words."""
+    epochs = _count(comparison.env.get("epochs"), "epoch")
+    if comparison.budget == "epochs":
+        return epochs
+    if comparison.budget == "flops":
+        # What a run's last step takes it beyond the budget differs.
+        used = [run.figure("flops") for run in comparison.runs.values() if not run.diverged]
+        unit, size = flops_unit(min(used, default=0.0))
+        total = f": {min(used) / size:.3g} {unit}s" if used else ""
+        return f"the FLOPs of {epochs} on all patches{total}"
+    if not is_timed(comparison.env):
+        return _count(comparison.env["seconds"], "second")
+    taken = [run.seconds for run in comparison.sound_runs(FULL)]
+    mean = f": {sum(taken) / len(taken):,.0f} s on average" if taken else ""
+    return f"as many seconds as {comparison.title(FULL)} of the same seed took for {epochs}{mean}"
 
 
 def sources(comparison: Comparison) -> dict[str, str]:
@@ -88,10 +109,15 @@ def reasons(comparison: Comparison) -> list[str]:
     if env.get("train_fraction", 1) < 1:
         found.append(f"data: {env['train_fraction']:.0%} of the training images")
     steps = sorted({int(run.result["n_steps"]) for run in runs if run.result["n_steps"]})
-    if steps and abs(steps[-1] / PAPER_STEPS - 1) > 0.05:
+    if comparison.budget != "epochs":
         found.append(
-            f"budget: {_count(env.get('epochs'), 'epoch')}, {steps[-1]:,} training steps in all "
-            f"here, about {PAPER_STEPS:,} in the paper"
+            f"budget: {budget(comparison)}, whatever the method, where each of the paper's trains "
+            "for as many epochs"
+        )
+    elif steps and abs(steps[-1] / PAPER_STEPS - 1) > 0.05:
+        found.append(
+            f"budget: {budget(comparison)}, {steps[-1]:,} training steps in all here, about "
+            f"{PAPER_STEPS:,} in the paper"
         )
     sizes = [
         f"{name} {env.get(name)} (paper {value})"

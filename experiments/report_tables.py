@@ -4,10 +4,15 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.report_measures import CONTROL, FULL, GROUPS, PAPER, Measures
+from experiments.report_measures import CONTROL, GROUPS, PAPER, Measures
+from experiments.results import FULL
 from experiments.statistics import Estimate, difference, estimate, ratio
 
 NOTHING = "-"
+_BEST_RULE = (
+    "The best fixed rule is the one with the highest mean test accuracy, of those with the most "
+    "seeds: that it is picked by these figures favours it."
+)
 
 
 class Cell(NamedTuple):
@@ -71,7 +76,7 @@ def table2(measures: Measures) -> Table:
 
 def cost_table(measures: Measures) -> Table:
     """What training cost, and the accuracy on the method's own patches."""
-    full = measures.title(FULL)
+    full, by_epochs = measures.title(FULL), measures.comparison.budget == "epochs"
     unit, size = measures.flops_unit()
 
     def cells(method: str) -> list[Cell]:
@@ -79,6 +84,7 @@ def cost_table(measures: Measures) -> Table:
         return [
             _cell(measures.estimate(method, "own_accuracy"), _fraction),
             _cell(measures.estimate(method, "n_selected"), _one_decimal),
+            *([] if by_epochs else [epochs_cell(measures, method)]),
             Cell(_or_nothing(measures.mean(method, "flops") / size, _three_digits)),
             Cell(_or_nothing(relative.mean, _percent)),
             Cell(_or_nothing(measures.mean(method, "agent_share") or math.nan, _share)),
@@ -91,68 +97,82 @@ def cost_table(measures: Measures) -> Table:
         "Accuracy on the test images when the ViT sees only the patches that the method picks for "
         "them; of a schedule, random ones, as many as it kept on average. Patches per training "
         "step; rivals that merge or drop tokens behind the first layers begin with all. "
+        f"{'' if by_epochs else 'Epochs are training images seen over those that there are. '}"
         f"Training FLOPs, in all and relative to {full}'s of the same seeds. The share of the "
         "training time that an agent or rule takes, with the loop around it. Peak memory of the "
         "training process.",
         [
-            "Accuracy, own patches", "Patches", f"{unit}s", f"FLOPs of {full}'s",
-            "Time of agent or rule", "Memory (GB)",
+            "Accuracy, own patches", "Patches", *([] if by_epochs else ["Epochs"]), f"{unit}s",
+            f"FLOPs of {full}'s", "Time of agent or rule", "Memory (GB)",
         ],
         cells,
     )  # fmt: skip
 
 
 def time_table(measures: Measures) -> Table:
-    """Seconds to given validation accuracies."""
-    levels = measures.all_levels()
+    """Seconds, or FLOPs where they are the budget, to given validation accuracies."""
+    levels, cost = measures.all_levels(), measures.followed
+    form = _seconds if cost.measure == "seconds" else _three_digits
 
     def cells(method: str) -> list[Cell]:
-        return [time_cell(measures.times_to(method, level)) for level in levels.values()]
+        return [_reached_cell(measures.costs_to(method, level), form) for level in levels.values()]
 
     return _table(
         measures,
-        "Seconds to a validation accuracy",
-        "Training time at the end of the first epoch whose validation accuracy is at least so "
-        "high, averaged over the seeds that reached it.",
+        f"{_capital(cost.units)} to a validation accuracy",
+        f"Training {cost.name} at the end of the first epoch whose validation accuracy is at least "
+        "so high, averaged over the seeds that reached it.",
         list(levels),
         cells,
     )
 
 
 def paired_table(measures: Measures) -> Table | None:
-    """Paired differences to all patches and to as many random ones; None without both."""
-    references = [name for name in (FULL, CONTROL) if name in measures.methods]
+    """Paired differences to all patches and to fixed rules; None without any of them.
+
+    The rule is the one that picks as many random patches as the agent at each step, or, where the
+    budget is not epochs, the best of them.
+    """
+    by_epochs = measures.comparison.budget == "epochs"
+    rule = CONTROL if by_epochs else measures.best(measures.rules())
+    references = [name for name in (FULL, rule) if name in measures.methods]
     if not references:
         return None
-    columns = [
-        f"{what}, against {measures.title(reference)}"
-        for reference in references
-        for what in ("Accuracy (points)", "Time (ratio)", "FLOPs (ratio)")
+    costs = {cost.measure: cost.name for cost in reversed(measures.costs)}
+    differing = ["Accuracy (points)", *(f"{_capital(name)} (ratio)" for name in costs.values())]
+    titles = {name: measures.title(name) for name in references}
+    if not by_epochs and rule is not None:
+        titles[rule] = f"the best fixed rule, {measures.title(rule)}"
+    columns = [f"{what}, against {title}" for title in titles.values() for what in differing]
+    absent = [
+        "a fixed rule" if name is None else measures.title(name)
+        for name in (FULL, rule)
+        if name not in references
     ]
-    absent = [measures.title(name) for name in (FULL, CONTROL) if name not in references]
 
     def cells(method: str) -> list[Cell]:
         found = []
         for reference in references:
             if method == reference:
-                found += [Cell(NOTHING)] * 3
+                found += [Cell(NOTHING)] * (1 + len(costs))
                 continue
             points = measures.compare(method, reference, "accuracy", difference)
             found.append(_told(points, 0, _points))
-            for measure in ("seconds", "flops"):
+            for measure in costs:
                 found.append(
                     _told(measures.compare(method, reference, measure, ratio), 1, _two_decimals)
                 )
         return found
 
+    chosen = "" if by_epochs or rule is None else f" {_BEST_RULE}"
     missing = f" There is no finished run of {absent[0]}." if absent else ""
     return _table(
         measures,
         "Paired differences",
         "Seed by seed, over the seeds that both methods have: difference of test accuracy on all "
-        "patches in percentage points, ratio of training time and of FLOPs; means, in brackets the "
-        "95 % bootstrap interval. Not told apart from 0 (a ratio: from 1) is what has that in its "
-        f"interval.{missing}",
+        f"patches in percentage points, ratio of training {' and of '.join(costs.values())}; "
+        "means, in brackets the 95 % bootstrap interval. Not told apart from 0 (a ratio: from 1) "
+        f"is what has that in its interval.{chosen}{missing}",
         columns,
         cells,
     )
@@ -160,21 +180,26 @@ def paired_table(measures: Measures) -> Table | None:
 
 def readme_table(measures: Measures) -> Table:
     """All methods in one small table."""
+    by_epochs = measures.comparison.budget == "epochs"
+    rule = CONTROL if by_epochs else measures.best(measures.rules()) or FULL
 
     def cells(method: str) -> list[Cell]:
-        gain = measures.compare(method, CONTROL, "accuracy", difference)
+        gain = measures.compare(method, rule, "accuracy", difference)
+        flops = Cell(_or_nothing(measures.compare(method, FULL, "flops", ratio).mean, _percent))
         return [
             seeds_cell(measures, method),
             Cell(_or_nothing(measures.mean(method, "seconds"), _seconds)),
             _cell(measures.estimate(method, "accuracy"), _fraction),
             Cell(_or_nothing(measures.mean(method, "f1"), _fraction)),
-            Cell(_or_nothing(measures.compare(method, FULL, "flops", ratio).mean, _percent)),
-            Cell(NOTHING) if method == CONTROL else _told(gain, 0, _points),
+            flops if by_epochs else epochs_cell(measures, method),
+            Cell(NOTHING) if method == rule else _told(gain, 0, _points),
         ]
 
+    against = "the matched control" if by_epochs else measures.title(rule)
     columns = [
-        "Seeds", "Time (s)", "Accuracy", "F1", f"FLOPs of {measures.title(FULL)}'s",
-        "Accuracy against the matched control (points)",
+        "Seeds", "Time (s)", "Accuracy", "F1",
+        f"FLOPs of {measures.title(FULL)}'s" if by_epochs else "Epochs",
+        f"Accuracy against {against} (points)",
     ]  # fmt: skip
     return _table(measures, "", "", columns, cells)
 
@@ -188,13 +213,18 @@ def seeds_cell(measures: Measures, method: str) -> Cell:
     return Cell(text, f"({diverged} diverged)" if diverged else "")
 
 
-def time_cell(times: list[float]) -> Cell:
-    """Mean time of the seeds that reached a level."""
-    reached = [seconds for seconds in times if math.isfinite(seconds)]
+def epochs_cell(measures: Measures, method: str) -> Cell:
+    """How often a method saw the training images, where that is not the budget."""
+    return Cell(_or_nothing(measures.epochs_seen(method), _one_decimal))
+
+
+def _reached_cell(costs: list[float], form: Callable[[float], str]) -> Cell:
+    """Mean cost of the seeds that reached a level."""
+    reached = [cost for cost in costs if math.isfinite(cost)]
     if not reached:
-        return Cell("not reached" if times else NOTHING)
-    note = "" if len(reached) == len(times) else f"({len(reached)} of {len(times)} reached it)"
-    return Cell(_seconds(estimate(reached).mean), note)
+        return Cell("not reached" if costs else NOTHING)
+    note = "" if len(reached) == len(costs) else f"({len(reached)} of {len(costs)} reached it)"
+    return Cell(form(estimate(reached).mean), note)
 
 
 def _table(
@@ -266,6 +296,10 @@ def _percent(value: float) -> str:
 
 def _share(value: float) -> str:
     return f"{value:.1%}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _points(value: float) -> str:

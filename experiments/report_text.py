@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable
 
-from experiments.report_measures import AGENT, CONTROL, FULL, PAPER, Measures
-from experiments.report_settings import reasons
+from experiments.report_measures import AGENT, CONTROL, PAPER, Measures
+from experiments.report_settings import budget, reasons
+from experiments.results import FULL
 from experiments.statistics import (
     MIN_SEEDS,
     Estimate,
@@ -18,7 +19,7 @@ _UNTOLD = "not told apart from 0"
 
 
 def findings(measures: Measures) -> list[str]:
-    """Sentences on the outcome, the paper's claim first."""
+    """Sentences on the outcome, of the paper's claim or of the best agent first."""
     return _said(
         *_outcome(measures),
         against_rules(measures),
@@ -41,10 +42,12 @@ def highlights(measures: Measures) -> list[str]:
     )
 
 
-def _outcome(measures: Measures) -> tuple[str, ...]:
-    """What became of the paper's claim, and the agent against all patches and the control."""
+def _outcome(measures: Measures) -> list[str]:
+    """The paper's claim, and its agent against all patches and the control; or the best agent."""
+    if measures.comparison.budget != "epochs":
+        return at_equal_cost(measures)
     rivals = (against(measures, AGENT, reference) for reference in (FULL, CONTROL))
-    return claim(measures), *rivals
+    return [claim(measures), *rivals]
 
 
 def _said(*sentences: str) -> list[str]:
@@ -82,6 +85,29 @@ def claim(measures: Measures) -> str:
     return f"{said} {found}"
 
 
+def at_equal_cost(measures: Measures) -> list[str]:
+    """The best agent against the best fixed rule and all patches, where all cost as much."""
+    said = [f"Every run had the same budget: {budget(measures.comparison)}."]
+    agents, rules = measures.agents(), measures.rules()
+    agent, rule = measures.best(agents), measures.best(rules)
+    if agent is None:
+        return [*said, "No agent has a sound run."]
+    best = [
+        f"of {_methods(len(methods), noun)} {measures.title(name)} "
+        f"({measures.mean(name, 'accuracy'):.4f})"
+        for methods, name, noun in ((agents, agent, "agent"), (rules, rule, "fixed rule"))
+        if name is not None
+    ]
+    said.append(
+        f"The highest mean test accuracy has {listed(best)}; to be picked by the figures that are "
+        "compared here favours them."
+    )
+    pairs = [(agent, rule), (agent, FULL)]
+    if AGENT in measures.methods and agent != AGENT:
+        pairs.append((AGENT, FULL))
+    return said + [against(measures, one, other) for one, other in pairs if other is not None]
+
+
 def against(measures: Measures, method: str, reference: str) -> str:
     """A method's paired differences to another, in figures and in words."""
     left, right = measures.title(method), measures.title(reference)
@@ -91,13 +117,14 @@ def against(measures: Measures, method: str, reference: str) -> str:
         return f"{left} is not compared with {right}: there is no finished run of {names}."
     time, accuracy = _pair(measures, method, reference)
     flops = measures.compare(method, reference, "flops", ratio)
+    told = [("training time", time), ("training FLOPs", flops)]
+    if measures.comparison.budget != "epochs":  # the budget's own would be 1
+        told = [one for one in told if (one[1] is flops) == (measures.comparison.budget != "flops")]
     if not accuracy.n:
         return f"{left} is not compared with {right}: no seed has a sound run of both."
     seeds = f"{accuracy.n} paired seeds" if accuracy.n > 1 else "one paired seed"
     costs = "".join(
-        f"; {what} {cost.mean:.2f} times{_interval(cost)}"
-        for what, cost in (("training time", time), ("training FLOPs", flops))
-        if cost.n
+        f"; {what} {cost.mean:.2f} times{_interval(cost)}" for what, cost in told if cost.n
     )
     words = {
         None: "which one seed cannot tell apart from 0",
@@ -112,13 +139,23 @@ def against(measures: Measures, method: str, reference: str) -> str:
 
 
 def against_rules(measures: Measures) -> str:
-    """How the agent's accuracy compares with that of each fixed rule but the matched control."""
-    if AGENT not in measures.methods:
+    """How the agent's accuracy compares with each fixed rule's but the one told of before.
+
+    That is the paper's agent and the matched control, or, where the budget is not epochs, the best
+    agent and the best rule.
+    """
+    agent: str | None = AGENT
+    rule: str | None = CONTROL
+    rules = measures.blocks().get("rule", [])
+    if measures.comparison.budget != "epochs":
+        agent, rules = measures.best(measures.agents()), measures.rules()
+        rule = measures.best(rules)
+    if agent is None or agent not in measures.methods:
         return ""
     told: dict[str, list[str]] = {}
-    for method in measures.blocks().get("rule", []):
-        gain = measures.compare(AGENT, method, "accuracy", difference)
-        if method != CONTROL and gain.n:
+    for method in rules:
+        gain = measures.compare(agent, method, "accuracy", difference)
+        if method != rule and gain.n:
             words = {
                 None: "with one seed, is not judged against", -1: "is less accurate than",
                 0: "is not told apart from", 1: "is more accurate than",
@@ -127,18 +164,16 @@ def against_rules(measures: Measures) -> str:
                 f"{measures.title(method)} ({_points(gain.mean)} points)"
             )
     parts = [f"{words} {listed(names)}" for words, names in told.items()]
-    agent = measures.title(AGENT)
-    return (
-        f"Of the other fixed rules, in test accuracy, {agent} {'; it '.join(parts)}."
-        if parts
-        else ""
-    )
+    if not parts:
+        return ""
+    title = measures.title(agent)
+    return f"Of the other fixed rules, in test accuracy, {title} {'; it '.join(parts)}."
 
 
 def cheaper_best(measures: Measures) -> str:
     """The most accurate of the methods that trained in less time than with all patches."""
     points, full = measures.points("seconds"), measures.title(FULL)
-    if FULL not in points:
+    if FULL not in points or measures.comparison.budget == "seconds":
         return ""
     cheaper = {name: point for name, point in points.items() if point[0] < points[FULL][0]}
     if not cheaper:
@@ -157,13 +192,13 @@ def cheaper_best(measures: Measures) -> str:
 def fronts(measures: Measures) -> list[str]:
     """Which methods no other beats in accuracy and cost, and what beats the agent."""
     sentences = []
-    for cost, words in (("flops", "training FLOPs"), ("seconds", "training time")):
-        points = measures.points(cost)
+    for cost in measures.costs:
+        points = measures.points(cost.measure)
         if not points:
             continue
         front = pareto_front(points)
         names = listed(measures.title(name) for name in front)
-        sentence = f"By mean accuracy and {words}, on the Pareto front: {names}."
+        sentence = f"By mean accuracy and training {cost.name}, on the Pareto front: {names}."
         if AGENT in points and AGENT not in front:
             better = sorted(beaten_by(AGENT, points), key=lambda name: -points[name][1])
             named = [measures.title(name) for name in better[:3]]
@@ -179,11 +214,11 @@ def fronts(measures: Measures) -> list[str]:
 
 def overhead(measures: Measures) -> str:
     """What observing, deciding and learning take of the training time."""
-    shares = {name: measures.mean(name, "agent_share") for name in measures.methods}
+    shares = {name: measures.mean(name, "agent_share") for name in measures.agents()}
     agents = [
         f"{share:.1%} with {measures.title(name)}"
         for name, share in shares.items()
-        if name.startswith(AGENT) and math.isfinite(share)
+        if math.isfinite(share)
     ]
     words = "Observing, deciding and learning take their share of the training time:"
     return f"{words} {listed(agents)}." if agents else ""
@@ -219,6 +254,8 @@ def diverged(measures: Measures) -> str:
 
 def against_paper(measures: Measures) -> list[str]:
     """How the figures differ from the paper's, and the reasons that the settings give."""
+    if measures.comparison.budget != "epochs":
+        return reasons(measures.comparison)
     ours = [name for name in PAPER if name in measures.points("seconds")]
     if not ours:
         return []
@@ -276,5 +313,5 @@ def _range(value: Estimate) -> str:
     return f" By seed the accuracy differs by {low} to {high} points."
 
 
-def _methods(count: int) -> str:
-    return "1 method" if count == 1 else f"{count} methods"
+def _methods(count: int, noun: str = "method") -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -30,8 +30,8 @@ METHOD_KEYS = frozenset(
 )
 """Values of the environment in which the runs of one comparison may differ."""
 
-TIMED = "simple_vit"
-"""The method whose training time is the others' budget, where no number of seconds was given."""
+FULL = "simple_vit"
+"""All patches. Its training time is the others' budget where no number of seconds was given."""
 
 METRICS_COLUMNS = (
     "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",
@@ -91,6 +91,18 @@ class RunResult:
         return cumulated(self.epochs["train_seconds"] + self.epochs["agent_seconds"])
 
     @property
+    def epoch_flops(self) -> NDArray[np.float64]:
+        """(n_epochs,) training FLOPs up to the end of each epoch."""
+        return cumulated(self.epochs["flops"])
+
+    @property
+    def progress(self) -> NDArray[np.float64]:
+        """(n_epochs,) share of the budget used at the end of each epoch, in (0, 1]."""
+        if "progress" in self.epochs:
+            return self.epochs["progress"].to_numpy(dtype=np.float64)
+        return np.arange(1, len(self.epochs) + 1) / len(self.epochs)  # before there were others
+
+    @property
     def val_accuracy(self) -> NDArray[np.float64]:
         """(n_epochs,) after each epoch, on all patches."""
         return self.epochs["val_accuracy"].to_numpy(dtype=np.float64)
@@ -128,6 +140,16 @@ class Comparison:
         return cast("dict[str, Any]", self.content["env"])
 
     @property
+    def budget(self) -> str:
+        """What every run may use as much of: `epochs`, `flops` or `seconds`."""
+        return str(complete_env(self.env)["budget"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches per epoch; told where the budget is not epochs."""
+        return int(self.content["images"]["train"]) // int(self.env["batch_size"])
+
+    @property
     def methods(self) -> list[str]:
         """Methods with a finished run, in compare.json's order."""
         return list(dict.fromkeys(method for method, _ in self.runs))
@@ -142,7 +164,7 @@ class Comparison:
         return str(self.content.get("titles", {}).get(method, method))
 
     def group(self, method: str) -> str:
-        """`paper`, `rule` or `rival`."""
+        """`paper`, `agent`, `rule` or `rival`."""
         return str(self.content.get("groups", {}).get(method, "rival"))
 
     def sound_runs(self, method: str) -> list[RunResult]:
@@ -167,6 +189,8 @@ def read_comparison(folder: str | Path) -> Comparison:
         )
     content = _read_json(folder / COMPARE)
     _require(content, ("methods", "seeds", "env"), folder / COMPARE)
+    if complete_env(content["env"])["budget"] != "epochs":
+        _require(content, ("images",), folder / COMPARE)
     runs: dict[tuple[str, int], RunResult] = {}
     problems, unfinished = [], []
     asked = [(method, seed) for method in content["methods"] for seed in content["seeds"]]
@@ -204,7 +228,7 @@ def check_run(folder: Path, expected_env: Mapping[str, Any]) -> None:
     method, seed = _parse_name(folder)
     expected = complete_env(json.loads(json.dumps(dict(expected_env)))) | {"seed": seed}
     if is_timed(expected):
-        timed = None if method == TIMED else RunFolder(folder.with_name(f"{TIMED}__{seed}"))
+        timed = None if method == FULL else RunFolder(folder.with_name(f"{FULL}__{seed}"))
         expected |= timed_budget(timed)
     got = complete_env(options["env"]) | {"seed": options["seed"]}
     differing = [

@@ -275,9 +275,9 @@ def test_the_live_table_tells_states_and_the_time_left(tmp_path):
     tasks = Comparison(options, console).tasks
     for task, state in zip(tasks, ("done", "running", "failed", "waiting"), strict=True):
         task.state = state
-    tasks[0].note, tasks[0].seconds, tasks[1].epochs = "71.2%", 600.0, 1
-    console.print(CompareDisplay(tasks, 2, 1, console).table())
+    tasks[0].note, tasks[0].seconds, tasks[1].progress = "71.2%", 600.0, 0.5
+    console.print(CompareDisplay(tasks, 1, console).table())
     shown = " ".join(console.file.getvalue().split())
     assert "71.2%" in shown
-    assert "epoch 2/2" in shown
+    assert "at 50%" in shown
     assert "1 done, 1 running, 1 failed, 1 waiting, about 15 min left" in shown

@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -12,22 +13,29 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import vit_patch_env
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
-from vit_patch_env.reward import DIVERGED_REWARD
+from vit_patch_env.data import Split
+from vit_patch_env.observation import FIGURES_AFTER_RUN, OBSERVATIONS
+from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
 from vit_patch_env.vit import SimpleViT
 
 INFO_KEYS = {
-    "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action", "diverged",
+    "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
+    "diverged",
 }  # fmt: skip
 
 
-def run_episode(env, seed=0, n_selected=None):
-    """Every step's results, with random masks from a generator of the test's own."""
+def run_episode(env, seed=0, n_selected=None, after_step=lambda: None):
+    """Every step's results: of the first patches, or random masks of a generator of its own."""
     rng = np.random.default_rng(0)
     env.reset(seed=seed)
+    n_patches = env.action_space.shape[0]
     results = []
     while True:
-        mask = (rng.random(env.action_space.shape[0]) < 0.5).astype(np.int8)
-        results.append(env.step(mask))
+        mask = (
+            rng.random(n_patches) < 0.5 if n_selected is None else np.arange(n_patches) < n_selected
+        )
+        results.append(env.step(mask.astype(np.int8)))
+        after_step()
         if results[-1][2] or results[-1][3]:
             return results
 
@@ -50,6 +58,20 @@ def test_both_checkers_pass_for_the_other_observation_and_rendering():
     assert env.observation_space.high.min() == 1
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"observation": "attention_output+run", "reward": "progress"},
+        {"observation": "none+run", "reward": "aic", "budget": "flops"},
+        {"observation": "attention_received+run", "model": "ats_vit", "budget": "flops"},
+        {"reward": "validation", "reward_every": 1, "budget": "flops"},
+    ],
+)
+def test_both_checkers_pass_for_every_observation_and_reward(kwargs):
+    check_env(make(**kwargs).unwrapped)
+    sb3_check_env(make(**kwargs))
+
+
 def test_the_id_is_found_without_an_import():
     env = gym.make("vit_patch_env:ViTPatchSelect-v0", **TINY)
     assert isinstance(env.unwrapped, ViTPatchSelectEnv)
@@ -63,8 +85,15 @@ def test_a_second_import_registers_nothing_anew():
     assert gym.spec("ViTPatchSelect-v0") is spec
 
 
-def test_spec_goes_to_json_and_back():
-    env = make()
+OTHERS = {
+    "budget": "flops", "reward": "validation", "reward_every": 2, "reward_images": 20,
+    "observation": "attention_received+run",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kwargs", [{}, OTHERS, {"budget": "seconds", "seconds": 1.5}])
+def test_spec_goes_to_json_and_back(kwargs):
+    env = make(**kwargs)
     text = env.spec.to_json()
     json.loads(text)
     again = gym.make(gym.envs.registration.EnvSpec.from_json(text))
@@ -76,6 +105,17 @@ def test_pickles_before_the_first_reset():
     env = make()
     copy = pickle.loads(pickle.dumps(env))
     assert np.array_equal(copy.reset(seed=1)[0], env.reset(seed=1)[0])
+
+
+def test_pickles_in_the_middle_of_a_run():
+    env = make(**OTHERS).unwrapped
+    env.reset(seed=1)
+    env.step(np.ones(16, dtype=np.int8))
+    copy = pickle.loads(pickle.dumps(env))
+    for _ in range(3):
+        one, other = (each.step(np.arange(16) % 2) for each in (env, copy))
+        assert np.array_equal(one[0], other[0])
+        assert one[1:] == other[1:]
 
 
 def test_spaces_follow_the_patches():
@@ -116,6 +156,149 @@ def test_reward_is_equation_2_3():
 def test_without_a_desired_number_fewer_patches_pay():
     for step in run_episode(make(n_patches_desired=None)):
         assert step[4]["reward_patch"] == -step[4]["n_selected"] / 16
+
+
+def held_out_loss(env, n_images):
+    """Of the first validation images."""
+    images, labels = env.data.val
+    return env.trainer().evaluate(Split(images[:n_images], labels[:n_images])).loss
+
+
+@pytest.mark.parametrize("n_images", [10, 64, 999])  # of 52, in batches of 64 or less
+def test_validation_rewards_add_up_to_the_held_out_losss_decrease(n_images):
+    env = make(reward="validation", reward_every=4, reward_images=n_images).unwrapped
+    env.reset(seed=0)
+    first = held_out_loss(env, n_images)
+    rewards = [step[1] for step in run_episode(env)]
+    assert sum(rewards) == pytest.approx(first - held_out_loss(env, n_images), abs=1e-5)
+    measured = [step for step, reward in enumerate(rewards, start=1) if reward]
+    assert measured == [4, 8, 12, 14]
+
+
+def test_progress_is_rewarded_against_the_running_mean_per_flop():
+    env = make(reward="progress").unwrapped
+    results = run_episode(env)
+    losses = [step[4]["loss"] for step in results]
+    assert results[0][1] == 0
+    for index, (_, reward, _, _, info) in enumerate(results[1:], start=1):
+        mean = np.mean(losses[:index])
+        keep = torch.arange(info["n_selected"])
+        share = env.trainer().step_flops(keep) / env.trainer().step_flops()
+        assert 0 < share < 1
+        assert reward == pytest.approx((mean - info["loss"]) / mean / share)
+
+
+def test_progress_on_all_patches_is_not_divided():
+    results = run_episode(make(reward="progress"), n_selected=16)
+    losses = [step[4]["loss"] for step in results]
+    assert results[1][1] == pytest.approx(1 - losses[1] / losses[0])
+
+
+def test_aic_weighs_the_loss_against_the_share_of_patches():
+    for _, reward, _, _, info in run_episode(make(reward="aic")):
+        assert reward == pytest.approx(-(info["loss"] + info["n_selected"] / 16))
+
+
+@pytest.mark.parametrize("model", ["simple_vit", "ats_vit", "patch_dropout"])
+def test_rewards_look_and_do_not_touch(model):
+    """Whatever is rewarded, the run is the same, and so are the terms of equation 2.3."""
+    infos = [
+        [
+            step[4]
+            for step in run_episode(make(model=model, epochs=1, reward=reward, reward_every=3))
+        ]
+        for reward in REWARDS
+    ]
+    assert infos[1:] == infos[:1] * (len(REWARDS) - 1)
+
+
+def test_asking_for_flops_changes_no_reward():
+    kwargs = {"model": "ats_vit", "epochs": 1, "reward": "progress"}
+    expected = run_episode(make(**kwargs))
+    env = make(**kwargs)
+    results = run_episode(env, after_step=env.unwrapped.flops)
+    assert [step[1] for step in results] == [step[1] for step in expected]
+
+
+def test_a_held_out_loss_that_is_not_finite_ends_the_run():
+    class Unfit(SimpleViT):
+        def forward(self, images, keep=None):
+            logits = super().forward(images, keep)
+            return logits if self.training else logits * float("nan")
+
+    def model(n_classes, channels):
+        return Unfit(n_classes=n_classes, channels=channels, patch_size=8, dim=16, depth=1, heads=1)
+
+    env = ViTPatchSelectEnv(**{**TINY, "model": model, "reward": "validation", "reward_every": 2})
+    env.reset(seed=0)
+    assert env.step(np.ones(16))[1:3] == (0.0, False)
+    _, reward, terminated, truncated, info = env.step(np.ones(16))
+    assert (reward, terminated, truncated) == (DIVERGED_REWARD, True, False)
+    assert info["diverged"]
+
+
+@pytest.mark.parametrize("observation", [name for name in OBSERVATIONS if name.endswith("+run")])
+def test_the_runs_figures_follow_the_patches(observation):
+    """Over more steps than the running means reach back."""
+    env = make(observation=observation, batch_size=16, train_fraction=0.5, epochs=4)
+    plain = make(observation=observation.removesuffix("+run"), batch_size=16, train_fraction=0.5)
+    seen, info = env.reset(seed=0)
+    assert info == {"epoch": 0, "progress": 0, "budget_steps": 56}
+    assert seen.tolist() == [*plain.reset(seed=0)[0], 0, 1, 1]
+    results = run_episode(env)
+    assert len(results) == 56
+    loss = share = 0.0
+    for step, (seen, _, _, _, info) in enumerate(results, start=1):
+        weight = 1 / min(step, 50)
+        loss += weight * (info["loss"] - loss)
+        share += weight * (info["n_selected"] / 16 - share)
+        assert seen.shape == (19,)
+        assert seen in env.observation_space
+        assert seen[-3] == np.float32(info["progress"]) == np.float32(step / 56)
+        assert seen[-2] == pytest.approx(loss / results[0][4]["loss"], rel=1e-5)
+        assert seen[-1] == pytest.approx(share, rel=1e-5)
+
+
+def test_the_runs_figures_stay_in_bounds_after_a_divergence():
+    env = make(observation="attention_output+run").unwrapped
+    env.reset(seed=0)
+    with torch.no_grad():
+        env.trainer().model.head.bias.fill_(float("nan"))
+    seen = env.step(np.ones(16, dtype=np.int8))[0]
+    assert seen in env.observation_space
+    assert seen[-3:] == pytest.approx([1 / 14, 1, 1])
+
+
+@pytest.mark.parametrize("observation", ["attention_received", "none"])
+def test_an_empty_action_keeps_a_patch_whatever_the_runs_figures(observation):
+    """They are higher than any patch's value."""
+    masks = []
+    for name in (observation, f"{observation}+run"):
+        env = make(observation=name).unwrapped
+        seen, _ = env.reset(seed=0)
+        assert env.step(np.zeros(16, dtype=np.int8))[4]["empty_action"]
+        masks.append(env.patch_mask())
+        assert np.flatnonzero(masks[-1]) == [seen[:16].argmax()]
+    assert np.array_equal(*masks)
+
+
+def test_evaluate_shows_a_selector_a_run_that_is_over():
+    seen = []
+
+    class All:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            seen.append(observation)
+            return np.zeros(16, dtype=np.int8) if len(seen) == 1 else np.ones(16, np.int8), None
+
+    env = make(observation="attention_received+run").unwrapped
+    env.reset(seed=0)
+    env.step(np.ones(16, dtype=np.int8))
+    env.evaluate("test", selector=All())
+    assert len(seen) == 2  # an empty answer is no other's matter
+    for observation in seen:
+        assert observation in env.observation_space
+        assert np.array_equal(observation[-3:], FIGURES_AFTER_RUN)
+        assert observation[:-3].sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_observation_is_that_of_the_batch_to_come(tiny_env):
@@ -341,11 +524,32 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
         ({"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
         ({"warmup_epochs": 3}, r"warmup_epochs must be in \[0, 2\], got 3"),
+        ({"epochs": 0}, r"epochs must be in \[1, inf\), got 0"),
+        ({"budget": "steps"}, "budget must be one of epochs, flops, seconds, got 'steps'"),
+        ({"budget": None}, "budget must be one of epochs, flops, seconds, got None"),
+        (
+            {"budget": "seconds"},
+            "seconds must be given where budget is seconds, and only there, "
+            "got budget seconds and seconds None",
+        ),
+        ({"seconds": 3}, "and only there, got budget epochs and seconds 3"),
+        ({"budget": "flops", "seconds": 3}, "and only there, got budget flops and seconds 3"),
+        ({"budget": "seconds", "seconds": 0}, r"seconds must be in \(0, inf\), got 0"),
+        ({"budget": "seconds", "seconds": -1}, r"seconds must be in \(0, inf\), got -1"),
+        ({"budget": "seconds", "seconds": np.nan}, r"seconds must be in \(0, inf\), got nan"),
+        ({"budget": "seconds", "seconds": np.inf}, r"seconds must be in \(0, inf\), got inf"),
+        ({"budget": "seconds", "seconds": "1"}, r"seconds must be a number in .*, got '1'"),
+        ({"reward": "loss"}, "reward must be one of paper, validation, progress, aic, got 'loss'"),
+        ({"reward_every": 0}, r"reward_every must be in \[1, inf\), got 0"),
+        ({"reward_every": 1.5}, r"reward_every must be a whole number in \[1, inf\), got 1.5"),
+        ({"reward_images": 0}, r"reward_images must be in \[1, inf\), got 0"),
+        ({"observation": "run"}, "observation must be one of .*, got 'run'"),
     ],
 )
 def test_bad_values_are_refused_when_the_environment_is_made(kwargs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         ViTPatchSelectEnv(**{**TINY, **kwargs})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -374,6 +578,15 @@ def test_images_of_another_size_are_refused():
     env = ViTPatchSelectEnv(**{**TINY, "dataset": load_dataset("synthetic", image_size=16)})
     with pytest.raises(ValueError, match=r"image_size must be .*\[16, 16\], got 32"):
         env.reset()
+
+
+def test_a_validation_reward_without_validation_images_is_refused_before_any_training():
+    data = load_dataset("synthetic")
+    data = replace(data, val=Split(data.val.images[:0], data.val.labels[:0]))
+    env = ViTPatchSelectEnv(**{**TINY, "dataset": data, "reward": "validation"})
+    with pytest.raises(ValueError, match="^reward validation needs validation images, got 0 of"):
+        env.reset()
+    run_episode(ViTPatchSelectEnv(**{**TINY, "dataset": data, "epochs": 1}))  # others do not
 
 
 def test_an_unknown_render_mode_is_refused():

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import TINY
 from tests.test_training import make_trainer
-from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env import ViTPatchSelectEnv, training
+from vit_patch_env.batches import Batch
 from vit_patch_env.flops import FlopCount
 from vit_patch_env.models import MODELS, make_model
 from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, nothing
@@ -116,6 +118,63 @@ def test_a_model_that_cannot_be_counted_trains_all_the_same():
         assert math.isnan(trainer.count_flops())
     trainer.step()
     assert math.isnan(trainer.count_flops())  # and said once
+
+
+def test_step_flops_are_those_of_a_step_to_come():
+    trainer = make_trainer(observation=nothing)
+    assert trainer.step_flops() == by_hand(16)
+    assert trainer.step_flops(torch.tensor([3, 5])) == by_hand(2)
+    assert trainer.count_flops() == 0
+
+
+def test_held_out_losses_count_by_their_images():
+    trainer = make_trainer(observation=nothing)
+    images, labels = trainer.batch
+    trainer.validation_loss([trainer.batch])
+    assert trainer.count_flops() == by_hand(16) / 3
+    trainer.validation_loss([trainer.batch, Batch(images[:2], labels[:2])])
+    assert trainer.count_flops() == (by_hand(16) * 2.25) / 3
+
+
+def test_runs_of_the_same_sizes_share_what_steps_cost_by_their_shapes(monkeypatch):
+    shared = {}
+    first, second = (make_trainer(flops_of=shared) for _ in range(2))
+    for trainer in (first, second):
+        trainer.step()
+    expected = first.count_flops()
+    monkeypatch.setattr(FlopCount, "_count", None)  # would fail
+    assert second.count_flops() == expected
+
+
+def test_runs_do_not_share_what_depends_on_their_images():
+    shared = {}
+    for seed in range(2):
+        alone, sharing = (
+            make_trainer(
+                model=make_model("ats_vit", n_classes=4, **SIZES).requires_grad_(),
+                flops_of=flops_of,
+                observation=nothing,
+                seed=seed,
+            )
+            for flops_of in ({}, shared)
+        )
+        sharing.model.load_state_dict(alone.model.state_dict())
+        for trainer in (alone, sharing):
+            trainer.step()
+        assert sharing.count_flops() == alone.count_flops()
+    assert not shared
+
+
+def test_what_depends_on_the_images_is_counted_anew_after_a_while(monkeypatch):
+    counts = iter(range(1000, 2000))
+    monkeypatch.setattr(training, "_RECOUNT", 4)
+    monkeypatch.setattr(FlopCount, "_count", lambda *args: next(counts))
+    trainer = make_trainer(model=make_model("ats_vit", n_classes=4, **SIZES), observation=nothing)
+    totals = [0.0]
+    for _ in range(10):
+        trainer.train_step(trainer.batch)
+        totals.append(trainer.count_flops())
+    assert np.diff(totals).tolist() == [1000] * 3 + [1001] * 4 + [1002] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,7 +1,18 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, mean_attention_received
+from vit_patch_env.observation import (
+    FIGURES_AFTER_RUN,
+    OBSERVATIONS,
+    RUN_FIGURES,
+    mean_attention_output,
+    mean_attention_received,
+    nothing,
+    run_figures,
+)
 from vit_patch_env.vit import SimpleViT
 
 
@@ -31,3 +42,36 @@ def test_observations_are_float32_within_their_bounds(name, model):
         values = observation.function(model, torch.rand(3, 3, 16, 16))
     assert values.dtype == torch.float32
     assert ((values >= observation.low) & (values <= observation.high)).all()
+
+
+def test_nothing_is_a_zero_for_every_patch(model):
+    assert torch.equal(nothing(model, torch.rand(3, 3, 16, 16)), torch.zeros(16))
+
+
+@pytest.mark.parametrize("name", list(OBSERVATIONS))
+def test_spaces_have_the_patches_and_the_run(name):
+    observation = OBSERVATIONS[name]
+    space = observation.space(16)
+    assert space.shape == (16 + RUN_FIGURES * name.endswith("+run"),)
+    assert space.dtype == np.float32
+    assert (space.low[:16] == np.float32(observation.low)).all()
+    assert (space.high[:16] == np.float32(observation.high)).all()
+    if observation.with_run:
+        assert space.low[16:].tolist() == [0, 0, 0]
+        assert space.high[[16, 18]].tolist() == [1, 1]
+
+
+figures = st.floats(0, 1e300) | st.just(float("inf"))
+
+
+@given(figures, figures, figures)
+def test_run_figures_are_float32_within_their_bounds(progress, ratio, share):
+    values = run_figures(progress, ratio, share)
+    assert values.dtype == np.float32
+    assert values.shape == (RUN_FIGURES,)
+    assert np.concatenate((np.zeros(9, np.float32), values)) in OBSERVATIONS["none+run"].space(9)
+
+
+def test_run_figures_stand_in_their_order():
+    assert run_figures(0.25, 3, 0.5).tolist() == [0.25, 3, 0.5]
+    assert FIGURES_AFTER_RUN.tolist() == [1, 0, 1]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vit_patch_env.batches import BatchStream, Normalize
+from vit_patch_env.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data import Split
 from vit_patch_env.training import (
     Trainer,
@@ -73,6 +73,34 @@ def test_step_trains_on_the_batch_that_was_observed():
     assert torch.allclose(
         torch.from_numpy(result.observation), trainer.observe(trainer.batch.images)
     )
+
+
+def test_progress_is_the_share_of_the_steps_and_ends_at_one():
+    trainer = make_trainer()
+    assert trainer.progress == 0
+    for step in range(1, 22):
+        trainer.step()
+        assert trainer.progress == min(step / 20, 1)
+
+
+def test_validation_loss_is_that_of_an_evaluation():
+    trainer, plain = make_trainer(), make_trainer()
+    split = Split(trainer.stream.images[:20], trainer.stream.labels[:20])
+    batches = [
+        Batch(trainer.stream.normalize(images), labels)
+        for images, labels in zip(split.images.split(8), split.labels.split(8), strict=True)
+    ]  # the last one is shorter
+    assert trainer.validation_loss(batches) == pytest.approx(plain.evaluate(split).loss, rel=1e-5)
+    assert trainer.step().loss == plain.step().loss
+
+
+def test_seconds_begin_with_the_first_step():
+    trainer = make_trainer()
+    trainer.evaluate(Split(trainer.stream.images, trainer.stream.labels))
+    assert trainer.seconds == 0
+    trainer.step()
+    first = trainer.seconds
+    assert 0 < trainer.train_seconds + trainer.observe_seconds <= first < trainer.seconds
 
 
 def test_step_keeps_time_apart():
@@ -160,6 +188,9 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
     assert factors[60] == pytest.approx(0.5)
     assert factors[110] == pytest.approx(0.0)
     assert learning_rate_factor(0.99, 0.01, 0.0, "constant") == 1.0
+    assert learning_rate_factor(0.0, 0.1, 0.01, "constant") == 1.0  # a step longer than warm-up
+    assert learning_rate_factor(0.5, 0.01, 1.0, "cosine") == pytest.approx(0.51)
+    assert learning_rate_factor(1.0, 0.01, 1.0, "cosine") == 1.0
 
 
 def test_the_schedule_reaches_the_optimiser():

@@ -105,8 +105,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
-    `empty_action`, `diverged`. It holds no times, so that it is the same on every replay. That of
-    `reset` has `budget_steps`, the steps on all patches that the budget is worth.
+    `empty_action`, `diverged`. It holds no times but the share of a budget of seconds, so that it
+    is the same on every replay without one. That of `reset` has `budget_steps`, the steps on all
+    patches that the budget is worth.
 
     ## Arguments
     All keyword-only; through `gym.make` they are JSON values. `dataset` and `model` also take
@@ -276,6 +277,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         # Loaded at first use, so that making and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: FlopCount | None = None
+        self._reference_flops: dict[int | None, int] = {}
         self._flops_of: dict[Any, int] = {}  # what steps cost, for all episodes
         self._episodes: dict[EpisodeName, Episode] = {}
 
@@ -540,28 +542,30 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
         Of a user's own model instead, where that is what trains.
         """
-        images, n_classes = self.data.train.images, len(self.data.classes)
-        channels, *size = images.shape[1:]
-        model: nn.Module | None = None
-        if self._reference is None:
-            with torch.random.fork_rng(devices=[]):
-                if isinstance(self._model, str):
-                    model = make_model(
-                        "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
-                    )
-                else:
-                    model = self._model(n_classes, channels).to(self.device)
-        batch = torch.zeros(self.batch_size, channels, *size, device=self.device)
-        try:
-            if model is not None:
-                self._reference = FlopCount(model)
-            assert self._reference is not None
-            flops = self._reference.train_step(batch, n_keep)
-        except Exception as error:  # a user's model may not bear what counting does to it
-            raise uncountable(error) from error
-        if not flops:
-            raise uncountable("0 FLOPs per step")
-        return flops
+        if n_keep not in self._reference_flops:
+            shape = self.data.train.images.shape[1:]
+            batch = torch.zeros(self.batch_size, *shape, device=self.device)
+            try:
+                if self._reference is None:
+                    self._reference = FlopCount(self._reference_model(shape[0]))
+                flops = self._reference.train_step(batch, n_keep)
+            except Exception as error:  # a user's model may not bear what counting does to it
+                raise uncountable(error) from error
+            if not flops:
+                raise uncountable("0 FLOPs per step")
+            self._reference_flops[n_keep] = flops
+        return self._reference_flops[n_keep]
+
+    def _reference_model(self, channels: int) -> nn.Module:
+        """The model that budgets of FLOPs are counted in."""
+        n_classes = len(self.data.classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # its weights may decide over its FLOPs
+            if not isinstance(self._model, str):
+                return self._model(n_classes, channels).to(self.device)
+            return make_model(
+                "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
+            )
 
     def _new_model(self, seed: int) -> nn.Module:
         """A model with fresh weights that depend on the seed alone."""
