@@ -12,6 +12,7 @@ from agents import MultiOutputDQN
 from experiments.agents import agent_class
 from experiments.cli import main
 from experiments.options import DQNOptions, EnvOptions
+from experiments.run_folder import RunFolder
 from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 
@@ -81,8 +82,12 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "agent", ["paper", "branching", "ppo", "a2c", "all", "random", "centre", "attended"]
-)
+    "agent",
+    [
+        "paper", "branching", "bandit", "ppo", "a2c", "all", "random", "spread", "centre",
+        "attended", "quadratic",
+    ],
+)  # fmt: skip
 def test_every_agent_trains_and_is_evaluated_again_to_the_same_figures(agent, tmp_path, capsys):
     out = tmp_path / agent
     result = train(out, "--agent", agent)
@@ -92,8 +97,34 @@ def test_every_agent_trains_and_is_evaluated_again_to_the_same_figures(agent, tm
     if agent == "all":
         assert result["test"]["all_patches"] == result["test"]["agent_patches"]
         assert result["n_selected_mean"] == 16
-    elif agent in ("random", "centre", "attended"):
+    elif agent in ("random", "spread", "centre", "attended"):
         assert result["n_selected_mean"] == 8
+
+
+@pytest.mark.parametrize(
+    ("agent", "actions"), [("dqn", "count"), ("qrdqn", "count"), ("sac", "top_k"), ("td3", "top_k")]
+)
+def test_other_algorithms_name_patches_their_own_way(agent, actions, tmp_path, capsys):
+    out = tmp_path / agent
+    values = ["--sb3", "learning_starts=3", "buffer_size=50"]
+    train(out, "--agent", agent, "--actions", actions, *values)
+    table = capsys.readouterr().out.split("Test images")[1].split("Trained")[0]
+    assert RunFolder(out).options.actions == actions
+    if actions == "top_k":  # drawn patches depend on the draws before
+        main(["evaluate", str(out)])
+        assert capsys.readouterr().out.split("Test images")[1].strip() == table.strip()
+
+
+@pytest.mark.parametrize(("budget", "more"), [("flops", []), ("seconds", ["--seconds", "0.4"])])
+def test_runs_end_with_their_budget(budget, more, tmp_path, capsys):
+    out = tmp_path / "run"
+    values = ["--agent", "random", "--n-patches-desired", "4", "--observation", "none"]
+    result = train(out, *values, "--budget", budget, *more)
+    assert float(rows(out)[-1]["progress"]) == 1
+    if budget == "flops":
+        assert result["n_steps"] > 2 * 14
+        assert result["flops"] == pytest.approx(train(tmp_path / "all", "--agent", "all",
+            "--observation", "none")["flops"], rel=0.02)  # fmt: skip
 
 
 def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
@@ -179,8 +210,22 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
     ("args", "message"),
     [
         (["--dataset", "imagenet"], "dataset must be one of digits, cifar10"),
-        (["--agent", "sarsa"], "agent must be one of paper, branching, all, random"),
-        (["--agent", "dqn"], "agent must take MultiBinary actions, got dqn"),
+        (
+            ["--agent", "sarsa"],
+            "agent must be one of paper, branching, bandit, pretrained, all, random",
+        ),
+        (["--agent", "dqn"], "count (CountAction) for Discrete (dqn, qrdqn)"),
+        (["--agent", "sac"], "top_k (TopKAction) for Box (sac, td3)"),
+        (["--agent", "ppo", "--actions", "bits"], "actions must be one of mask, count, top_k"),
+        (["--agent", "bandit", "--actions", "count"], "actions must be mask for agent bandit"),
+        (["--agent", "bandit", "--observation", "none"], "needs an observation with the run's"),
+        (["--agent", "random", "--draw", "spread"], "draw belongs to schedules and to matched"),
+        (["--agent", "pss", "--draw", "grid"], "draw must be one of uniform, spread, got 'grid'"),
+        (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
+        (["--budget", "joules"], "budget must be one of epochs, flops, seconds, got 'joules'"),
+        (["--budget", "seconds"], "seconds must be given where budget is seconds"),
+        (["--budget", "seconds", "--seconds", "0"], "seconds must be in (0, inf), got 0"),
+        (["--reward", "profit"], "reward must be one of paper, validation, progress, aic"),
         (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--patch-size", "5"], "image_size must be divisible by patch_size"),
         (["--dim", "18"], "dim must be divisible by 4, got 18"),

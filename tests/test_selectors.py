@@ -12,6 +12,8 @@ from agents import (
     FixedRule,
     MostAttendedPatches,
     RandomPatches,
+    ScheduledCount,
+    SpreadPatches,
 )
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
@@ -19,6 +21,7 @@ from vit_patch_env import ViTPatchSelectEnv
 RULES = {
     "all": AllPatches,
     "random": RandomPatches,
+    "spread": SpreadPatches,
     "centre": CentrePatches,
     "attended": MostAttendedPatches,
 }
@@ -36,7 +39,7 @@ def test_rules_predict_on_one_and_on_many_observations(name):
     rng = np.random.default_rng(0)
     one, state = rule.predict(rng.random(16, dtype=np.float32))
     many, _ = rule.predict(rng.random((3, 16), dtype=np.float32), deterministic=True)
-    assert (state is None) == (name != "random")
+    assert (state is None) == (name not in ("random", "spread"))
     n_keep = 16 if name == "all" else 5
     assert one.shape == (16,)
     assert one.sum() == n_keep
@@ -154,22 +157,48 @@ def test_a_schedule_of_numbers_is_checked():
         FixedRule("random", env, n_keep=[4] * 19).learn(20)
 
 
+def over_run(name, n_patches=64, epochs=3, n_steps=300):
+    schedule = ScheduledCount(name, n_patches, epochs)
+    return [schedule(step / n_steps) for step in range(n_steps)]
+
+
 def test_published_schedules_of_the_number_of_patches():
-    cyclic = SCHEDULES["pss"](64, 300, 100)
+    cyclic = over_run("pss")
     assert (cyclic[0], cyclic[50], cyclic[100]) == (13, 64, 13)
     assert cyclic[:100] == cyclic[200:]
-    growing = SCHEDULES["pss_linear"](64, 100, 10)
+    growing = over_run("pss_linear")
     assert growing == sorted(growing)
-    assert (growing[0], growing[-1]) == (13, 63)
+    assert (growing[0], growing[-1]) == (13, 64)
     assert np.mean(cyclic) == pytest.approx(0.6 * 64, abs=0.5)
     assert np.mean(growing) == pytest.approx(0.6 * 64, abs=0.5)
-    assert SCHEDULES["flip"](64, 100, 10) == [32] * 95 + [64] * 5
-    assert SCHEDULES["flip"](64, 3, 10) == [32, 32, 64]
+    assert over_run("flip", n_steps=100) == [32] * 95 + [64] * 5
+
+
+def test_the_quadratic_schedule_spends_most_steps_on_few_patches():
+    counts = over_run("quadratic")
+    assert counts == sorted(counts)
+    assert (counts[0], counts[150], counts[-1]) == (4, 19, 64)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
-@given(n_patches=st.integers(1, 100), n_steps=st.integers(1, 200), epoch=st.integers(1, 50))
-def test_schedules_give_a_possible_number_for_each_step(name, n_patches, n_steps, epoch):
-    counts = SCHEDULES[name](n_patches, n_steps, epoch)
-    assert len(counts) == n_steps
-    assert 1 <= min(counts) <= max(counts) <= n_patches
+@given(n_patches=st.integers(1, 100), epochs=st.integers(1, 50), progress=st.floats(0, 1))
+def test_schedules_give_a_possible_number_at_any_point(name, n_patches, epochs, progress):
+    assert 1 <= ScheduledCount(name, n_patches, epochs)(progress) <= n_patches
+
+
+def test_a_rule_follows_the_budget_used():
+    env = ViTPatchSelectEnv(**{**TINY, "budget": "flops"})
+    agent = FixedRule("random", env, n_keep=lambda progress: 2 if progress < 0.5 else 16, seed=0)
+    seen, progress = [], []
+
+    def watch(local, _):
+        seen.append(int(local["actions"].sum()))
+        progress.append(local["infos"][0]["progress"])
+        return not local["dones"].any()
+
+    agent.learn(env.max_steps, callback=watch)
+    before = [0.0, *progress[:-1]]
+    assert seen == [2 if share < 0.5 else 16 for share in before]
+    assert len(seen) > 14
+    mask, _ = agent.predict(np.zeros(16, dtype=np.float32))
+    assert mask.sum() == 9
