@@ -18,8 +18,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-from agents.drawing import draw_spread
 from agents.playing import PlayingAlgorithm
+from vit_patch_env.drawing import draw_spread
 
 
 class SelectorPolicy(BasePolicy):

@@ -22,7 +22,7 @@ from experiments.display import Display, show_cost, show_result
 from experiments.monitor import EpochFigures, StepFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
 from experiments.run_folder import RunFolder, device_name
-from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
+from vit_patch_env import ENV_ID, CountAction, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_whole
 
 
@@ -199,6 +199,8 @@ class _Wrapped:
     def __init__(self, selector: Selector, wrapper: "gym.ActionWrapper[Any, Any, Any]") -> None:
         self.selector = selector
         self.wrapper = wrapper
+        if isinstance(wrapper, CountAction):
+            wrapper.seed_draws(0)  # so that an evaluation can be repeated
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Patch mask and state."""

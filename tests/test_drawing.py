@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.drawing import DRAWS, draw_spread, draw_uniform
+from vit_patch_env.drawing import DRAWS, draw_spread, draw_uniform
 
 
 @pytest.mark.parametrize("draw", list(DRAWS.values()))
@@ -35,6 +35,17 @@ def test_patches_of_higher_scores_are_drawn_more_often(draw):
     scores[:8] = 2.0
     often = np.array([draw(scores, 8, rng) for _ in range(1000)]).mean(axis=0)
     assert often[:8].min() > 2 * often[8:].max()
+
+
+def test_uniform_draws_are_one_after_another_in_proportion_to_the_weights():
+    rng = np.random.default_rng(0)
+    weights = np.array([0.1, 0.2, 0.7])
+    ones = np.mean([draw_uniform(np.log(weights), 1, rng) for _ in range(4000)], axis=0)
+    assert ones == pytest.approx(weights, abs=0.03)  # four standard errors
+    # The second patch is drawn from those left: left out of two is what comes last.
+    pairs = np.mean([draw_uniform(np.log(weights), 2, rng) for _ in range(4000)], axis=0)
+    last = 0.1 * 0.2 / 0.9 + 0.2 * 0.1 / 0.8  # the third patch is last: 1, 2 or 2, 1
+    assert 1 - pairs[2] == pytest.approx(last, abs=0.03)
 
 
 def test_a_score_beyond_all_others_is_always_drawn():

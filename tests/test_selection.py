@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from vit_patch_env.selection import (
     check_patch_mask,
-    draw_mask,
     mask_to_keep,
     select_tokens,
     top_k_mask,
@@ -94,36 +93,6 @@ def test_top_k_mask_takes_any_numeric_type(dtype):
 def test_top_k_mask_names_what_it_refuses(scores, n_keep, message):
     with pytest.raises(ValueError, match=message):
         top_k_mask(scores, n_keep)
-
-
-@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
-def test_draw_mask_keeps_as_many_as_asked_for(counts):
-    n_keep, n_patches = counts
-    patch_mask = draw_mask(n_keep, n_patches, np.random.default_rng(0))
-    assert patch_mask.shape == (n_patches,)
-    assert patch_mask.sum() == n_keep
-
-
-def test_draw_mask_without_weights_is_uniform():
-    rng = np.random.default_rng(0)
-    shares = np.mean([draw_mask(3, 8, rng) for _ in range(4000)], axis=0)
-    assert shares == pytest.approx(np.full(8, 3 / 8), abs=0.03)  # four standard errors
-
-
-def test_draw_mask_draws_in_proportion_to_the_weights():
-    rng = np.random.default_rng(0)
-    weights = np.array([0.1, 0.2, 0.7])
-    ones = np.mean([draw_mask(1, 3, rng, np.log(weights)) for _ in range(4000)], axis=0)
-    assert ones == pytest.approx(weights, abs=0.03)
-    # The second patch is drawn from those left: left out of two is what comes last.
-    pairs = np.mean([draw_mask(2, 3, rng, np.log(weights)) for _ in range(4000)], axis=0)
-    last = 0.1 * 0.2 / 0.9 + 0.2 * 0.1 / 0.8  # the third patch is last: 1, 2 or 2, 1
-    assert 1 - pairs[2] == pytest.approx(last, abs=0.03)
-
-
-def test_draw_mask_refuses_weights_of_another_shape():
-    with pytest.raises(ValueError, match=r"log_weights must have shape \(4,\), got \(1,\)"):
-        draw_mask(1, 4, np.random.default_rng(0), np.zeros(1))
 
 
 @given(masks.filter(np.any))

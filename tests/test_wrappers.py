@@ -221,7 +221,7 @@ def test_bad_counting_actions_are_named(action, got):
         ({"counts": (2, 2)}, r"counts must be distinct numbers, at least one, got \(2, 2\)"),
         ({"counts": ()}, r"counts must be distinct numbers, at least one, got \(\)"),
         ({"counts": 4}, "counts must be a sequence of whole numbers, got 4"),
-        ({"draw": "best"}, "draw must be one of uniform, attended, got 'best'"),
+        ({"draw": "best"}, "draw must be one of uniform, spread, attended, got 'best'"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):

@@ -61,36 +61,6 @@ def top_k_mask(scores: NDArray[Any], n_keep: int) -> NDArray[np.int8]:
     return patch_mask
 
 
-def draw_mask(
-    n_keep: int,
-    n_patches: int,
-    rng: np.random.Generator,
-    log_weights: NDArray[Any] | None = None,
-) -> NDArray[np.int8]:
-    """Patch mask (n_patches,) of `n_keep` patches drawn without replacement.
-
-    Gumbel top-k (Kool, van Hoof and Welling 2019): the highest of weights with Gumbel noise are
-    patches drawn one after another, each with a probability in proportion to its weight.
-
-    Args:
-        n_keep: patches to draw, in 1...n_patches.
-        n_patches: number of patches.
-        rng: where the noise comes from; n_patches numbers are drawn, whatever n_keep is.
-        log_weights: (n_patches,), logarithms of the weights; by default all are equal.
-
-    Raises:
-        ValueError: for weights of another shape, NaN, or n_keep out of range.
-    """
-    scores = rng.gumbel(size=n_patches)
-    if log_weights is not None:
-        if np.shape(log_weights) != (n_patches,):
-            raise ValueError(
-                f"log_weights must have shape ({n_patches},), got {np.shape(log_weights)}"
-            )
-        scores += log_weights
-    return top_k_mask(scores, n_keep)
-
-
 def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:
     """Indices (n_keep,) int64, ascending, of the patches that the mask (n_patches,) keeps."""
     return torch.from_numpy(np.flatnonzero(patch_mask))

@@ -9,9 +9,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import check_choice, check_whole
-from vit_patch_env.selection import draw_mask, top_k_mask
+from vit_patch_env.drawing import draw_spread, draw_uniform
+from vit_patch_env.selection import top_k_mask
 
-DrawName = Literal["uniform", "attended"]
+CountDrawName = Literal["uniform", "spread", "attended"]
 
 _DRAW_STREAM = 0x9A7C4
 """Keeps the drawn patches independent of what the environment draws from the same seed."""
@@ -77,9 +78,9 @@ class CountAction(
         env: an environment whose action space is MultiBinary(n_patches).
         counts: numbers of patches to choose from, distinct and in 1...n_patches; by default eight
             evenly spaced ones up to n_patches, or all where there are fewer.
-        draw: `uniform`, or `attended`: patches with a higher observation are likelier, in
-            proportion to exp(z), where z is the standardised observation. It takes an observation
-            whose first n_patches numbers belong to the patches.
+        draw: `uniform`; `spread`: over the image; or `attended`: patches with a higher observation
+            are likelier, in proportion to exp(z), where z is the standardised observation. It takes
+            an observation whose first n_patches numbers belong to the patches.
 
     Raises:
         ValueError: for another action space, counts out of range or repeated, an unknown draw, or
@@ -90,12 +91,12 @@ class CountAction(
         self,
         env: gym.Env[Any, NDArray[Any]],
         counts: Sequence[int] | None = None,
-        draw: DrawName = "uniform",
+        draw: CountDrawName = "uniform",
     ) -> None:
         super().__init__(env)
         self.n_patches = _n_patches(env)
         self.counts = _check_counts(counts, self.n_patches)
-        check_choice(get_args(DrawName), draw=draw)
+        check_choice(get_args(CountDrawName), draw=draw)
         if draw == "attended":
             shape = env.observation_space.shape
             if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
@@ -119,7 +120,7 @@ class CountAction(
         """Reset the environment, and with a seed what patches will be drawn."""
         observation, info = super().reset(seed=seed, options=options)
         if seed is not None:
-            self._rng = np.random.default_rng([seed, _DRAW_STREAM])
+            self.seed_draws(seed)
         elif self._rng is None:
             self._rng = np.random.default_rng()
         self._see(observation)
@@ -144,8 +145,13 @@ class CountAction(
         n_keep = self.counts[self._index(action)]
         if self._rng is None:
             raise ValueError("expected a reset before this call, got none")
-        log_weights = None if self._patch_values is None else _standardise(self._patch_values)
-        return draw_mask(n_keep, self.n_patches, self._rng, log_weights)
+        values, draw = self._patch_values, draw_spread if self.draw == "spread" else draw_uniform
+        scores = np.zeros(self.n_patches) if values is None else _standardise(values)
+        return draw(scores, n_keep, self._rng)
+
+    def seed_draws(self, seed: int) -> None:
+        """Let the patches that are drawn from here on depend on this seed, without a reset."""
+        self._rng = np.random.default_rng([seed, _DRAW_STREAM])
 
     def _see(self, observation: Any) -> None:
         if self.draw == "attended":

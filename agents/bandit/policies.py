@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents.bandit.regression import BayesianRegression
-from agents.drawing import DRAWS, DrawName
+from vit_patch_env.drawing import DRAWS, DrawName
 
 RUN_FIGURES = 3
 """Numbers at the end of an observation that tell of the run; the first is its progress."""

@@ -64,9 +64,10 @@ class BayesianRegression(nn.Module):
         shape, scale = self.noise_variance()
         deviation = float(rng.gamma(shape, 1 / scale)) ** -0.5
         normal = torch.from_numpy(rng.standard_normal((len(self.moment), 1)))
-        spread = torch.linalg.solve_triangular(self._factor().T, normal, upper=True)[:, 0]
-        return self.mean() + deviation * spread
+        spread: Tensor = torch.linalg.solve_triangular(self._factor().T, normal, upper=True)
+        return self.mean() + deviation * spread[:, 0]
 
     def _factor(self) -> Tensor:
         """Lower Cholesky factor of the precision."""
-        return torch.linalg.cholesky(self.precision)  # type: ignore[no-any-return]
+        factor: Tensor = torch.linalg.cholesky(self.precision)
+        return factor
