@@ -57,7 +57,7 @@ def test_regression_is_ridge_regression():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((50, 3)))
     y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    belief = BayesianRegression(3, prior_precision=0.1)
+    belief = BayesianRegression(torch.zeros(3), prior_precision=0.1)
     for row, value in zip(x, y, strict=True):
         belief.update(row, float(value))
     ridge = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(3, dtype=torch.float64), x.T @ y)
@@ -66,7 +66,7 @@ def test_regression_is_ridge_regression():
 
 def test_samples_have_the_beliefs_mean_and_covariance():
     rng = np.random.default_rng(0)
-    belief = BayesianRegression(2, prior_precision=1.0)
+    belief = BayesianRegression(torch.zeros(2), prior_precision=1.0)
     for _ in range(200):
         x = torch.from_numpy(rng.standard_normal(2))
         belief.update(x, float(x[0]) + 0.5 * float(rng.standard_normal()))
@@ -76,8 +76,17 @@ def test_samples_have_the_beliefs_mean_and_covariance():
     assert torch.allclose(samples.T.cov(), expected, rtol=0.25, atol=2e-4)
 
 
+def test_a_belief_begins_at_its_prior():
+    belief = BayesianRegression(torch.tensor([1.0, -2.0]), prior_precision=0.1)
+    assert belief.mean().tolist() == [1.0, -2.0]
+    belief.update(torch.tensor([1.0, 0.0]), 1.0)  # as expected
+    assert belief.mean().tolist() == pytest.approx([1.0, -2.0])
+    belief.update(torch.tensor([1.0, 0.0]), 4.0)
+    assert 1.0 < belief.mean()[0] < 4.0
+
+
 def test_forgetting_follows_a_drift():
-    keeps, forgets = (BayesianRegression(1, prior_precision=0.01) for _ in range(2))
+    keeps, forgets = (BayesianRegression(torch.zeros(1), prior_precision=0.01) for _ in range(2))
     one = torch.ones(1)
     for value in [0.0] * 50 + [1.0] * 20:
         keeps.update(one, value)

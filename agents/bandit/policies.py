@@ -16,6 +16,9 @@ from vit_patch_env.drawing import DRAWS, DrawName
 RUN_FIGURES = 3
 """Numbers at the end of an observation that tell of the run; the first is its progress."""
 
+_PRIOR = (0.0, 0.0, -0.1)
+"""What 1, the logarithm of a number of patches, in [-1, 1], and its square are worth at first."""
+
 
 def possible_counts(n_patches: int) -> list[int]:
     """Arms: from a 16th of the patches to all, about 1.4 times as many from each to the next.
@@ -31,7 +34,8 @@ class BanditPolicy(BasePolicy):
     """Says how many patches to keep at a point of the run, and draws them by their scores.
 
     What a number of patches is worth is a quadratic function of its logarithm, whose three weights
-    change linearly between `n_stages` points of the run. The linear one also changes with the
+    change linearly between `n_stages` points of the run; before anything is known, one with its
+    highest point in the middle. The linear one also changes with the
     logarithm of the run's length: in a longer run, more patches may be worth more. Patches are
     drawn at random, in proportion to exp(score): all alike while nothing is known of them.
 
@@ -53,7 +57,7 @@ class BanditPolicy(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.MultiBinary,
         n_stages: int = 4,
-        prior_precision: float = 0.01,
+        prior_precision: float = 0.1,
         score_precision: float = 100.0,
         draw: DrawName = "spread",
         seed: int | None = None,
@@ -72,14 +76,16 @@ class BanditPolicy(BasePolicy):
             raise ValueError(f"draw must be one of {', '.join(DRAWS)}, got {draw!r}")
         self.n_stages = n_stages
         self.counts = possible_counts(self.n_patches)
-        self.of_counts = BayesianRegression(4 * n_stages + 2, prior_precision)
-        self.of_patches = BayesianRegression(self.n_patches, score_precision)
+        weights = torch.cat((torch.tensor(_PRIOR).repeat(n_stages), torch.zeros(n_stages + 2)))
+        self.of_counts = BayesianRegression(weights, prior_precision)
+        self.of_patches = BayesianRegression(torch.zeros(self.n_patches), score_precision)
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the run at hand
         self.draw = DRAWS[draw]
         self.seed = seed
         self.rng = np.random.default_rng(seed)
-        size = np.log2(self.counts) / max(np.log2(self.n_patches), 1)
+        logs = np.log2(self.counts)
+        size = (2 * logs - logs[0] - logs[-1]) / max(logs[-1] - logs[0], 1)  # in [-1, 1]
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
 
     def features(self, progress: float, budget_steps: int) -> NDArray[np.float64]:
