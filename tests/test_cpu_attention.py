@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_patch_env import cpu_attention
+from vit_patch_env import attention, cpu_attention
 from vit_patch_env.attention import attend, attend_scalars, attention_weights, split_heads
 from vit_patch_env.cpu_attention import MAX_TOKENS, fits, fused_attention, library
 from vit_patch_env.memory import keep_freed_memory
@@ -134,6 +134,26 @@ def test_what_the_kernel_cannot_take_goes_the_general_way(shape, heads, dtype):
     assert not fits(qkv, dtype, shape[2] // (3 * heads))
     out = attend(qkv, heads, 0.1)
     assert relative_error(out, reference(qkv.double(), heads, 0.1)) < 0.02
+
+
+@needs_kernel
+@pytest.mark.parametrize("n_tokens", [3, 32, 33])
+def test_small_heads_in_bf16_take_the_kernel_in_fp32_where_tokens_are_few(n_tokens, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, n_tokens, 3 * 2 * 16, generator=generator).bfloat16().requires_grad_()
+    exact = qkv.detach().double().requires_grad_()
+    fused = []
+    original = attention.fused_attention
+    monkeypatch.setattr(
+        attention, "fused_attention", lambda *given: fused.append(given) or original(*given)
+    )
+    out, expected = attend(qkv, 2, 0.25), reference(exact, 2, 0.25)
+    out.sum().backward()
+    expected.sum().backward()
+    assert len(fused) == (n_tokens <= 32)
+    assert out.dtype == torch.bfloat16
+    assert relative_error(out, expected) < 0.02
+    assert relative_error(qkv.grad, exact.grad) < 0.02
 
 
 def test_attention_weights_sum_to_one():

@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 from vit_patch_env.cpu_attention import fits, fused_attention, fused_scalar_attention
 
+_FEW_TOKENS = 32
+"""Up to here the fused kernel in fp32 beats plain attention in bf16: with 4 heads of 16 and a batch
+of 128 it takes 0.38 of the time at 4 to 16 tokens, 0.7 at 32, as long at 64 (AMD EPYC, one thread)."""
+
 
 def attend(qkv: Tensor, heads: int, scale: float, bias: Tensor | None = None) -> Tensor:
     """softmax(scale * query key^T + bias) value: (batch, n_tokens, heads * dim_head).
@@ -20,8 +24,14 @@ def attend(qkv: Tensor, heads: int, scale: float, bias: Tensor | None = None) ->
         scale: of the scores.
         bias: (batch, n_tokens), added to the scores of each key; None for none.
     """
-    if bias is None and fits(qkv, qkv.dtype, qkv.shape[2] // (3 * heads)):
-        return fused_attention(qkv, heads, scale)
+    if bias is None:
+        dim_head = qkv.shape[2] // (3 * heads)
+        if fits(qkv, qkv.dtype, dim_head):
+            return fused_attention(qkv, heads, scale)
+        # Heads too small for the kernel in bf16 fit the one in fp32.
+        few = qkv.shape[1] <= _FEW_TOKENS and qkv.dtype == torch.bfloat16
+        if few and fits(qkv, torch.float32, dim_head):
+            return fused_attention(qkv.float(), heads, scale).to(qkv.dtype)
     query, key, value = split_heads(qkv, 3, heads)
     return attend_heads(query, key, value, scale, bias)
 

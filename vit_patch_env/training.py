@@ -174,7 +174,8 @@ class Trainer:
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
-            cpu_attention.library(dtype)  # compiled here rather than in the first timed step
+            for needed in {dtype, torch.float32}:  # compiled here, not in the first timed step
+                cpu_attention.library(needed)
         self.model = model.to(device)
         self.stream = stream
         self.observation = observation
