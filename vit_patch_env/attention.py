@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from vit_patch_env.cpu_attention import fits, fused_attention, fused_scalar_attention
 
 _FEW_TOKENS = 32
-"""Up to here the fused kernel in fp32 beats plain attention in bf16: with 4 heads of 16 and a batch
-of 128 it takes 0.38 of the time at 4 to 16 tokens, 0.7 at 32, as long at 64 (AMD EPYC, one thread)."""
+"""Up to here the fused kernel in fp32 beats plain attention in bf16: with 4 heads of 16 and batches
+of 128 it takes 0.38 of the time at 4 to 16 tokens, 0.7 at 32, 1.0 at 64 (AMD EPYC, 1 thread)."""
 
 
 def attend(qkv: Tensor, heads: int, scale: float, bias: Tensor | None = None) -> Tensor:
