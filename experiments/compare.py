@@ -110,7 +110,7 @@ class Comparison:
                     f"method {method} keeps as many patches as {followed}, which must be among the "
                     f"methods, got {', '.join(options.methods)}"
                 )
-            if METHODS[method].agent == "matched" and options.env.budget != "epochs":
+            if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
                 raise ValueError(
                     f"method {method} repeats another run step by step: expected budget epochs, "
                     f"where all have as many steps, got {options.env.budget}"

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def draw_plots(measures: Measures) -> list[Plot]:
         "interval. The grey steps are the Pareto front: no method beyond them is cheaper and "
         "better."
     )
-    for name, title, caption, draw in (
+    plots: list[tuple[str, str, str, Callable[[Measures], Figure | None]]] = [
         (
             "accuracy_over_time" if over_time else "accuracy_over_run",
             f"Validation accuracy against training {followed.name}",
@@ -88,7 +88,8 @@ def draw_plots(measures: Measures) -> list[Plot]:
             "epoch's end; bars are means over the seeds that reached it, dots the seeds.",
             _cost_to_accuracy,
         ),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for name, title, caption, draw in plots:
         with mpl.rc_context(STYLE):
             figure = draw(measures)
             if figure is not None:

@@ -20,6 +20,7 @@ def settings(comparison: Comparison) -> dict[str, str]:
     """Names and values of what all runs share, as a reader needs them."""
     env, content = comparison.env, comparison.content
     by_epochs = comparison.budget == "epochs"
+    length = f"{budget(comparison)}, " if by_epochs else ""
     runs = list(comparison.runs.values())
     image, patch = env.get("image_size", "?"), env.get("patch_size", "?")
     finished = {seed: sum(run.seed == seed for run in runs) for seed in comparison.seeds}
@@ -33,8 +34,8 @@ def settings(comparison: Comparison) -> dict[str, str]:
         ),
         "Budget": "" if by_epochs else f"each run may use {budget(comparison)}",
         "Training": (
-            f"{budget(comparison) + ', ' if by_epochs else ''}batches of {env.get('batch_size')}, "
-            f"{env.get('optimizer')} at {env.get('learning_rate')}, schedule {env.get('schedule')}"
+            f"{length}batches of {env.get('batch_size')}, {env.get('optimizer')} at "
+            f"{env.get('learning_rate')}, schedule {env.get('schedule')}"
         ),
         "Patches asked for": str(env.get("n_patches_desired")),
         "Methods finished per seed": ", ".join(
@@ -61,13 +62,13 @@ def budget(comparison: Comparison) -> str:
     if comparison.budget == "epochs":
         return epochs
     if comparison.budget == "flops":
-        # What a run's last step takes it beyond the budget differs.
+        # A run goes beyond the budget by a part of its last step.
         used = [run.figure("flops") for run in comparison.runs.values() if not run.diverged]
         unit, size = flops_unit(min(used, default=0.0))
         total = f": {min(used) / size:.3g} {unit}s" if used else ""
         return f"the FLOPs of {epochs} on all patches{total}"
     if not is_timed(comparison.env):
-        return _count(comparison.env["seconds"], "second")
+        return f"{comparison.env['seconds']:g} s"
     taken = [run.seconds for run in comparison.sound_runs(FULL)]
     mean = f": {sum(taken) / len(taken):,.0f} s on average" if taken else ""
     return f"as many seconds as {comparison.title(FULL)} of the same seed took for {epochs}{mean}"

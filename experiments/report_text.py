@@ -1,7 +1,7 @@
 """What the figures say in words; every sentence is derived from them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from experiments.report_measures import AGENT, CONTROL, PAPER, Measures
 from experiments.report_settings import budget, reasons
@@ -63,7 +63,8 @@ def claim(measures: Measures) -> str:
         f"The paper reports, for AgentViT against SimpleViT64, {paper_ratio:.2f} times the "
         f"training time and {_points(paper_points)} points of accuracy."
     )
-    time, accuracy = _pair(measures, AGENT, FULL)
+    time = measures.compare(AGENT, FULL, "seconds", ratio)
+    accuracy = measures.compare(AGENT, FULL, "accuracy", difference)
     if not time.n or not accuracy.n:
         return f"{said} Nothing is said about that here: no seed has a finished run of both."
     sides = time.side(1), accuracy.side(0)
@@ -90,22 +91,20 @@ def at_equal_cost(measures: Measures) -> list[str]:
     said = [f"Every run had the same budget: {budget(measures.comparison)}."]
     agents, rules = measures.agents(), measures.rules()
     agent, rule = measures.best(agents), measures.best(rules)
-    if agent is None:
-        return [*said, "No agent has a sound run."]
     best = [
-        f"of {_methods(len(methods), noun)} {measures.title(name)} "
-        f"({measures.mean(name, 'accuracy'):.4f})"
-        for methods, name, noun in ((agents, agent, "agent"), (rules, rule, "fixed rule"))
+        f"{measures.title(name)} ({measures.mean(name, 'accuracy'):.4f}) of {_count(methods, noun)}"
+        for name, methods, noun in ((agent, agents, "agent"), (rule, rules, "fixed rule"))
         if name is not None
     ]
-    said.append(
-        f"The highest mean test accuracy has {listed(best)}; to be picked by the figures that are "
-        "compared here favours them."
-    )
+    if best:
+        said.append(
+            f"The highest mean test accuracy: {'; '.join(best)}. That the best are picked by the "
+            "figures compared here favours them."
+        )
     pairs = [(agent, rule), (agent, FULL)]
     if AGENT in measures.methods and agent != AGENT:
         pairs.append((AGENT, FULL))
-    return said + [against(measures, one, other) for one, other in pairs if other is not None]
+    return said + [against(measures, one, other) for one, other in pairs if one and other]
 
 
 def against(measures: Measures, method: str, reference: str) -> str:
@@ -115,16 +114,14 @@ def against(measures: Measures, method: str, reference: str) -> str:
         absent = [n for n in (method, reference) if n not in measures.methods]
         names = " and ".join(measures.title(name) for name in absent)
         return f"{left} is not compared with {right}: there is no finished run of {names}."
-    time, accuracy = _pair(measures, method, reference)
-    flops = measures.compare(method, reference, "flops", ratio)
-    told = [("training time", time), ("training FLOPs", flops)]
-    if measures.comparison.budget != "epochs":  # the budget's own would be 1
-        told = [one for one in told if (one[1] is flops) == (measures.comparison.budget != "flops")]
+    accuracy = measures.compare(method, reference, "accuracy", difference)
     if not accuracy.n:
         return f"{left} is not compared with {right}: no seed has a sound run of both."
     seeds = f"{accuracy.n} paired seeds" if accuracy.n > 1 else "one paired seed"
     costs = "".join(
-        f"; {what} {cost.mean:.2f} times{_interval(cost)}" for what, cost in told if cost.n
+        f"; training {cost.name} {found.mean:.2f} times{_interval(found)}"
+        for cost in reversed(measures.costs)
+        if (found := measures.compare(method, reference, cost.measure, ratio)).n
     )
     words = {
         None: "which one seed cannot tell apart from 0",
@@ -183,7 +180,7 @@ def cheaper_best(measures: Measures) -> str:
     gain = measures.compare(best, FULL, "accuracy", difference)
     told = f" ({_points(gain.mean)} points{_interval(gain, 100)} against {full})" if gain.n else ""
     return (
-        f"Of the {_methods(len(cheaper))} that trained in less time than {full}, "
+        f"Of the {_count(cheaper, 'method')} that trained in less time than {full}, "
         f"{measures.title(best)} has the highest mean test accuracy: {accuracy:.4f}{told} in "
         f"{seconds / points[FULL][0]:.2f} times its training time."
     )
@@ -286,14 +283,6 @@ def listed(names: Iterable[str]) -> str:
     return " and ".join(filter(None, [separator.join(names[:-1]), *names[-1:]]))
 
 
-def _pair(measures: Measures, method: str, reference: str) -> tuple[Estimate, Estimate]:
-    """Ratio of training time, difference of test accuracy."""
-    return (
-        measures.compare(method, reference, "seconds", ratio),
-        measures.compare(method, reference, "accuracy", difference),
-    )
-
-
 def _points(share: float) -> str:
     return f"{100 * share:+.2f}"
 
@@ -313,5 +302,5 @@ def _range(value: Estimate) -> str:
     return f" By seed the accuracy differs by {low} to {high} points."
 
 
-def _methods(count: int, noun: str = "method") -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def _count(methods: Collection[str], noun: str) -> str:
+    return f"{len(methods)} {noun}" + ("" if len(methods) == 1 else "s")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,12 +137,12 @@ class Comparison:
     @property
     def env(self) -> dict[str, Any]:
         """Values of the environment that all runs share."""
-        return cast("dict[str, Any]", self.content["env"])
+        return complete_env(self.content["env"])
 
     @property
     def budget(self) -> str:
         """What every run may use as much of: `epochs`, `flops` or `seconds`."""
-        return str(complete_env(self.env)["budget"])
+        return str(self.env["budget"])
 
     @property
     def steps_per_epoch(self) -> int:

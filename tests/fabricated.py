@@ -15,6 +15,7 @@ METHODS = {
     "agentvit": ("AgentViT", "paper", 0.50, 0.70, 0.6, 0.05),
     "agentvit_branching": ("AgentViT, branching", "paper", 0.505, 0.72, 0.62, 0.06),
     "agentvit_ppo": ("AgentViT, PPO", "paper", 0.495, 0.66, 0.55, 0.04),
+    "bandit": ("Bandit", "agent", 0.51, 0.65, 0.5, 0.02),
     "random": ("Random, per batch", "rule", 0.515, 0.66, 0.6, 0.0),
     "random_per_image": ("Random, per image (PatchDropout)", "rule", 0.525, 0.68, 0.6, 0.0),
     "centre": ("Centre", "rule", 0.43, 0.66, 0.6, 0.0),
@@ -28,6 +29,7 @@ METHODS = {
     "token_expansion": ("Token Expansion", "rival", 0.531, 0.73, 0.7, 0.0),
     "flip": ("FLIP", "rival", 0.527, 0.58, 0.5, 0.0),
 }
+MODELS = {"vit", "ats_vit", "evit", "tome", "patch_merger", "token_expansion"}  # of their own
 STEPS_PER_EPOCH, CHANCE = 12, 0.1
 
 
@@ -42,7 +44,8 @@ def fabricate(
         seconds: training times relative to all patches by method, likewise.
         noise: standard deviation of accuracies between seeds.
         diverged: names of the runs, such as agentvit__0, that end early without figures.
-        env: values of the environment other than the usual ones.
+        env: values of the environment other than the usual ones. Where the budget is not epochs,
+            methods with fewer patches make more steps, and agents not as many with every seed.
     """
     env = {
         "dataset": "folder", "data_dir": None, "train_fraction": 0.2, "val_fraction": 0.1,
@@ -50,7 +53,7 @@ def fabricate(
         "dim_head": 16, "mlp_dim": 192, "batch_size": 64, "epochs": epochs,
         "learning_rate": 0.001, "optimizer": "adam", "schedule": "constant",
         "n_patches_desired": 40, "observation": "attention_output", "device": "cpu",
-        "precision": "auto", **(env or {}),
+        "precision": "auto", "budget": "epochs", "seconds": None, **(env or {}),
     }  # fmt: skip
     origin = {
         "command": "vit-patch compare --preset table2-cpu --data-dir data",
@@ -64,7 +67,8 @@ def fabricate(
         "titles": {name: METHODS[name][0] for name in methods},
         "groups": {name: METHODS[name][1] for name in methods},
         "sources": {name: f"Author & al. <{name}> 2022" for name in methods},
-        "seeds": list(seeds), "jobs": 2, "threads": 1, "env": env, **origin,
+        "seeds": list(seeds), "jobs": 2, "threads": 1, "env": env,
+        "images": {"train": STEPS_PER_EPOCH * env["batch_size"] + 7}, **origin,
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "compare.json").write_text(json.dumps(content))
@@ -89,11 +93,16 @@ def _write_run(
     rng = np.random.default_rng([seed, list(METHODS).index(method)])
     # Seeds move all methods alike, so that pairs differ less than seeds do.
     final += 2 * noise * (seed - 1) + noise * rng.standard_normal()
-    epochs, n_patches = env["epochs"], side**2
-    progress = np.arange(1, epochs + 1) / epochs
-    val = CHANCE + (final - CHANCE) * progress**0.4 + 0.01 * rng.standard_normal(epochs)
-    epoch_seconds = 30 * time * (1 + 0.02 * rng.standard_normal(epochs))
-    n_steps = STEPS_PER_EPOCH * epochs
+    env = {**env, "model": method if method in MODELS else "simple_vit"}
+    n_steps, n_patches = STEPS_PER_EPOCH * env["epochs"], side**2
+    if env["budget"] != "epochs":
+        n_steps = round(n_steps / share) + (5 * seed if agent_share else 0)
+    begins = np.arange(0, n_steps, STEPS_PER_EPOCH)
+    lengths = np.diff(np.append(begins, n_steps))  # of epochs, in steps
+    epochs, lasting = len(lengths), lengths / STEPS_PER_EPOCH
+    done = np.cumsum(lengths) / n_steps
+    val = CHANCE + (final - CHANCE) * done**0.4 + 0.01 * rng.standard_normal(epochs)
+    epoch_seconds = 30 * time * lasting * (1 + 0.02 * rng.standard_normal(epochs))
     n_selected = np.full(n_steps, round(share * n_patches))
     if agent_share or method == "random_matched":
         wave = np.linspace(1.25, 0.75, n_steps) * share * n_patches
@@ -104,16 +113,25 @@ def _write_run(
         n_selected = np.round(n_patches * np.linspace(0.3, 1, n_steps))
     weights = 1 - np.hypot(*np.meshgrid(*[np.linspace(-1, 1, side)] * 2)).ravel() / 2
     weights = weights if method in ("centre", "attended") or agent_share else np.ones(n_patches)
-    mean_share = n_selected.reshape(epochs, -1).mean(axis=1)[:, None] / n_patches
-    selected = np.clip(weights / weights.mean() * mean_share, 0, 1)
+    n_selected_mean = np.add.reduceat(n_selected, begins) / lengths
+    selected = np.clip(weights / weights.mean() * n_selected_mean[:, None] / n_patches, 0, 1)
+    flops = 3e12 * share * lasting
+    if env["budget"] == "flops":
+        flops *= 3e12 * env["epochs"] / flops.sum()
+    if env["budget"] == "seconds":  # all take as many as simple_vit
+        total = 30.0 * env["epochs"]
+        epoch_seconds *= total / epoch_seconds.sum()
+        if env["seconds"] is None:
+            timed = {"budget": "epochs"} if method == "simple_vit" else {"seconds": total}
+            env = {**env, **timed}
     metrics = pd.DataFrame(
         {
-            "epoch": np.arange(1, epochs + 1), "train_loss": 2.3 - progress,
-            "val_loss": 2.3 - progress, "val_accuracy": val,
-            "n_selected": n_selected.reshape(epochs, -1).mean(axis=1), "reward": -0.1,
+            "epoch": np.arange(1, epochs + 1), "train_loss": 2.3 - done,
+            "val_loss": 2.3 - done, "val_accuracy": val,
+            "n_selected": n_selected_mean, "reward": -0.1,
             "epsilon": np.nan, "images_per_second": 500.0,
             "train_seconds": epoch_seconds * (1 - agent_share),
-            "agent_seconds": epoch_seconds * agent_share, "flops": 3e12 * share,
+            "agent_seconds": epoch_seconds * agent_share, "flops": flops, "progress": done,
         }
     )  # fmt: skip
     metrics.to_csv(path / "metrics.csv", index=False)

@@ -12,12 +12,18 @@ from experiments.compare_display import CompareDisplay
 from experiments.methods import METHODS, method_options
 from experiments.options import EnvOptions, TrainOptions
 from experiments.presets import PRESETS
-from experiments.results import read_run
+from experiments.results import read_comparison, read_run
 from experiments.run_folder import RunFolder, checksum, command_line
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
+SMALL = tuple(  # those for 16 patches
+    name
+    for name, method in METHODS.items()
+    if method.agent != "pretrained" and (method.n_keep or 0) <= 16
+)
+ALL_OF_SMOKE = ["--seeds", "3", "--methods", *SMALL]
 
 
 def compare(out, *args):
@@ -34,17 +40,17 @@ def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(out / "cache"))
-        compare(out / "all", "--seeds", "3", "--jobs", "2")
+        compare(out / "all", *ALL_OF_SMOKE, "--jobs", "2")
     return out / "all"
 
 
 def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     found = {path.name for path in (smoke / "runs").iterdir()}
-    assert found == {f"{name}__3" for name in METHODS}
+    assert found == {f"{name}__3" for name in SMALL}
     comparison = json.loads((smoke / "compare.json").read_text())
-    assert comparison["methods"] == list(METHODS)
+    assert comparison["methods"] == list(SMALL)
     assert comparison["seeds"] == [3]
-    for name in METHODS:
+    for name in SMALL:
         run = read_run(smoke / "runs" / f"{name}__3")
         assert run.figure("flops") > 0
         assert len(run.epochs) == 2
@@ -60,11 +66,11 @@ def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
 
 
 def test_runs_of_a_seed_share_weights_and_data(smoke):
-    first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in METHODS}
+    first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in SMALL}
     assert first_losses["random"] != first_losses["simple_vit"]
-    options = {name: RunFolder(smoke / "runs" / f"{name}__3").options for name in METHODS}
+    options = {name: RunFolder(smoke / "runs" / f"{name}__3").options for name in SMALL}
     assert {one.seed for one in options.values()} == {3}
-    changed = {"model", "keep_rate", "observation", "n_patches_desired"}
+    changed = {"model", "keep_rate", "observation", "reward", "n_patches_desired"}
     shared = [
         {name: value for name, value in vars(one.env).items() if name not in changed}
         for one in options.values()
@@ -87,7 +93,7 @@ def test_rules_keep_as_many_patches_as_the_agent(smoke):
 def test_fewer_tokens_are_fewer_flops(smoke):
     flops = {
         name: json.loads((smoke / "runs" / f"{name}__3" / "result.json").read_text())["flops"]
-        for name in METHODS
+        for name in SMALL
     }
     for name in ("evit", "ats_vit"):
         assert flops[name] <= flops["vit"]
@@ -100,7 +106,7 @@ def test_fewer_tokens_are_fewer_flops(smoke):
 def test_finished_runs_are_kept_and_others_trained(smoke, capsys):
     made = {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/result.json")}
     (smoke / "runs" / "flip__3" / "result.json").unlink()
-    compare(smoke, "--seeds", "3", "--methods", *METHODS)
+    compare(smoke, *ALL_OF_SMOKE)
     shown = capsys.readouterr().out
     assert "flip__3 done" in shown
     assert "tome__3 done" not in shown
@@ -118,7 +124,7 @@ def test_the_control_is_refused_where_its_agent_was_made_anew(smoke, capsys):
         result = json.loads(saved["result.json"])
         result["files"]["steps.csv"] = checksum(run / "steps.csv")
         (run / "result.json").write_text(json.dumps(result))
-        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
+        options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
         line = refused(capsys, "compare", *options)
         assert "random_matched__3 keeps other numbers of patches than agentvit__3" in line
     finally:
@@ -131,7 +137,7 @@ def test_other_images_are_not_mixed_in(smoke, capsys):
     text = path.read_text()
     try:
         path.write_text(text.replace('"train": 460', '"train": 461'))
-        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
+        options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
         assert "made on other images of synthetic" in refused(capsys, "compare", *options)
     finally:
         path.write_text(text)
@@ -154,13 +160,13 @@ def test_a_comparison_can_grow(smoke):
 
 
 def test_another_configuration_is_refused_by_name(smoke, capsys):
-    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(smoke), "--epochs", "3")
+    options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
+    line = refused(capsys, "compare", *options, "--epochs", "3")
     assert "made with epochs 2 where now 3 is asked for" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:
         config.write_text(text.replace('"model": "tome"', '"model": "evit"'))
-        options = [*TINY_OPTIONS, "--out", str(smoke), "--seeds", "3"]
         line = refused(capsys, "compare", *options)
         assert f"{config.parent} is a run of another configuration (model evit instead" in line
     finally:
@@ -181,7 +187,7 @@ def test_a_damaged_run_is_refused_by_name(smoke, capsys, name, damage, message):
     text = path.read_text()
     try:
         path.write_text(damage(text))
-        line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(smoke), "--seeds", "3")
+        line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE)
         assert message in line
         assert "evit__3" in line
     finally:
@@ -224,7 +230,7 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "table3"], "preset must be one of smoke, table2, table2-cpu, got 'table3'"),
+        (["--preset", "table3"], f"preset must be one of {', '.join(PRESETS)}, got 'table3'"),
         (["--methods", "magic"], "methods must be one of vit, simple_vit, ats_vit"),
         (["--methods", "tome", "tome"], "methods must differ from each other, got tome twice"),
         (["--methods", "random"], "keeps as many patches as agentvit, which must be among"),
@@ -233,6 +239,18 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
         (["--model", "tome"], "model is chosen by the methods"),
+        (["--reward", "aic"], "reward is chosen by the methods"),
+        (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),
+        (
+            ["--budget", "flops", "--methods", *RULES],
+            "random_matched repeats another run step by step: expected budget epochs, "
+            "where all have as many steps, got flops",
+        ),
+        (
+            ["--budget", "seconds", "--methods", "agentvit", "random"],
+            "may take as long as simple_vit, which must be among the methods, got agentvit, random",
+        ),
+        (["--seconds", "3"], "got budget epochs and seconds 3.0"),
         (["--dataset", "imagenet"], "dataset must be one of digits"),
         (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
     ],
@@ -242,6 +260,51 @@ def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, ca
     line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(out), *args)
     assert message in line
     assert not out.exists()
+
+
+def test_all_patches_are_worth_the_epochs_and_fewer_buy_more_steps(tmp_path):
+    options = ["--seeds", "0", "--methods", "simple_vit", "agentvit", "flip", "evit"]
+    compare(tmp_path, "--budget", "flops", *options)
+    runs = {run.method: run for run in read_comparison(tmp_path).runs.values()}
+    assert len(runs) == 4
+    assert numbers(tmp_path, "simple_vit__0") == [16] * 14
+    # The agent pays for what it sees of all patches.
+    assert 14 < runs["agentvit"].figure("n_steps") < runs["flip"].figure("n_steps")
+    total = runs["simple_vit"].figure("flops")
+    for run in runs.values():
+        assert run.progress[-1] == 1
+        assert total <= run.figure("flops") < 1.1 * total
+    assert read_comparison(tmp_path).steps_per_epoch == 7
+
+
+def test_others_may_train_as_long_as_with_all_patches(tmp_path, capsys):
+    options = [*TINY_OPTIONS, "--out", str(tmp_path), "--budget", "seconds"]
+    options += ["--seeds", "1", "--methods", "random", "agentvit", "simple_vit"]
+    main(["compare", *options])
+    runs = {run.method: run for run in read_comparison(tmp_path).runs.values()}
+    budgets = {name: run.config["options"]["env"] for name, run in runs.items()}
+    assert (budgets["simple_vit"]["budget"], budgets["simple_vit"]["seconds"]) == ("epochs", None)
+    seconds = round(runs["simple_vit"].seconds, 3)
+    for name in ("agentvit", "random"):
+        assert (budgets[name]["budget"], budgets[name]["seconds"]) == ("seconds", seconds)
+    order = [line.split("__")[0] for line in capsys.readouterr().out.split("\n") if " done" in line]
+    assert order == ["simple_vit", "agentvit", "random"]
+    main(["compare", *options])
+    assert " done after" not in capsys.readouterr().out
+    result = tmp_path / "runs" / "simple_vit__1" / "result.json"
+    content = json.loads(result.read_text())
+    result.write_text(json.dumps({**content, "train_seconds": content["train_seconds"] + 1}))
+    line = refused(capsys, "compare", *options)
+    assert f"seconds {seconds} instead of {seconds + 1:.3f}" in line
+
+
+def test_seconds_that_are_given_hold_for_all(tmp_path):
+    compare(tmp_path, "--budget", "seconds", "--seconds", "0.2", "--methods", "simple_vit", "vit")
+    runs = read_comparison(tmp_path).runs
+    assert len(runs) == 4
+    for run in runs.values():
+        assert run.config["options"]["env"]["seconds"] == 0.2
+        assert run.progress[-1] == 1
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

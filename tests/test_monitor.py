@@ -1,13 +1,18 @@
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import FixedRule, MultiOutputDQN
-from experiments import TrainingMonitor
+from experiments import StepFigures, TrainingMonitor
+from experiments.display import Display
 from tests.conftest import TINY
-from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env import CountAction, ViTPatchSelectEnv
+from vit_patch_env.training import Trainer
 
 SCALARS = {
     "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",
@@ -65,6 +70,7 @@ def test_epoch_figures_are_those_of_the_environment():
     losses = [step.info["loss"] for step in steps]
     assert epochs[1].train_loss == pytest.approx(np.mean(losses[7:14]))
     assert epochs[0].epsilon is None
+    assert [figures.progress for figures in epochs] == pytest.approx([1 / 3, 2 / 3, 1])
     assert monitor.n_selected_mean == 4
     assert not monitor.diverged
 
@@ -82,6 +88,51 @@ def test_time_is_told_apart():
     for figures in epochs:
         seconds = figures.train_seconds + figures.agent_seconds
         assert figures.images_per_second == pytest.approx(7 * 64 / seconds)
+
+
+@pytest.mark.parametrize("budget", ["epochs", "flops"])
+def test_counting_flops_is_told_apart_where_steps_do_it_and_once_where_the_callback_does(
+    budget, monkeypatch
+):
+    count = Trainer.count_flops
+
+    def count_for_long(trainer):
+        trainer.count_seconds += 1000  # more than the test can take
+        return count(trainer)
+
+    env, monitor = make(budget=budget), TrainingMonitor(max_episodes=2)
+    agent = FixedRule("all", env).learn(1)
+    monkeypatch.setattr(Trainer, "count_flops", count_for_long)
+    agent.learn(10**6, callback=monitor, reset_num_timesteps=False)
+    assert monitor.n_calls > 20
+    assert round(monitor.clock.apart / 1000) == (monitor.n_calls if budget == "flops" else 0)
+
+
+def test_patches_are_those_trained_on_whatever_actions_mean():
+    epochs = []
+    monitor = TrainingMonitor(
+        max_episodes=2, on_epoch=lambda figures: epochs.append((figures, monitor.selected))
+    )
+    env = CountAction(make(observation="attention_output+run"), counts=[3, 5])
+    A2C("MlpPolicy", env, device="cpu", seed=0).learn(28, callback=monitor)
+    assert [figures.epoch for figures, _ in epochs] == [1, 2, 1, 2]
+    for figures, selected in epochs:
+        assert selected.shape == (16,)
+        assert 3 <= figures.n_selected <= 5
+        assert selected.sum() == pytest.approx(figures.n_selected)
+
+
+def test_an_epoch_that_the_budget_cuts_short_is_told_of():
+    env = make(budget="flops", observation="none")
+    epochs, steps = [], []
+    monitor = TrainingMonitor(on_epoch=epochs.append, on_step=steps.append, max_episodes=1)
+    FixedRule("random", env, n_keep=4).learn(10**6, callback=monitor)
+    assert len(steps) % 7 != 0
+    assert [figures.epoch for figures in epochs] == list(range(1, len(steps) // 7 + 2))
+    progress = [figures.progress for figures in epochs]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+    assert len(steps) > 2 * env.n_steps / 3 > 14
 
 
 def test_learning_goes_on_within_an_episode():
@@ -127,3 +178,23 @@ def test_a_divergence_is_told():
     with np.errstate(all="ignore"):
         FixedRule("all", env).learn(100, callback=monitor)
     assert monitor.diverged
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "said"), [(5, "epoch 2/5: loss"), (None, "epoch 2 (38%): loss")]
+)
+def test_epochs_are_told_with_their_number_or_the_share_of_the_budget(n_epochs, said):
+    console = Console(file=io.StringIO(), width=200)
+    display, epochs = Display(console, n_epochs), []
+    monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
+    FixedRule("all", make()).learn(100, callback=monitor)
+    display.show_epoch(epochs[-1]._replace(progress=0.38))
+    assert console.file.getvalue().startswith(said)
+
+
+def test_the_bar_moves_with_the_share_of_the_budget():
+    display = Display(Console(file=io.StringIO(), force_terminal=True), None)
+    info = {"loss": 1.0, "epoch": 3, "progress": 0.25}
+    display.show_step(StepFigures(99, info, None, 4.0))
+    (bar,) = display.progress.tasks
+    assert (bar.percentage, bar.fields["epoch"]) == (25, "4")

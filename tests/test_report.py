@@ -4,19 +4,30 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments.report import BEGIN, END, Report, ReportOptions
 from experiments.report_measures import Measures
 from experiments.report_plots import STYLE, Plot
-from experiments.report_settings import reasons, warnings
-from experiments.report_tables import cost_table, paired_table, table2, time_table
+from experiments.report_settings import reasons, settings, warnings
+from experiments.report_tables import (
+    cost_table,
+    paired_table,
+    readme_table,
+    table2,
+    time_table,
+)
 from experiments.report_text import against, against_paper, cheaper_best, claim, findings
 from experiments.results import read_comparison
 from tests.fabricated import METHODS, fabricate, write_result
 
 FOUR = ("vit", "simple_vit", "ats_vit", "agentvit", "random_matched")
+# Where the budget is not epochs.
+AGENTS, FIXED = ("agentvit", "bandit"), ("random", "centre", "pss", "pss_linear")
+EQUAL = ("simple_vit", "tome", *AGENTS, *FIXED)
+FLOPS, SECONDS = {"budget": "flops"}, {"budget": "seconds"}
 
 
 def run_report(folder, readme=None):
@@ -101,7 +112,7 @@ def test_table_2_holds_means_over_seeds_with_intervals_and_the_papers_figures(fu
     assert accuracy.text == f"{sum(accuracies) / 3:.4f}"
     assert accuracy.note == f"[{accuracies[0]:.4f}, {accuracies[2]:.4f}]"
     assert [block.title for block in table.blocks] == [
-        "The paper's Table 2", "More agents", "Fixed rules", "Rivals",
+        "The paper's Table 2", "More agents", "Our agents", "Fixed rules", "Rivals",
     ]  # fmt: skip
     assert [row.title for row in table.blocks[0].rows] == [METHODS[name][0] for name in FOUR[:4]]
 
@@ -188,6 +199,144 @@ def test_a_report_without_references_says_so(tmp_path):
     assert "## Paired differences" not in text
     control_only = measures_of(tmp_path / "d", methods=("agentvit", "random_matched"), epochs=2)
     assert "no finished run of simple_vit" in paired_table(control_only).caption
+
+
+@pytest.fixture(scope="module")
+def equal(tmp_path_factory):
+    """A comparison at equal FLOPs, reported on."""
+    folder = tmp_path_factory.mktemp("equal") / "flops"
+    fabricate(folder, methods=EQUAL, epochs=4, env=FLOPS)
+    run_report(folder)
+    return folder
+
+
+def test_a_report_at_equal_flops_says_what_they_bought(equal):
+    measures = Measures(read_comparison(equal))
+    budget = "the FLOPs of 4 epochs on all patches: 12 TFLOPs"
+    assert settings(measures.comparison)["Budget"] == f"each run may use {budget}"
+    assert findings(measures)[0] == f"Every run had the same budget: {budget}."
+    assert budget in " ".join(reasons(measures.comparison))
+    table = cost_table(measures)
+    epochs = {
+        name: float(cells(table, METHODS[name][0])[table.columns.index("Epochs")].text)
+        for name in EQUAL
+    }
+    assert epochs["simple_vit"] == 4
+    assert epochs["pss"] == pytest.approx(4 / 0.7, abs=0.1)
+    assert epochs["bandit"] == pytest.approx(4 / 0.5 + 5 / 12, abs=0.1)  # 5 steps a seed more
+    assert time_table(measures).title == "TFLOPs to a validation accuracy"
+    assert cells(time_table(measures), "SimpleViT64")[-1].text in ("12.0", "not reached")
+    text = (equal / "report.md").read_text()
+    assert "Our agents" in text
+    assert "control" not in text
+    assert "reproduced" not in text
+    names = re.findall(r"\(plots/(.*?)\.png\)", text)
+    assert names == [
+        "accuracy_over_run", "accuracy_over_seconds", "patches_per_step", "selected_patches",
+        "flops_to_accuracy",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("env", "budget", "columns"),
+    [
+        (FLOPS, "the FLOPs of 2 epochs on all patches: 6 TFLOPs", ["Accuracy (points)", "Time"]),
+        (
+            SECONDS,
+            "as many seconds as SimpleViT64 of the same seed took for 2 epochs: 60 s on average",
+            ["Accuracy (points)", "FLOPs"],
+        ),
+        (SECONDS | {"seconds": 60.0}, "each run may use 60 s", ["Accuracy (points)", "FLOPs"]),
+    ],
+)
+def test_pairs_are_with_all_patches_and_the_best_fixed_rule(tmp_path, env, budget, columns):
+    accuracy = {"random": 0.51, "pss": 0.53, "tome": 0.6}
+    folder = tmp_path / "c"
+    measures = measures_of(folder, methods=EQUAL, epochs=2, env=env, accuracy=accuracy)
+    assert budget in settings(measures.comparison)["Budget"]
+    table = paired_table(measures)
+    for column, what in zip(table.columns, columns * 2, strict=True):
+        assert column.startswith(what)
+    assert table.columns[0].endswith("against SimpleViT64")
+    assert table.columns[-1].endswith("against the best fixed rule, PSS, cyclic")
+    assert [cell.text for cell in cells(table, "PSS, cyclic")[2:]] == ["-", "-"]
+    assert float(cells(table, "Bandit")[2].text) < 0
+    assert readme_table(measures).columns[-1] == "Accuracy against PSS, cyclic (points)"
+    # A rule that fewer seeds speak for is no reference.
+    (folder / "runs" / "pss__1" / "result.json").unlink()
+    table = paired_table(Measures(read_comparison(folder)))
+    assert table.columns[-1].endswith("best fixed rule, PSS, linear")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [(0.58, "so that Bandit is more"), (0.53, "not told apart"), (0.46, "so that Bandit is less")],
+)
+def test_the_best_agent_is_told_against_the_best_rule_and_all_patches(tmp_path, accuracy, words):
+    figures = {"simple_vit": 0.53, "pss": 0.53, "random": 0.5, "agentvit": 0.4, "bandit": accuracy}
+    measures = measures_of(
+        tmp_path / "c", methods=EQUAL, seeds=range(5), noise=0.006, epochs=2, env=FLOPS,
+        accuracy=figures,
+    )  # fmt: skip
+    _, best, rule, full, paper, others, *_ = findings(measures)
+    assert re.search(
+        r"Bandit \(0\.\d+\) of 2 agents; PSS, cyclic \(0\.\d+\) of 4 fixed rules", best
+    )
+    for sentence, reference in ((rule, "PSS, cyclic"), (full, "SimpleViT64")):
+        assert sentence.startswith(f"Bandit against {reference}, over 5 paired seeds: ")
+        assert words in sentence
+        assert "training time" in sentence
+        assert "FLOPs" not in sentence
+    assert paper.startswith("AgentViT against SimpleViT64")
+    assert "other fixed rules" in others
+    assert "PSS, cyclic" not in others
+
+
+def test_without_agents_or_rules_nothing_is_said_of_them(tmp_path):
+    methods = ("simple_vit", "tome")
+    measures = measures_of(tmp_path / "c", methods=methods, epochs=2, env=FLOPS)
+    assert "agent" not in " ".join(findings(measures)).lower()
+    assert "no finished run of a fixed rule" in paired_table(measures).caption
+    assert readme_table(measures).columns[-1] == "Accuracy against SimpleViT64 (points)"
+
+
+def test_runs_of_different_length_are_averaged_at_equal_shares_of_the_budget(equal):
+    measures = Measures(read_comparison(equal))
+    runs = measures.comparison.sound_runs("bandit")
+    assert {len(run.epochs) for run in runs} == {8, 9}
+    assert {run.figure("n_steps") for run in runs} == {96, 101, 106}
+    curve = measures.curve("bandit")
+    assert len(curve.cost) == len(curve.accuracy) == max(len(run.epochs) for run in runs) - 1
+    assert list(curve.cost) == sorted(curve.cost)
+    assert curve.cost[-1] == pytest.approx(12e12)
+    assert curve.accuracy[-1] == pytest.approx(np.mean([run.val_accuracy[-1] for run in runs]))
+    moments, patches = measures.selection("pss_linear")
+    assert moments[0] == 0
+    assert moments[-1] < 1
+    assert patches == pytest.approx(64 * (0.3 + 0.7 * moments), abs=1.5)
+    # An epoch that was cut short counts for as many steps as it has.
+    (share,) = {round(value, 9) for value in measures.selected_share("pss")}
+    picked = [run.n_selected.mean() for run in measures.comparison.sound_runs("pss")]
+    assert 64 * share == pytest.approx(np.mean(picked))
+
+
+def test_the_readmes_section_tells_the_budget(tmp_path, quick_plots):
+    folder = fabricate(tmp_path / "c", methods=EQUAL, seeds=(0,), epochs=2, env=FLOPS)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}{END}")
+    run_report(folder, readme)
+    assert "each run may use the FLOPs of 2 epochs" in " ".join(readme.read_text().split())
+    assert "plots/accuracy_over_seconds.png" in readme.read_text()
+
+
+def test_the_committed_report_is_what_its_files_say(tmp_path, quick_plots):
+    committed = Path(__file__).parent.parent / "results" / "table2-cpu"
+    (tmp_path / "compare.json").write_bytes((committed / "compare.json").read_bytes())
+    (tmp_path / "runs").symlink_to(committed / "runs")
+    run_report(tmp_path)
+    texts = [(folder / "report.md").read_text() for folder in (tmp_path, committed)]
+    tables = [text.partition("\n![")[0].rpartition("\n## ")[0] for text in texts]
+    assert tables[0] == tables[1]
 
 
 def test_diverged_runs_are_named_and_in_no_mean(tmp_path):

@@ -3,11 +3,12 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.results import check_run, read_comparison, read_run
+from experiments.results import FULL, check_run, complete_env, read_comparison, read_run
 from experiments.run_folder import RunFolder
 from tests.fabricated import fabricate, write_result
 
 METHODS = ("simple_vit", "agentvit")
+FLOPS = {"budget": "flops"}
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
@@ -31,6 +32,79 @@ def test_runs_may_differ_in_what_a_method_changes(tmp_path):
     check_run(run, env)
     with pytest.raises(ValueError, match=r"evit__3: another configuration: dim is 96, expected 8$"):
         check_run(run, {**env, "dim": 8})
+
+
+def test_files_of_before_there_were_budgets_are_read(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=METHODS, epochs=4, env={"dim": 32})
+    before = read_comparison(folder)
+    for path in folder.glob("runs/*/metrics.csv"):
+        pd.read_csv(path).drop(columns="progress").to_csv(path, index=False)
+        write_result(path.parent, json.loads((path.parent / "result.json").read_text()))
+    for path in (*folder.glob("runs/*/config.json"), folder / "compare.json"):
+        content = json.loads(path.read_text())
+        env = content.get("options", content)["env"]
+        del env["budget"], env["seconds"]
+        path.write_text(json.dumps(content))
+    comparison = read_comparison(folder)
+    assert len(comparison.runs) == 6
+    assert comparison.budget == "epochs"
+    for name, run in comparison.runs.items():
+        assert list(run.progress) == list(before.runs[name].progress) == [0.25, 0.5, 0.75, 1]
+    # Such a comparison can grow: what is new has the value that made no difference then.
+    check_run(folder / "runs" / "agentvit__1", complete_env(comparison.env))
+    with pytest.raises(ValueError, match="another configuration: budget is epochs, expected flops"):
+        check_run(folder / "runs" / "agentvit__1", {**comparison.env, "budget": "flops"})
+
+
+def test_a_run_that_did_not_use_up_its_budget_is_refused(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=METHODS, seeds=(1,), epochs=4, env=FLOPS)
+    run = folder / "runs" / "agentvit__1"
+    assert len(read_run(run).epochs) == 8
+    metrics = pd.read_csv(run / "metrics.csv")
+    metrics.head(4).to_csv(run / "metrics.csv", index=False)
+    write_result(run, json.loads((run / "result.json").read_text()))
+    with pytest.raises(ValueError, match=r"expected a budget used up in metrics.csv, got 56% of"):
+        read_run(run)
+    metrics.drop(columns="progress").to_csv(run / "metrics.csv", index=False)
+    write_result(run, json.loads((run / "result.json").read_text()))
+    with pytest.raises(ValueError, match=r"expected progress in metrics.csv"):
+        read_run(run)
+
+
+def test_runs_as_long_as_with_all_patches_must_have_its_seconds(tmp_path):
+    env = {"budget": "seconds"}
+    folder = fabricate(tmp_path / "c", methods=METHODS, seeds=(1, 2), epochs=2, env=env)
+    assert len(read_comparison(folder).runs) == 4
+    for seed, seconds in ((1, 61.5), (2, None)):
+        path = folder / "runs" / f"{FULL}__{seed}" / "result.json"
+        if seconds is None:
+            path.unlink()
+        else:
+            result = json.loads(path.read_text()) | {"train_seconds": seconds}
+            path.write_text(json.dumps(result))
+    comparison = read_comparison(folder)
+    assert list(comparison.runs) == [(FULL, 1)]
+    other, missing = comparison.problems
+    assert "agentvit__1: another configuration: seconds is 60.0, expected 61.5" in other
+    assert f"expected a finished run with result.json, got {path.parent}" in missing
+
+
+@pytest.mark.parametrize(
+    ("text", "progress"),
+    [
+        ("", 0),
+        ("epoch,prog", 0),
+        ("epoch,progress\n", 0),
+        ("epoch,progress\n1,0.25\n2,0.5", 0.25),
+        ("epoch,progress\n1,0.25\n2,0.5\n", 0.5),
+        ("epoch\n1\n", 0),
+        ("epoch,progress\n1\n", 0),
+    ],
+)
+def test_progress_is_that_of_the_last_whole_line(tmp_path, text, progress):
+    assert RunFolder(tmp_path).progress() == 0
+    (tmp_path / "metrics.csv").write_text(text)
+    assert RunFolder(tmp_path).progress() == progress
 
 
 def test_a_run_without_a_result_is_not_finished(tmp_path):

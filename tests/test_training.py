@@ -1,12 +1,15 @@
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from vit_patch_env import training
 from vit_patch_env.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data import Split
+from vit_patch_env.observation import nothing
 from vit_patch_env.training import (
     Trainer,
     has_bf16,
@@ -103,11 +106,24 @@ def test_seconds_begin_with_the_first_step():
     assert 0 < trainer.train_seconds + trainer.observe_seconds <= first < trainer.seconds
 
 
-def test_step_keeps_time_apart():
-    trainer = make_trainer()
+def test_step_keeps_time_apart(monkeypatch):
+    now = 100.0
+
+    def pass_time(seconds):
+        nonlocal now
+        now += seconds
+
+    def look(model, images):
+        pass_time(5)
+        return nothing(model, images)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
+    trainer = make_trainer(observation=look)
+    trainer.model.register_forward_hook(lambda *_: pass_time(2))
     for _ in range(3):
         trainer.step()
-    assert 0 < trainer.observe_seconds < trainer.train_seconds
+    assert (trainer.train_seconds, trainer.observe_seconds) == (6, 15)
+    assert trainer.seconds == 21
 
 
 def test_observe_leaves_model_and_gradients_alone():
