@@ -32,8 +32,11 @@ bench: $(READY)   ## measure steps and epochs beside the rivals: make bench BENC
 compare: $(READY) ## train all methods: make compare COMPARE='--preset table2 --jobs 1'
 	$(BIN)/vit-patch compare $(COMPARE)
 
-results: $(READY) ## write the report of results/table2-cpu and the README's results
+results: $(READY) ## write the reports in results/ and the README's results
 	$(BIN)/vit-patch report results/table2-cpu --readme README.md
+	$(BIN)/vit-patch report results/budget-cpu
+	$(BIN)/vit-patch report results/budget-cpu-seconds
+	$(BIN)/vit-patch report results/budget-cpu-half
 
 memory: $(READY)  ## 10,000 steps of changing numbers of patches: memory must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py

@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
     ),
     "quadratic_spread": Method(
         "Growing, squared, spread", "rule",
-        "the same, its patches spread over the image",
+        "as Growing, squared, its patches spread over the image (GRTS, Stevens and Olsen 2004)",
         agent="quadratic", draw="spread",
     ),
     **{

@@ -416,7 +416,7 @@ def test_seconds_end_soon_after():
     elapsed = time.perf_counter() - started
     assert shares == sorted(shares)
     assert shares[-2] < shares[-1] == 1
-    assert 0.2 <= env.trainer().seconds <= elapsed
+    assert 0.2 <= elapsed <= env.trainer().seconds < 2
 
 
 def test_seconds_are_said_not_to_be_the_same_on_every_replay():

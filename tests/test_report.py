@@ -148,7 +148,7 @@ def test_words_follow_the_figures(tmp_path, accuracy, seconds, told, to_full, to
     measures = measures_of(
         tmp_path / "c",
         methods=FOUR,
-        seeds=range(5),
+        seeds=range(10),
         noise=0.006,
         accuracy={"agentvit": accuracy, "simple_vit": 0.53, "random_matched": 0.53},
         seconds={"agentvit": seconds},
