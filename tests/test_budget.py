@@ -407,16 +407,14 @@ def test_evaluation_neither_uses_nor_extends_the_seconds(clock):
 def test_seconds_end_soon_after():
     env = make(budget="seconds", seconds=0.2)
     env.reset(seed=0)
-    started = time.perf_counter()
     shares = []
     truncated = False
     while not truncated:
         *_, truncated, info = env.step(ALL)
         shares.append(info["progress"])
-    elapsed = time.perf_counter() - started
+    assert 0.2 <= env.trainer().seconds < 2
     assert shares == sorted(shares)
     assert shares[-2] < shares[-1] == 1
-    assert 0.2 <= elapsed <= env.trainer().seconds < 2
 
 
 def test_seconds_are_said_not_to_be_the_same_on_every_replay():
