@@ -1,6 +1,5 @@
 import functools
 import math
-import time
 from types import SimpleNamespace
 
 import numpy as np
