@@ -37,6 +37,7 @@ results: $(READY) ## write the reports in results/ and the README's results
 	$(BIN)/vit-patch report results/budget-cpu
 	$(BIN)/vit-patch report results/budget-cpu-seconds
 	$(BIN)/vit-patch report results/budget-cpu-half
+	$(BIN)/vit-patch report results/budget-cpu-31s
 
 memory: $(READY)  ## 10,000 steps of changing numbers of patches: memory must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
