@@ -33,18 +33,21 @@ class PlayingAlgorithm(BaseAlgorithm):
         assert self.env is not None
         while self.num_timesteps < total_timesteps:
             assert isinstance(self._last_obs, np.ndarray)
+            callback.on_rollout_start()
             actions = self._act(self._last_obs)
             new_obs, rewards, dones, infos = self.env.step(actions)
             self.num_timesteps += self.env.num_envs
-            self._take(self._last_obs, actions, rewards, dones, infos)
             callback.update_locals(locals())
-            if not callback.on_step():
+            go_on = callback.on_step()
+            self._take(self._last_obs, actions, rewards, dones, infos)
+            if not go_on:
                 break
             self._update_info_buffer(infos, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._episode_num += int(dones.sum())
             if dones.any() and self._episode_num % log_interval == 0:
                 self.dump_logs()
+            callback.on_rollout_end()
         self._end()
         callback.on_training_end()
         return self

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,15 @@ class EpochFigures(NamedTuple):
     agent_seconds: float
     flops: float  # of training steps, observations and rewards
     progress: float  # share of the budget used at its end
+    n_skipped: int  # steps whose gradient was not finite
+
+
+_FIGURES = (
+    "n_calls", "num_timesteps", "n_selected_mean", "selected", "n_selected", "n_skipped", "flops",
+    "peak_memory_bytes", "diverged", "_apart_seconds", "_past_train_seconds", "_past_flops",
+    "_n_episodes", "_n_steps", "_n_selected", "_n_steps_done", "_recent", "_seconds_aside",
+)  # fmt: skip
+"""Attributes of a `TrainingMonitor` that a checkpoint holds as they are."""
 
 
 class Clock(NamedTuple):
@@ -53,7 +62,7 @@ class Clock(NamedTuple):
     Attributes:
         total: all of it.
         train: training steps of the ViT.
-        apart: this callback (evaluation, logging), resets, and the counting of FLOPs.
+        apart: this callback (evaluation, logging), resets, checkpoints, the counting of FLOPs.
     """
 
     total: float = 0.0
@@ -72,10 +81,14 @@ class _EpochSums:
 
     began: Clock
     patch_masks: NDArray[np.float64]
-    n_steps: int = 0
+    n_selected: list[int] = field(default_factory=list)
     loss: float = 0.0
-    n_selected: int = 0
     reward: float = 0.0
+    n_skipped: int = 0
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.n_selected)
 
 
 class TrainingMonitor(BaseCallback):
@@ -84,8 +97,9 @@ class TrainingMonitor(BaseCallback):
     Works with any Stable-Baselines3 algorithm and `FixedRule` on `ViTPatchSelect-v0`, also on
     several environments: scalars are averaged over them, epochs are those of the first. Tags:
     `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
-    `env/reward_patch`; images once an epoch: `vit/attention` (the observation) and
-    `env/selected` (how often each patch was selected).
+    `env/reward_patch`, `vit/skipped_steps` (so far, of gradients that were not finite); images once
+    an epoch: `vit/attention` (the observation) and `env/selected` (how often each patch was
+    selected).
 
     Args:
         log_interval: steps between points.
@@ -98,6 +112,8 @@ class TrainingMonitor(BaseCallback):
         clock: where the time went so far.
         n_selected_mean: patches selected per step so far.
         selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
+        n_selected: patches selected in each of its steps.
+        n_skipped: steps so far whose gradient was not finite, so that they changed no weights.
         flops: of training steps, observations and rewards, up to the last epoch's end.
         peak_memory_bytes: of this process while it trained, evaluation and counting apart.
         diverged: whether a loss was not finite.
@@ -123,6 +139,8 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock()
         self.n_selected_mean = float("nan")
         self.selected: NDArray[np.float64] = np.zeros(0)
+        self.n_selected: list[int] = []
+        self.n_skipped = 0
         self.flops: float = 0
         self.peak_memory_bytes = 0
         self.diverged = False
@@ -140,7 +158,7 @@ class TrainingMonitor(BaseCallback):
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
         self._n_patches: int = self._of_first_env("n_patches")
-        self._n_episodes = self._n_steps = self._n_selected = 0
+        self._n_episodes = self._n_steps = self._n_selected = self.n_skipped = 0
         self.diverged = False
         self._n_steps_done: int = self._of_first_env("n_steps_done")  # of the episode
         self._recent: list[dict[str, Any]] = []
@@ -152,7 +170,7 @@ class TrainingMonitor(BaseCallback):
         metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
         self._record("hparams", HParam(hyperparameters, metrics))
         # What the episode has counted so far; reading its FLOPs, above, counts too.
-        self._counted_seconds = self._call_first_env("timings").count_seconds
+        self._seconds_aside = self._call_first_env("timings").aside_seconds
         self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -169,7 +187,7 @@ class TrainingMonitor(BaseCallback):
                     self._n_steps,
                     infos[0],
                     epsilon,
-                    self._sums.n_selected / self._sums.n_steps,
+                    sum(self._sums.n_selected) / self._sums.n_steps,
                 )
             )
         self._n_steps_done += 1
@@ -186,10 +204,11 @@ class TrainingMonitor(BaseCallback):
 
     def _count(self, info: dict[str, Any], reward: float) -> None:
         sums = self._sums
-        sums.n_steps += 1
+        sums.n_selected.append(info["n_selected"])
         sums.loss += info["loss"]
-        sums.n_selected += info["n_selected"]
         sums.reward += float(reward)
+        sums.n_skipped += info["skipped"]
+        self.n_skipped += info["skipped"]
         # Not the action: wrappers of the environment make it mean something else.
         sums.patch_masks += self._call_first_env("patch_mask", self._episode)
         self._n_steps += 1
@@ -204,14 +223,14 @@ class TrainingMonitor(BaseCallback):
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self._device))
         timings = self._call_first_env("timings", self._episode)
         # What the environment counted in its steps; what is counted here is in this callback.
-        self._apart_seconds += timings.count_seconds - self._counted_seconds
+        self._apart_seconds += timings.aside_seconds - self._seconds_aside
         if done:
             self._apart_seconds += self._call_first_env("timings").reset_seconds
         self.clock = Clock(
             total_seconds, self._past_train_seconds + timings.train_seconds, self._apart_seconds
         )
         flops = self._past_flops + self._call_first_env("flops", self._episode)
-        self._counted_seconds = self._call_first_env("timings").count_seconds
+        self._seconds_aside = self._call_first_env("timings").aside_seconds
         epoch_flops, self.flops = flops - self.flops, flops
         if done:
             self._past_train_seconds = self.clock.train
@@ -227,7 +246,7 @@ class TrainingMonitor(BaseCallback):
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
-            n_selected=sums.n_selected / sums.n_steps,
+            n_selected=sum(sums.n_selected) / sums.n_steps,
             reward=sums.reward / sums.n_steps,
             epsilon=epsilon,
             images_per_second=sums.n_steps * self._images_per_step / (epoch_train + epoch_agent),
@@ -235,8 +254,9 @@ class TrainingMonitor(BaseCallback):
             agent_seconds=epoch_agent,
             flops=epoch_flops,
             progress=info["progress"],
+            n_skipped=sums.n_skipped,
         )
-        self.selected = sums.patch_masks / sums.n_steps
+        self.selected, self.n_selected = sums.patch_masks / sums.n_steps, sums.n_selected
         self.logger.record("vit/val_loss", val.loss)
         self.logger.record("vit/val_accuracy", val.accuracy)
         self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
@@ -257,7 +277,25 @@ class TrainingMonitor(BaseCallback):
         ):
             self.logger.record(tag, float(np.mean([info[key] for info in self._recent])))
         self._recent.clear()
+        self.logger.record("vit/skipped_steps", self.n_skipped)
         self.model.dump_logs()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All figures so far, as plain data and arrays: for `RunCheckpoint`."""
+        return {
+            **{name: getattr(self, name) for name in _FIGURES},
+            "clock": tuple(self.clock),
+            "sums": {**vars(self._sums), "began": tuple(self._sums.began)},
+            "seconds": time.perf_counter() - self._started,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another of the same run was; the time in between does not count."""
+        for name in _FIGURES:
+            setattr(self, name, state[name])
+        self.clock = Clock(*state["clock"])
+        self._sums = _EpochSums(**{**state["sums"], "began": Clock(*state["sums"]["began"])})
+        self._started = time.perf_counter() - state["seconds"]
 
     def _new_sums(self) -> _EpochSums:
         return _EpochSums(self.clock, np.zeros(self._n_patches))

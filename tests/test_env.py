@@ -20,7 +20,7 @@ from vit_patch_env.vit import SimpleViT
 
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
-    "diverged",
+    "skipped", "diverged",
 }  # fmt: skip
 
 

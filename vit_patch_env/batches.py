@@ -1,6 +1,6 @@
 """A seeded, resumable stream of augmented mini-batches that live on the training device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -122,6 +122,15 @@ class BatchStream:
         check_whole(f"[0, {self.batches_per_epoch - 1}]", batch=position.batch)
         self._position = position
         self._shuffle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed and position, as plain data."""
+        return {"seed": self.seed, "position": list(self._position)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another stream of the same images was."""
+        self.seed = state["seed"]
+        self.position = Position(*state["position"])
 
     def next(self) -> Batch:
         """The next batch."""

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import gymnasium as gym
@@ -18,8 +19,10 @@ from vit_patch_env.batches import Batch, BatchStream, Normalize
 from vit_patch_env.budget import BUDGETS, Budget, BudgetName, uncountable
 from vit_patch_env.checks import check_choice, check_interval, check_whole
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
-from vit_patch_env.episode import Episode, RewardSettings
+from vit_patch_env.episode import N_SHOWN, Episode, RewardSettings
+from vit_patch_env.files import load_state, save_state
 from vit_patch_env.flops import FlopCount
+from vit_patch_env.memory import release_freed_memory
 from vit_patch_env.models import ModelName, check_model, make_model
 from vit_patch_env.observation import FIGURES_AFTER_RUN, OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
@@ -60,7 +63,7 @@ class Timings(NamedTuple):
     train_seconds: float
     observe_seconds: float
     reset_seconds: float
-    count_seconds: float  # counting FLOPs, which no training needs
+    aside_seconds: float  # counting FLOPs, checkpoints: what no training needs
 
 
 class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
@@ -100,14 +103,19 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     cost a SimpleViT of these sizes, so that fewer patches per step buy more steps; observations
     and rewards are paid from it too. `"seconds"`: so much wall-clock time since the first step,
     with the agent's own and without evaluations; it is not the same on every replay. Terminated
-    if the loss is not finite, with a reward of -100.
+    if the loss is not finite, with a reward of -100. A step whose gradient is not finite, while its
+    loss is, changes no weights; ten of them in turn end the run as well.
 
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
-    `empty_action`, `diverged`. It holds no times but the share of a budget of seconds, so that it
-    is the same on every replay without one. That of `reset` has `budget_steps`, the steps on all
-    patches that the budget is worth.
+    `empty_action`, `skipped`, `diverged`. It holds no times but the share of a budget of seconds,
+    so that it is the same on every replay without one. That of `reset` has `budget_steps`, the
+    steps on all patches that the budget is worth.
+
+    ## Saving
+    `env.unwrapped.save(path)` writes all that the run's further course depends on, `load(path)`
+    goes on from there, in another process too, as if nothing had happened in between.
 
     ## Arguments
     All keyword-only; through `gym.make` they are JSON values. `dataset` and `model` also take
@@ -199,6 +207,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         precision: PrecisionName = "auto",
         render_mode: str | None = None,
     ) -> None:
+        self._arguments = {
+            name: value if isinstance(value, str | int | float | None) else type(value).__name__
+            for name, value in locals().items()
+            if name not in ("self", "data_dir", "device", "render_mode")
+        }
         if isinstance(dataset, str):
             check_dataset(dataset, data_dir)
         elif not isinstance(dataset, ImageData):
@@ -343,14 +356,29 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """Begin a training run with new weights, data order and augmentation.
 
         All of them come from `np_random`: the same seed gives the same run.
+
+        Raises:
+            ValueError: for a seed that is no whole number from 0, or any options.
         """
+        if seed is not None:
+            check_whole("[0, inf)", seed=seed)
+            seed = int(seed)
+        if options:
+            raise ValueError(f"options must be none, as none is known, got {options!r}")
         super().reset(seed=seed)
+        weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
+        episode = self._episodes["current"] = self._new_episode(weights_seed, stream_seed)
+        trainer = episode.trainer
+        info = {"epoch": 0, "progress": trainer.progress, "budget_steps": trainer.n_steps}
+        return self._seen(episode), info
+
+    def _new_episode(self, weights_seed: int, stream_seed: int) -> Episode:
+        """A training run from fresh weights."""
         if os.getpid() != _IMPORTED_BY:
             # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's
             # state but not its threads: its first parallel operation would wait for them forever.
             torch.set_num_threads(1)
         started = time.perf_counter()
-        weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         data = self.data
         stream = BatchStream(
             *data.train,
@@ -377,9 +405,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         held_out = self._held_out(stream.normalize) if self._reward.name == "validation" else []
         episode = Episode(trainer, self._reward, held_out)
         episode.reset_seconds = time.perf_counter() - started
-        self._episodes["current"] = episode
-        info = {"epoch": 0, "progress": trainer.progress, "budget_steps": trainer.n_steps}
-        return self._seen(episode), info
+        return episode
 
     def step(
         self, action: NDArray[Any]
@@ -395,7 +421,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode = self._episode("current")
         patch_mask, empty_action = self._patch_mask(action, episode.observation)
         epoch = episode.trainer.n_steps_done // self.steps_per_epoch
-        loss, reward, terms, diverged = episode.step(patch_mask, self._keep(patch_mask))
+        outcome = episode.step(patch_mask, self._keep(patch_mask))
+        loss, reward, terms, skipped, diverged = outcome
         truncated = not diverged and episode.trainer.progress >= 1
         if diverged or truncated:
             self._episodes["last"] = episode
@@ -407,6 +434,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "epoch": epoch,
             "progress": episode.trainer.progress,
             "empty_action": empty_action,
+            "skipped": skipped,
             "diverged": diverged,
         }
         return self._seen(episode), reward, diverged, truncated, info
@@ -463,7 +491,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             trainer.train_seconds,
             trainer.observe_seconds,
             chosen.reset_seconds,
-            trainer.count_seconds,
+            trainer.aside_seconds,
         )
 
     def flops(self, episode: EpisodeName = "current") -> float:
@@ -479,8 +507,106 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             episode.trainer.batch.images,
             np.ones(self.n_patches, dtype=np.bool_),
         )
-        images = episode.trainer.stream.normalize.inverse(images[:8])
+        images = episode.trainer.stream.normalize.inverse(images[:N_SHOWN])
         return draw_selection(images.cpu().numpy(), patch_mask)
+
+    def close(self) -> None:
+        """Free images, models and episodes; a later `reset` loads the images anew."""
+        self._episodes.clear()
+        self._data = self._reference = None
+        release_freed_memory(self.device)
+
+    def set_aside(self, seconds: float) -> None:
+        """Take note of time that belongs to no training, such as that of a checkpoint."""
+        self._episode("current").trainer.set_aside(seconds)
+
+    def save(self, path: str | Path) -> None:
+        """Write the running episode, the one that ended last and the random generators to a file.
+
+        Raises:
+            ValueError: before the first reset.
+            OSError: if it cannot be written; what the file held is kept.
+        """
+        save_state(Path(path), self.state_dict())
+
+    def load(self, path: str | Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Go on where `save` was called, in an environment of the same arguments.
+
+        Arguments that may differ: `data_dir`, `device`, `render_mode`. On one machine and device,
+        with as many threads, every step is the same as if there had been no break. Nothing in the
+        file is executed.
+
+        Returns:
+            The observation of the next batch, and the info of a reset.
+
+        Raises:
+            ValueError: if the file is damaged, or of an environment with other arguments or images.
+        """
+        self.load_state_dict(load_state(Path(path)))
+        episode = self._episode("current")
+        trainer = episode.trainer
+        info = {
+            "epoch": trainer.n_steps_done // self.steps_per_epoch,
+            "progress": trainer.progress,
+            "budget_steps": trainer.n_steps,
+        }
+        return self._seen(episode), info
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `save` writes, as plain data and tensors; the tensors are the run's own, not copies.
+
+        Raises:
+            ValueError: before the first reset.
+        """
+        current, last = self._episode("current"), self._episodes.get("last")
+        return {
+            "arguments": self._arguments,
+            "images": self._images_figures(),
+            "np_random": self.np_random.bit_generator.state,
+            "np_random_seed": self._np_random_seed,
+            "action_space": self.action_space.np_random.bit_generator.state,
+            "current": current.state_dict(),
+            "last": "current" if last is current else last and last.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called.
+
+        Raises:
+            ValueError: if it is of an environment with other arguments or images, or damaged.
+        """
+        try:
+            for name, value in {**state["arguments"], **state["images"]}.items():
+                own = {**self._arguments, **self._images_figures()}.get(name)
+                if own != value:
+                    raise ValueError(f"{name} must be that of the saved run, {value}, got {own}")
+            current = self._loaded_episode(state["current"])
+            last = state["last"]
+            if last is not None:
+                last = current if last == "current" else self._loaded_episode(last)
+            self.np_random.bit_generator.state = state["np_random"]
+            self._np_random_seed = state["np_random_seed"]
+            self.action_space.np_random.bit_generator.state = state["action_space"]
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"expected the state of a run with this ViT, got: {reason}") from error
+        self._episodes = {"current": current}
+        if last is not None:
+            self._episodes["last"] = last
+
+    def _loaded_episode(self, state: dict[str, Any]) -> Episode:
+        episode = self._new_episode(0, 0)
+        episode.load_state_dict(state)
+        return episode
+
+    def _images_figures(self) -> dict[str, Any]:
+        """What tells other images from these."""
+        data = self.data
+        return {
+            "number of images": [len(split.labels) for split in (data.train, data.val, data.test)],
+            "classes": list(data.classes),
+            "channel_mean": [round(value, 6) for value in data.channel_mean],
+        }
 
     def _episode(self, name: EpisodeName) -> Episode:
         check_choice(get_args(EpisodeName), episode=name)

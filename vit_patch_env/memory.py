@@ -38,6 +38,15 @@ def keep_freed_memory() -> bool:
     )
 
 
+def release_freed_memory(device: torch.device) -> None:
+    """Give freed blocks back, to the system or to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the host's or the device's, did not suffice."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (

@@ -99,9 +99,16 @@ def learning_rate_factor(
 
 
 class StepResult(NamedTuple):
-    """Loss of the batch just trained on, and observation (n_patches,) float32 of the next one."""
+    """What came of a step.
+
+    Attributes:
+        loss: of the batch just trained on.
+        skipped: whether a gradient was not finite, so that the weights were left as they were.
+        observation: of the next batch, (n_patches,) float32.
+    """
 
     loss: float
+    skipped: bool
     observation: NDArray[np.float32]
 
 
@@ -149,8 +156,9 @@ class Trainer:
         batch: the next one to train on.
         train_seconds: time spent in steps so far, batches included, observations apart.
         observe_seconds: time spent on the agent's observations so far.
-        count_seconds: time spent on counting FLOPs so far.
-        n_steps_done: training steps so far.
+        aside_seconds: time spent so far on what no training needs: counting FLOPs, and what
+            `set_aside` was told of.
+        n_steps_done: training steps so far, those that were skipped included.
         progress: share of the budget used so far, in [0, 1].
     """
 
@@ -192,10 +200,12 @@ class Trainer:
         self.optimizer = optimizer_class(
             model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
         )
-        self.batch = stream.next()
+        self._parameters = list(model.parameters())
+        self._unscaled = torch.ones((), device=device)
+        self.batch = self._next_batch()
         self.train_seconds = 0.0
         self.observe_seconds = 0.0
-        self.count_seconds = 0.0
+        self.aside_seconds = 0.0
         self.n_steps_done = 0
         self.progress = 0.0
         self._started: float | None = None
@@ -219,20 +229,24 @@ class Trainer:
         if self._started is None:
             self._started, self._apart_seconds = started, 0.0
         loss = self.train_step(self.batch, keep)
-        self.batch = self.stream.next()
+        skipped = self.optimizer.found_inf
+        self.batch = self._next_batch()
         trained = _mark(self.device)
         observation = self.observe(self.batch.images)
         self._uncounted[_OBSERVATION] += 1
         observed = _mark(self.device)
-        host = torch.cat((loss.view(1), observation)).cpu().numpy()
+        host = torch.cat((loss.view(1), skipped.view(1), observation)).cpu().numpy()
         observe_seconds = _seconds_between(trained, observed)
         self.observe_seconds += observe_seconds
         self.train_seconds += time.perf_counter() - started - observe_seconds
         self.update_progress()
-        return StepResult(float(host[0]), host[1:])
+        return StepResult(float(host[0]), bool(host[1]), host[2:])
 
     def train_step(self, batch: Batch, keep: Tensor | None = None) -> Tensor:
-        """Loss of one optimiser step on the kept patches: 0-d float32, still on the device."""
+        """Loss of one optimiser step on the kept patches: 0-d float32, still on the device.
+
+        Where a gradient is not finite, weights and optimiser are left as they were.
+        """
         self.model.train()
         rate = self._rate()
         with self._autocast():
@@ -242,6 +256,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * self._learning_rate_factor(self.progress)
+        self.optimizer.found_inf = self._has_bad_gradients()  # the fused step does nothing if 1
         self.optimizer.step()
         self.n_steps_done += 1
         if self.n_steps_done % _RECOUNT == 0:
@@ -340,10 +355,62 @@ class Trainer:
             if not math.isnan(self._flops):
                 warnings.warn(f"FLOPs of this model cannot be counted: {error}", stacklevel=2)
             self._flops = math.nan
-        seconds = time.perf_counter() - started
-        self.count_seconds += seconds
-        self._apart_seconds += seconds
+        self.set_aside(time.perf_counter() - started)
         return self._flops
+
+    def set_aside(self, seconds: float) -> None:
+        """Take note of time that belongs to no training, such as that of a checkpoint."""
+        self.aside_seconds += seconds
+        self._apart_seconds += seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run's further course depends on, as plain data and tensors.
+
+        The tensors are the trainer's own, not copies.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stream": self._drawn_from,
+            "train_seconds": self.train_seconds,
+            "observe_seconds": self.observe_seconds,
+            "aside_seconds": self.aside_seconds,
+            "seconds": None if self._started is None else self.seconds,
+            "n_steps_done": self.n_steps_done,
+            "progress": self.progress,
+            "flops": self._flops,
+            "uncounted": [(*kind, count) for kind, count in self._uncounted.items()],
+            "flops_of_images": [
+                (*kind, purpose, flops) for (kind, purpose), flops in self._flops_of_images.items()
+            ],
+            "flops_computed": self._flop_count is not None and self._flop_count.computed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a trainer of the same model, images and recipe was."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stream.load_state_dict(state["stream"])
+        self.batch = self._next_batch()
+        self.train_seconds = state["train_seconds"]
+        self.observe_seconds = state["observe_seconds"]
+        self.aside_seconds = state["aside_seconds"]
+        self._started, self._apart_seconds = None, 0.0
+        if state["seconds"] is not None:
+            self._started = time.perf_counter() - state["seconds"]
+        self.n_steps_done = state["n_steps_done"]
+        self.progress = state["progress"]
+        self._flops = state["flops"]
+        self._uncounted.clear()
+        for *kind, count in state["uncounted"]:
+            self._uncounted[_StepKind(*kind)] = count
+        self._flops_of_images.clear()
+        for *kind, purpose, flops in state["flops_of_images"]:
+            self._flops_of_images[_StepKind(*kind), purpose] = flops
+        self._flop_count = None
+        if state["flops_computed"]:
+            self._flop_count = FlopCount(self.model)
+            self._flop_count.computed = True
 
     def step_flops(self, keep: Tensor | None = None) -> float:
         """FLOPs of a training step on those patches (None: all), as it would be now."""
@@ -384,6 +451,20 @@ class Trainer:
         else:
             self._flops_of[kind] = flops
         return flops
+
+    def _next_batch(self) -> Batch:
+        self._drawn_from = self.stream.state_dict()
+        return self.stream.next()
+
+    def _has_bad_gradients(self) -> Tensor:
+        """1 if any gradient is not finite, else 0: 0-d float32, on the device.
+
+        By what GradScaler checks with, scaling by 1: one pass and no word to the host.
+        """
+        bad = torch.zeros((), device=self.device)
+        gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._unscaled)
+        return bad
 
     def _rate(self) -> float | None:
         """The rate that the model asks for at this point of the run, if it does."""

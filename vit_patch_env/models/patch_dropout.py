@@ -39,6 +39,18 @@ class PatchDropoutViT(SimpleViT):
             tokens = self.dropout(tokens)
         return super().transform(tokens)
 
+    def get_extra_state(self) -> Tensor:
+        """Where its draws are: saved with the weights."""
+        return self._generator(self._device).get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on drawing from there."""
+        self._generator(self._device).set_state(state.cpu())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def _generator(self, device: torch.device) -> torch.Generator:
         if device.type != "cuda":
             device = torch.device("cpu")
