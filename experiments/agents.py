@@ -107,7 +107,7 @@ def make_agent(
             f"agent {options.agent} picks among {card.n_patches} patches, "
             f"expected the run's {env.n_patches}"
         )
-    named = replace(options, agent=card.agent, sb3=card.sb3, dqn=card.dqn, follow=None)
+    named = replace(options, agent=card.agent, sb3=card.sb3, dqn=card.dqn)
     agent = _new_agent(named, env, vec_env)
     try:
         agent.set_parameters(str(path), device="cpu")

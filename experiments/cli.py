@@ -1,6 +1,7 @@
 """The command `vit-patch`."""
 
 import sys
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import tyro
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from experiments.bench import Bench
 from experiments.compare import Comparison
+from experiments.endings import fail, say, show_warning
 from experiments.evaluate import Evaluation
 from experiments.options import (
     BenchOptions,
@@ -78,14 +80,19 @@ def main(args: list[str] | None = None) -> None:
         CompareOptions: Comparison,
         ReportOptions: Report,
     }
+    warnings.showwarning = show_warning
     try:
         options = parse(args)
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.
         command = commands[type(options)](options, console)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        _interrupted()
     try:
         command.run()
+    except KeyboardInterrupt:
+        _interrupted()
     except MemoryError as error:
         fail(str(error))
     except RuntimeError as error:
@@ -95,10 +102,10 @@ def main(args: list[str] | None = None) -> None:
         fail(f"out of memory{asked}: {str(error).splitlines()[0]}")
 
 
-def fail(message: str) -> NoReturn:
-    """End the program with one line on standard error and status 2."""
-    print("vit-patch: " + message.replace("\n", " "), file=sys.stderr)
-    sys.exit(2)
+def _interrupted() -> NoReturn:
+    """End the program after a Ctrl-C that nothing else took care of."""
+    say("interrupted")
+    sys.exit(130)
 
 
 def _memory_asked_for(options: Options) -> str:

@@ -4,7 +4,6 @@ All that is known of a run is in its folder; a second call goes on where the fir
 """
 
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from experiments.agents import make_agent
 from experiments.compare_display import CompareDisplay
+from experiments.endings import say, stopping
 from experiments.methods import METHODS, method_options
 from experiments.options import CompareOptions, EnvOptions, TrainOptions
 from experiments.presets import PRESETS
@@ -32,12 +32,24 @@ from experiments.results import (
     read_run,
     timed_budget,
 )
-from experiments.run_folder import RunFolder, option_words, provenance, read_json, write_json
+from experiments.run_checkpoint import parse_interval
+from experiments.run_folder import (
+    OF_THE_FOLDER,
+    RunFolder,
+    lock_folder,
+    option_words,
+    provenance,
+    read_json,
+    write_json,
+)
 from experiments.train import flat, make_env, train_in_background
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_whole
 
 State = Literal["waiting", "running", "done", "failed"]
+
+N_ATTEMPTS = 2
+"""How often a run is started that fails."""
 
 
 @dataclass(eq=False)
@@ -48,6 +60,7 @@ class Task:
         followed: the task whose run says how many patches to keep.
         timed: the task whose run says how many seconds it may take.
         note: what a person should know: the accuracy of a finished run, why one failed.
+        attempts: how often it was started in this call.
         seconds: how long it took or has taken, for an estimate of the time left.
         progress: share of its budget used, as of its last epoch.
     """
@@ -59,6 +72,7 @@ class Task:
     timed: "Task | None" = None
     state: State = "waiting"
     note: str = ""
+    attempts: int = 0
     seconds: float = 0.0
     progress: float = 0.0
 
@@ -72,12 +86,13 @@ class Task:
         """The tasks whose runs must be done first."""
         return [task for task in (self.followed, self.timed) if task is not None]
 
-    def options(self, env: EnvOptions) -> TrainOptions:
+    def options(self, env: EnvOptions, checkpoint_every: str) -> TrainOptions:
         """The options of its run, in a comparison of this environment."""
         if is_timed(vars(env)):
             env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
         followed = self.followed.folder if self.followed else None
-        return method_options(self.method, self.seed, env, self.folder.path, followed)
+        options = method_options(self.method, self.seed, env, self.folder.path, followed)
+        return replace(options, checkpoint_every=checkpoint_every)
 
 
 class Comparison:
@@ -94,6 +109,7 @@ class Comparison:
     def __init__(self, options: CompareOptions, console: Console) -> None:
         self.console = console
         check_whole("[1, inf)", jobs=options.jobs)
+        parse_interval(options.checkpoint_every)
         for name, values in (("methods", options.methods), ("seeds", options.seeds)):
             if not values:
                 raise ValueError(f"{name} must be at least one, got none")
@@ -131,20 +147,47 @@ class Comparison:
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
         self.tasks = self._tasks()
-        kept = self._kept_configuration()
-        self._find_finished()
-        self._write_configuration(kept)
+        self.lock = lock_folder(self.path, "out")
+        try:
+            kept = self._kept_configuration()
+            self._find_finished()
+            self._write_configuration(kept)
+        except BaseException:
+            self.lock.release()
+            raise
 
     def run(self) -> None:
-        """Train what has not been trained; exits with status 1 if a run failed."""
-        # What asks a program to end reaches the runs too: they are ended as by Ctrl-C.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """Train what has not been trained; exits with status 1 if a run failed.
+
+        A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each behind a
+        checkpoint, from which the same command goes on; a second Ctrl-C ends them at once.
+        """
+        try:
+            with stopping(self._ask_to_stop) as received:
+                self._train(received)
+        finally:
+            self.lock.release()
+        if received:
+            self._say("Interrupted. Runs are kept as far as they came; the same command goes on.")
+            sys.exit(128 + received[0])
+        failed = [task for task in self.tasks if task.state != "done"]
+        if failed:
+            for task in failed:
+                self._say(f"{task.name} {task.state}: {task.note}")
+            sys.exit(1)
+        self._say(
+            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. See what they say with\n"
+            f"  vit-patch report {self.path}"
+        )
+
+    def _train(self, received: list[int]) -> None:
+        """Train until all is done or a signal was received; no run outlives this."""
         display = CompareDisplay(self.tasks, self.options.jobs, self.console)
         running: dict[Task, BaseProcess] = {}
         context = fork_context()
         try:
             with display:
-                while True:
+                while not received:
                     free = self.options.jobs - len(running)
                     for task in list(islice(self._ready(), free)):
                         running[task] = self._start(context, task)
@@ -158,23 +201,15 @@ class Comparison:
                             self._finish(task, process.exitcode)
                             display.show_end(task)
                     display.update()
-        except KeyboardInterrupt:
-            self._say("Interrupted. Finished runs are kept; the same command goes on.")
-            sys.exit(130)
         finally:
             for process in running.values():
                 process.terminate()
+            for process in running.values():
                 process.join()
-            signal.signal(signal.SIGTERM, before)
-        failed = [task for task in self.tasks if task.state != "done"]
-        if failed:
-            for task in failed:
-                self._say(f"{task.name} {task.state}: {task.note}")
-            sys.exit(1)
-        self._say(
-            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. See what they say with\n"
-            f"  vit-patch report {self.path}"
-        )
+
+    def _ask_to_stop(self) -> None:
+        """What a signal does, beside ending the wait."""
+        say("stopping the runs, each behind a checkpoint; a second signal ends them at once")
 
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
@@ -253,7 +288,8 @@ class Comparison:
                         f"{task.folder.path} follows {other.name}, which is not finished: "
                         "remove it, or bring that run back"
                     )
-            differences = _differences(task.folder.options, task.options(self.options.env))
+            expected = task.options(self.options.env, self.options.checkpoint_every)
+            differences = _differences(task.folder.options, expected)
             if differences:
                 raise ValueError(
                     f"{task.folder.path} is a run of another configuration ({differences}): "
@@ -308,9 +344,10 @@ class Comparison:
 
     def _start(self, context: Any, task: Task) -> BaseProcess:
         task.state = "running"
-        task.seconds = -time.monotonic()
+        task.attempts += 1
+        task.seconds -= time.monotonic()
         task.folder.path.mkdir(parents=True, exist_ok=True)
-        options = task.options(self.options.env)
+        options = task.options(self.options.env, self.options.checkpoint_every)
         process: BaseProcess = context.Process(
             target=train_in_background, args=(options, self.threads, str(task.folder.log))
         )
@@ -323,10 +360,10 @@ class Comparison:
             task.state = "done"
             self._note_result(task, task.folder.read_result())
         else:
-            task.state = "failed"
             killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
             reason = killed or task.folder.log_end() or f"exit status {exitcode}"
             task.note = f"{reason} (log: {task.folder.log})"
+            task.state = "failed" if task.attempts == N_ATTEMPTS else "waiting"
 
     def _note_result(self, task: Task, result: dict[str, Any]) -> None:
         task.note = f"{result['test']['all_patches']['accuracy']:.1%}"
@@ -347,9 +384,12 @@ def compare_command(options: CompareOptions, methods: list[str], seeds: list[int
 
 def _differences(found: TrainOptions, expected: TrainOptions) -> str:
     """The values in which two runs differ, those aside that do not change a run."""
-    where = ("out", "overwrite", "follow", "data_dir", "device", "log_interval")
     old, new = (
-        {name: value for name, value in flat(options).items() if name not in where}
+        {
+            name: value
+            for name, value in flat(options).items()
+            if name not in (*OF_THE_FOLDER, "follow")
+        }
         for options in (found, expected)
     )
     return ", ".join(

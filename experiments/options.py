@@ -17,6 +17,8 @@ class EnvOptions:
     """share of the training images to use, in (0, 1]"""
     val_fraction: float = 0.1
     """share of those split off for validation, in (0, 1)"""
+    skip_corrupt: bool = False
+    """leave out images of a folder that cannot be read, and name them, instead of refusing all"""
     image_size: int = 32
     """height and width that images are resized to, in pixels"""
     patch_size: int = 4
@@ -137,6 +139,13 @@ class TrainOptions:
     """the run folder; by default runs/<dataset>__<agent>__<seed>__<time>"""
     overwrite: bool = False
     """replace the run that the folder already holds"""
+    resume: str | None = None
+    """the folder of a run that was broken off, to go on with: its own options hold, and no others
+    are needed"""
+    checkpoint_every: str = "5min"
+    """steps (500) or time (5min, 30s) between checkpoints; never for only where a run is stopped"""
+    checkpoints_kept: int = 3
+    """the newest checkpoints that are kept until the run is finished"""
     sb3: tuple[str, ...] = ()
     """values of a Stable-Baselines3 algorithm, such as n_steps=64 ent_coef=0.01"""
     log_interval: int = 10
@@ -246,6 +255,8 @@ class CompareOptions:
     """the comparison's folder; by default results/<preset>"""
     jobs: int = 1
     """runs at once; on a CPU they share its cores"""
+    checkpoint_every: str = "5min"
+    """as for train"""
     env: tyro.conf.OmitArgPrefixes[EnvOptions] = field(default_factory=EnvOptions)
 
 

@@ -12,16 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.options import EnvOptions
-from experiments.run_folder import (
-    CONFIG,
-    METRICS,
-    RESULT,
-    SELECTED,
-    STEPS,
-    RunFolder,
-    checksum,
-    read_json,
-)
+from experiments.run_folder import CONFIG, RESULT, RunFolder, checksum, read_json
+from experiments.run_tables import METRICS, SELECTED, STEPS
 
 COMPARE = "compare.json"
 

@@ -77,6 +77,7 @@ class RunCheckpoint(BaseCallback):
 
     Attributes:
         resumed_steps: steps that the checkpoint had taken which this run went on from, or None.
+        saved_steps: steps that the newest checkpoint has taken; 0 where there is none.
         stopped: whether `stop` ended the run.
         seconds: spent on checkpoints.
         n_written: checkpoints written.
@@ -110,6 +111,7 @@ class RunCheckpoint(BaseCallback):
         self.seconds = 0.0
         self.n_written = self.n_failed = 0
         self.resumed_steps: int | None = None
+        self.saved_steps = 0
         self._asked_to_stop = self._ended = False
         self._wanted = False  # a checkpoint, as soon as it can be made
         self._at_rollout_start: dict[str, Any] | None = None
@@ -130,7 +132,7 @@ class RunCheckpoint(BaseCallback):
                 f"expected a checkpoint of this run in {self.folder.path}, got one of another: "
                 f"{_difference(state['belongs_to'], self.belongs_to)}"
             )
-        self.resumed_steps = int(state["n_steps"])
+        self.resumed_steps = self.saved_steps = int(state["n_steps"])
         return state
 
     def _init_callback(self) -> None:
@@ -232,6 +234,7 @@ class RunCheckpoint(BaseCallback):
             )
         else:
             self.n_written += 1
+            self.saved_steps = self.num_timesteps
             self._next_time = self._time_after(self.every.seconds)
         seconds = time.perf_counter() - began
         self.seconds += seconds

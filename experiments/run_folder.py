@@ -7,24 +7,36 @@ import math
 import platform
 import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+import typeguard
+from filelock import FileLock, Timeout
 
-from experiments.monitor import EpochFigures
+from experiments.checkpoint_folder import CheckpointFolder
 from experiments.options import DQNOptions, EnvOptions, PretrainOptions, TrainOptions
+from experiments.run_tables import METRICS, SELECTED, STEPS
+from vit_patch_env.files import remove_partial, replacing
 
-CONFIG, METRICS, RESULT = "config.json", "metrics.csv", "result.json"
-STEPS, SELECTED = "steps.csv", "selected.csv"
+CONFIG, RESULT = "config.json", "result.json"
 VIT, AGENT = "vit.safetensors", "agent.zip"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
-_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT)
+_FILES = (RESULT, CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
+"""In the order of their removal: without its result, a run is not finished."""
+
+OF_THE_FOLDER = (
+    "out", "overwrite", "resume", "checkpoint_every", "checkpoints_kept", "data_dir", "device",
+    "log_interval",
+)  # fmt: skip
+"""Options that may be others when a run is gone on with: they do not change its course."""
+
 _PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
 
 
@@ -39,6 +51,7 @@ class RunFolder:
         vit: the ViT's weights.
         agent: the agent, as Stable-Baselines3 saves it.
         log: what a run in the background printed.
+        checkpoints: of a run that is not finished.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,6 +59,7 @@ class RunFolder:
         self.vit = self.path / VIT
         self.agent = self.path / AGENT
         self.log = self.path / "log.txt"
+        self.checkpoints = self.path / CHECKPOINTS
 
     def check_free(self) -> None:
         """Refuse a folder that holds a run.
@@ -55,26 +69,46 @@ class RunFolder:
         """
         held = self._files()
         if held:
+            unfinished = "" if self.is_finished else f", go on with it (--resume {self.path})"
             raise ValueError(
                 f"out must be a folder without a run, got {self.path}, which holds "
-                f"{held[0].name}: choose another, or add --overwrite"
+                f"{held[0].name}: choose another{unfinished}, or add --overwrite"
             )
 
-    def create(self, options: TrainOptions) -> None:
-        """Make the folder, remove the run that it may hold, write `config.json`.
+    def lock(self) -> FileLock:
+        """Keep other processes from running in this folder, which is made if it is not there.
+
+        Returns:
+            The lock, to be released; the system does it where the process dies.
 
         Raises:
-            ValueError: if the folder cannot be made.
+            ValueError: if another process runs there, or the folder cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"out must be a folder, got {self.path}: {error.strerror}") from error
+        return lock_folder(self.path, "out")
+
+    def create(self, options: TrainOptions) -> None:
+        """Remove the run that the locked folder may hold, write `config.json`.
+
+        Raises:
+            ValueError: if a link would lead out of the folder.
+        """
+        self.prepare()
+        CheckpointFolder(self.checkpoints).clear()
         for file in self._files():
             file.unlink()
         write_json(
             self.path / CONFIG, {"options": asdict(options), **provenance(command_line(options))}
         )
+
+    def prepare(self) -> None:
+        """Remove what processes that died had begun to write in the locked folder."""
+        CheckpointFolder(self.checkpoints).remove_partial()
+        remove_partial(self.path)
+
+    def write(self, path: Path, content: Callable[[Path], None]) -> None:
+        """Let a function write a file of the folder, in the place of what is there."""
+        with replacing(path) as partial:
+            content(partial)
 
     @property
     def options(self) -> TrainOptions:
@@ -84,35 +118,13 @@ class RunFolder:
             ValueError: if the folder holds no run.
         """
         try:
-            options = self._read_json(CONFIG)["options"]
-            return TrainOptions(
-                **{
-                    **options,
-                    "sb3": tuple(options["sb3"]),
-                    "env": EnvOptions(**options["env"]),
-                    "dqn": DQNOptions(**options["dqn"]),
-                }
-            )
-        except (KeyError, TypeError) as error:
+            options: TrainOptions = _from_json(TrainOptions, self._read_json(CONFIG)["options"])
+        except (KeyError, TypeError, typeguard.TypeCheckError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"expected this version's options in {self.path / CONFIG}, got: {error}"
+                f"expected this version's options in {self.path / CONFIG}, got: {reason}"
             ) from error
-
-    def append_epoch(
-        self, figures: EpochFigures, selected: NDArray[np.float64], n_selected: list[int]
-    ) -> None:
-        """Add an epoch to `metrics.csv`, `selected.csv` and `steps.csv`.
-
-        Args:
-            figures: of the epoch.
-            selected: share of its steps in which each patch was selected, (n_patches,).
-            n_selected: patches selected in each of its steps.
-        """
-        self._append(METRICS, pd.DataFrame([figures._asdict()]))
-        shares = pd.DataFrame([selected.round(4)])
-        shares.insert(0, "epoch", figures.epoch)
-        self._append(SELECTED, shares)
-        self._append(STEPS, pd.DataFrame({"n_selected": n_selected}))
+        return options
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.
@@ -131,16 +143,26 @@ class RunFolder:
         """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        files = {name: checksum(self.path / name) for name in (METRICS, STEPS, SELECTED)}
-        # Renamed last, so that a run counts as finished only when it is.
-        path = self.path / RESULT
-        unfinished = path.with_suffix(".part")
-        write_json(unfinished, {**result, **config, "files": files})
-        unfinished.replace(path)
+        names = (METRICS, STEPS, SELECTED, VIT, AGENT)
+        files = {name: checksum(self.path / name) for name in names}
+        # Last of all, so that a run counts as finished only when it is.
+        write_json(self.path / RESULT, {**result, **config, "files": files})
 
-    def _append(self, name: str, rows: pd.DataFrame) -> None:
-        path = self.path / name
-        rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+    def check_whole(self, *names: str) -> None:
+        """Refuse files that are not those that the result was written with.
+
+        Raises:
+            ValueError: naming the first one.
+        """
+        digests = self.read_result().get("files")
+        for name in names:
+            path = self.path / name
+            if not path.is_file():
+                raise ValueError(f"expected a finished run with {name}, got {self.path}")
+            if not isinstance(digests, dict) or checksum(path) != digests.get(name):
+                raise ValueError(
+                    f"expected {name} as {RESULT} was written with, got another in {self.path}"
+                )
 
     def read_result(self) -> dict[str, Any]:
         """What `result.json` holds.
@@ -155,11 +177,15 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / RESULT).exists()
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun there."""
+        return (self.path / CONFIG).is_file()
+
     def progress(self) -> float:
         """Share of its budget that the run had used at the end of its last epoch, in [0, 1]."""
         try:
-            # Up to the last line's end: a line may be half-written.
-            lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
+            lines = (self.path / METRICS).read_text().splitlines()
             return float(list(csv.DictReader(lines))[-1]["progress"])
         except (OSError, IndexError, KeyError, TypeError, ValueError):
             return 0.0  # no epoch yet, or the file is just being removed
@@ -172,7 +198,7 @@ class RunFolder:
     def _files(self) -> list[Path]:
         """Files of a run that are there."""
         names = [self.path / name for name in _FILES]
-        found = [path for path in names if path.exists()]
+        found = [path for path in names if path.exists() or path.is_symlink()]
         return found + sorted(self.path.glob("events.out.tfevents.*"))
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -180,6 +206,53 @@ class RunFolder:
         if not path.is_file():
             raise ValueError(f"expected a finished run with {name}, got {self.path}")
         return read_json(path)
+
+
+def lock_folder(path: Path, name: str) -> FileLock:
+    """Make a folder, and keep other processes from working in it.
+
+    Args:
+        path: of the folder.
+        name: of the option that it comes from.
+
+    Raises:
+        ValueError: if another process works there, or the folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{name} must be a folder that no other process is at work in, got {path}"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{name} must be a folder, got {path}: {error.strerror}") from error
+    return lock
+
+
+def _from_json(kind: Any, values: Any) -> Any:
+    """A dataclass of options from JSON, of which every value is of the field's type.
+
+    Raises:
+        KeyError, TypeError, TypeCheckError: if it is not.
+    """
+    typeguard.check_type(values, dict[str, Any])
+    given = dict(values)
+    for name, hint in get_type_hints(kind).items():
+        if name not in given:
+            continue
+        if is_dataclass(hint):
+            given[name] = _from_json(hint, given[name])
+        elif isinstance(given[name], list):
+            given[name] = tuple(given[name])
+        if hint is not bool and isinstance(given[name], bool) and "bool" not in str(hint):
+            raise TypeError(f"{name} {given[name]}")
+        try:
+            typeguard.check_type(given[name], hint)
+        except typeguard.TypeCheckError as error:
+            raise TypeError(f"{name}: {error}") from error
+    return kind(**given)
 
 
 def checksum(path: Path) -> str:
@@ -241,7 +314,8 @@ def device_name(device: torch.device) -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write readable JSON, with null for numbers that JSON does not have."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n")
+    with replacing(path) as partial:
+        partial.write_text(text + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

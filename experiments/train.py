@@ -3,8 +3,10 @@
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,87 +16,151 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 
 from experiments.agent_file import AgentCard, agent_path, read_card, write_card
 from experiments.agents import ACTIONS, POLICIES, make_agent, resolve_agent
+from experiments.checkpoint_folder import CheckpointFolder
 from experiments.display import Display, show_cost, show_result
-from experiments.monitor import EpochFigures, StepFigures, TrainingMonitor
+from experiments.endings import fail, say, show_warning, stopping
+from experiments.event_log import EventLog
+from experiments.monitor import EpochFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
-from experiments.run_folder import RunFolder, device_name
+from experiments.run_checkpoint import RunCheckpoint, parse_interval
+from experiments.run_folder import OF_THE_FOLDER, RunFolder, device_name
+from experiments.run_tables import RunTables
 from vit_patch_env import ENV_ID, CountAction, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_whole
+
+RETRY_SECONDS = 60.0
+N_TRIES = 5
+"""How often, and how far apart, results are tried to be written to a disk that is full."""
 
 
 class Run:
     """A run that is ready to train: everything a user can get wrong has been checked.
 
     Args:
-        options: of the run.
+        options: of the run; with `resume`, of how to go on with it.
         console: where progress and results are shown.
 
     Raises:
-        ValueError: for bad options, unusable data, or an output folder that holds a run.
+        ValueError: for bad options, unusable data, an output folder that holds a run or that
+            another process is at work in, or a run that cannot be gone on with.
     """
 
     def __init__(self, options: TrainOptions, console: Console) -> None:
         self.console = console
+        parse_interval(options.checkpoint_every)
+        check_whole("[1, inf)", checkpoints_kept=options.checkpoints_kept)
+        resumes = options.resume is not None
+        if resumes:
+            options = resumed_options(options)
         check_whole("[0, 4294967295]", seed=options.seed)  # what Stable-Baselines3 takes
-        if options.env.data_dir is not None:  # a run can be evaluated from another folder
-            data_dir = str(Path(options.env.data_dir).resolve())
-            options = replace(options, env=replace(options.env, data_dir=data_dir))
-        options = resolve_agent(options)
+        options = resolve_agent(_with_absolute_paths(options))
         self.options = options
         self.folder = RunFolder(options.out or _default_out(options))
-        if not options.overwrite:
+        if not (resumes or options.overwrite):
             self.folder.check_free()
         self.env = make_env(options.env)
         console.print(f"Loading {options.env.dataset} ...", highlight=False)
         self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
         self.agent = make_agent(options, self.env)
         self.display = Display(console, self.env.epochs if options.env.budget == "epochs" else None)
+        self.tables = RunTables(self.folder.path)
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
             max_episodes=1,
             hyperparameters=flat(options),
             on_epoch=self._end_epoch,
-            on_step=self._end_step,
+            on_step=self.display.show_step,
         )
-        self.n_selected: list[int] = []
-        self.folder.create(options)
+        self.lock = self.folder.lock()
+        try:
+            if resumes:
+                self.folder.prepare()
+            else:
+                if not options.overwrite:
+                    self.folder.check_free()  # again, as it may have come to hold one
+                self.folder.create(options)
+            self.checkpoint = RunCheckpoint(
+                self.folder.checkpoints,
+                every=options.checkpoint_every,
+                keep=options.checkpoints_kept,
+                callback=self.monitor,
+                also={"tables": self.tables},
+                belongs_to=_course(options),
+                resume=resumes,
+            )
+        except BaseException:
+            self.lock.release()
+            raise
 
     def run(self) -> dict[str, Any]:
-        """Train, evaluate on the test images, write the run folder; the content of result.json."""
-        env, agent, folder = self.env, self.agent, self.folder
+        """Train, evaluate on the test images, write the run folder; the content of result.json.
+
+        SIGTERM or Ctrl-C ends it behind a checkpoint, with status 128 and the signal's number; a
+        second one ends it at once.
+        """
+        try:
+            with stopping(self._ask_to_stop) as received:
+                self._train()
+                if self.checkpoint.stopped:
+                    say(
+                        f"stopped at step {self.checkpoint.saved_steps}; go on with: "
+                        f"vit-patch train --resume {self.folder.path}"
+                    )
+                    sys.exit(128 + received[0])
+                return self._finish()
+        finally:
+            self.lock.release()
+
+    def _train(self) -> None:
+        env, options = self.env, self.options
         n_train, n_val, n_test = (
             len(split.labels) for split in (env.data.train, env.data.val, env.data.test)
         )
-        self.console.print(
+        resumed = self.checkpoint.resumed_steps
+        self._say(
             f"{n_train} training, {n_val} validation and {n_test} test images of "
             f"{len(env.data.classes)} classes. "
-            f"Training for {_budget_words(self.options.env, env)}, "
-            f"patches picked by {self.options.agent}. Watch it:\n"
-            f"  tensorboard --logdir {folder.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"Training for {_budget_words(options.env, env)}, "
+            f"patches picked by {options.agent}"
+            + ("" if resumed is None else f", from step {resumed} on")
+            + f". Watch it:\n  tensorboard --logdir {self.folder.path}"
         )
-        agent.set_logger(configure(str(folder.path), ["tensorboard"]))
+        log = EventLog(self.folder.path, None if resumed is None else resumed + 1)
+        self.agent.set_logger(Logger(str(self.folder.path), [log]))
         with self.display:
-            agent.learn(env.max_steps, callback=self.monitor)
-        agent.logger.close()
+            self.agent.learn(env.max_steps, callback=self.checkpoint)
+        self.agent.logger.close()
 
-        self.console.print(f"Evaluating on {n_test} test images ...", highlight=False)
-        trainer = env.trainer("last")
-        save_model(trainer.model, str(folder.vit))
-        agent.save(folder.agent)
-        write_card(folder.agent, self._card())
+    def _finish(self) -> dict[str, Any]:
+        """Evaluate and write what is left; where the disk is full, wait for room a while."""
+        for _ in range(N_TRIES - 1):
+            try:
+                return self._write_results()
+            except OSError as error:
+                say(f"{error}: the results are tried again in {RETRY_SECONDS:.0f} s")
+                time.sleep(RETRY_SECONDS)
+        try:
+            return self._write_results()
+        except OSError as error:
+            fail(f"{error}: once there is room, vit-patch train --resume {self.folder.path}")
+
+    def _write_results(self) -> dict[str, Any]:
+        env, agent, folder = self.env, self.agent, self.folder
+        self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
+        model = env.trainer("last").model
+        folder.write(folder.vit, lambda path: save_model(model, str(path)))
+        folder.write(folder.agent, self._save_agent)
         result = {
             "test": evaluate(env, agent, self.options.actions, episode="last"),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
             "n_steps": self.monitor.n_calls,
+            "n_skipped": self.monitor.n_skipped,
             "flops": self.monitor.flops,
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
@@ -103,18 +169,31 @@ class Run:
             "device_name": device_name(env.device),
             "precision": "bf16" if env.dtype.itemsize == 2 else "fp32",
         }
+        self.tables.write()
         folder.write_result(result)
+        CheckpointFolder(folder.checkpoints).clear()
         show_result(result, self.console)
         show_cost(result, env.n_patches, self.console)
-        self.console.print(
+        self._say(
             f"Everything is in {folder.path}. See its curves with\n"
             f"  tensorboard --logdir {folder.path}\n"
-            f"and its test figures again with\n  vit-patch evaluate {folder.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"and its test figures again with\n  vit-patch evaluate {folder.path}"
         )
         return result
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _ask_to_stop(self) -> None:
+        """What a signal does: let the step at hand end."""
+        self.display.live.stop()  # which a second signal would leave as it is
+        say("stopping after this step; a second signal ends it at once")
+        self.checkpoint.stop()
+
+    def _save_agent(self, path: Path) -> None:
+        with path.open("wb") as file:
+            self.agent.save(file)
+        write_card(path, self._card())
 
     def _card(self) -> AgentCard:
         """What must be known of the agent to make it again, as for other runs."""
@@ -130,33 +209,105 @@ class Run:
             dqn=options.dqn,
         )
 
-    def _end_step(self, figures: StepFigures) -> None:
-        self.n_selected.append(figures.info["n_selected"])
-        self.display.show_step(figures)
-
     def _end_epoch(self, figures: EpochFigures) -> None:
-        self.folder.append_epoch(figures, self.monitor.selected, self.n_selected)
-        self.n_selected.clear()
+        self.tables.append_epoch(figures, self.monitor.selected, self.monitor.n_selected)
         self.display.show_epoch(figures)
 
 
+def resumed_options(options: TrainOptions) -> TrainOptions:
+    """The options of the run that `options.resume` names, with what may be changed of them.
+
+    Raises:
+        ValueError: if there is no run that can be gone on with, or another value is asked for.
+    """
+    assert options.resume is not None
+    folder = RunFolder(options.resume)
+    if folder.is_finished:
+        raise ValueError(
+            f"resume must be a run that is not finished, got {folder.path}: see its figures with "
+            f"vit-patch evaluate {folder.path}"
+        )
+    kept = folder.options
+    if options.out is not None:
+        raise ValueError(f"out is the run's own folder, {folder.path}, got {options.out}")
+    given, usual, of_run = flat(options), flat(TrainOptions()), flat(kept)
+    for name, value in given.items():
+        if name not in OF_THE_FOLDER and value not in (usual.get(name), of_run.get(name)):
+            raise ValueError(
+                f"{name} must be that of the run that is gone on with, {of_run.get(name)}, "
+                f"got {value}"
+            )
+    changes = {
+        name: given[name]
+        for name in ("checkpoint_every", "checkpoints_kept", "log_interval", "data_dir", "device")
+        if given[name] != usual[name]
+    }
+    env = {name: changes.pop(name) for name in ("data_dir", "device") if name in changes}
+    kept = replace(kept, out=str(folder.path), env=replace(kept.env, **env), **changes)
+    return replace(kept, resume=None, overwrite=False)
+
+
+def _with_absolute_paths(options: TrainOptions) -> TrainOptions:
+    """The options with paths that another folder's process understands."""
+    env, agent, follow = options.env, options.agent, options.follow
+    if env.data_dir is not None:
+        env = replace(env, data_dir=str(Path(env.data_dir).resolve()))
+    path = agent_path(agent)
+    if path is not None and agent != "pretrained":
+        agent = str(path.resolve())
+    if follow is not None:
+        follow = str(Path(follow).resolve())
+    return replace(options, env=env, agent=agent, follow=follow)
+
+
+def _course(options: TrainOptions) -> dict[str, Any]:
+    """The options that a run's course depends on."""
+    return {name: value for name, value in flat(options).items() if name not in OF_THE_FOLDER}
+
+
 def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None:
-    """Train in a process of its own, with so many threads; what it says goes to the log."""
+    """Train in a process of its own, with so many threads; what it says goes to the log.
+
+    A run of the same options that was broken off is gone on with, if one of its checkpoints is
+    whole; else it begins again.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with Path(log).open("w", buffering=1) as file:
+    with Path(log).open("a", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+        warnings.showwarning = show_warning
         torch.set_num_threads(n_threads)
-        Run(options, Console(file=file, width=120)).run()
+        console = Console(file=file, width=120)
+        try:
+            run = Run(_resumed_if_possible(options), console)
+        except (ValueError, OSError) as error:
+            fail(str(error))
+        run.run()
+
+
+def _resumed_if_possible(options: TrainOptions) -> TrainOptions:
+    """The options to go on with the run that the folder holds, or to begin it again."""
+    assert options.out is not None
+    folder = RunFolder(options.out)
+    options = _with_absolute_paths(options)
+    if not folder.holds_run:
+        return options
+    try:
+        same = _course(folder.options) == _course(resolve_agent(options))
+        whole = same and CheckpointFolder(folder.checkpoints).newest() is not None
+    except ValueError as error:
+        say(f"begins again, as what is there cannot be gone on with: {error}")
+        return options
+    return replace(options, resume=options.out, out=None) if whole else options
 
 
 def _end_with_parent() -> None:
-    """End this process where the one that waits for it is gone."""
+    """Stop this process where the one that waits for it is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def make_env(options: EnvOptions) -> ViTPatchSelectEnv:

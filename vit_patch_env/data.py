@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -97,6 +97,10 @@ class Source(NamedTuple):
     flip: bool
 
 
+Loader = Callable[[Path, int, bool], Source]
+"""Maps a folder, an image size and whether to skip corrupt images to what is there."""
+
+
 def load_dataset(
     name: str,
     *,
@@ -104,6 +108,7 @@ def load_dataset(
     image_size: int = 32,
     train_fraction: float = 1.0,
     val_fraction: float = 0.1,
+    skip_corrupt: bool = False,
     seed: int = 0,
 ) -> ImageData:
     """The named data set, resized to square images and split.
@@ -116,6 +121,8 @@ def load_dataset(
         image_size: height and width, in pixels.
         train_fraction: share of the training images to use, in (0, 1].
         val_fraction: share of those split off for validation, in (0, 1).
+        skip_corrupt: leave out images of `folder` that cannot be read, with a warning that names
+            them, instead of refusing all.
         seed: of the stratified splits, the same for all runs that are to be compared.
 
     Raises:
@@ -125,7 +132,7 @@ def load_dataset(
     check_dataset(name, data_dir)
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _LOADERS[name](root, image_size),
+        _LOADERS[name](root, image_size, skip_corrupt),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
@@ -271,7 +278,7 @@ def _as_uint8(image: Any) -> Tensor:
     return converted
 
 
-def _load_digits(_root: Path, image_size: int) -> Source:
+def _load_digits(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
     digits = load_digits()
     images = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # the scans count to 16
     images = resize_square(images.round().to(torch.uint8), image_size)
@@ -279,8 +286,8 @@ def _load_digits(_root: Path, image_size: int) -> Source:
     return Source(split, None, tuple(str(digit) for digit in range(10)), flip=False)
 
 
-def _load_torchvision(dataset: Any) -> Callable[[Path, int], Source]:
-    def load(root: Path, image_size: int) -> Source:
+def _load_torchvision(dataset: Any) -> Loader:
+    def load(root: Path, image_size: int, _skip_corrupt: bool) -> Source:
         splits = []
         for train in (True, False):
             try:
@@ -299,12 +306,15 @@ def _load_torchvision(dataset: Any) -> Callable[[Path, int], Source]:
     return load
 
 
-def _load_folder(root: Path, image_size: int) -> Source:
+def _load_folder(root: Path, image_size: int, skip_corrupt: bool) -> Source:
     paths = find_folder_splits(root)
-    images, labels, classes = load_image_folder(paths.train, image_size, cache_dir())
+    load = partial(
+        load_image_folder, image_size=image_size, cache=cache_dir(), skip_corrupt=skip_corrupt
+    )
+    images, labels, classes = load(paths.train)
     if paths.test is None:
         return Source(Split(images, labels), None, classes, flip=True)
-    test_images, test_labels, test_classes = load_image_folder(paths.test, image_size, cache_dir())
+    test_images, test_labels, test_classes = load(paths.test)
     if test_classes != classes:
         raise ValueError(
             f"expected the same classes in {paths.train} and {paths.test}, "
@@ -313,7 +323,7 @@ def _load_folder(root: Path, image_size: int) -> Source:
     return Source(Split(images, labels), Split(test_images, test_labels), classes, flip=True)
 
 
-def _make_synthetic(_root: Path, image_size: int) -> Source:
+def _make_synthetic(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
     """Four classes of 160 images: noise, and stripes in the quadrant that is the class.
 
     Stripes, as brightness alone is lost in the LayerNorm over each patch's values.
@@ -330,7 +340,7 @@ def _make_synthetic(_root: Path, image_size: int) -> Source:
     return Source(split, None, ("top left", "top right", "bottom left", "bottom right"), flip=False)
 
 
-_LOADERS: dict[str, Callable[[Path, int], Source]] = {
+_LOADERS: dict[str, Loader] = {
     "digits": _load_digits,
     "cifar10": _load_torchvision(datasets.CIFAR10),
     "cifar100": _load_torchvision(datasets.CIFAR100),

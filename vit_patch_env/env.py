@@ -127,6 +127,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         data_dir: the image folder of `folder`; for the others where downloads are kept.
         train_fraction: share of the training images to use, in (0, 1].
         val_fraction: share of those split off for validation, in (0, 1).
+        skip_corrupt: leave out images of `folder` that cannot be read, and name them in a warning,
+            instead of refusing all.
         image_size: height and width that images are resized to, in pixels.
         patch_size: height and width of a patch, in pixels; must divide image_size.
         dim: token size, divisible by 4.
@@ -176,6 +178,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         data_dir: str | None = None,
         train_fraction: float = 1.0,
         val_fraction: float = 0.1,
+        skip_corrupt: bool = False,
         image_size: int = 32,
         patch_size: int = 4,
         dim: int = 128,
@@ -230,6 +233,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise ValueError(f"keep_rate must be None where model is a function, got {keep_rate}")
         check_interval("(0, 1]", train_fraction=train_fraction)
         check_interval("(0, 1)", val_fraction=val_fraction)
+        check_choice((False, True), skip_corrupt=skip_corrupt)
         check_interval("(0, inf)", learning_rate=learning_rate)
         check_interval("[0, inf)", weight_decay=weight_decay)
         check_whole("[0, inf)", crop_padding=crop_padding)
@@ -264,6 +268,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._dataset_options: dict[str, Any] = {
             "data_dir": data_dir, "image_size": image_size,
             "train_fraction": train_fraction, "val_fraction": val_fraction,
+            "skip_corrupt": skip_corrupt,
         }  # fmt: skip
         self._model = model
         self._keep_rate = keep_rate

@@ -1,8 +1,8 @@
 """Folders of images: decoded once by several threads, then read from a cache."""
 
 import hashlib
+import json
 import os
-import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,9 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
+
+from vit_patch_env.files import replacing
+from vit_patch_env.memory import check_fits
 
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
@@ -35,9 +38,18 @@ def find_folder_splits(root: Path) -> FolderSplits:
     Raises:
         ValueError: if `root` is missing, empty, or a split has fewer than two classes.
     """
-    if not root.is_dir():
-        problem = "a file" if root.exists() else "no such folder"
-        raise ValueError(f"data_dir must be a folder of images, got {str(root)!r}: {problem}")
+    try:
+        if not root.is_dir():
+            problem = "a file" if root.exists() else "no such folder"
+            raise ValueError(f"data_dir must be a folder of images, got {str(root)!r}: {problem}")
+        return _find_splits(root)
+    except OSError as error:
+        raise ValueError(
+            f"data_dir must be a folder that can be read, got {str(root)!r}: {error.strerror}"
+        ) from error
+
+
+def _find_splits(root: Path) -> FolderSplits:
     train, test = root / "train", root / "test"
     if train.is_dir() and test.is_dir():
         splits = FolderSplits(train, test)
@@ -76,7 +88,7 @@ class _Folder(ImageFolder):  # type: ignore[misc]
 
 
 def load_image_folder(
-    root: Path, image_size: int, cache: Path
+    root: Path, image_size: int, cache: Path, *, skip_corrupt: bool = False
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images (n, 3, image_size, image_size) uint8, labels (n,) int64 and class names.
 
@@ -87,51 +99,71 @@ def load_image_folder(
         root: one folder per class.
         image_size: height and width, in pixels: the shorter side is resized, the centre kept.
         cache: where decoded images are kept.
+        skip_corrupt: leave out files that cannot be decoded, with a warning that names them.
 
     Raises:
         ValueError: for a class without images, or a file that cannot be decoded.
     """
     try:
         folder = _Folder(str(root))
-    except FileNotFoundError as error:
+        fingerprint = _fingerprint(folder.samples)
+    except OSError as error:
         raise ValueError(
             f"expected images in every class folder of {str(root)!r}: {error}"
         ) from error
-    fingerprint = _fingerprint(folder.samples)
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     path = cache / f"{root.resolve().name}-{name}-{image_size}.safetensors"
-    labels, classes = torch.tensor(folder.targets), tuple(folder.classes)
-    images = _read_cache(path, fingerprint)
-    if images is None:
-        images = _decode([Path(sample) for sample, _ in folder.samples], image_size)
+    paths = [Path(sample) for sample, _ in folder.samples]
+    decoded = _read_cache(path, fingerprint)
+    if decoded is None or (decoded.corrupt and not skip_corrupt):
+        decoded = _decode(paths, image_size, skip_corrupt)
         try:
-            _write_cache(path, fingerprint, images)
+            _write_cache(path, fingerprint, decoded)
         except OSError as error:
             warnings.warn(f"decoded images cannot be kept in {cache}: {error}", stacklevel=2)
-    return images, labels, classes
+    if decoded.corrupt:
+        warnings.warn(
+            f"{len(decoded.corrupt)} of {len(paths)} images cannot be read and are left out: "
+            + ", ".join(str(paths[index]) for index in decoded.corrupt),
+            stacklevel=2,
+        )
+    whole = torch.ones(len(paths), dtype=torch.bool)
+    whole[list(decoded.corrupt)] = False
+    labels = torch.tensor(folder.targets)[whole]
+    for label, class_name in enumerate(folder.classes):
+        if label not in labels:
+            raise ValueError(
+                f"expected images in every class folder of {str(root)!r}, "
+                f"got none that can be read in {class_name}"
+            )
+    return decoded.images, labels, tuple(folder.classes)
 
 
-def _read_cache(path: Path, fingerprint: str) -> Tensor | None:
-    """The images that were kept for these files; None if there are none, or of other files."""
+class _Decoded(NamedTuple):
+    """Images (n, 3, image_size, image_size) uint8, and the files' indices that are left out."""
+
+    images: Tensor
+    corrupt: tuple[int, ...]
+
+
+def _read_cache(path: Path, fingerprint: str) -> _Decoded | None:
+    """What was kept for these files; None if there is nothing, or of other files."""
     try:
         with safe_open(path, framework="pt") as file:
-            if file.metadata()["fingerprint"] == fingerprint:
-                return cast("Tensor", file.get_tensor("images"))
+            known = file.metadata()
+            if known["fingerprint"] == fingerprint:
+                images = cast("Tensor", file.get_tensor("images"))
+                return _Decoded(images, tuple(json.loads(known.get("corrupt", "[]"))))
     except (OSError, SafetensorError):  # not there, or broken: it will be written anew
         pass
     return None
 
 
-def _write_cache(path: Path, fingerprint: str, images: Tensor) -> None:
+def _write_cache(path: Path, fingerprint: str, decoded: _Decoded) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there, so that a broken-off run leaves no torn cache.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        partial = Path(file.name)
-    try:
-        save_file({"images": images}, partial, {"fingerprint": fingerprint})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    known = {"fingerprint": fingerprint, "corrupt": json.dumps(decoded.corrupt)}
+    with replacing(path) as partial:
+        save_file({"images": decoded.images}, partial, known)
 
 
 def _fingerprint(samples: list[tuple[str, int]]) -> str:
@@ -143,26 +175,47 @@ def _fingerprint(samples: list[tuple[str, int]]) -> str:
     return digest.hexdigest()
 
 
-def _decode(paths: list[Path], image_size: int) -> Tensor:
-    """Decoded images (n, 3, image_size, image_size) uint8, in the order of `paths`."""
+def _decode(paths: list[Path], image_size: int, skip_corrupt: bool) -> _Decoded:
+    """Decoded images in the order of `paths`, without those that are left out."""
+    check_fits(3 * image_size**2 * len(paths), f"{len(paths)} images of image_size {image_size}")
     images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
 
-    def decode(index: int) -> None:
+    def decode(index: int) -> bool:
         try:
-            with Image.open(paths[index]) as file:
-                if file.mode.startswith(("I", "F")):
-                    raise ValueError(f"8 bits per channel are needed, not mode {file.mode}")
-                # Transparent palettes only become RGB by way of RGBA.
-                image = (file.convert("RGBA") if file.mode == "P" else file).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"expected a readable image, got {paths[index]}: {error}") from error
-        images[index] = resize_square(transforms.pil_to_tensor(image), image_size)
+            images[index] = resize_square(_read_image(paths[index]), image_size)
+        except ValueError:
+            if not skip_corrupt:
+                raise
+            return False
+        return True
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        # Twice Pillow's limit is an error by itself.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         done = threads.map(decode, range(len(paths)))
-        for _ in tqdm(done, "decoding images", total=len(paths), unit=" images", disable=None):
-            pass
-    return images
+        whole = list(tqdm(done, "decoding images", total=len(paths), unit=" images", disable=None))
+    if not all(whole):
+        images = images[torch.tensor(whole)]
+    return _Decoded(images, tuple(index for index, is_whole in enumerate(whole) if not is_whole))
+
+
+def _read_image(path: Path) -> Tensor:
+    """A file's image (3, height, width) uint8.
+
+    Raises:
+        ValueError: if it cannot be decoded, has more than 8 bits, or is larger than Pillow's limit.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise ValueError(f"8 bits per channel are needed, not mode {file.mode}")
+            # Transparent palettes only become RGB by way of RGBA.
+            image = (file.convert("RGBA") if file.mode == "P" else file).convert("RGB")
+            return transforms.pil_to_tensor(image)  # type: ignore[no-any-return]
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise ValueError(f"expected a readable image, got {path}: {error}") from error
 
 
 def resize_square(images: Tensor, image_size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Memory of the process: freed blocks are kept for the next training step; what is a lack of it."""
 
 import ctypes
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -45,6 +46,20 @@ def release_freed_memory(device: torch.device) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+def check_fits(n_bytes: int, what: str) -> None:
+    """Refuse what is larger than this machine's memory, before it is asked for.
+
+    Raises:
+        ValueError: "expected ... to fit into 24.0 GB of memory, got 482.0 GB".
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > available:
+        raise ValueError(
+            f"expected {what} to fit into {available / 1e9:.1f} GB of memory, "
+            f"got {n_bytes / 1e9:.1f} GB"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
