@@ -173,7 +173,13 @@ def _put(thing: Any, state: Any, name: str) -> Any:
         array, scalar = content
         return array.numpy()[()] if scalar else array.numpy()
     if kind == "filled":
-        thing[: len(content[0])] = content[0].numpy()
+        filled = content[0].numpy()
+        if thing.shape[1:] != filled.shape[1:] or len(thing) < len(filled):
+            raise ValueError(
+                f"{name} must hold arrays of shape {filled.shape[1:]}, at least {len(filled)}, "
+                f"got {len(thing)} of {thing.shape[1:]}"
+            )
+        thing[: len(filled)] = filled
         return thing
     if kind == "items":
         return _put_items(thing, content[0], content[1], name)

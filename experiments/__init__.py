@@ -1,5 +1,6 @@
-"""Experiments with ViTPatchSelect-v0: the command line, and a monitor for scripts."""
+"""Experiments with ViTPatchSelect-v0: the command line, a monitor and checkpoints for scripts."""
 
 from experiments.monitor import EpochFigures, StepFigures, TrainingMonitor
+from experiments.run_checkpoint import RunCheckpoint
 
-__all__ = ["EpochFigures", "StepFigures", "TrainingMonitor"]
+__all__ = ["EpochFigures", "RunCheckpoint", "StepFigures", "TrainingMonitor"]

@@ -80,6 +80,7 @@ class RunCheckpoint(BaseCallback):
         saved_steps: steps that the newest checkpoint has taken; 0 where there is none.
         stopped: whether `stop` ended the run.
         seconds: spent on checkpoints.
+        ready_seconds: spent on being ready for one.
         n_written: checkpoints written.
         n_failed: checkpoints that could not be written.
 
@@ -108,7 +109,7 @@ class RunCheckpoint(BaseCallback):
         self.also = dict(also or {})
         self.belongs_to = belongs_to
         self.stopped = False
-        self.seconds = 0.0
+        self.seconds = self.ready_seconds = 0.0
         self.n_written = self.n_failed = 0
         self.resumed_steps: int | None = None
         self.saved_steps = 0
@@ -166,11 +167,13 @@ class RunCheckpoint(BaseCallback):
         self._at_rollout_start = None
         self.recorder.forget()
         if self._wanted or last_seconds >= LONG_SECONDS:
+            began = time.perf_counter()
             self._at_rollout_start = {
                 "agent": take(self.model),
                 "generators": take_generators(),
                 "n_calls": self.n_calls,
             }
+            self.ready_seconds += time.perf_counter() - began
         self.recorder.remembers = self._at_rollout_start is not None
         if self._wanted:
             self._save()

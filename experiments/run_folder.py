@@ -28,8 +28,7 @@ VIT, AGENT = "vit.safetensors", "agent.zip"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
-_FILES = (RESULT, CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
-"""In the order of their removal: without its result, a run is not finished."""
+_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT)
 
 OF_THE_FOLDER = (
     "out", "overwrite", "resume", "checkpoint_every", "checkpoints_kept", "data_dir", "device",
@@ -93,6 +92,7 @@ class RunFolder:
             ValueError: if a link would lead out of the folder.
         """
         self.prepare()
+        (self.path / RESULT).unlink(missing_ok=True)  # first: without it, no run is finished
         CheckpointFolder(self.checkpoints).clear()
         for file in self._files():
             file.unlink()
@@ -185,7 +185,8 @@ class RunFolder:
     def progress(self) -> float:
         """Share of its budget that the run had used at the end of its last epoch, in [0, 1]."""
         try:
-            lines = (self.path / METRICS).read_text().splitlines()
+            # Up to the last line's end: a line may be half-written.
+            lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
             return float(list(csv.DictReader(lines))[-1]["progress"])
         except (OSError, IndexError, KeyError, TypeError, ValueError):
             return 0.0  # no epoch yet, or the file is just being removed

@@ -18,7 +18,7 @@ from vit_patch_env import ViTPatchSelectEnv
 
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
-    "agent.zip",
+    "agent.zip", ".lock",
 }  # fmt: skip
 TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
 
@@ -48,7 +48,7 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     result = train(out, "--dqn.learning-starts", "4", "--log-interval", "5")
     names = {path.name for path in out.iterdir()}
     assert names >= FILES
-    assert len(names) == len(FILES) + 1
+    assert len(names) == len(FILES) + 1  # and TensorBoard's events
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
     for figures in result["test"].values():
         assert set(figures) == {"loss", "accuracy", "precision", "recall", "f1"}

@@ -1,6 +1,7 @@
 import io
 import json
 import shlex
+import signal
 import time
 
 import pytest
@@ -210,18 +211,23 @@ def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp
 
 def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     metrics = tmp_path / "runs" / "simple_vit__0" / "metrics.csv"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
     def wait(sentinels, timeout):
         assert len(sentinels) == 1
         if metrics.exists():
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         time.sleep(0.05)
 
     monkeypatch.setattr("experiments.compare.wait", wait)
-    with pytest.raises(SystemExit) as stop:
-        compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
     assert "the same command goes on" in capsys.readouterr().out
+    assert len(list(metrics.parent.glob("checkpoints/*.ckpt"))) == 1
     size = metrics.stat().st_size
     time.sleep(0.5)
     assert metrics.stat().st_size == size  # nobody trains on

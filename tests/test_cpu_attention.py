@@ -75,7 +75,9 @@ def test_attention_of_scalars_equals_the_general_way(
     assert fits(tokens, dtype, dim_head, dim)
     out = attend_scalars(tokens, weight, values, dim_head**-0.5)
     assert out.dtype == torch.float32
-    assert relative_error(out, expected) < TOLERANCE[dtype]
+    # Against the size of what is added up, as a sum of a few heads may be near 0.
+    scale = torch.einsum("bhqk,bkh->bq", weights, values.double().abs())
+    assert ((out - expected).norm() / scale.norm()).item() < TOLERANCE[dtype]
 
 
 @needs_kernel

@@ -1,0 +1,108 @@
+import os
+import pickle
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from tests.faults import damaged
+from vit_patch_env.files import load_state, remove_partial, replacing, save_state
+
+STATE = {
+    "number": 2**127, "nothing": None, "text": "ε", "items": [1.5, (True, float("inf"))],
+    "tensor": torch.arange(6).view(2, 3), 3: {"bf16": torch.ones(2, dtype=torch.bfloat16)},
+}  # fmt: skip
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path):
+    save_state(tmp_path / "state", STATE)
+    loaded = load_state(tmp_path / "state")
+    assert torch.equal(loaded.pop("tensor"), STATE["tensor"])
+    assert torch.equal(loaded[3]["bf16"], STATE[3]["bf16"])
+    rest = {name: value for name, value in STATE.items() if name not in ("tensor", 3)}
+    assert {name: value for name, value in loaded.items() if name != 3} == rest
+
+
+def test_a_damaged_file_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "state"
+    save_state(path, STATE)
+    content = path.read_bytes()
+    for damage in damaged(content, 20, 200, np.random.default_rng(0)):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match=f"^expected [^\n]* in {path}, got [^\n]*$"):
+            load_state(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match=f"expected a saved state in {path}, got: "):
+            load_state(path)
+
+
+def test_another_version_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("vit_patch_env.files._HEADER", b"vit-patch-env state\n\0\0\0\7")
+    save_state(tmp_path / "state", STATE)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"expected a state of version 1 in .*, got 7"):
+        load_state(tmp_path / "state")
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_state(tmp_path / "state", Attack())  # with a checksum that is right
+    with pytest.raises(ValueError, match="expected plain data and tensors"):
+        load_state(tmp_path / "state")
+    assert not (tmp_path / "attacked").exists()
+    pickle.loads(pickle.dumps(Attack()))  # what another loader would have done
+    assert (tmp_path / "attacked").exists()
+
+
+def test_what_was_there_stays_until_all_is_written(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def broken_off():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    with replacing(path) as partial:
+        partial.write_text("whole")
+        assert path.read_text() == "before"
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_have_the_rights_that_the_user_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_state(tmp_path / "state", STATE)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o640
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (tmp_path / "link").symlink_to(target)
+    save_state(tmp_path / "link", STATE)
+    assert target.read_text() == "mine"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_what_dead_processes_left_is_removed(tmp_path):
+    (tmp_path / ".state.0123.tmp").write_text("half")
+    (tmp_path / "mine.tmp").write_text("mine")
+    remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.tmp"]
