@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from agents import FixedRule, MultiOutputDQN
+from agents import MultiOutputDQN
 from agents.recorder import AnswerRecorder
 from agents.snapshot import put, put_generators, take, take_generators
 from experiments import RunCheckpoint, TrainingMonitor

@@ -1,7 +1,17 @@
 """Checks of what a user passes in: ValueErrors that name what was expected and what came."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
+
+
+def shown(value: object) -> str:
+    """A value in one line of a message, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:90]} ..."
 
 
 def check_interval(interval: str, **values: object) -> None:
@@ -13,12 +23,15 @@ def check_interval(interval: str, **values: object) -> None:
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     for name, value in values.items():
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
-        number = float(value)
+            raise ValueError(f"{name} must be a number in {interval}, got {shown(value)}")
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond all floats
+            number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
         above = low < number or (interval[0] == "[" and number == low)
         below = number < high or (interval[-1] == "]" and number == high)
         if not (above and below):
-            raise ValueError(f"{name} must be in {interval}, got {value}")
+            raise ValueError(f"{name} must be in {interval}, got {shown(value)}")
 
 
 def check_whole(interval: str, **values: object) -> None:
@@ -29,7 +42,7 @@ def check_whole(interval: str, **values: object) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number in {interval}, got {value!r}")
+            raise ValueError(f"{name} must be a whole number in {interval}, got {shown(value)}")
         check_interval(interval, **{name: value})
 
 
@@ -40,6 +53,7 @@ def check_choice(choices: Sequence[object], **values: object) -> None:
         ValueError: "precision must be one of auto, fp32, bf16, got 'fp8'".
     """
     for name, value in values.items():
-        if value not in choices:
+        # Arrays, which compare element by element, and other containers are never a choice.
+        if not isinstance(value, Hashable) or value not in choices:
             expected = ", ".join(str(choice) for choice in choices)
-            raise ValueError(f"{name} must be one of {expected}, got {value!r}")
+            raise ValueError(f"{name} must be one of {expected}, got {shown(value)}")

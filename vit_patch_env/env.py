@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from vit_patch_env.batches import Batch, BatchStream, Normalize
 from vit_patch_env.budget import BUDGETS, Budget, BudgetName, uncountable
-from vit_patch_env.checks import check_choice, check_interval, check_whole
+from vit_patch_env.checks import check_choice, check_interval, check_whole, shown
 from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
 from vit_patch_env.episode import N_SHOWN, Episode, RewardSettings
 from vit_patch_env.files import load_state, save_state
 from vit_patch_env.flops import FlopCount
-from vit_patch_env.memory import release_freed_memory
+from vit_patch_env.memory import check_fits, release_freed_memory
 from vit_patch_env.models import ModelName, check_model, make_model
 from vit_patch_env.observation import FIGURES_AFTER_RUN, OBSERVATIONS, ObservationName
 from vit_patch_env.rendering import draw_selection
@@ -215,20 +215,24 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             for name, value in locals().items()
             if name not in ("self", "data_dir", "device", "render_mode")
         }
+        if not isinstance(data_dir, str | None):
+            raise ValueError(f"data_dir must be text or None, got {shown(data_dir)}")
         if isinstance(dataset, str):
             check_dataset(dataset, data_dir)
         elif not isinstance(dataset, ImageData):
-            raise ValueError(f"dataset must be a name or an ImageData, got {dataset!r}")
-        check_whole("[1, inf)", image_size=image_size, patch_size=patch_size)
+            raise ValueError(f"dataset must be a name or an ImageData, got {shown(dataset)}")
+        check_whole("[1, 16384]", image_size=image_size)
+        check_whole("[1, inf)", patch_size=patch_size)
         self.n_patches = patches_per_side(image_size, patch_size) ** 2
-        check_whole("[1, inf)", dim=dim, depth=depth, heads=heads, dim_head=dim_head)
+        check_whole("[1, 1000]", depth=depth)
+        check_whole("[1, inf)", dim=dim, heads=heads, dim_head=dim_head)
         check_whole("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
         if dim % 4:
             raise ValueError(f"dim must be divisible by 4, got {dim}")
         if isinstance(model, str):
             check_model(model, keep_rate)
         elif not callable(model):
-            raise ValueError(f"model must be a name or a function, got {model!r}")
+            raise ValueError(f"model must be a name or a function, got {shown(model)}")
         elif keep_rate is not None:
             raise ValueError(f"keep_rate must be None where model is a function, got {keep_rate}")
         check_interval("(0, 1]", train_fraction=train_fraction)
@@ -236,7 +240,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         check_choice((False, True), skip_corrupt=skip_corrupt)
         check_interval("(0, inf)", learning_rate=learning_rate)
         check_interval("[0, inf)", weight_decay=weight_decay)
-        check_whole("[0, inf)", crop_padding=crop_padding)
+        check_whole(f"[0, {image_size}]", crop_padding=crop_padding)
         check_choice((None, True, False), flip=flip)
         check_whole(f"[0, {epochs}]", warmup_epochs=warmup_epochs)
         check_interval("[0, 1)", label_smoothing=label_smoothing)
@@ -259,6 +263,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         check_choice((None, *self.metadata["render_modes"]), render_mode=render_mode)
         self.device = resolve_device(device)
         self.dtype = resolve_precision(precision, self.device)
+        if isinstance(model, str):
+            inner = heads * dim_head
+            n_weights = depth * dim * (4 * inner + 2 * mlp_dim) + dim * patch_size**2
+            n_values = batch_size * self.n_patches * (2 * dim + 4 * inner + mlp_dim)
+            # Weight, gradient and two moments of the optimiser; one layer's values at the least.
+            check_fits(
+                16 * n_weights + 4 * n_values, "a ViT and batches of these sizes", self.device
+            )
 
         self.n_patches_desired = n_patches_desired
         self.alpha = alpha
@@ -369,7 +381,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             check_whole("[0, inf)", seed=seed)
             seed = int(seed)
         if options:
-            raise ValueError(f"options must be none, as none is known, got {options!r}")
+            raise ValueError(f"options must be none, as none is known, got {shown(options)}")
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         episode = self._episodes["current"] = self._new_episode(weights_seed, stream_seed)

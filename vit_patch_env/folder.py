@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -219,9 +220,15 @@ def _read_image(path: Path) -> Tensor:
 
 
 def resize_square(images: Tensor, image_size: int) -> Tensor:
-    """Square images (..., channels, image_size, image_size): shorter side resized, centre kept."""
+    """Square images (..., channels, image_size, image_size): shorter side resized, centre kept.
+
+    Raises:
+        ValueError: if they do not fit into memory.
+    """
     if images.shape[-2:] == (image_size, image_size):
         return images
+    n_channels = math.prod(images.shape[:-2])
+    check_fits(n_channels * image_size**2, f"images of image_size {image_size}")
     resized: Tensor = transforms.resize(images, [image_size], antialias=True)
     square: Tensor = transforms.center_crop(resized, [image_size, image_size])
     return square

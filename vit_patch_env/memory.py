@@ -48,17 +48,20 @@ def release_freed_memory(device: torch.device) -> None:
         trim(0)
 
 
-def check_fits(n_bytes: int, what: str) -> None:
-    """Refuse what is larger than this machine's memory, before it is asked for.
+def check_fits(n_bytes: int, what: str, device: torch.device | None = None) -> None:
+    """Refuse what is larger than a device's memory, by default the host's, before it is asked for.
 
     Raises:
         ValueError: "expected ... to fit into 24.0 GB of memory, got 482.0 GB".
     """
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device is not None and device.type == "cuda":
+        available = torch.cuda.get_device_properties(device).total_memory
+    else:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if n_bytes > available:
         raise ValueError(
             f"expected {what} to fit into {available / 1e9:.1f} GB of memory, "
-            f"got {n_bytes / 1e9:.1f} GB"
+            f"got {n_bytes // 10**9} GB"
         )
 
 

@@ -28,8 +28,12 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     """
     try:
         array = np.asarray(action)
-    except ValueError as error:  # a ragged list
-        raise ValueError(f"action must have shape ({n_patches},), got {action!r}") from error
+    except Exception as error:  # a ragged list, or whatever an object's __array__ raises
+        raise ValueError(
+            f"action must have shape ({n_patches},), got a {type(action).__name__}: {error}"
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"action values must be numbers, got {array.dtype}")
     if array.shape != (n_patches,):
         raise ValueError(f"action must have shape ({n_patches},), got {array.shape}")
     mask: NDArray[np.bool_] = array == 1

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vit_patch_env import cpu_attention
 from vit_patch_env.batches import Batch, BatchStream
 from vit_patch_env.budget import Budget, uncountable
-from vit_patch_env.checks import check_choice
+from vit_patch_env.checks import check_choice, shown
 from vit_patch_env.data import Split
 from vit_patch_env.flops import FlopCount
 from vit_patch_env.memory import keep_freed_memory
@@ -48,11 +48,15 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(device, str):
+            raise TypeError
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}") from error
+        raise ValueError(
+            f"device must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
+        ) from error
     if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {device!r}")
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {shown(device)}")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {device!r} needs a CUDA device, got {torch.cuda.device_count()} of them"

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import check_choice, check_whole
+from vit_patch_env.checks import check_choice, check_whole, shown
 from vit_patch_env.drawing import draw_spread, draw_uniform
 from vit_patch_env.selection import top_k_mask
 
@@ -53,8 +53,12 @@ class TopKAction(
         shape = (self.n_patches + 1,)
         try:
             values = np.asarray(action, dtype=np.float64)
-        except (TypeError, ValueError) as error:  # a ragged list, or no numbers
-            raise ValueError(f"action must be numbers of shape {shape}, got {action!r}") from error
+        except (
+            Exception
+        ) as error:  # a ragged list, no numbers, or what an object's __array__ raises
+            raise ValueError(
+                f"action must be numbers of shape {shape}, got a {type(action).__name__}: {error}"
+            ) from error
         if values.shape != shape:
             raise ValueError(f"action must have shape {shape}, got {values.shape}")
         if np.isnan(values).any():
@@ -162,10 +166,10 @@ class CountAction(
         expected = f"action must be a whole number in [0, {len(self.counts) - 1}]"
         try:
             array = np.asarray(action)
-        except ValueError as error:  # a ragged list
-            raise ValueError(f"{expected}, got {action!r}") from error
+        except Exception as error:  # a ragged list, or whatever an object's __array__ raises
+            raise ValueError(f"{expected}, got a {type(action).__name__}: {error}") from error
         if array.shape not in ((), (1,)) or array.dtype.kind not in "iu":
-            raise ValueError(f"{expected}, got {action!r}")
+            raise ValueError(f"{expected}, got {shown(action)}")
         index = int(array.item())
         if not 0 <= index < len(self.counts):
             raise ValueError(f"{expected}, got {index}")
