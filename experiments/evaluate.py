@@ -41,7 +41,10 @@ class Evaluation:
         try:
             load_model(self.env.trainer().model, str(folder.vit))
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"expected the ViT's weights in {folder.vit}, got: {error}") from error
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"expected the ViT's weights in {folder.vit}, got: {reason}"
+            ) from error
         self.actions = trained.actions
         # A run that repeats another one's numbers of patches has them in its own folder too.
         follow = None if trained.follow is None else str(folder.path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import typeguard
 from numpy.typing import NDArray
 
 from experiments.options import EnvOptions
-from experiments.run_folder import CONFIG, RESULT, RunFolder, checksum, read_json
+from experiments.run_folder import (
+    CONFIG,
+    RESULT,
+    RunFolder,
+    checksum,
+    options_from_json,
+    read_json,
+)
 from experiments.run_tables import METRICS, SELECTED, STEPS
 
 COMPARE = "compare.json"
@@ -29,10 +38,15 @@ METRICS_COLUMNS = (
     "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",
     "images_per_second", "train_seconds", "agent_seconds", "flops",
 )  # fmt: skip
-RESULT_FIELDS = (
-    "test", "train_seconds", "agent_seconds", "flops", "n_selected_mean", "n_steps",
-    "peak_memory_bytes", "diverged", "device_name", "precision", "machine", "files",
-)  # fmt: skip
+_FIGURES = dict.fromkeys(
+    ("train_seconds", "agent_seconds", "flops", "n_selected_mean", "n_steps", "peak_memory_bytes"),
+    float | None,
+)
+RESULT_TYPES = {
+    **_FIGURES, "test": dict[str, dict[str, float | None]], "diverged": bool, "device_name": str,
+    "precision": str, "machine": str, "files": dict[str, str],
+}  # fmt: skip
+COMPARE_TYPES = {"methods": list[str], "seeds": list[int], "env": dict[str, Any]}
 TEST_FIELDS = ("loss", "accuracy", "precision", "recall", "f1")
 
 
@@ -180,9 +194,16 @@ def read_comparison(folder: str | Path) -> Comparison:
             f"expected a folder that vit-patch compare wrote, with {COMPARE}, got {folder}"
         )
     content = _read_json(folder / COMPARE)
-    _require(content, ("methods", "seeds", "env"), folder / COMPARE)
+    _require_types(content, COMPARE_TYPES, folder / COMPARE)
+    for name in content["methods"]:
+        if not re.fullmatch(r"\w+", name):  # it is part of a folder's name
+            raise ValueError(f"{folder}: damaged: expected names of methods, got {name!r}")
+    try:
+        options_from_json(EnvOptions, content["env"])
+    except TypeError as error:
+        raise ValueError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
     if complete_env(content["env"])["budget"] != "epochs":
-        _require(content, ("images",), folder / COMPARE)
+        _require_types(content, {"images": dict[str, Any]}, folder / COMPARE)
     runs: dict[tuple[str, int], RunResult] = {}
     problems, unfinished = [], []
     asked = [(method, seed) for method in content["methods"] for seed in content["seeds"]]
@@ -242,7 +263,7 @@ def read_run(path: Path) -> RunResult:
     """
     config, result = _read_config(path), _read_json(path / RESULT)
     env = complete_env(config["options"]["env"])
-    _require(result, RESULT_FIELDS, path / RESULT)
+    _require_types(result, RESULT_TYPES, path / RESULT)
     for patches in ("all_patches", "agent_patches"):
         _require(result["test"], (patches,), path / RESULT)
         _require(result["test"][patches], TEST_FIELDS, path / RESULT)
@@ -348,6 +369,17 @@ def _require(content: Any, fields: tuple[str, ...], path: Path) -> None:
         raise ValueError(
             f"{path.parent}: damaged: expected {', '.join(missing) or 'an object'} in {path.name}"
         )
+
+
+def _require_types(content: Any, types: Mapping[str, Any], path: Path) -> None:
+    """Refuse what is not a mapping with fields of these types."""
+    _require(content, tuple(types), path)
+    for name, hint in types.items():
+        try:
+            typeguard.check_type(content[name], hint)
+        except typeguard.TypeCheckError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path.parent}: damaged: {name} in {path.name}: {reason}") from error
 
 
 def _number(value: float | None) -> float:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from experiments.checkpoint_folder import CheckpointFolder
 from experiments.options import DQNOptions, EnvOptions, PretrainOptions, TrainOptions
 from experiments.run_tables import METRICS, SELECTED, STEPS
+from vit_patch_env.checks import shown
 from vit_patch_env.files import remove_partial, replacing
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -118,11 +119,12 @@ class RunFolder:
             ValueError: if the folder holds no run.
         """
         try:
-            options: TrainOptions = _from_json(TrainOptions, self._read_json(CONFIG)["options"])
-        except (KeyError, TypeError, typeguard.TypeCheckError) as error:
-            reason = " ".join(str(error).split())
+            options: TrainOptions = options_from_json(
+                TrainOptions, self._read_json(CONFIG)["options"]
+            )
+        except (KeyError, TypeError) as error:
             raise ValueError(
-                f"expected this version's options in {self.path / CONFIG}, got: {reason}"
+                f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
         return options
 
@@ -232,27 +234,33 @@ def lock_folder(path: Path, name: str) -> FileLock:
     return lock
 
 
-def _from_json(kind: Any, values: Any) -> Any:
+def options_from_json(kind: Any, values: Any) -> Any:
     """A dataclass of options from JSON, of which every value is of the field's type.
 
+    Args:
+        kind: the dataclass; fields that are not given have their defaults.
+        values: what the JSON holds.
+
     Raises:
-        KeyError, TypeError, TypeCheckError: if it is not.
+        TypeError: naming the value that is not, or that belongs to no field.
     """
-    typeguard.check_type(values, dict[str, Any])
+    if not isinstance(values, dict):
+        raise TypeError(f"expected an object of options, got {shown(values)}")
     given = dict(values)
     for name, hint in get_type_hints(kind).items():
         if name not in given:
             continue
+        value = given[name]
         if is_dataclass(hint):
-            given[name] = _from_json(hint, given[name])
-        elif isinstance(given[name], list):
-            given[name] = tuple(given[name])
-        if hint is not bool and isinstance(given[name], bool) and "bool" not in str(hint):
-            raise TypeError(f"{name} {given[name]}")
+            given[name] = options_from_json(hint, value)
+            continue
+        value = given[name] = tuple(value) if isinstance(value, list) else value
         try:
-            typeguard.check_type(given[name], hint)
+            if isinstance(value, bool) and "bool" not in str(hint):
+                raise typeguard.TypeCheckError(f"{value} is no number")
+            typeguard.check_type(value, hint)
         except typeguard.TypeCheckError as error:
-            raise TypeError(f"{name}: {error}") from error
+            raise TypeError(f"{name}: {' '.join(str(error).split())}") from error
     return kind(**given)
 
 

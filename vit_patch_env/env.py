@@ -380,7 +380,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if seed is not None:
             check_whole("[0, inf)", seed=seed)
             seed = int(seed)
-        if options:
+        if not isinstance(options, dict | None) or options:
             raise ValueError(f"options must be none, as none is known, got {shown(options)}")
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()

@@ -45,18 +45,17 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         ValueError: for an unknown device, or CUDA where there is none.
     """
+    expected = f"device must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
+    if not isinstance(device, str):
+        raise ValueError(expected)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if not isinstance(device, str):
-            raise TypeError
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
-        ) from error
+    except RuntimeError as error:
+        raise ValueError(expected) from error
     if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {shown(device)}")
+        raise ValueError(expected)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {device!r} needs a CUDA device, got {torch.cuda.device_count()} of them"
