@@ -1,11 +1,11 @@
-# make train | test | check | bench | compare | results | memory | clean. Choose the interpreter and the environment:
+# make train | test | check | bench | compare | results | memory | faults | clean. Choose the interpreter and the environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check bench compare results memory format clean
+.PHONY: train test check bench compare results memory faults format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -39,8 +39,11 @@ results: $(READY) ## write the reports in results/ and the README's results
 	$(BIN)/vit-patch report results/budget-cpu-half
 	$(BIN)/vit-patch report results/budget-cpu-31s
 
-memory: $(READY)  ## 10,000 steps of changing numbers of patches: memory must not grow
+memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
+
+faults: $(READY)  ## kill runs, fill disks, damage files; the outcome goes to RELIABILITY.md
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -154,6 +154,7 @@ class Faults:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
         self.unbroken: dict[str, tuple[dict[str, Any], float]] = {}
+        self.n_started = 0
 
     def whole(self, agent: str) -> tuple[dict[str, Any], float]:
         """Course of the unbroken run, and seconds from its configuration to its end."""
@@ -176,7 +177,8 @@ class Faults:
             while_writing: wait for a checkpoint that is being written.
         """
         expected, seconds = self.whole(agent)
-        run = self.folder / f"{agent}-{outcome.name.replace(' ', '-')}-{outcome.tried}"
+        self.n_started += 1
+        run = self.folder / f"{agent}-{self.n_started}"
         log = run.with_suffix(".log")
         process = start(options(agent, "--out", str(run)), log)
         wait_for((run / "config.json").exists, process)
@@ -266,7 +268,7 @@ class Faults:
         """Workers of `compare` that are killed, each once."""
         outcome = Outcome("compare worker")
         words = ["compare", *TINY_OPTIONS, "--epochs", "30", "--seeds", "0"]
-        words += ["--methods", "simple_vit", "agentvit", "--checkpoint-every", "5"]
+        words += ["--methods", "simple_vit", "agentvit", "--checkpoint-every", "3"]
         whole = self.folder / "compared"
         assert end(start([*words, "--out", str(whole)], whole.with_suffix(".log"))) == 0
         expected = [course(whole / "runs" / name) for name in ("simple_vit__0", "agentvit__0")]
