@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+
 from experiments.options import DQNOptions
 
 CARD = "vit_patch_env.json"
@@ -35,8 +37,10 @@ class AgentCard:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def write_card(path: Path, card: AgentCard) -> None:
-    """Add the card to an agent that Stable-Baselines3 saved there."""
+def save_agent(path: Path, agent: BaseAlgorithm, card: AgentCard) -> None:
+    """Write an agent as Stable-Baselines3 saves it, and its card with it."""
+    with path.open("wb") as file:
+        agent.save(file)
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(CARD, json.dumps(asdict(card), indent=2))
 

@@ -147,6 +147,9 @@ class Comparison:
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
         self.tasks = self._tasks()
+        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
+            if path.is_symlink():
+                raise ValueError(f"expected a folder of the comparison's own, got the link {path}")
         self.lock = lock_folder(self.path, "out")
         try:
             kept = self._kept_configuration()
@@ -347,6 +350,8 @@ class Comparison:
         task.attempts += 1
         task.seconds -= time.monotonic()
         task.folder.path.mkdir(parents=True, exist_ok=True)
+        if task.folder.log.is_symlink():
+            task.folder.log.unlink()
         options = task.options(self.options.env, self.options.checkpoint_every)
         process: BaseProcess = context.Process(
             target=train_in_background, args=(options, self.threads, str(task.folder.log))

@@ -81,10 +81,11 @@ class Display(OnTerminal):
         if not self.console.is_terminal:
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
             used = f" ({epoch.progress:.0%})" if self.n_epochs is None else ""
+            skipped = f", {epoch.n_skipped} steps skipped" if epoch.n_skipped else ""
             self.console.print(
                 f"epoch {self._epoch(epoch.epoch)}{used}: loss {epoch.train_loss:.3f}, "
                 f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
-                f"{epoch.images_per_second:.0f} images/s",
+                f"{epoch.images_per_second:.0f} images/s{skipped}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -109,11 +110,13 @@ def show_result(result: dict[str, Any], console: Console) -> None:
 def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
     """Print what the run cost and used."""
     seconds = result["train_seconds"] + result["agent_seconds"]
+    skipped = result["n_skipped"]
+    said = f" {skipped} steps changed nothing, as their gradient was not finite." if skipped else ""
     console.print(
         f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device_name']} "
         f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
         f"{result['agent_seconds']:.1f} s the agent; "
-        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.",
+        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.{said}",
         highlight=False,
         soft_wrap=True,
     )

@@ -17,13 +17,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from agents import PatchBandit
-from experiments.agent_file import AgentCard, agent_path, write_card
+from experiments.agent_file import AgentCard, agent_path, save_agent
 from experiments.agents import ACTIONS, RULES, make_agent, resolve_agent
 from experiments.options import EnvOptions, PretrainOptions, TrainOptions
 from experiments.processes import fork_context
 from experiments.run_folder import pretrain_command, provenance
 from experiments.train import make_env
 from vit_patch_env.checks import check_whole
+from vit_patch_env.files import replacing
 
 
 class Pretraining:
@@ -96,7 +97,6 @@ class Pretraining:
             signal.signal(signal.SIGTERM, before)
             vec_env.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        agent.save(self.path)
         card = AgentCard(
             agent=options.agent,
             n_patches=self.env.n_patches,
@@ -110,7 +110,8 @@ class Pretraining:
                 "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
             },
         )
-        write_card(self.path, card)
+        with replacing(self.path) as partial:
+            save_agent(partial, agent, card)
         self._say(
             f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
         )

@@ -23,6 +23,7 @@ from experiments.report_tables import (
 )
 from experiments.report_text import against_paper, findings, highlights
 from experiments.results import read_comparison
+from vit_patch_env.files import replacing
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
@@ -46,6 +47,8 @@ class Report:
         self.readme = None if options.readme is None else Path(options.readme)
         if self.readme is not None:
             split_readme(self.readme)
+        if (self.folder / PLOTS).is_symlink():
+            raise ValueError(f"expected a folder of plots, got the link {self.folder / PLOTS}")
         self.comparison = read_comparison(self.folder)
         if not self.comparison.runs:
             problems = "".join(f"; {problem}" for problem in self.comparison.problems)
@@ -59,9 +62,11 @@ class Report:
         plots = draw_plots(measures)
         content = {**self._content(measures), "plots": plots}
         written = [self.folder / HTML, self.folder / MARKDOWN]
-        (self.folder / PLOTS).mkdir(exist_ok=True)
+        folder = self.folder / PLOTS
+        folder.mkdir(exist_ok=True)
         for plot in plots:
-            (self.folder / PLOTS / f"{plot.name}.png").write_bytes(plot.png)
+            with replacing(folder / f"{plot.name}.png") as partial:
+                partial.write_bytes(plot.png)
         _write(written[0], _render("report.html.j2", content))
         _write(written[1], _render("report.md.j2", content))
         if self.readme is not None:
@@ -162,4 +167,5 @@ def _render(template: str, content: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")

@@ -18,7 +18,7 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
-from experiments.agent_file import AgentCard, agent_path, read_card, write_card
+from experiments.agent_file import AgentCard, agent_path, read_card, save_agent
 from experiments.agents import ACTIONS, POLICIES, make_agent, resolve_agent
 from experiments.checkpoint_folder import CheckpointFolder
 from experiments.display import Display, show_cost, show_result
@@ -153,7 +153,7 @@ class Run:
         self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
         model = env.trainer("last").model
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
-        folder.write(folder.agent, self._save_agent)
+        folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
             "test": evaluate(env, agent, self.options.actions, episode="last"),
             "train_seconds": self.monitor.clock.train,
@@ -189,11 +189,6 @@ class Run:
         self.display.live.stop()  # which a second signal would leave as it is
         say("stopping after this step; a second signal ends it at once")
         self.checkpoint.stop()
-
-    def _save_agent(self, path: Path) -> None:
-        with path.open("wb") as file:
-            self.agent.save(file)
-        write_card(path, self._card())
 
     def _card(self) -> AgentCard:
         """What must be known of the agent to make it again, as for other runs."""
