@@ -92,6 +92,7 @@ class Run:
                 belongs_to=_course(options),
                 resume=resumes,
             )
+            self.begins_again = resumes and self.checkpoint.resumed_steps is None
         except BaseException:
             self.lock.release()
             raise
@@ -127,6 +128,7 @@ class Run:
             f"Training for {_budget_words(options.env, env)}, "
             f"patches picked by {options.agent}"
             + ("" if resumed is None else f", from step {resumed} on")
+            + (", from its start, as there is no checkpoint yet" if self.begins_again else "")
             + f". Watch it:\n  tensorboard --logdir {self.folder.path}"
         )
         log = EventLog(self.folder.path, None if resumed is None else resumed + 1)

@@ -14,6 +14,7 @@ import vit_patch_env
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
 from vit_patch_env.data import Split
+from vit_patch_env.episode import MAX_SKIPPED
 from vit_patch_env.observation import FIGURES_AFTER_RUN
 from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
 from vit_patch_env.vit import SimpleViT
@@ -369,6 +370,30 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_env):
     assert after in tiny_env.observation_space
     tiny_env.reset()
     assert not tiny_env.step(np.ones(16, dtype=np.int8))[4]["diverged"]
+
+
+def test_a_gradient_that_is_not_finite_is_told_and_ten_of_them_in_turn_end_the_run(tiny_env):
+    tiny_env.reset(seed=0)
+    model = tiny_env.trainer().model
+    mask = np.ones(16, dtype=np.int8)
+    hook = model.head.register_full_backward_hook(lambda *_: (torch.full((64, 16), torch.nan),))
+    for _ in range(MAX_SKIPPED - 1):
+        observation, reward, terminated, _, info = tiny_env.step(mask)
+        assert info["skipped"]
+        assert not terminated
+        assert np.isfinite(reward)
+        assert np.isfinite(observation).all()
+    hook.remove()
+    assert not tiny_env.step(mask)[4]["skipped"]
+    tiny_env.reset(seed=0)
+    tiny_env.trainer().model.head.register_full_backward_hook(
+        lambda *_: (torch.full((64, 16), torch.nan),)
+    )
+    for step in range(1, MAX_SKIPPED + 1):
+        _, reward, terminated, truncated, info = tiny_env.step(mask)
+        assert terminated == info["diverged"] == (step == MAX_SKIPPED)
+    assert reward == DIVERGED_REWARD
+    assert not truncated
 
 
 def test_returned_observations_are_the_callers_own(tiny_env):

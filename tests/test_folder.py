@@ -1,11 +1,13 @@
 import os
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vit_patch_env import folder
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv, folder
 from vit_patch_env.cache import cache_dir
 from vit_patch_env.data import load_dataset
 from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
@@ -64,6 +66,73 @@ def test_an_unreadable_image_is_named_and_leaves_no_cache(make_folder, own_cache
     with pytest.raises(ValueError, match=f"expected a readable image, got {broken}"):
         load_dataset("folder", data_dir=root, image_size=12)
     assert all(path.suffix == ".so" for path in own_cache.iterdir())
+
+
+def test_corrupt_images_are_left_out_and_named_if_that_is_asked_for(make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=6) / "train"
+    whole, _, _ = load_image_folder(root, 12, own_cache)
+    broken = [root / "cat" / "002.png", root / "dog" / "000.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    named = f"2 of 12 images cannot be read and are left out: {broken[0]}, {broken[1]}"
+    for _ in ("decoded", "from the cache"):
+        with pytest.warns(UserWarning, match=named):
+            images, labels, classes = load_image_folder(root, 12, own_cache, skip_corrupt=True)
+        assert labels.tolist() == [0] * 5 + [1] * 5
+        assert torch.equal(images, whole[[0, 1, 3, 4, 5, 7, 8, 9, 10, 11]])
+        assert classes == ("cat", "dog")
+    with pytest.raises(ValueError, match=f"expected a readable image, got {broken[0]}"):
+        load_image_folder(root, 12, own_cache)  # which the cache must not hide
+
+
+def test_a_class_of_which_no_image_can_be_read_is_named(make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=2) / "train"
+    for path in (root / "dog").iterdir():
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="2 of 4 images cannot be read"),
+        pytest.raises(ValueError, match="got none that can be read in dog"),
+    ):
+        load_image_folder(root, 12, own_cache, skip_corrupt=True)
+
+
+def test_skipping_corrupt_images_is_on_the_command_line_and_in_the_environment(make_folder):
+    root = make_folder(n_images=80)
+    (root / "train" / "cat" / "000.png").write_bytes(b"no image")
+    kwargs = {**TINY, "dataset": "folder", "data_dir": str(root)}
+    with pytest.raises(ValueError, match="expected a readable image"):
+        ViTPatchSelectEnv(**kwargs).reset()
+    with pytest.warns(UserWarning, match="1 of 160 images cannot be read"):
+        ViTPatchSelectEnv(**kwargs, skip_corrupt=True).reset()
+
+
+@pytest.mark.parametrize("times", [1.5, 3])  # a warning, and an error, of Pillow's
+def test_images_beyond_pillows_limit_are_refused(times, make_folder, own_cache, monkeypatch):
+    root = make_folder(splits=("train",), n_images=2) / "train"
+    path = root / "cat" / "bomb.png"
+    Image.new("L", (round(100 * times), 100)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100 * 100)
+    with pytest.raises(ValueError, match=f"got {path}: Image size .* exceeds limit of"):
+        load_image_folder(root, 12, own_cache)
+    with pytest.warns(UserWarning, match="1 of 5 images cannot be read"):
+        load_image_folder(root, 12, own_cache, skip_corrupt=True)
+
+
+def test_a_small_file_that_claims_to_be_huge_is_refused(make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=2) / "train"
+    path = root / "cat" / "000.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (10**5).to_bytes(4, "big") * 2  # width and height of a PNG
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"got {path}: Image size .*could be decompression bomb"):
+        load_image_folder(root, 12, own_cache)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused(make_folder, own_cache):
+    root = make_folder(splits=("train",), n_images=2) / "train"
+    with pytest.raises(ValueError, match="expected 4 images of image_size 300000 to fit into"):
+        load_image_folder(root, 300_000, own_cache)
 
 
 @pytest.mark.parametrize("splits", [("train",), ("test",), ("",)])

@@ -1,6 +1,7 @@
-"""Memory over many steps: `make memory`."""
+"""Memory and open files over many steps and resets: `make memory`."""
 
-import resource
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,24 +9,71 @@ import pytest
 from vit_patch_env import ViTPatchSelectEnv
 
 
+def make(precision="fp32"):
+    return ViTPatchSelectEnv(
+        dataset="digits", dim=32, depth=2, heads=2, dim_head=32, mlp_dim=64, batch_size=32,
+        epochs=10**6, device="cpu", precision=precision,
+    )  # fmt: skip
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def n_open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def flat(name, figures):
+    """Nothing may be added to what the first ones are."""
+    print(f"\n{name}: " + " ".join(f"{figure / figures[1]:.4f}" for figure in figures))
+    assert figures[-1] <= 1.02 * figures[1]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_memory_does_not_grow_over_ten_thousand_steps_of_changing_numbers_of_patches(precision):
-    env = ViTPatchSelectEnv(
-        dataset="synthetic", dim=32, depth=2, heads=2, dim_head=32, mlp_dim=64, patch_size=4,
-        batch_size=32, epochs=10**6, device="cpu", precision=precision,
-    )  # fmt: skip
+def test_nothing_grows_over_twenty_thousand_steps_of_changing_numbers_of_patches(precision):
+    env = make(precision)
     rng = np.random.default_rng(0)
-    peaks = []
     env.reset(seed=0)
-    for step in range(10_001):
+    resident, opened = [], []
+    for step in range(20_001):
         n_keep = rng.integers(1, env.n_patches + 1)
         mask = np.zeros(env.n_patches, dtype=np.int8)
         mask[rng.permutation(env.n_patches)[:n_keep]] = 1
         env.step(mask)
-        if step % 1000 == 0:
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    print(f"\n{precision}: peak memory after every 1,000 steps, of that after the first 1,000:")
-    print(" ".join(f"{peak / peaks[1]:.4f}" for peak in peaks))
-    # The first thousand steps meet every number of patches; after them nothing may be added.
-    assert peaks[-1] <= 1.02 * peaks[1]
+        if step % 2000 == 0:
+            resident.append(resident_bytes())
+            opened.append(n_open_files())
+    # The first steps meet every number of patches.
+    flat(f"{precision}: resident memory after every 2,000 steps, of that after the first", resident)
+    assert len(set(opened)) == 1
+
+
+@pytest.mark.long
+def test_nothing_grows_over_a_thousand_resets():
+    env = make()
+    resident, opened = [], []
+    for reset in range(1001):
+        env.reset()
+        env.step(np.ones(env.n_patches, dtype=np.int8))
+        if reset % 100 == 0:
+            resident.append(resident_bytes())
+            opened.append(n_open_files())
+    flat("resident memory after every 100 resets, of that after the first", resident)
+    assert len(set(opened)) == 1
+
+
+@pytest.mark.long
+def test_close_gives_memory_back():
+    resident = []
+    for _ in range(6):
+        env = ViTPatchSelectEnv(dataset="digits", device="cpu", precision="fp32")
+        env.reset(seed=0)
+        env.step(np.ones(env.n_patches, dtype=np.int8))
+        before = resident_bytes()
+        env.close()
+        resident.append(resident_bytes())
+        print(f"\n{before / 1e6:.0f} MB, closed {resident[-1] / 1e6:.0f} MB")
+        assert resident[-1] < before - 50e6  # the weights alone, with what Adam keeps
+    flat("resident memory after every close, of that after the second", resident)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import FixedRule, MultiOutputDQN
-from experiments import StepFigures, TrainingMonitor
+from experiments import EpochFigures, StepFigures, TrainingMonitor
 from experiments.display import Display
 from tests.conftest import TINY
 from vit_patch_env import CountAction, ViTPatchSelectEnv
@@ -73,6 +74,25 @@ def test_epoch_figures_are_those_of_the_environment():
     assert [figures.progress for figures in epochs] == pytest.approx([1 / 3, 2 / 3, 1])
     assert monitor.n_selected_mean == 4
     assert not monitor.diverged
+
+
+def test_steps_that_changed_nothing_are_counted_and_shown(capsys):
+    env = make(epochs=2)
+    epochs = []
+
+    class Overflow(BaseCallback):
+        def _on_step(self):
+            for weight in env.trainer().model.parameters():
+                weight.register_hook(lambda gradient: gradient * float("nan"))
+            return self.n_calls < 4
+
+    monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
+    FixedRule("random", env, n_keep=4).learn(14, callback=[monitor, Overflow()])
+    assert monitor.n_skipped == 3
+    show = Display(Console(width=200, force_terminal=False), 2)
+    figures = EpochFigures(*[1.0] * 12, n_skipped=3)
+    show.show_epoch(figures)
+    assert "3 steps skipped" in capsys.readouterr().out
 
 
 def test_time_is_told_apart():

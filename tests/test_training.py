@@ -135,6 +135,44 @@ def test_observe_leaves_model_and_gradients_alone():
         assert parameter.grad is None
 
 
+class Overflowing(SimpleViT):
+    """A gradient that is not finite where `overflows`, with a loss that is."""
+
+    overflows = False
+
+    def forward(self, images, keep=None):
+        logits = super().forward(images, keep)
+        if self.overflows:
+            logits.register_hook(lambda gradient: gradient * math.inf)
+        return logits
+
+
+def overflowing_trainer(**kwargs):
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
+    return make_trainer(model=Overflowing(n_classes=4, **sizes), **kwargs)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_changes_nothing(optimizer, dtype):
+    trainer = overflowing_trainer(optimizer=optimizer, dtype=dtype)
+    trainer.step()
+    trainer.model.overflows = True
+    before = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    loss, skipped, observation = trainer.step()
+    assert math.isfinite(loss)
+    assert skipped
+    assert torch.isfinite(torch.from_numpy(observation)).all()
+    after = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    assert after == before
+    assert trainer.n_steps_done == 2  # a step of the budget all the same
+    trainer.model.overflows = False
+    assert not trainer.step().skipped
+    changed = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    assert changed != before
+
+
 def test_label_smoothing_is_in_the_training_loss_but_not_in_evaluation():
     plain, smooth = make_trainer(), make_trainer(label_smoothing=0.5)
     split = Split(plain.stream.images, plain.stream.labels)

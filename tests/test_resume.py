@@ -1,0 +1,346 @@
+"""`vit-patch train --resume`: what a broken-off run is gone on with, and what is refused."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.cli import main
+from experiments.endings import stopping
+from experiments.event_log import EventLog
+from experiments.run_folder import RunFolder, checksum, lock_folder
+from experiments.run_tables import RunTables
+from experiments.train import Run
+from tests.conftest import TINY_OPTIONS
+from tests.faults import course, newest_step
+from tests.test_cli import refused
+
+
+def train(out, *args):
+    main(["train", *TINY_OPTIONS, "--epochs", "3", "--out", str(out), *args])
+
+
+def stopped(out, *args, number=signal.SIGTERM):
+    """A run that was told to stop after its first epoch."""
+    end_epoch = Run._end_epoch
+
+    def signalled(run, figures):
+        end_epoch(run, figures)
+        if figures.epoch == 1:
+            signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Run, "_end_epoch", signalled)
+            with pytest.raises(SystemExit) as stop:
+                train(out, *args)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.value.code == 128 + number
+    return out
+
+
+@pytest.fixture(scope="module")
+def random_runs(tmp_path_factory):
+    """A run of random patches that was stopped after an epoch, and the whole one's course."""
+    root = tmp_path_factory.mktemp("random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        train(root / "whole", "--agent", "random")
+        return stopped(root / "run", "--agent", "random"), course(root / "whole")
+
+
+@pytest.fixture
+def broken(random_runs, tmp_path):
+    """The stopped run's folder, to be gone on with."""
+    return Path(shutil.copytree(random_runs[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def expected(random_runs):
+    """The course of the run that was not broken off."""
+    return random_runs[1]
+
+
+@pytest.fixture
+def in_one_line():
+    """Warnings are shown, as on the command line, and are no errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        yield
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
+    out = stopped(tmp_path / "run", number=signal.SIGINT)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "vit-patch: stopping after this step; a second signal ends it at once"
+    step = newest_step(out)
+    assert (
+        said[1] == f"vit-patch: stopped at step {step}; go on with: vit-patch train --resume {out}"
+    )
+    assert not (out / "result.json").exists()
+    # TensorBoard shows each step once, though the broken-off process was further on.
+    main(["train", "--resume", str(out)])
+    assert f"from step {step} on" in capsys.readouterr().out
+    train(tmp_path / "unbroken")
+    assert course(out) == course(tmp_path / "unbroken")
+    assert not (out / "checkpoints").exists()
+    points = []
+    for run in (out, tmp_path / "unbroken"):
+        events = EventAccumulator(str(run))
+        events.Reload()
+        points.append(
+            {tag: [(point.step, point.value) for point in events.Scalars(tag)]
+             for tag in ("vit/train_loss", "vit/val_accuracy", "env/n_selected", "agent/epsilon")}
+        )  # fmt: skip
+    assert points[0] == points[1]
+
+
+def test_a_second_signal_ends_at_once():
+    before = signal.getsignal(signal.SIGTERM)
+    asked = []
+    with stopping(lambda: asked.append(1)) as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert (asked, received) == ([1], [signal.SIGTERM])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping(lambda: pytest.fail("asked")) as received:
+            signal.raise_signal(signal.SIGINT)
+        assert not received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
+    for path in (broken / "checkpoints").iterdir():
+        path.unlink()
+    main(["train", "--resume", str(broken)])
+    assert "from its start, as there is no checkpoint yet" in capsys.readouterr().out
+    assert course(broken) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dim", "32"], "dim must be that of the run that is gone on with, 16, got 32"),
+        (["--agent", "ppo"], "agent must be that of the run that is gone on with, random, got ppo"),
+        (
+            ["--dqn.tau", "0.5"],
+            "dqn.tau must be that of the run that is gone on with, None, got 0.5",
+        ),
+        (["--out", "elsewhere"], "out is the run's own folder"),
+        (["--checkpoint-every", "5h"], "checkpoint_every must be a number of steps"),
+        (["--checkpoints-kept", "0"], "checkpoints_kept must be in [1, inf), got 0"),
+    ],
+)
+def test_other_options_are_refused(broken, args, message, capsys):
+    assert message in refused(capsys, "train", "--resume", str(broken), *args)
+
+
+def test_what_does_not_change_the_course_may_be_changed(broken, capsys):
+    words = ["--checkpoint-every", "3", "--checkpoints-kept", "1", "--device", "cpu"]
+    main(["train", "--resume", str(broken), *words, "--log-interval", "5"])
+    assert (broken / "result.json").exists()
+
+
+def test_a_folder_of_images_may_have_moved(make_folder, tmp_path, capsys):
+    images = make_folder(n_images=60, splits=("train",))
+    words = ["--dataset", "folder", "--data-dir", str(images), "--batch-size", "16"]
+    out = stopped(tmp_path / "run", *words, "--agent", "random")
+    moved = images.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert "no such folder" in refused(capsys, "train", "--resume", str(out))
+    main(["train", "--resume", str(out), "--data-dir", str(moved)])
+
+
+def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
+    assert "with config.json" in refused(capsys, "train", "--resume", str(tmp_path / "nowhere"))
+    train(tmp_path / "run", "--agent", "random")
+    line = refused(capsys, "train", "--resume", str(tmp_path / "run"))
+    assert f"see its figures with vit-patch evaluate {tmp_path / 'run'}" in line
+
+
+def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, capsys):
+    line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(broken))
+    assert f"go on with it (--resume {broken}), or add --overwrite" in line
+    train(broken, "--overwrite", "--agent", "all")
+    assert not (broken / "checkpoints").exists()
+    assert RunFolder(broken).options.agent == "all"
+
+
+def test_a_configuration_that_was_changed_is_noticed(broken, capsys):
+    path = broken / "config.json"
+    config = json.loads(path.read_text())
+    config["options"]["env"]["learning_rate"] = 0.5
+    path.write_text(json.dumps(config))
+    line = refused(capsys, "train", "--resume", str(broken))
+    assert "got one of another: learning_rate 0.001 instead of 0.5" in line
+
+
+def test_damaged_checkpoints_are_refused_in_one_line(broken, capsys):
+    (path,) = (broken / "checkpoints").iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+    line = refused(capsys, "train", "--resume", str(broken))
+    assert f"no checkpoint in {broken / 'checkpoints'} is whole" in line
+    assert RunFolder(broken).lock().is_locked  # which was given back
+
+
+def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, in_one_line):
+    (newest,) = (broken / "checkpoints").iterdir()
+    (broken / "checkpoints" / "step-000000000999.ckpt").write_bytes(newest.read_bytes()[:1000])
+    main(["train", "--resume", str(broken)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vit-patch: warning: an older checkpoint is taken: expected a whole")
+    assert course(broken) == expected
+
+
+def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
+    message = f"out must be a folder that no other process is at work in, got {broken}"
+    with RunFolder(broken).lock():
+        assert message in refused(capsys, "train", "--resume", str(broken))
+        words = ["train", *TINY_OPTIONS, "--overwrite", "--out", str(broken)]
+        assert message in refused(capsys, *words)
+    main(["train", "--resume", str(broken)])
+
+
+def test_a_second_comparison_in_a_folder_is_refused(tmp_path, capsys):
+    with lock_folder(tmp_path, "out"):
+        words = ["compare", *TINY_OPTIONS, "--methods", "simple_vit", "--out", str(tmp_path)]
+        assert "no other process is at work in" in refused(capsys, *words)
+
+
+def test_nothing_is_written_through_links(tmp_path, capsys):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("config.json", "metrics.csv", "vit.safetensors", "agent.zip", "result.json"):
+        (out / name).symlink_to(outside / "mine")
+    train(out, "--agent", "random", "--overwrite")
+    assert (outside / "mine").read_text() == "mine"
+    assert (out / "result.json").is_file()
+    (out / "checkpoints").symlink_to(outside)
+    assert "got the link" in refused(
+        capsys, "train", *TINY_OPTIONS, "--overwrite", "--out", str(out)
+    )
+    compared = tmp_path / "compared"
+    (compared / "runs").mkdir(parents=True)
+    (compared / "runs" / "simple_vit__0").symlink_to(outside)
+    words = ["compare", *TINY_OPTIONS, "--methods", "simple_vit", "--seeds", "0", "--out"]
+    assert "got the link" in refused(capsys, *words, str(compared))
+    assert [path.name for path in outside.iterdir()] == ["mine"]
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    train(out, "--agent", "ppo")
+    # Stable-Baselines3's archive with a pickle of its own, as somebody else might pass it on.
+    with zipfile.ZipFile(out / "agent.zip") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(content["data"])
+    for value in data.values():
+        if isinstance(value, dict) and ":serialized:" in value:
+            value[":serialized:"] = __import__("base64").b64encode(pickle.dumps(Attack())).decode()
+    content["data"] = json.dumps(data).encode()
+    with zipfile.ZipFile(out / "agent.zip", "w") as archive:
+        for name, part in content.items():
+            archive.writestr(name, part)
+    assert "expected agent.zip as result.json was written" in refused(capsys, "evaluate", str(out))
+    result = json.loads((out / "result.json").read_text())
+    result["files"]["agent.zip"] = checksum(out / "agent.zip")
+    (out / "result.json").write_text(json.dumps(result))
+    main(["evaluate", str(out)])
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.train.RETRY_SECONDS", 0.0)
+    write, fails = RunFolder.write_result, [True, True, False]
+
+    def unreliable(folder, result):
+        if fails.pop(0):
+            raise OSError(28, "No space left on device")
+        write(folder, result)
+
+    monkeypatch.setattr(RunFolder, "write_result", unreliable)
+    train(tmp_path / "run", "--agent", "random")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert "No space left on device: the results are tried again" in said[0]
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_results_that_cannot_be_written_leave_the_checkpoint(
+    tmp_path, expected, monkeypatch, capsys
+):
+    monkeypatch.setattr("experiments.train.RETRY_SECONDS", 0.0)
+
+    def full(folder, result):
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_result", full)
+        with pytest.raises(SystemExit) as stop:
+            train(out, "--agent", "random", "--checkpoint-every", "4")
+    assert stop.value.code == 2
+    assert f"once there is room, vit-patch train --resume {out}" in capsys.readouterr().err
+    main(["train", "--resume", str(out)])
+    assert course(out) == expected
+
+
+def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(
+    tmp_path, expected, monkeypatch, capsys, in_one_line
+):
+    write, fails = RunTables.write, [True, False, False, False]
+
+    def unreliable(tables):
+        if fails.pop(0):
+            raise OSError(28, "No space left on device")
+        write(tables)
+
+    monkeypatch.setattr(RunTables, "write", unreliable)
+    train(tmp_path / "run", "--agent", "random")
+    monkeypatch.setattr(RunTables, "write", write)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vit-patch: warning: the tables of ")
+    assert "cannot be written: No space left on device" in line
+    assert course(tmp_path / "run") == expected
+
+
+def test_tensorboards_points_are_given_up_and_taken_up_again(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 0})
+    log = EventLog(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.event_log.shutil.disk_usage", lambda path: usage)
+        with pytest.warns(UserWarning, match="TensorBoard's points cannot be written .* No space"):
+            log.write({"a": 1.0}, {"a": None}, step=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            log.write({"a": 2.0}, {"a": None}, step=2)  # not tried again yet
+    log._retry_at = 0.0
+    log.write({"a": 3.0}, {"a": None}, step=3)
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [point.step for point in events.Scalars("a")] == [3]
