@@ -533,7 +533,7 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"dataset": "folder", "data_dir": "nowhere"}, "got 'nowhere': no such folder"),
         ({"image_size": 30}, "image_size must be divisible by patch_size"),
         ({"dim": 18}, "dim must be divisible by 4, got 18"),
-        ({"depth": 0}, r"depth must be in \[1, inf\), got 0"),
+        ({"depth": 0}, r"depth must be in \[1, 1000\], got 0"),
         ({"n_patches_desired": 0}, r"n_patches_desired must be in \[1, 16\], got 0"),
         ({"n_patches_desired": 17}, r"n_patches_desired must be in \[1, 16\], got 17"),
         ({"alpha": 1.1}, r"alpha must be in \[0, 1\], got 1.1"),

@@ -21,7 +21,7 @@ def resident_bytes():
 
 
 def n_open_files():
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def flat(name, figures):

@@ -9,7 +9,7 @@ def shown(value: object) -> str:
     """A value in one line of a message, cut where it is long."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # a whole number of thousands of digits
+    except Exception:  # a whole number of thousands of digits, an object that is none of ours
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
 

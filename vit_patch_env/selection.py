@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import check_whole
+from vit_patch_env.checks import check_whole, shown
 
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
@@ -29,9 +29,7 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     try:
         array = np.asarray(action)
     except Exception as error:  # a ragged list, or whatever an object's __array__ raises
-        raise ValueError(
-            f"action must have shape ({n_patches},), got a {type(action).__name__}: {error}"
-        ) from error
+        raise ValueError(f"action must have shape ({n_patches},), got {shown(action)}") from error
     if array.dtype.kind not in "biufc":
         raise ValueError(f"action values must be numbers, got {array.dtype}")
     if array.shape != (n_patches,):

@@ -57,7 +57,7 @@ class TopKAction(
             Exception
         ) as error:  # a ragged list, no numbers, or what an object's __array__ raises
             raise ValueError(
-                f"action must be numbers of shape {shape}, got a {type(action).__name__}: {error}"
+                f"action must be numbers of shape {shape}, got {shown(action)}"
             ) from error
         if values.shape != shape:
             raise ValueError(f"action must have shape {shape}, got {values.shape}")
@@ -167,7 +167,7 @@ class CountAction(
         try:
             array = np.asarray(action)
         except Exception as error:  # a ragged list, or whatever an object's __array__ raises
-            raise ValueError(f"{expected}, got a {type(action).__name__}: {error}") from error
+            raise ValueError(f"{expected}, got {shown(action)}") from error
         if array.shape not in ((), (1,)) or array.dtype.kind not in "iu":
             raise ValueError(f"{expected}, got {shown(action)}")
         index = int(array.item())
