@@ -110,8 +110,8 @@ class Pretraining:
                 "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
             },
         )
-        with replacing(self.path) as partial:
-            save_agent(partial, agent, card)
+        with replacing(self.path) as unfinished:
+            save_agent(unfinished, agent, card)
         self._say(
             f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
         )

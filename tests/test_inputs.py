@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import os
 import shutil
 
 import numpy as np
@@ -21,12 +22,18 @@ from experiments.train import resumed_options
 from tests.conftest import TINY, TINY_OPTIONS
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 
+FACTOR = int(os.environ.get("TRIED_MORE", "1"))
+"""How many times as often properties are tried: `make faults` sets it."""
+
 
 def tried(n_times):
-    """Settings of a property that is tried so often, always with the same values."""
+    """Settings of a property that is tried so often, by default always with the same values."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
-        max_examples=n_times, deadline=None, derandomize=True, suppress_health_check=checks
+        max_examples=FACTOR * n_times,
+        deadline=None,
+        derandomize=FACTOR == 1,
+        suppress_health_check=checks,
     )
 
 
@@ -59,7 +66,7 @@ def accepted(function, *args):
     return None
 
 
-@tried(600)
+@tried(300)
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), VALUES, min_size=1, max_size=2))
 def test_arguments_of_the_environment(kwargs):
     def run():
@@ -118,7 +125,7 @@ def arrays(draw, n=16):
     return array
 
 
-@tried(400)
+@tried(200)
 @given(arrays())
 @pytest.mark.filterwarnings("ignore")  # NumPy's of odd types and casts
 def test_actions(running, action):
@@ -133,7 +140,7 @@ def test_actions(running, action):
         assert np.isfinite(done[0]).all()
 
 
-@tried(200)
+@tried(100)
 @given(arrays(17), st.booleans())
 @pytest.mark.filterwarnings("ignore")
 def test_actions_of_wrappers(running, action, counts):
@@ -144,7 +151,7 @@ def test_actions_of_wrappers(running, action, counts):
     assert mask is None or 1 <= mask.sum() <= 16
 
 
-@tried(100)
+@tried(40)
 @given(VALUES, VALUES | st.dictionaries(st.text(max_size=3), NUMBERS, max_size=2))
 def test_reset_options_and_seeds(seed, options):
     env = ViTPatchSelectEnv(**TINY)
@@ -206,7 +213,7 @@ def changed(value, path, new):
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json", "../../compare.json"])
-@tried(60)
+@tried(20)
 @given(data=st.data())
 def test_json_of_a_run_with_other_values(name, copied, data):
     path = copied / name
@@ -228,7 +235,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-@tried(15)
+@tried(8)
 @given(
     kind=st.sampled_from(["cut", "flip", "empty", "missing", "folder", "noise"]),
     place=st.floats(0, 1, exclude_max=True),

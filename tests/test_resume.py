@@ -79,7 +79,7 @@ def in_one_line():
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
-    out = stopped(tmp_path / "run", number=signal.SIGINT)
+    out = stopped(tmp_path / "run", "--agent", "random", number=signal.SIGINT)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "vit-patch: stopping after this step; a second signal ends it at once"
     step = newest_step(out)
@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     # TensorBoard shows each step once, though the broken-off process was further on.
     main(["train", "--resume", str(out)])
     assert f"from step {step} on" in capsys.readouterr().out
-    train(tmp_path / "unbroken")
+    train(tmp_path / "unbroken", "--agent", "random")
     assert course(out) == course(tmp_path / "unbroken")
     assert not (out / "checkpoints").exists()
     points = []
@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
         events.Reload()
         points.append(
             {tag: [(point.step, point.value) for point in events.Scalars(tag)]
-             for tag in ("vit/train_loss", "vit/val_accuracy", "env/n_selected", "agent/epsilon")}
+             for tag in ("vit/train_loss", "vit/val_accuracy", "env/reward_loss")}
         )  # fmt: skip
     assert points[0] == points[1]
 
@@ -253,7 +253,7 @@ class Attack:
 def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
-    train(out, "--agent", "ppo")
+    train(out, "--agent", "ppo", "--epochs", "1")
     # Stable-Baselines3's archive with a pickle of its own, as somebody else might pass it on.
     with zipfile.ZipFile(out / "agent.zip") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}

@@ -266,11 +266,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if isinstance(model, str):
             inner = heads * dim_head
             n_weights = depth * dim * (4 * inner + 2 * mlp_dim) + dim * patch_size**2
-            n_values = batch_size * self.n_patches * (2 * dim + 4 * inner + mlp_dim)
-            # Weight, gradient and two moments of the optimiser; one layer's values at the least.
-            check_fits(
-                16 * n_weights + 4 * n_values, "a ViT and batches of these sizes", self.device
-            )
+            n_values = self.n_patches * (2 * dim + 4 * inner + mlp_dim)
+            # Weight, gradient and two moments of the optimiser; one image's values in one layer.
+            check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", self.device)
 
         self.n_patches_desired = n_patches_desired
         self.alpha = alpha
