@@ -204,7 +204,7 @@ class FixedRule(PlayingAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.n_keep = list(n_keep) if isinstance(n_keep, Sequence) else n_keep
+        self.n_keep = np.array(n_keep, dtype=np.int64) if isinstance(n_keep, Sequence) else n_keep
         if _init_setup_model:
             self._setup_model()
 
@@ -227,15 +227,15 @@ class FixedRule(PlayingAlgorithm):
 
     def _begin(self, total_timesteps: int) -> None:
         self._progress = 0.0
-        if isinstance(self.n_keep, list) and len(self.n_keep) * self.n_envs < total_timesteps:
+        if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) * self.n_envs < total_timesteps:
             raise ValueError(
                 f"n_keep must be a number for each of {total_timesteps} steps, "
                 f"got {len(self.n_keep)}"
             )
 
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
-        if isinstance(self.n_keep, list):
-            self.policy.n_keep = self.n_keep[self.num_timesteps // self.n_envs]
+        if isinstance(self.n_keep, np.ndarray):
+            self.policy.n_keep = int(self.n_keep[self.num_timesteps // self.n_envs])
         elif callable(self.n_keep):
             self.policy.n_keep = self.n_keep(self._progress)
         return self.predict(observations)[0]
@@ -262,8 +262,8 @@ class FixedRule(PlayingAlgorithm):
 
     def _n_keep_over_run(self) -> list[int]:
         """Numbers of patches from the run's start to its end, where they change."""
-        if isinstance(self.n_keep, list):
-            return self.n_keep
+        if isinstance(self.n_keep, np.ndarray):
+            return [int(n_keep) for n_keep in self.n_keep]
         if callable(self.n_keep):
             return [self.n_keep(step / 1000) for step in range(1000)]
         return []

@@ -52,8 +52,8 @@ _PLAIN = (bool, int, float, str, type(None))
 def take(thing: Any) -> Any:
     """What `thing` holds, as tensors and plain data for `vit_patch_env.files.save_state`.
 
-    Tensors and arrays are not copied. Objects with `state_dict` and `load_state_dict` are asked
-    for theirs; of others every attribute is taken.
+    Tensors and arrays are not copied, but those of target networks. Objects with `state_dict` and
+    `load_state_dict` are asked for theirs; of others every attribute is taken.
 
     Raises:
         ValueError: for something whose state cannot be taken, by name.
@@ -124,18 +124,26 @@ def _take(thing: Any, name: str, seen: set[int]) -> Any:
         return ("static",)  # taken where it was met first
     seen.add(id(thing))
     if isinstance(thing, np.random.Generator):
-        return ("generator", thing.bit_generator.state)
+        return ("generator", _take(thing.bit_generator.state, name, seen))
     if isinstance(thing, Space):
         drawn = thing._np_random
         return ("space", None if drawn is None else drawn.bit_generator.state)
     kept = None
     if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
-        kept = _take(dict(thing.state_dict()), name, seen)
+        kept = _take(
+            {
+                # Some algorithms move it in the middle of a rollout, when it is still to be saved.
+                key: value.clone() if "target" in name + key else value
+                for key, value in thing.state_dict().items()
+            },
+            name,
+            seen,
+        )
         if not isinstance(thing, nn.Module):
             return ("object", _class_name(thing), kept, {})
     if isinstance(thing, BaseBuffer):
         return ("object", _class_name(thing), kept, _take_buffer(thing, name, seen))
-    if not hasattr(thing, "__dict__"):
+    if not hasattr(thing, "__dict__") or isinstance(thing, random.Random):
         raise ValueError(f"expected something whose state can be saved in {name}, got {thing!r}")
     attributes = {
         key: _take(value, f"{name}.{key}", seen)
@@ -191,7 +199,7 @@ def _put(thing: Any, state: Any, name: str) -> Any:
         return there
     if kind == "generator":
         generator = np.random.default_rng() if thing is None else thing
-        generator.bit_generator.state = content[0]
+        generator.bit_generator.state = _put(None, content[0], name)
         return generator
     if kind == "space":
         if content[0] is not None:
@@ -205,6 +213,8 @@ def _put(thing: Any, state: Any, name: str) -> Any:
     if kept is not None:
         thing.load_state_dict(_put(None, kept, name))
     for key, value in attributes.items():
+        if value == ("static",) and key not in vars(thing):
+            continue
         vars(thing)[key] = _put(vars(thing).get(key), value, f"{name}.{key}")
     return thing
 

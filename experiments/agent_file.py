@@ -1,5 +1,6 @@
 """Agents in files: what Stable-Baselines3 saves, and a card that says what the agent is for."""
 
+import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from experiments.options import DQNOptions
+from experiments.run_folder import options_from_json
 
 CARD = "vit_patch_env.json"
 PRETRAINED = Path(__file__).parent.parent / "agents" / "pretrained.zip"
@@ -39,8 +41,9 @@ class AgentCard:
 
 def save_agent(path: Path, agent: BaseAlgorithm, card: AgentCard) -> None:
     """Write an agent as Stable-Baselines3 saves it, and its card with it."""
-    with path.open("wb") as file:
-        agent.save(file)
+    buffer = io.BytesIO()  # as an error in writing would not be told as such
+    agent.save(buffer)
+    path.write_bytes(buffer.getvalue())
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(CARD, json.dumps(asdict(card), indent=2))
 
@@ -53,10 +56,8 @@ def read_card(path: Path) -> AgentCard:
     """
     try:
         with zipfile.ZipFile(path) as file:
-            values = json.loads(file.read(CARD))
-        return AgentCard(
-            **{**values, "sb3": tuple(values["sb3"]), "dqn": DQNOptions(**values["dqn"])}
-        )
+            card: AgentCard = options_from_json(AgentCard, json.loads(file.read(CARD)))
+        return card
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"agent must be a file that vit-patch pretrain wrote, got {path}: {error}"

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pickle
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -111,8 +112,9 @@ def make_agent(
     agent = _new_agent(named, env, vec_env)
     try:
         agent.set_parameters(str(path), device="cpu")
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"agent {options.agent} cannot be loaded: {error}") from error
+    except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"agent {options.agent} cannot be loaded: {reason}") from error
     if isinstance(agent, PatchBandit):
         agent.learning = options.agent_learns
         return agent

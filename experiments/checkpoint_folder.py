@@ -1,7 +1,7 @@
 """The checkpoints of a run: whole files, of which the last few are kept."""
 
-import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ class CheckpointFolder:
             OSError: if it cannot be written; those that are there stay.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        save_state(self.path / f"step-{step:012}.ckpt", state)
+        save_state(self.path / self._name(step), state)
         for path in self.files[self.keep :]:
             path.unlink()
+
+    def _name(self, step: int) -> str:
+        return f"step-{step:012}.ckpt"
 
     def newest(self) -> Any | None:
         """The newest checkpoint that is whole; None where there are none. A damaged one is named.
@@ -62,9 +65,18 @@ class CheckpointFolder:
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints, and what a process that died left of one."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
+        """Remove all checkpoints, what a process that died left of one, and the empty folder."""
+        self.remove_partial()
+        for path in self.files:
+            path.unlink()
+        with suppress(OSError):  # it holds something else, or is not there
+            self.path.rmdir()
+
+    def remove_after(self, step: int) -> None:
+        """Remove checkpoints of later steps: a run goes on from this one."""
+        for path in self.files:
+            if path.name > self._name(step):
+                path.unlink()
 
     def remove_partial(self) -> None:
         """Remove what a process that died left of a checkpoint."""

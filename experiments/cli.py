@@ -2,14 +2,14 @@
 
 import sys
 import warnings
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import tyro
 from rich.console import Console
 
 from experiments.bench import Bench
 from experiments.compare import Comparison
-from experiments.endings import fail, say, show_warning
+from experiments.endings import Unbroken, fail, say, show_warning
 from experiments.evaluate import Evaluation
 from experiments.options import (
     BenchOptions,
@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
 
     Exits with status 2 and one line on standard error where an argument is bad.
     """
-    console = Console()
+    console = Console(file=cast("TextIO", Unbroken(sys.stdout)))
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     commands = {

@@ -222,12 +222,7 @@ class Comparison:
         shared = make_env(given)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
-        # So that a later call can tell whether it has the same.
-        self.images: dict[str, Any] = {
-            **{name: len(getattr(data, name).labels) for name in ("train", "val", "test")},
-            "classes": list(data.classes),
-            "channel_mean": [round(value, 6) for value in data.channel_mean],
-        }
+        self.images = shared.images_figures()  # a later call must have the same
         for name in self.options.methods:
             options = method_options(name, 0, given, self.path)
             if METHODS[name].follows and options.env.n_patches_desired is None:

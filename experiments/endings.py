@@ -4,9 +4,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,8 +18,34 @@ def fail(message: str) -> NoReturn:
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
-    print("vit-patch: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    """One line on standard error, if somebody can hear it."""
+    with suppress(OSError):
+        print("vit-patch: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+class Unbroken:
+    """A text file that says nothing of what it cannot write, so that a full disk ends no run.
+
+    Args:
+        file: that is written to.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand to the system what can be handed."""
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

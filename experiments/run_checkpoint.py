@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from agents.recorder import AnswerRecorder
@@ -73,7 +74,8 @@ class RunCheckpoint(BaseCallback):
             not told of what is only said again.
         also: more to be saved, by name: objects with `state_dict` and `load_state_dict`.
         belongs_to: what the run is, as plain data; a checkpoint of another one is refused.
-        resume: go on from the newest checkpoint, if there is one.
+        resume: go on from the newest checkpoint, if there is one; without it the folder must not
+            hold any.
 
     Attributes:
         resumed_steps: steps that the checkpoint had taken which this run went on from, or None.
@@ -116,7 +118,19 @@ class RunCheckpoint(BaseCallback):
         self._asked_to_stop = self._ended = False
         self._wanted = False  # a checkpoint, as soon as it can be made
         self._at_rollout_start: dict[str, Any] | None = None
-        self._resumed: dict[str, Any] | None = self._read() if resume else None
+        self._resumed: dict[str, Any] | None = None
+        if resume:
+            self._resumed = self._read()
+            self.folder.remove_after(self.saved_steps)
+        elif self.folder.files:
+            raise ValueError(
+                f"folder must be without checkpoints, or resume be true, got {self.folder.path}"
+            )
+
+    @property
+    def restores(self) -> bool:
+        """Whether a checkpoint is just being put back."""
+        return self._resumed is not None
 
     def stop(self) -> None:
         """Save after the step at hand, and end the run there. May be called by a signal handler."""
@@ -155,6 +169,10 @@ class RunCheckpoint(BaseCallback):
             self.callback.on_training_start(self.locals, self.globals)
         self._next_time = self._time_after(self.every.seconds)
         self._rollout_began = -float("inf")
+        # Off-policy algorithms also ask VecNormalize for what it saw, which cannot be said again.
+        self._may_break_off = not (
+            isinstance(self.model, OffPolicyAlgorithm) and self.model.get_vec_normalize_env()
+        )
 
     def _on_rollout_start(self) -> None:
         if self.callback is not None:
@@ -166,14 +184,16 @@ class RunCheckpoint(BaseCallback):
         # Where rollouts are short, a checkpoint waits for the next one's start instead.
         self._at_rollout_start = None
         self.recorder.forget()
-        if self._wanted or last_seconds >= LONG_SECONDS:
+        if self._wanted or (last_seconds >= LONG_SECONDS and self._may_break_off):
             began = time.perf_counter()
             self._at_rollout_start = {
                 "agent": take(self.model),
                 "generators": take_generators(),
                 "n_calls": self.n_calls,
             }
-            self.ready_seconds += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            self.ready_seconds += seconds
+            self._set_aside(seconds)
         self.recorder.remembers = self._at_rollout_start is not None
         if self._wanted:
             self._save()
@@ -241,6 +261,10 @@ class RunCheckpoint(BaseCallback):
             self._next_time = self._time_after(self.every.seconds)
         seconds = time.perf_counter() - began
         self.seconds += seconds
+        self._set_aside(seconds)
+
+    def _set_aside(self, seconds: float) -> None:
+        """Tell the environments that this time is no training time."""
         if self.recorder.has_attr("set_aside"):
             self.recorder.env_method("set_aside", seconds)
 

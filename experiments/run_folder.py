@@ -7,6 +7,7 @@ import math
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 import typeguard
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from experiments.checkpoint_folder import CheckpointFolder
 from experiments.options import DQNOptions, EnvOptions, PretrainOptions, TrainOptions
@@ -108,8 +110,11 @@ class RunFolder:
 
     def write(self, path: Path, content: Callable[[Path], None]) -> None:
         """Let a function write a file of the folder, in the place of what is there."""
-        with replacing(path) as partial:
-            content(partial)
+        try:
+            with replacing(path) as partial:
+                content(partial)
+        except SafetensorError as error:  # which is what it makes of an error in writing
+            raise OSError(str(error)) from error
 
     @property
     def options(self) -> TrainOptions:
@@ -161,7 +166,12 @@ class RunFolder:
             path = self.path / name
             if not path.is_file():
                 raise ValueError(f"expected a finished run with {name}, got {self.path}")
-            if not isinstance(digests, dict) or checksum(path) != digests.get(name):
+            if isinstance(digests, dict) and name not in digests:
+                warnings.warn(
+                    f"{self.path} is of an older version, without a checksum of {name}",
+                    stacklevel=2,
+                )
+            elif not isinstance(digests, dict) or checksum(path) != digests[name]:
                 raise ValueError(
                     f"expected {name} as {RESULT} was written with, got another in {self.path}"
                 )
@@ -221,6 +231,10 @@ def lock_folder(path: Path, name: str) -> FileLock:
     Raises:
         ValueError: if another process works there, or the folder cannot be made.
     """
+    if (path / LOCK).is_symlink():
+        raise ValueError(
+            f"{name} must be a folder with a lock of its own, got the link {path / LOCK}"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK)

@@ -45,6 +45,9 @@ class RunTables:
             (STEPS, pd.DataFrame({"n_selected": n_selected})),
         ):
             self._texts[name] += rows.to_csv(header=not self._texts[name], index=False)
+        self._try_to_write()
+
+    def _try_to_write(self) -> None:
         try:
             self.write()
         except OSError as error:
@@ -72,4 +75,4 @@ class RunTables:
     def load_state_dict(self, state: dict[str, str]) -> None:
         """Go on behind these rows; what the files have beyond them is left out."""
         self._texts.update(state)
-        self.write()
+        self._try_to_write()

@@ -2,14 +2,16 @@
 
 import multiprocessing.connection
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import gymnasium as gym
 import torch
@@ -22,7 +24,7 @@ from experiments.agent_file import AgentCard, agent_path, read_card, save_agent
 from experiments.agents import ACTIONS, POLICIES, make_agent, resolve_agent
 from experiments.checkpoint_folder import CheckpointFolder
 from experiments.display import Display, show_cost, show_result
-from experiments.endings import fail, say, show_warning, stopping
+from experiments.endings import Unbroken, fail, say, show_warning, stopping
 from experiments.event_log import EventLog
 from experiments.monitor import EpochFigures, TrainingMonitor
 from experiments.options import EnvOptions, TrainOptions
@@ -78,6 +80,10 @@ class Run:
         self.lock = self.folder.lock()
         try:
             if resumes:
+                if self.folder.is_finished:
+                    raise ValueError(
+                        f"resume must be a run that is not finished, got {options.out}"
+                    )
                 self.folder.prepare()
             else:
                 if not options.overwrite:
@@ -89,7 +95,7 @@ class Run:
                 keep=options.checkpoints_kept,
                 callback=self.monitor,
                 also={"tables": self.tables},
-                belongs_to=_course(options),
+                belongs_to={**_course(options), **self.env.images_figures()},
                 resume=resumes,
             )
             self.begins_again = resumes and self.checkpoint.resumed_steps is None
@@ -107,12 +113,9 @@ class Run:
             with stopping(self._ask_to_stop) as received:
                 self._train()
                 if self.checkpoint.stopped:
-                    say(
-                        f"stopped at step {self.checkpoint.saved_steps}; go on with: "
-                        f"vit-patch train --resume {self.folder.path}"
-                    )
+                    say(f"stopped at step {self.checkpoint.saved_steps}; {self._way_on}")
                     sys.exit(128 + received[0])
-                return self._finish()
+                return self._finish(received)
         finally:
             self.lock.release()
 
@@ -131,24 +134,42 @@ class Run:
             + (", from its start, as there is no checkpoint yet" if self.begins_again else "")
             + f". Watch it:\n  tensorboard --logdir {self.folder.path}"
         )
-        log = EventLog(self.folder.path, None if resumed is None else resumed + 1)
+        goes_on = self.begins_again or resumed is not None
+        log = EventLog(self.folder.path, (resumed or 0) + 1 if goes_on else None)
         self.agent.set_logger(Logger(str(self.folder.path), [log]))
-        with self.display:
-            self.agent.learn(env.max_steps, callback=self.checkpoint)
+        try:
+            with self.display:
+                self.agent.learn(env.max_steps, callback=self.checkpoint)
+        except ValueError as error:
+            if not self.checkpoint.restores:
+                raise
+            fail(str(error))  # the checkpoint's, of another version say
         self.agent.logger.close()
 
-    def _finish(self) -> dict[str, Any]:
-        """Evaluate and write what is left; where the disk is full, wait for room a while."""
-        for _ in range(N_TRIES - 1):
+    @property
+    def _way_on(self) -> str:
+        return f"go on with: vit-patch train --resume {shlex.quote(str(self.folder.path))}"
+
+    def _finish(self, received: list[int]) -> dict[str, Any]:
+        """Evaluate and write what is left; where the disk is full, wait for room a while.
+
+        Args:
+            received: signals that came, which end the waiting.
+        """
+        for n_left in reversed(range(N_TRIES)):
             try:
                 return self._write_results()
             except OSError as error:
+                if not n_left:
+                    fail(f"{error}: once there is room, {self._way_on}")
                 say(f"{error}: the results are tried again in {RETRY_SECONDS:.0f} s")
-                time.sleep(RETRY_SECONDS)
-        try:
-            return self._write_results()
-        except OSError as error:
-            fail(f"{error}: once there is room, vit-patch train --resume {self.folder.path}")
+            until = time.monotonic() + RETRY_SECONDS
+            while time.monotonic() < until and not received:
+                time.sleep(0.1)
+            if received:
+                say(f"stopped without results; {self._way_on}")
+                sys.exit(128 + received[0])
+        raise AssertionError
 
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
@@ -188,9 +209,10 @@ class Run:
 
     def _ask_to_stop(self) -> None:
         """What a signal does: let the step at hand end."""
-        self.display.live.stop()  # which a second signal would leave as it is
-        say("stopping after this step; a second signal ends it at once")
         self.checkpoint.stop()
+        say("stopping behind a checkpoint; a second signal ends it at once")
+        with suppress(OSError, SystemExit):  # what a terminal that is gone leads to
+            self.display.live.stop()  # which a second signal would leave as it is
 
     def _card(self) -> AgentCard:
         """What must be known of the agent to make it again, as for other runs."""
@@ -275,7 +297,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
             os.dup2(file.fileno(), stream)
         warnings.showwarning = show_warning
         torch.set_num_threads(n_threads)
-        console = Console(file=file, width=120)
+        console = Console(file=cast("TextIO", Unbroken(file)), width=120)
         try:
             run = Run(_resumed_if_possible(options), console)
         except (ValueError, OSError) as error:

@@ -66,6 +66,13 @@ class Timings(NamedTuple):
     aside_seconds: float  # counting FLOPs, checkpoints: what no training needs
 
 
+def _as_plain(argument: Any) -> str | int | float | None:
+    """An argument as a file may hold it; an object by the name of its class."""
+    if isinstance(argument, np.generic):
+        argument = argument.item()
+    return argument if isinstance(argument, str | int | float | None) else type(argument).__name__
+
+
 class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     """Train a Vision Transformer while choosing, batch by batch, the patches it trains on.
 
@@ -211,7 +218,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         render_mode: str | None = None,
     ) -> None:
         self._arguments = {
-            name: value if isinstance(value, str | int | float | None) else type(value).__name__
+            name: _as_plain(value)
             for name, value in locals().items()
             if name not in ("self", "data_dir", "device", "render_mode")
         }
@@ -576,7 +583,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         current, last = self._episode("current"), self._episodes.get("last")
         return {
             "arguments": self._arguments,
-            "images": self._images_figures(),
+            "images": self.images_figures(),
             "np_random": self.np_random.bit_generator.state,
             "np_random_seed": self._np_random_seed,
             "action_space": self.action_space.np_random.bit_generator.state,
@@ -591,10 +598,13 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             ValueError: if it is of an environment with other arguments or images, or damaged.
         """
         try:
+            own = {**self._arguments, **self.images_figures()}
             for name, value in {**state["arguments"], **state["images"]}.items():
-                own = {**self._arguments, **self._images_figures()}.get(name)
-                if own != value:
-                    raise ValueError(f"{name} must be that of the saved run, {value}, got {own}")
+                if own.get(name) != value:
+                    of = " images" if name in get_args(SplitName) else ""
+                    raise ValueError(
+                        f"{name}{of} must be that of the saved run, {value}, got {own.get(name)}"
+                    )
             current = self._loaded_episode(state["current"])
             last = state["last"]
             if last is not None:
@@ -614,11 +624,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode.load_state_dict(state)
         return episode
 
-    def _images_figures(self) -> dict[str, Any]:
-        """What tells other images from these."""
+    def images_figures(self) -> dict[str, Any]:
+        """What tells other images from these: plain data."""
         data = self.data
         return {
-            "number of images": [len(split.labels) for split in (data.train, data.val, data.test)],
+            **{name: len(getattr(data, name).labels) for name in get_args(SplitName)},
             "classes": list(data.classes),
             "channel_mean": [round(value, 6) for value in data.channel_mean],
         }

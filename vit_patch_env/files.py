@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_partial(folder: Path) -> None:
     """Remove what processes that died had begun to write to files of a folder."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(".*." + 16 * "[0-9a-f]" + ".tmp"):
         path.unlink(missing_ok=True)
 
 
@@ -56,7 +56,10 @@ def save_state(path: Path, state: Any) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
         hashed = _Hashed(file)
         hashed.write(_HEADER)
-        torch.save(state, hashed)  # type: ignore[arg-type]  # which only writes
+        try:
+            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
+        except RuntimeError as error:  # which is what it makes of an error in writing
+            raise hashed.error or error from error
         file.write(hashed.digest.digest())
 
 
@@ -81,8 +84,9 @@ def load_state(path: Path) -> Any:
         payload = io.BytesIO(content[len(_HEADER) : -_DIGEST_SIZE])
         return torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling raises where somebody else wrote the file
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"expected plain data and tensors in {path}, got: {reason}") from error
+        raise ValueError(
+            f"expected plain data and tensors in {path}, got something else"
+        ) from error
 
 
 class _Hashed:
@@ -95,11 +99,16 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         """Write and hash."""
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Hand everything to the system."""

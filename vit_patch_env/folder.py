@@ -155,7 +155,13 @@ def _read_cache(path: Path, fingerprint: str) -> _Decoded | None:
             if known["fingerprint"] == fingerprint:
                 images = cast("Tensor", file.get_tensor("images"))
                 return _Decoded(images, tuple(json.loads(known.get("corrupt", "[]"))))
-    except (OSError, SafetensorError):  # not there, or broken: it will be written anew
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # not there, or broken: it will be written anew
         pass
     return None
 
@@ -163,8 +169,11 @@ def _read_cache(path: Path, fingerprint: str) -> _Decoded | None:
 def _write_cache(path: Path, fingerprint: str, decoded: _Decoded) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"fingerprint": fingerprint, "corrupt": json.dumps(decoded.corrupt)}
-    with replacing(path) as partial:
-        save_file({"images": decoded.images}, partial, known)
+    try:
+        with replacing(path) as partial:
+            save_file({"images": decoded.images}, partial, known)
+    except SafetensorError as error:  # which is what it makes of an error in writing
+        raise OSError(str(error)) from error
 
 
 def _fingerprint(samples: list[tuple[str, int]]) -> str:
