@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults import damaged
+from tests.faults import damaged, small_disk
 from vit_patch_env.files import load_state, remove_partial, replacing, save_state
 
 STATE = {
@@ -83,6 +83,21 @@ def test_what_was_there_stays_until_all_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("room", [0, 1, 100_000, 700_000])
+def test_a_disk_that_fills_up_meanwhile_is_an_error_of_the_system(room, tmp_path):
+    large = {"large": [torch.zeros(400_000), torch.zeros(10)]}
+    try:
+        with small_disk(tmp_path / "disk", megabytes=1) as disk:
+            save_state(disk / "state", {"before": 1})
+            (disk / "ballast").write_bytes(bytes(900_000 - room))
+            with pytest.raises(OSError, match="No space left on device"):
+                save_state(disk / "state", large)
+            assert load_state(disk / "state") == {"before": 1}
+            assert {path.name for path in disk.iterdir()} == {"state", "ballast"}
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
 def test_files_have_the_rights_that_the_user_wants(tmp_path):
     before = os.umask(0o027)
     try:
@@ -102,7 +117,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
 
 
 def test_what_dead_processes_left_is_removed(tmp_path):
-    (tmp_path / ".state.0123.tmp").write_text("half")
+    (tmp_path / ".state.0123456789abcdef.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("mine")
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.tmp"]

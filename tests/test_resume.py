@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments import train as training
 from experiments.cli import main
 from experiments.endings import stopping
 from experiments.event_log import EventLog
@@ -81,7 +82,7 @@ def in_one_line():
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     out = stopped(tmp_path / "run", "--agent", "random", number=signal.SIGINT)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "vit-patch: stopping after this step; a second signal ends it at once"
+    assert said[0] == "vit-patch: stopping behind a checkpoint; a second signal ends it at once"
     step = newest_step(out)
     assert (
         said[1] == f"vit-patch: stopped at step {step}; go on with: vit-patch train --resume {out}"
@@ -304,9 +305,83 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(
         with pytest.raises(SystemExit) as stop:
             train(out, "--agent", "random", "--checkpoint-every", "4")
     assert stop.value.code == 2
-    assert f"once there is room, vit-patch train --resume {out}" in capsys.readouterr().err
+    assert (
+        f"once there is room, go on with: vit-patch train --resume {out}" in capsys.readouterr().err
+    )
     main(["train", "--resume", str(out)])
     assert course(out) == expected
+
+
+def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
+    def full(folder, result):
+        signal.raise_signal(signal.SIGTERM)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_result", full)
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path / "run", "--agent", "random")
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "stopped without results; go on with: " in capsys.readouterr().err
+
+
+class Broken:
+    """A file of which nobody reads any more, or on a disk that is full."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
+def test_a_run_survives_its_output(error, tmp_path, expected, monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}", Broken(error))
+    train(tmp_path / "run", "--agent", "random")
+    assert course(tmp_path / "run") == expected
+    assert newest_step(stopped(tmp_path / "other", "--agent", "random")) > 0
+
+
+def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, capsys):
+    make_env = training.make_env
+
+    def slow(options):
+        (broken / "result.json").write_text("{}")  # as another process may
+        return make_env(options)
+
+    monkeypatch.setattr(training, "make_env", slow)
+    line = refused(capsys, "train", "--resume", str(broken))
+    assert "resume must be a run that is not finished" in line
+    assert newest_step(broken) > 0
+
+
+def test_a_folder_of_other_images_is_refused(make_folder, tmp_path, capsys):
+    images = make_folder(n_images=60, splits=("train",))
+    words = ["--dataset", "folder", "--data-dir", str(images), "--batch-size", "16"]
+    out = stopped(tmp_path / "run", *words, "--agent", "random")
+    other = make_folder(name="other", n_images=70, splits=("train",))
+    capsys.readouterr()
+    line = refused(capsys, "train", "--resume", str(out), "--data-dir", str(other))
+    assert "got one of another: train 86 instead of 100" in line
+
+
+def test_a_run_of_an_older_version_is_evaluated_with_a_warning(tmp_path, in_one_line, capsys):
+    train(tmp_path / "run", "--agent", "random", "--epochs", "1")
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text())
+    for name in ("vit.safetensors", "agent.zip"):
+        del result["files"][name]
+    path.write_text(json.dumps(result))
+    main(["evaluate", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert "is of an older version, without a checksum of vit.safetensors" in said
 
 
 def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(

@@ -17,12 +17,14 @@ from agents.recorder import AnswerRecorder
 from agents.snapshot import put, put_generators, take, take_generators
 from experiments import RunCheckpoint, TrainingMonitor
 from experiments.agents import make_agent, resolve_agent
+from experiments.checkpoint_folder import CheckpointFolder
 from experiments.options import EnvOptions, TrainOptions
 from experiments.run_checkpoint import Interval, parse_interval
 from experiments.train import make_env
 from tests.conftest import TINY
 from tests.test_saving import dropout_model
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.files import load_state, save_state
 
 AGENTS = {
     "paper": {},
@@ -255,16 +257,75 @@ def test_a_disk_that_cannot_be_written_to_is_a_warning_and_tried_again(tmp_path,
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path):
     learn(*named("random"), tmp_path, stop_at=5)
     learn(*named("random"), tmp_path, stop_at=9, resume=True)
-    newest, older = RunCheckpoint(tmp_path).folder.files
+    newest, older = CheckpointFolder(tmp_path).files
     newest.write_bytes(newest.read_bytes()[:-1])
     with pytest.warns(UserWarning, match=f"an older checkpoint is taken: .*{newest}"):
-        assert RunCheckpoint(tmp_path, resume=True).resumed_steps == 5
+        checkpoint = RunCheckpoint(tmp_path, keep=1, resume=True)
+    assert checkpoint.resumed_steps <= 6
+    assert checkpoint.folder.files == [older]  # what comes next must not fall behind the damaged
     older.write_bytes(b"")
-    with (
-        pytest.warns(UserWarning, match="an older checkpoint is taken"),
-        pytest.raises(ValueError, match=r"^no checkpoint in .* is whole: [^\n]*$"),
-    ):
+    with pytest.raises(ValueError, match=r"^no checkpoint in .* is whole: [^\n]*$"):
         RunCheckpoint(tmp_path, resume=True)
+
+
+def test_checkpoints_that_are_not_gone_on_with_are_kept(tmp_path):
+    learn(*named("random"), tmp_path, stop_at=5)
+    with pytest.raises(ValueError, match="folder must be without checkpoints, or resume be true"):
+        RunCheckpoint(tmp_path)
+    assert len(CheckpointFolder(tmp_path).files) == 1
+
+
+def test_only_checkpoints_are_removed(tmp_path):
+    learn(*named("random"), tmp_path, stop_at=5)
+    for name in ("precious.pt", "step-1.txt", ".mine.tmp"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".step-000000000001.ckpt.0123456789abcdef.tmp").write_text("half")
+    CheckpointFolder(tmp_path).clear()
+    assert {path.name for path in tmp_path.iterdir()} == {"precious.pt", "step-1.txt", ".mine.tmp"}
+
+
+def test_target_networks_that_move_within_a_rollout_are_saved_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+
+    def make():
+        values = ("learning_starts=5", "train_freq=8", "tau=0.3", "target_update_interval=2")
+        env = EnvOptions(**TINY | {"epochs": 4})
+        options = TrainOptions(agent="dqn", actions="count", sb3=values, seed=3, env=env)
+        world = make_env(options.env)
+        world._flops_of = FLOPS.setdefault("attention_output", {})
+        return make_agent(options, world), world
+
+    agent, env = make()
+    expected, *_ = learn(agent, env, tmp_path / "unbroken")
+    learn(*make(), tmp_path / "run", stop_at=13)
+    other, its_env = make()
+    assert learn(other, its_env, tmp_path / "run", resume=True)[0] == expected
+    assert same(take(other.policy), take(agent.policy))
+
+
+def test_off_policy_behind_vec_normalize_is_broken_off_between_rollouts(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+
+    def run(folder, stop_at=None, resume=False):
+        diary = Diary(stop_at)
+        checkpoint = RunCheckpoint(folder, every="never", callback=diary, resume=resume)
+        diary.stop = checkpoint.stop
+        world = VecNormalize(DummyVecEnv([lambda: ViTPatchSelectEnv(**TINY)]))
+        agent = MultiOutputDQN("MlpPolicy", world, learning_starts=5, seed=1, device="cpu")
+        agent.learn(40, callback=checkpoint)
+        return diary.notes
+
+    expected = run(tmp_path / "unbroken")
+    run(tmp_path / "run", stop_at=17)
+    assert run(tmp_path / "run", resume=True) == expected
+
+
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.Philox, np.random.SFC64])
+def test_generators_of_every_kind_go_on(bits, tmp_path):
+    generator, other = np.random.Generator(bits(1)), np.random.Generator(bits(2))
+    save_state(tmp_path / "state", take(generator))
+    put(other, load_state(tmp_path / "state"))
+    assert other.random() == generator.random()
 
 
 def test_without_a_checkpoint_a_run_begins(tmp_path):
@@ -350,6 +411,8 @@ def test_what_cannot_be_saved_is_named():
 
     with pytest.raises(ValueError, match=r"saved in Odd\.thing\[0\], got \{1, 2\}"):
         take(Odd({1, 2}))
+    with pytest.raises(ValueError, match=r"saved in Odd\.thing\[0\], got <random.Random"):
+        take(Odd(random.Random(1)))
     with pytest.raises(ValueError, match=r"expected numbers in Odd\.thing\[0\], got an array of"):
         take(Odd(np.array(["a"])))
     with pytest.raises(ValueError, match=r"as keys of Odd\.thing\[0\], got \(1, 2\)"):

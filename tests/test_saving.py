@@ -159,7 +159,7 @@ def test_other_images_are_noticed(make_folder, tmp_path):
     same = ViTPatchSelectEnv(**kwargs, data_dir=str(make_folder(name="moved", n_images=20)))
     same.load(tmp_path / "run")
     other = ViTPatchSelectEnv(**kwargs, data_dir=str(make_folder(name="more", n_images=30)))
-    with pytest.raises(ValueError, match="number of images must be that of the saved run"):
+    with pytest.raises(ValueError, match="train images must be that of the saved run, 36, got 54"):
         other.load(tmp_path / "run")
 
 
