@@ -20,7 +20,7 @@ def all_equal(outcome):
 
 
 def test_killed_runs_come_to_the_same_end(faults):
-    all_equal(faults.kills(2, ["random"]))
+    all_equal(faults.kills(1, ["random"]))
 
 
 def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_comes_to_the_same_end(faults):
