@@ -53,9 +53,7 @@ class TopKAction(
         shape = (self.n_patches + 1,)
         try:
             values = np.asarray(action, dtype=np.float64)
-        except (
-            Exception
-        ) as error:  # a ragged list, no numbers, or what an object's __array__ raises
+        except Exception as error:  # a ragged list, no numbers, what an object's __array__ raises
             raise ValueError(
                 f"action must be numbers of shape {shape}, got {shown(action)}"
             ) from error
