@@ -472,8 +472,8 @@ def run_all() -> int:
     outcomes.append(damage)
     write_outcome(
         given.document,
-        f"Made by `python -m tests.faults --runs {given.runs} --seed {given.seed}`, the last part of "
-        f"`make faults`, in "
+        f"Made by `python -m tests.faults --runs {given.runs} --seed {given.seed}`, the last part "
+        "of `make faults`, in "
         f"{(time.monotonic() - began) / 60:.0f} min on {processor_name()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, torch {torch.__version__}.\n\n{table(outcomes)}\n\n"
         f"A checkpoint of the paper's ViT and agent has {cost['megabytes']:.0f} MB and takes "
