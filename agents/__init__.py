@@ -1,10 +1,8 @@
 """Agents for MultiBinary environments; they know the Gymnasium API and nothing of the ViT."""
 
-from agents.bandit import BanditPolicy, PatchBandit
-from agents.multi_output_dqn import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
-from agents.playing import Frozen
-from agents.schedules import SCHEDULES, ScheduledCount
-from agents.selectors import (
+from vit_patch_env.agents.bandit import BanditPolicy, PatchBandit
+from vit_patch_env.agents.common.playing import Frozen
+from vit_patch_env.agents.fixed_rules.rules import (
     AllPatches,
     CentrePatches,
     FixedRule,
@@ -12,6 +10,8 @@ from agents.selectors import (
     RandomPatches,
     SpreadPatches,
 )
+from vit_patch_env.agents.fixed_rules.schedules import SCHEDULES, ScheduledCount
+from vit_patch_env.agents.multi_output_dqn import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
 
 __all__ = [
     "SCHEDULES",

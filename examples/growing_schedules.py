@@ -11,7 +11,7 @@ import argparse
 import gymnasium as gym
 
 import vit_patch_env  # noqa: F401  (registers ViTPatchSelect-v0)
-from agents import FixedRule
+from vit_patch_env.agents import FixedRule
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data-dir", help="a folder of images with train/ and test/")

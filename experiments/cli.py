@@ -7,11 +7,10 @@ from typing import Annotated, Any, NoReturn, TextIO, cast
 import tyro
 from rich.console import Console
 
-from experiments.bench import Bench
-from experiments.compare import Comparison
-from experiments.endings import Unbroken, fail, say, show_warning
-from experiments.evaluate import Evaluation
-from experiments.options import (
+from vit_patch_env.experiments.bench.benchmark import Bench
+from vit_patch_env.experiments.compare.comparison import Comparison
+from vit_patch_env.experiments.compare.presets import preset
+from vit_patch_env.experiments.options.commands import (
     BenchOptions,
     CompareOptions,
     EvaluateOptions,
@@ -19,11 +18,12 @@ from experiments.options import (
     ReportOptions,
     TrainOptions,
 )
-from experiments.presets import preset
-from experiments.pretrain import Pretraining
-from experiments.report import Report
-from experiments.train import Run
-from vit_patch_env.memory import is_out_of_memory
+from vit_patch_env.experiments.process.endings import Unbroken, fail, say, show_warning
+from vit_patch_env.experiments.report.report import Report
+from vit_patch_env.experiments.runs.evaluate import Evaluation
+from vit_patch_env.experiments.runs.pretrain import Pretraining
+from vit_patch_env.experiments.runs.train import Run
+from vit_patch_env.system.memory import is_out_of_memory
 
 _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from experiments import train
-from experiments.checkpoint_folder import CheckpointFolder
-from experiments.cli import main, parse
-from experiments.options import TrainOptions
-from experiments.processes import fork_context
-from experiments.run_folder import processor_name
 from tests.conftest import TINY_OPTIONS
-from vit_patch_env.files import load_state
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
+from vit_patch_env.experiments.cli import main, parse
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.runs import train
+from vit_patch_env.experiments.runs.folder import processor_name
+from vit_patch_env.system.files import load_state
 
 AGENTS: dict[str, list[str]] = {
     "paper": [],

@@ -5,11 +5,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import PatchBandit
-from agents.bandit import BayesianRegression
-from agents.bandit.policies import possible_counts
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import PatchBandit
+from vit_patch_env.agents.bandit import BayesianRegression
+from vit_patch_env.agents.bandit.policies import possible_counts
 
 N_PATCHES = 16
 

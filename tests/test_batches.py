@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as transforms
 
-from vit_patch_env.batches import BatchStream, Normalize, Position, crop_and_flip
+from vit_patch_env.data.batches import BatchStream, Normalize, Position, crop_and_flip
 
 CPU = torch.device("cpu")
 UNCHANGED = Normalize((0.0,), (1 / 255,), CPU)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.bench import (
+from vit_patch_env import SimpleViT, load_dataset
+from vit_patch_env.experiments.bench.benchmark import (
     Bench,
     Setup,
     _Worker,
@@ -15,13 +16,26 @@ from experiments.bench import (
     step_flops,
     step_shares,
 )  # fmt: skip
-from experiments.bench_report import draw_bench, in_words, show_bench, spread, unsettled
-from experiments.cli import main
-from experiments.contenders import Ours, OursWithAgent, PaperWay, Peer, random_patches
-from experiments.options import BenchOptions
-from vit_patch_env import SimpleViT, load_dataset
+from vit_patch_env.experiments.bench.contenders import (
+    Ours,
+    OursWithAgent,
+    PaperWay,
+    Peer,
+    random_patches,
+)
+from vit_patch_env.experiments.bench.report import (
+    draw_bench,
+    in_words,
+    show_bench,
+    spread,
+    unsettled,
+)
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.options.commands import BenchOptions
 
 CPU = torch.device("cpu")
+
+BENCHMARK = "vit_patch_env.experiments.bench.benchmark"
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +250,9 @@ def test_contenders_that_are_missing_are_named_and_their_ratios_left_out(bench, 
 @pytest.fixture
 def small_bench(monkeypatch, tmp_path):
     """With one contender, as every one is a process of its own."""
-    monkeypatch.setattr("experiments.bench.SETUPS", (Setup("ours", 16), Setup("agent", 16)))
+    monkeypatch.setattr(
+        "vit_patch_env.experiments.bench.benchmark.SETUPS", (Setup("ours", 16), Setup("agent", 16))
+    )
 
     def make(**options):
         values = {"batch_size": 8, "repeats": 1, "steps": 1, "epoch_steps": 10}
@@ -282,14 +298,16 @@ class _FakeWorker:
 
 
 def test_a_batch_that_does_not_fit_is_named_with_one_that_does(small_bench, monkeypatch):
-    monkeypatch.setattr("experiments.bench._Worker", _FakeWorker)
+    monkeypatch.setattr(f"{BENCHMARK}._Worker", _FakeWorker)
     with pytest.raises(MemoryError, match=r"batches of 8 images .* do not fit .*--batch-size 2"):
         small_bench().run()
 
 
 def test_what_spreads_is_repeated_up_to_a_limit(small_bench, monkeypatch):
-    monkeypatch.setattr("experiments.bench._Worker", _FakeWorker)
-    monkeypatch.setattr("experiments.bench.unsettled", lambda bench: ["everything"])
+    monkeypatch.setattr(f"{BENCHMARK}._Worker", _FakeWorker)
+    monkeypatch.setattr(
+        "vit_patch_env.experiments.bench.benchmark.unsettled", lambda bench: ["everything"]
+    )
     bench = small_bench(batch_size=2, repeats=2, max_repeats=4).run()
     assert len(bench["contenders"][0]["step_seconds"]) == 4
 
@@ -297,7 +315,7 @@ def test_what_spreads_is_repeated_up_to_a_limit(small_bench, monkeypatch):
 def test_a_precision_that_the_hardware_lacks_and_a_rival_that_is_missing_are_skipped(
     small_bench, monkeypatch
 ):
-    monkeypatch.setattr("experiments.bench.has_bf16", lambda device: False)
+    monkeypatch.setattr(f"{BENCHMARK}.has_bf16", lambda device: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     bench = small_bench(precision="bf16")
     assert "no instructions for bf16" in bench._missing(Setup("ours", 64))
@@ -313,7 +331,7 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
         def run(self):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore")
 
-    monkeypatch.setattr("experiments.cli.Run", Command)
+    monkeypatch.setattr("vit_patch_env.experiments.cli.Run", Command)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--batch-size", "512"])
     assert stop.value.code == 2

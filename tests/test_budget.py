@@ -9,12 +9,13 @@ from torch import nn
 
 from tests.conftest import TINY
 from tests.test_env import run_episode
-from vit_patch_env import ViTPatchSelectEnv, load_dataset, training
-from vit_patch_env.budget import Budget
-from vit_patch_env.flops import FlopCount
+from vit_patch_env import ViTPatchSelectEnv, load_dataset
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import mean_attention_output
-from vit_patch_env.training import learning_rate_factor
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.training import trainer as training
+from vit_patch_env.training.budget import Budget
+from vit_patch_env.training.flops import FlopCount
+from vit_patch_env.training.trainer import learning_rate_factor
 
 SIZES = {
     name: TINY[name] for name in ("patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")

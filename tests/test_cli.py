@@ -8,13 +8,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import MultiOutputDQN
-from experiments.agents import agent_class
-from experiments.cli import main
-from experiments.options import DQNOptions, EnvOptions
-from experiments.run_folder import RunFolder
 from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.experiments.agents_by_name.factory import agent_class
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions
+from vit_patch_env.experiments.runs.folder import RunFolder
 
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
@@ -129,8 +129,8 @@ def test_runs_end_with_their_budget(budget, more, tmp_path, capsys):
 def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
     from rich.console import Console
 
-    from experiments.evaluate import Evaluation
-    from experiments.options import EvaluateOptions
+    from vit_patch_env.experiments.options.commands import EvaluateOptions
+    from vit_patch_env.experiments.runs.evaluate import Evaluation
 
     result = train(tmp_path / "run")
     again = Evaluation(EvaluateOptions(str(tmp_path / "run")), Console(quiet=True)).run()

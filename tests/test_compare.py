@@ -7,16 +7,16 @@ import time
 import pytest
 from rich.console import Console
 
-from experiments.cli import main, parse
-from experiments.compare import Comparison
-from experiments.compare_display import CompareDisplay
-from experiments.methods import METHODS, method_options
-from experiments.options import EnvOptions, TrainOptions
-from experiments.presets import PRESETS
-from experiments.results import read_comparison, read_run
-from experiments.run_folder import RunFolder, checksum, command_line
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
+from vit_patch_env.experiments.cli import main, parse
+from vit_patch_env.experiments.compare.comparison import Comparison
+from vit_patch_env.experiments.compare.display import CompareDisplay
+from vit_patch_env.experiments.compare.methods import METHODS, method_options
+from vit_patch_env.experiments.compare.presets import PRESETS
+from vit_patch_env.experiments.compare.results import read_comparison, read_run
+from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.runs.folder import RunFolder, checksum, command_line
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
 SMALL = tuple(  # those for 16 patches
@@ -219,7 +219,7 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
             signal.raise_signal(signal.SIGINT)
         time.sleep(0.05)
 
-    monkeypatch.setattr("experiments.compare.wait", wait)
+    monkeypatch.setattr("vit_patch_env.experiments.compare.comparison.wait", wait)
     try:
         with pytest.raises(SystemExit) as stop:
             compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))

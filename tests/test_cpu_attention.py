@@ -7,10 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_patch_env import attention, cpu_attention
-from vit_patch_env.attention import attend, attend_scalars, attention_weights, split_heads
-from vit_patch_env.cpu_attention import MAX_TOKENS, fits, fused_attention, library
-from vit_patch_env.memory import keep_freed_memory
+from vit_patch_env.models.kernels import cpu_attention
+from vit_patch_env.models.kernels.cpu_attention import MAX_TOKENS, fits, fused_attention, library
+from vit_patch_env.models.layers import attention
+from vit_patch_env.models.layers.attention import (
+    attend,
+    attend_scalars,
+    attention_weights,
+    split_heads,
+)
+from vit_patch_env.system.memory import keep_freed_memory
 
 needs_kernel = pytest.mark.skipif(
     shutil.which("cc") is None and shutil.which("gcc") is None, reason="needs a C compiler"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_patch_env.drawing import DRAWS, draw_spread, draw_uniform
+from vit_patch_env.patches.sampling import DRAWS, draw_spread, draw_uniform
 
 
 @pytest.mark.parametrize("draw", list(DRAWS.values()))

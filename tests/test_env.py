@@ -13,11 +13,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import vit_patch_env
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
-from vit_patch_env.data import Split
+from vit_patch_env.data.datasets import Split
 from vit_patch_env.episode import MAX_SKIPPED
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import FIGURES_AFTER_RUN
 from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
-from vit_patch_env.vit import SimpleViT
 
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from experiments.cli import main
 from tests.conftest import TINY_OPTIONS
 from tests.faults import Faults, course, kill_writer, newest_step
+from vit_patch_env.experiments.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_killed_worker_is_tried_once_more(n_kills, tmp_path, monkeypatch, caps
             killed.append(newest_step(run))
         time.sleep(0.002)
 
-    monkeypatch.setattr("experiments.compare.wait", wait)
+    monkeypatch.setattr("vit_patch_env.experiments.compare.comparison.wait", wait)
     if n_kills == 1:
         compare(tmp_path / "out")
         assert f"from step {killed[0]} on" in (run / "log.txt").read_text().replace("\n", " ")

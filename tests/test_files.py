@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.faults import damaged, small_disk
-from vit_patch_env.files import load_state, remove_partial, replacing, save_state
+from vit_patch_env.system.files import load_state, remove_partial, replacing, save_state
 
 STATE = {
     "number": 2**127, "nothing": None, "text": "ε", "items": [1.5, (True, float("inf"))],
@@ -46,7 +46,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_another_version_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("vit_patch_env.files._HEADER", b"vit-patch-env state\n\0\0\0\7")
+    monkeypatch.setattr("vit_patch_env.system.files._HEADER", b"vit-patch-env state\n\0\0\0\7")
     save_state(tmp_path / "state", STATE)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"expected a state of version 1 in .*, got 7"):

@@ -6,12 +6,13 @@ import torch
 
 from tests.conftest import TINY
 from tests.test_training import make_trainer
-from vit_patch_env import ViTPatchSelectEnv, training
-from vit_patch_env.batches import Batch
-from vit_patch_env.flops import FlopCount
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.data.batches import Batch
 from vit_patch_env.models import MODELS, make_model
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, nothing
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.training import trainer as training
+from vit_patch_env.training.flops import FlopCount
 
 SIZES = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
 

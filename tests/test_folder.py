@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from vit_patch_env import ViTPatchSelectEnv, folder
-from vit_patch_env.cache import cache_dir
-from vit_patch_env.data import load_dataset
-from vit_patch_env.folder import find_folder_splits, load_image_folder, resize_square
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.data import image_folder as folder
+from vit_patch_env.data.datasets import load_dataset
+from vit_patch_env.data.image_folder import find_folder_splits, load_image_folder, resize_square
+from vit_patch_env.system.cache import cache_dir
 
 
 def test_images_labels_and_classes_come_in_the_folders_order(make_folder, own_cache):

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from experiments.cli import main
-from experiments.evaluate import Evaluation
-from experiments.options import EvaluateOptions, TrainOptions
-from experiments.results import read_comparison, read_run
-from experiments.run_folder import RunFolder
-from experiments.train import resumed_options
 from tests.conftest import TINY, TINY_OPTIONS
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.compare.results import read_comparison, read_run
+from vit_patch_env.experiments.options.commands import EvaluateOptions, TrainOptions
+from vit_patch_env.experiments.runs.evaluate import Evaluation
+from vit_patch_env.experiments.runs.folder import RunFolder
+from vit_patch_env.experiments.runs.train import resumed_options
 
 FACTOR = int(os.environ.get("TRIED_MORE", "1"))
 """How many times as often properties are tried: `make faults` sets it."""

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vit_patch_env.models import MODELS, check_model, make_model
 from vit_patch_env.models.ats_vit import pack, sample_tokens
 from vit_patch_env.models.evit import fuse
+from vit_patch_env.models.layers.tokens import cosine_similarity
 from vit_patch_env.models.token_expansion import expand, merge_rest
-from vit_patch_env.models.tokens import cosine_similarity
 from vit_patch_env.models.tome import bipartite_matching, merge
 
 TINY = {

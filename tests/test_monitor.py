@@ -8,12 +8,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import FixedRule, MultiOutputDQN
-from experiments import EpochFigures, StepFigures, TrainingMonitor
-from experiments.display import Display
 from tests.conftest import TINY
 from vit_patch_env import CountAction, ViTPatchSelectEnv
-from vit_patch_env.training import Trainer
+from vit_patch_env.agents import FixedRule, MultiOutputDQN
+from vit_patch_env.experiments import EpochFigures, StepFigures, TrainingMonitor
+from vit_patch_env.experiments.runs.display import Display
+from vit_patch_env.training.trainer import Trainer
 
 SCALARS = {
     "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",

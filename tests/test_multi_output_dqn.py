@@ -10,8 +10,8 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
-from agents.multi_output_dqn.multi_output_dqn import exponential_epsilon
+from vit_patch_env.agents import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
+from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import exponential_epsilon
 
 POLICIES = ["MlpPolicy", "BranchingMlpPolicy"]
 

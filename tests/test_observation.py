@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import (
     FIGURES_AFTER_RUN,
     OBSERVATIONS,
@@ -13,7 +14,6 @@ from vit_patch_env.observation import (
     nothing,
     run_figures,
 )
-from vit_patch_env.vit import SimpleViT
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments.agent_file import CARD, read_card
-from experiments.cli import main
-from experiments.run_folder import RunFolder
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, train
+from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.runs.folder import RunFolder
 
 SHORT = [*TINY_OPTIONS, "--epochs", "1", "--episodes", "3"]
 

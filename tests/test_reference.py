@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.test_training import make_trainer
-from vit_patch_env.batches import Batch
-from vit_patch_env.selection import mask_to_keep
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.data.batches import Batch
+from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.patches.selection import mask_to_keep
 
 HEADS, DIM_HEAD, SIDE, PATCH = 2, 32, 4, 4
 

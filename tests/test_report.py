@@ -8,20 +8,26 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.report import BEGIN, END, Report, ReportOptions
-from experiments.report_measures import Measures
-from experiments.report_plots import STYLE, Plot
-from experiments.report_settings import reasons, settings, warnings
-from experiments.report_tables import (
+from tests.fabricated import METHODS, fabricate, write_result
+from vit_patch_env.experiments.compare.results import read_comparison
+from vit_patch_env.experiments.report.measures import Measures
+from vit_patch_env.experiments.report.plots import STYLE, Plot
+from vit_patch_env.experiments.report.report import BEGIN, END, Report, ReportOptions
+from vit_patch_env.experiments.report.settings import reasons, settings, warnings
+from vit_patch_env.experiments.report.tables import (
     cost_table,
     paired_table,
     readme_table,
     table2,
     time_table,
 )
-from experiments.report_text import against, against_paper, cheaper_best, claim, findings
-from experiments.results import read_comparison
-from tests.fabricated import METHODS, fabricate, write_result
+from vit_patch_env.experiments.report.text import (
+    against,
+    against_paper,
+    cheaper_best,
+    claim,
+    findings,
+)
 
 FOUR = ("vit", "simple_vit", "ats_vit", "agentvit", "random_matched")
 # Where the budget is not epochs.
@@ -57,7 +63,9 @@ def coarse_plots():
 def quick_plots(monkeypatch):
     """One plot that takes no time to draw."""
     plot = Plot("accuracy_over_seconds", "Accuracy", "A caption.", b"png")
-    monkeypatch.setattr("experiments.report.draw_plots", lambda measures: [plot])
+    monkeypatch.setattr(
+        "vit_patch_env.experiments.report.report.draw_plots", lambda measures: [plot]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,15 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.results import FULL, check_run, complete_env, read_comparison, read_run
-from experiments.run_folder import RunFolder
 from tests.fabricated import fabricate, write_result
+from vit_patch_env.experiments.compare.results import (
+    FULL,
+    check_run,
+    complete_env,
+    read_comparison,
+    read_run,
+)
+from vit_patch_env.experiments.runs.folder import RunFolder
 
 METHODS = ("simple_vit", "agentvit")
 FLOPS = {"budget": "flops"}

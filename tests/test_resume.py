@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments import train as training
-from experiments.cli import main
-from experiments.endings import stopping
-from experiments.event_log import EventLog
-from experiments.run_folder import RunFolder, checksum, lock_folder
-from experiments.run_tables import RunTables
-from experiments.train import Run
 from tests.conftest import TINY_OPTIONS
 from tests.faults import course, newest_step
 from tests.test_cli import refused
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.process.endings import stopping
+from vit_patch_env.experiments.runs import train as training
+from vit_patch_env.experiments.runs.event_log import EventLog
+from vit_patch_env.experiments.runs.folder import RunFolder, checksum, lock_folder
+from vit_patch_env.experiments.runs.tables import RunTables
+from vit_patch_env.experiments.runs.train import Run
 
 
 def train(out, *args):
@@ -275,7 +275,7 @@ def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys)
 
 
 def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.train.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.runs.train.RETRY_SECONDS", 0.0)
     write, fails = RunFolder.write_result, [True, True, False]
 
     def unreliable(folder, result):
@@ -294,7 +294,7 @@ def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, c
 def test_results_that_cannot_be_written_leave_the_checkpoint(
     tmp_path, expected, monkeypatch, capsys
 ):
-    monkeypatch.setattr("experiments.train.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.runs.train.RETRY_SECONDS", 0.0)
 
     def full(folder, result):
         raise OSError(28, "No space left on device")
@@ -407,7 +407,9 @@ def test_tensorboards_points_are_given_up_and_taken_up_again(tmp_path, monkeypat
     usage = type("Usage", (), {"free": 0})
     log = EventLog(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.event_log.shutil.disk_usage", lambda path: usage)
+        patch.setattr(
+            "vit_patch_env.experiments.runs.event_log.shutil.disk_usage", lambda path: usage
+        )
         with pytest.warns(UserWarning, match="TensorBoard's points cannot be written .* No space"):
             log.write({"a": 1.0}, {"a": None}, step=1)
         with warnings.catch_warnings():

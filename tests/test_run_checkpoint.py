@@ -12,19 +12,24 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from agents import MultiOutputDQN
-from agents.recorder import AnswerRecorder
-from agents.snapshot import put, put_generators, take, take_generators
-from experiments import RunCheckpoint, TrainingMonitor
-from experiments.agents import make_agent, resolve_agent
-from experiments.checkpoint_folder import CheckpointFolder
-from experiments.options import EnvOptions, TrainOptions
-from experiments.run_checkpoint import Interval, parse_interval
-from experiments.train import make_env
 from tests.conftest import TINY
 from tests.test_saving import dropout_model
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.files import load_state, save_state
+from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
+from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
+from vit_patch_env.experiments.checkpoints.callback import Interval, parse_interval
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
+from vit_patch_env.experiments.checkpoints.recorder import AnswerRecorder
+from vit_patch_env.experiments.checkpoints.snapshot import (
+    put,
+    put_generators,
+    take,
+    take_generators,
+)
+from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.runs.train import make_env
+from vit_patch_env.system.files import load_state, save_state
 
 AGENTS = {
     "paper": {},
@@ -113,7 +118,7 @@ def named(name, **env):
 def test_every_agent_takes_the_course_it_would_have_taken(name, rollouts, tmp_path, monkeypatch):
     # "any": broken off in the middle of a rollout; "short": at the start of the next one.
     seconds = 0.0 if rollouts == "any" else 1000.0
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", seconds)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", seconds)
     agent, env = named(name)
     expected, monitor, _ = learn(agent, env, tmp_path / "unbroken")
     assert len(expected) == N_STEPS
@@ -156,7 +161,7 @@ def test_a_run_can_be_broken_off_again_and_again(tmp_path):
 
 
 def test_a_run_that_had_ended_is_at_its_end_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", 0.0)
     agent, env = named("paper")
     expected, monitor, _ = learn(agent, env, tmp_path / "run")
     other, its_env = named("paper")
@@ -167,7 +172,7 @@ def test_a_run_that_had_ended_is_at_its_end_again(tmp_path, monkeypatch):
 
 
 def test_several_environments_and_wrappers_of_stable_baselines(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", 0.0)
 
     def make():
         envs = DummyVecEnv([lambda seed=seed: ViTPatchSelectEnv(**TINY) for seed in (1, 2)])
@@ -187,7 +192,7 @@ def test_several_environments_and_wrappers_of_stable_baselines(tmp_path, monkeyp
 
 
 def test_a_users_model_may_draw_from_torchs_global_generator(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", 0.0)
 
     def make():
         env = ViTPatchSelectEnv(**TINY | {"model": dropout_model, "epochs": 4})
@@ -228,7 +233,7 @@ def test_the_time_of_checkpoints_is_no_training_time(tmp_path, monkeypatch):
         env.set_aside(1000)  # as if it took so long
 
     monkeypatch.setattr(checkpoint.folder, "write", slow)
-    monkeypatch.setattr("experiments.monitor.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.runs.monitor.time.perf_counter", lambda: 0.0)
     agent.learn(N_STEPS, callback=checkpoint)
     assert monitor.clock.apart >= 1000 * (N_STEPS - 1)
 
@@ -285,7 +290,7 @@ def test_only_checkpoints_are_removed(tmp_path):
 
 
 def test_target_networks_that_move_within_a_rollout_are_saved_as_they_were(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", 0.0)
 
     def make():
         values = ("learning_starts=5", "train_freq=8", "tau=0.3", "target_update_interval=2")
@@ -304,7 +309,7 @@ def test_target_networks_that_move_within_a_rollout_are_saved_as_they_were(tmp_p
 
 
 def test_off_policy_behind_vec_normalize_is_broken_off_between_rollouts(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.run_checkpoint.LONG_SECONDS", 0.0)
+    monkeypatch.setattr("vit_patch_env.experiments.checkpoints.callback.LONG_SECONDS", 0.0)
 
     def run(folder, stop_at=None, resume=False):
         diary = Diary(stop_at)
@@ -448,7 +453,7 @@ def test_the_recorder_says_again_what_it_heard():
 
 def test_options_are_the_same_dataclass():
     # What a checkpoint belongs to must not depend on where the run is.
-    from experiments.train import _course
+    from vit_patch_env.experiments.runs.train import _course
 
     options = TrainOptions()
     assert _course(options) == _course(replace(options, out="x", checkpoint_every="1", resume="y"))

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_patch_env.selection import (
+from vit_patch_env.patches.selection import (
     check_patch_mask,
     mask_to_keep,
     select_tokens,

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import (
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import (
     SCHEDULES,
     AllPatches,
     CentrePatches,
@@ -15,8 +17,6 @@ from agents import (
     ScheduledCount,
     SpreadPatches,
 )
-from tests.conftest import TINY
-from vit_patch_env import ViTPatchSelectEnv
 
 RULES = {
     "all": AllPatches,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.statistics import (
+from vit_patch_env.experiments.report.statistics import (
     beaten_by,
     difference,
     estimate,

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vit_patch_env import training
-from vit_patch_env.batches import Batch, BatchStream, Normalize
-from vit_patch_env.data import Split
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize
+from vit_patch_env.data.datasets import Split
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import nothing
-from vit_patch_env.training import (
+from vit_patch_env.training import trainer as training
+from vit_patch_env.training.trainer import (
     Trainer,
     has_bf16,
     learning_rate_factor,
     resolve_device,
     resolve_precision,
 )
-from vit_patch_env.vit import SimpleViT
 
 CPU = torch.device("cpu")
 

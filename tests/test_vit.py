@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_patch_env.vit import SimpleViT, patches_per_side, sincos_positions
+from vit_patch_env.models.simple_vit import SimpleViT, sincos_positions
+from vit_patch_env.patches.grid import patches_per_side
 
 
 @pytest.fixture

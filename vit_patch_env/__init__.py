@@ -2,10 +2,10 @@
 
 import gymnasium as gym
 
-from vit_patch_env.data import ImageData, from_torch, load_dataset
+from vit_patch_env.data.datasets import ImageData, from_torch, load_dataset
 from vit_patch_env.env import Selector, ViTPatchSelectEnv
-from vit_patch_env.training import Metrics, Trainer
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.training.trainer import Metrics, Trainer
 from vit_patch_env.wrappers import CountAction, TopKAction
 
 __version__ = "0.1.0"

@@ -15,20 +15,27 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vit_patch_env.batches import Batch, BatchStream, Normalize
-from vit_patch_env.budget import BUDGETS, Budget, BudgetName, uncountable
 from vit_patch_env.checks import check_choice, check_interval, check_whole, shown
-from vit_patch_env.data import DatasetName, ImageData, SplitName, check_dataset, load_dataset
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize
+from vit_patch_env.data.datasets import (
+    DatasetName,
+    ImageData,
+    SplitName,
+    check_dataset,
+    load_dataset,
+)
 from vit_patch_env.episode import N_SHOWN, Episode, RewardSettings
-from vit_patch_env.files import load_state, save_state
-from vit_patch_env.flops import FlopCount
-from vit_patch_env.memory import check_fits, release_freed_memory
 from vit_patch_env.models import ModelName, check_model, make_model
 from vit_patch_env.observation import FIGURES_AFTER_RUN, OBSERVATIONS, ObservationName
+from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
 from vit_patch_env.rendering import draw_selection
 from vit_patch_env.reward import REWARDS, RewardName
-from vit_patch_env.selection import check_patch_mask, mask_to_keep
-from vit_patch_env.training import (
+from vit_patch_env.system.files import load_state, save_state
+from vit_patch_env.system.memory import check_fits, release_freed_memory
+from vit_patch_env.training.budget import BUDGETS, Budget, BudgetName, uncountable
+from vit_patch_env.training.flops import FlopCount
+from vit_patch_env.training.trainer import (
     Metrics,
     OptimizerName,
     PrecisionName,
@@ -37,7 +44,6 @@ from vit_patch_env.training import (
     resolve_device,
     resolve_precision,
 )
-from vit_patch_env.vit import patches_per_side
 
 _IMPORTED_BY = os.getpid()
 

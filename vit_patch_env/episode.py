@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.batches import Batch
+from vit_patch_env.data.batches import Batch
 from vit_patch_env.observation import run_figures
 from vit_patch_env.reward import (
     DIVERGED_REWARD,
@@ -20,7 +20,7 @@ from vit_patch_env.reward import (
     patch_term,
     reward_terms,
 )
-from vit_patch_env.training import Trainer
+from vit_patch_env.training.trainer import Trainer
 
 _WINDOW = 50
 """Steps that running means reach back over."""

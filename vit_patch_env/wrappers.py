@@ -9,8 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import check_choice, check_whole, shown
-from vit_patch_env.drawing import draw_spread, draw_uniform
-from vit_patch_env.selection import top_k_mask
+from vit_patch_env.patches.sampling import draw_spread, draw_uniform
+from vit_patch_env.patches.selection import top_k_mask
 
 CountDrawName = Literal["uniform", "spread", "attended"]
 

@@ -11,8 +11,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-from agents.bandit.policies import BanditPolicy
-from agents.playing import PlayingAlgorithm
+from vit_patch_env.agents.bandit.policies import BanditPolicy
+from vit_patch_env.agents.common.playing import PlayingAlgorithm
 
 
 @dataclass

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from agents.bandit.regression import BayesianRegression
-from vit_patch_env.drawing import DRAWS, DrawName
+from vit_patch_env.agents.bandit.regression import BayesianRegression
+from vit_patch_env.patches.sampling import DRAWS, DrawName
 
 RUN_FIGURES = 3
 """Numbers at the end of an observation that tell of the run; the first is its progress."""

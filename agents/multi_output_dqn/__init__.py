@@ -1,6 +1,6 @@
 """Deep Q-learning for MultiBinary actions."""
 
-from agents.multi_output_dqn.multi_output_dqn import MultiOutputDQN
-from agents.multi_output_dqn.policies import BranchingMlpPolicy, MlpPolicy
+from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import MultiOutputDQN
+from vit_patch_env.agents.multi_output_dqn.policies import BranchingMlpPolicy, MlpPolicy
 
 __all__ = ["BranchingMlpPolicy", "MlpPolicy", "MultiOutputDQN"]

@@ -14,7 +14,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
-from agents.multi_output_dqn.policies import BranchingMlpPolicy, MlpPolicy, MultiOutputPolicy
+from vit_patch_env.agents.multi_output_dqn.policies import (
+    BranchingMlpPolicy,
+    MlpPolicy,
+    MultiOutputPolicy,
+)
 
 PAPER_EPS_DECAY = 20_000.0
 PAPER_TIMESTEPS = 39_000

@@ -11,13 +11,13 @@ from torch import nn
 
 from vit_patch_env.checks import check_choice, check_interval
 from vit_patch_env.models.ats_vit import ATSViT
-from vit_patch_env.models.class_token_vit import ViT
 from vit_patch_env.models.evit import EViT
 from vit_patch_env.models.patch_dropout import PatchDropoutViT
 from vit_patch_env.models.patch_merger import PatchMergerViT
+from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.models.token_expansion import TokenExpansionViT
 from vit_patch_env.models.tome import ToMe
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.vit import ViT
 
 ModelName = Literal[
     "simple_vit", "vit", "ats_vit", "evit", "tome", "patch_merger", "patch_dropout",

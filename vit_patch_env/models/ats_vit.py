@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vit_patch_env.attention import attend_heads, split_heads
-from vit_patch_env.models.class_token_vit import ViT, class_attention
-from vit_patch_env.models.tokens import chosen_first, take
-from vit_patch_env.vit import Attention
+from vit_patch_env.models.layers.attention import attend_heads, split_heads
+from vit_patch_env.models.layers.block import Attention
+from vit_patch_env.models.layers.tokens import chosen_first, take
+from vit_patch_env.models.vit import ViT, class_attention
 
 
 class ATSViT(ViT):

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.attention import split_heads
-from vit_patch_env.models.class_token_vit import ViT, class_attention
-from vit_patch_env.models.tokens import take
-from vit_patch_env.vit import Attention
+from vit_patch_env.models.layers.attention import split_heads
+from vit_patch_env.models.layers.block import Attention
+from vit_patch_env.models.layers.tokens import take
+from vit_patch_env.models.vit import ViT, class_attention
 
 
 class EViT(ViT):

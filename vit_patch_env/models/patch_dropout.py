@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class PatchDropoutViT(SimpleViT):

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class PatchMergerViT(SimpleViT):

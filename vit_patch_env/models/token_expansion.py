@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.models.tokens import chosen_first, cosine_similarity, take
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.layers.tokens import chosen_first, cosine_similarity, take
+from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class TokenExpansionViT(SimpleViT):

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.attention import split_heads
-from vit_patch_env.models.tokens import cosine_similarity
-from vit_patch_env.vit import SimpleViT
+from vit_patch_env.models.layers.attention import split_heads
+from vit_patch_env.models.layers.tokens import cosine_similarity
+from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class ToMe(SimpleViT):

@@ -1,0 +1,1 @@
+"""Fixed rules that pick patches: the baselines beside every agent."""

@@ -1,0 +1,1 @@
+"""From an agent's name on the command line to the agent."""

@@ -1,0 +1,1 @@
+"""`vit-patch bench`: steps and epochs timed beside the baselines."""

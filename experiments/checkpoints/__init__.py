@@ -1,0 +1,1 @@
+"""Checkpoints of a run, for any Stable-Baselines3 algorithm."""

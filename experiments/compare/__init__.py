@@ -1,0 +1,1 @@
+"""`vit-patch compare`: methods x seeds."""

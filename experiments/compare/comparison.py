@@ -1,0 +1,397 @@
+"""`vit-patch compare`: methods x seeds, each run in a process of its own, as `train` would do it.
+
+All that is known of a run is in its folder; a second call goes on where the first one stopped.
+"""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import check_choice, check_whole
+from vit_patch_env.experiments.agents_by_name.factory import make_agent
+from vit_patch_env.experiments.checkpoints.callback import parse_interval
+from vit_patch_env.experiments.compare.display import CompareDisplay
+from vit_patch_env.experiments.compare.methods import METHODS, method_options
+from vit_patch_env.experiments.compare.presets import PRESETS
+from vit_patch_env.experiments.compare.results import (
+    COMPARE,
+    FULL,
+    complete_env,
+    is_timed,
+    read_run,
+    timed_budget,
+)
+from vit_patch_env.experiments.options.commands import CompareOptions, EnvOptions, TrainOptions
+from vit_patch_env.experiments.process.endings import say, stopping
+from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.runs.folder import (
+    OF_THE_FOLDER,
+    RunFolder,
+    lock_folder,
+    option_words,
+    provenance,
+    read_json,
+    write_json,
+)
+from vit_patch_env.experiments.runs.train import flat, make_env, train_in_background
+
+State = Literal["waiting", "running", "done", "failed"]
+
+N_ATTEMPTS = 2
+"""How often a run is started that fails."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A method with a seed, and what has become of it.
+
+    Attributes:
+        followed: the task whose run says how many patches to keep.
+        timed: the task whose run says how many seconds it may take.
+        note: what a person should know: the accuracy of a finished run, why one failed.
+        attempts: how often it was started in this call.
+        seconds: how long it took or has taken, for an estimate of the time left.
+        progress: share of its budget used, as of its last epoch.
+    """
+
+    method: str
+    seed: int
+    folder: RunFolder
+    followed: "Task | None" = None
+    timed: "Task | None" = None
+    state: State = "waiting"
+    note: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    progress: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As its folder is called."""
+        return f"{self.method}__{self.seed}"
+
+    @property
+    def needed(self) -> "list[Task]":
+        """The tasks whose runs must be done first."""
+        return [task for task in (self.followed, self.timed) if task is not None]
+
+    def options(self, env: EnvOptions, checkpoint_every: str) -> TrainOptions:
+        """The options of its run, in a comparison of this environment."""
+        if is_timed(vars(env)):
+            env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
+        followed = self.followed.folder if self.followed else None
+        options = method_options(self.method, self.seed, env, self.folder.path, followed)
+        return replace(options, checkpoint_every=checkpoint_every)
+
+
+class Comparison:
+    """A comparison whose options, and the runs that its folder holds, have been checked.
+
+    Args:
+        options: what to compare.
+        console: where progress is shown.
+
+    Raises:
+        ValueError: for bad options, or a folder that holds another comparison or a damaged run.
+    """
+
+    def __init__(self, options: CompareOptions, console: Console) -> None:
+        self.console = console
+        check_whole("[1, inf)", jobs=options.jobs)
+        parse_interval(options.checkpoint_every)
+        for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+            if not values:
+                raise ValueError(f"{name} must be at least one, got none")
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{name} must differ from each other, got {twice} twice")
+        for seed in options.seeds:
+            check_whole("[0, 4294967295]", seed=seed)
+        for method in options.methods:
+            check_choice(tuple(METHODS), methods=method)
+            followed = METHODS[method].follows
+            if followed not in (None, *options.methods):
+                raise ValueError(
+                    f"method {method} keeps as many patches as {followed}, which must be among the "
+                    f"methods, got {', '.join(options.methods)}"
+                )
+            if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
+                raise ValueError(
+                    f"method {method} repeats another run step by step: expected budget epochs, "
+                    f"where all have as many steps, got {options.env.budget}"
+                )
+        if is_timed(vars(options.env)) and FULL not in options.methods:
+            raise ValueError(
+                f"without --seconds all may take as long as {FULL}, which must be among the "
+                f"methods, got {', '.join(options.methods)}"
+            )
+        for name in ("model", "keep_rate", "observation", "reward"):
+            if getattr(options.env, name) != getattr(EnvOptions(), name):
+                raise ValueError(f"{name} is chosen by the methods, got {name} for all of them")
+        if options.env.data_dir is not None:
+            data_dir = str(Path(options.env.data_dir).resolve())
+            options = replace(options, env=replace(options.env, data_dir=data_dir))
+        self.options = options
+        self.path = Path(options.out or Path("results") / options.preset)
+        self._check_methods()
+        self.threads = max(torch.get_num_threads() // options.jobs, 1)
+        self.tasks = self._tasks()
+        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
+            if path.is_symlink():
+                raise ValueError(f"expected a folder of the comparison's own, got the link {path}")
+        self.lock = lock_folder(self.path, "out")
+        try:
+            kept = self._kept_configuration()
+            self._find_finished()
+            self._write_configuration(kept)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def run(self) -> None:
+        """Train what has not been trained; exits with status 1 if a run failed.
+
+        A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each behind a
+        checkpoint, from which the same command goes on; a second Ctrl-C ends them at once.
+        """
+        try:
+            with stopping(self._ask_to_stop) as received:
+                self._train(received)
+        finally:
+            self.lock.release()
+        if received:
+            self._say("Interrupted. Runs are kept as far as they came; the same command goes on.")
+            sys.exit(128 + received[0])
+        failed = [task for task in self.tasks if task.state != "done"]
+        if failed:
+            for task in failed:
+                self._say(f"{task.name} {task.state}: {task.note}")
+            sys.exit(1)
+        self._say(
+            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. See what they say with\n"
+            f"  vit-patch report {self.path}"
+        )
+
+    def _train(self, received: list[int]) -> None:
+        """Train until all is done or a signal was received; no run outlives this."""
+        display = CompareDisplay(self.tasks, self.options.jobs, self.console)
+        running: dict[Task, BaseProcess] = {}
+        context = fork_context()
+        try:
+            with display:
+                while not received:
+                    free = self.options.jobs - len(running)
+                    for task in list(islice(self._ready(), free)):
+                        running[task] = self._start(context, task)
+                    if not running:
+                        break
+                    wait([process.sentinel for process in running.values()], timeout=0.5)
+                    for task, process in list(running.items()):
+                        task.progress = task.folder.progress()
+                        if process.exitcode is not None:
+                            del running[task]
+                            self._finish(task, process.exitcode)
+                            display.show_end(task)
+                    display.update()
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.join()
+
+    def _ask_to_stop(self) -> None:
+        """What a signal does, beside ending the wait."""
+        say("stopping the runs, each behind a checkpoint; a second signal ends them at once")
+
+    def _check_methods(self) -> None:
+        """Load the images once, and make every method's environment and agent."""
+        given = self.options.env
+        if is_timed(vars(given)):
+            given = replace(given, seconds=1.0)  # which a run will tell that there is not yet
+        shared = make_env(given)
+        self._say(f"Loading {self.options.env.dataset} ...")
+        data = shared.data
+        self.images = shared.images_figures()  # a later call must have the same
+        for name in self.options.methods:
+            options = method_options(name, 0, given, self.path)
+            if METHODS[name].follows and options.env.n_patches_desired is None:
+                # What it keeps, a run will tell that there is not yet.
+                options = replace(options, env=replace(options.env, n_patches_desired=1))
+            env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
+            env.data  # noqa: B018  (here a model says what it cannot do)
+            if METHODS[name].agent != "matched":  # which repeats a run that there is not yet
+                make_agent(options, env)
+
+    def _tasks(self) -> list[Task]:
+        """Every run, the seeds one after the other, what others need first."""
+        tasks: dict[tuple[str, int], Task] = {}
+        timed = FULL if is_timed(vars(self.options.env)) else None
+        methods = sorted(
+            self.options.methods,
+            key=lambda name: (name != timed, METHODS[name].follows is not None),
+        )
+        for seed in self.options.seeds:
+            for name in methods:
+                task = Task(name, seed, RunFolder(self.path / "runs" / f"{name}__{seed}"))
+                followed = METHODS[name].follows
+                task.followed = tasks[followed, seed] if followed else None
+                task.timed = tasks[timed, seed] if timed and name != timed else None
+                tasks[name, seed] = task
+        return list(tasks.values())
+
+    def _kept_configuration(self) -> dict[str, Any]:
+        """What the folder holds from an earlier call."""
+        path = self.path / COMPARE
+        if not path.exists():
+            return {}
+        kept = read_json(path)
+        asked = asdict(self.options.env)
+        if kept.get("images", self.images) != self.images:
+            raise ValueError(
+                f"out must be a folder without another comparison, got {self.path}, made on other "
+                f"images of {self.options.env.dataset}"
+            )
+        for name, value in complete_env(kept.get("env", asked)).items():
+            if name not in ("data_dir", "device") and asked.get(name) != value:
+                raise ValueError(
+                    f"out must be a folder without another comparison, got {self.path}, made with "
+                    f"{name} {value} where now {asked.get(name)} is asked for"
+                )
+        return kept
+
+    def _find_finished(self) -> None:
+        """Mark the runs that are done.
+
+        Raises:
+            ValueError: for one that is damaged, or that other options made.
+        """
+        for task in self.tasks:
+            if not task.folder.is_finished:
+                continue
+            result = read_run(task.folder.path).result
+            for other in task.needed:
+                if other.state != "done":
+                    raise ValueError(
+                        f"{task.folder.path} follows {other.name}, which is not finished: "
+                        "remove it, or bring that run back"
+                    )
+            expected = task.options(self.options.env, self.options.checkpoint_every)
+            differences = _differences(task.folder.options, expected)
+            if differences:
+                raise ValueError(
+                    f"{task.folder.path} is a run of another configuration ({differences}): "
+                    "remove it or choose another --out"
+                )
+            if METHODS[task.method].agent == "matched" and task.followed is not None:
+                counts = [one.folder.read_steps() for one in (task, task.followed)]
+                if counts[0] != counts[1]:
+                    raise ValueError(
+                        f"{task.folder.path} keeps other numbers of patches than "
+                        f"{task.followed.name}, which was made anew: remove it"
+                    )
+            task.state = "done"
+            self._note_result(task, result)
+
+    def _write_configuration(self, kept: dict[str, Any]) -> None:
+        """Write `compare.json`: what was compared in this call and in those before it."""
+
+        def united(name: str, values: tuple[Any, ...]) -> list[Any]:
+            return list(dict.fromkeys([*kept.get(name, []), *values]))
+
+        methods = [name for name in METHODS if name in united("methods", self.options.methods)]
+        seeds = sorted(united("seeds", self.options.seeds))
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.path / COMPARE,
+            {
+                "preset": self.options.preset,
+                "methods": methods,
+                "titles": {name: METHODS[name].title for name in methods},
+                "groups": {name: METHODS[name].group for name in methods},
+                "sources": {name: METHODS[name].source for name in methods},
+                "seeds": seeds,
+                "jobs": self.options.jobs,
+                "threads": self.threads,
+                "env": asdict(self.options.env),
+                "images": self.images,
+                **provenance(compare_command(self.options, methods, seeds)),
+            },
+        )
+
+    def _ready(self) -> Iterator[Task]:
+        """The runs that can begin."""
+        for task in self.tasks:
+            if task.state != "waiting":
+                continue
+            failed = [other for other in task.needed if other.state == "failed"]
+            if failed:
+                task.state, task.note = "failed", f"{failed[0].name} failed, which it follows"
+            elif all(other.state == "done" for other in task.needed):
+                yield task
+
+    def _start(self, context: Any, task: Task) -> BaseProcess:
+        task.state = "running"
+        task.attempts += 1
+        task.seconds -= time.monotonic()
+        task.folder.path.mkdir(parents=True, exist_ok=True)
+        if task.folder.log.is_symlink():
+            task.folder.log.unlink()
+        options = task.options(self.options.env, self.options.checkpoint_every)
+        process: BaseProcess = context.Process(
+            target=train_in_background, args=(options, self.threads, str(task.folder.log))
+        )
+        process.start()
+        return process
+
+    def _finish(self, task: Task, exitcode: int) -> None:
+        task.seconds += time.monotonic()
+        if exitcode == 0 and task.folder.is_finished:
+            task.state = "done"
+            self._note_result(task, task.folder.read_result())
+        else:
+            killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
+            reason = killed or task.folder.log_end() or f"exit status {exitcode}"
+            task.note = f"{reason} (log: {task.folder.log})"
+            task.state = "failed" if task.attempts == N_ATTEMPTS else "waiting"
+
+    def _note_result(self, task: Task, result: dict[str, Any]) -> None:
+        task.note = f"{result['test']['all_patches']['accuracy']:.1%}"
+        task.seconds = task.seconds or result["train_seconds"] + result["agent_seconds"]
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
+    """The command that asks for all of a comparison, whatever calls it was made in."""
+    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
+    default = PRESETS[options.preset]
+    words = ["vit-patch", "compare", "--preset", options.preset]
+    words += option_words(options, default, without=("preset", "env"))
+    return shlex.join(words + option_words(options.env, default.env))
+
+
+def _differences(found: TrainOptions, expected: TrainOptions) -> str:
+    """The values in which two runs differ, those aside that do not change a run."""
+    old, new = (
+        {
+            name: value
+            for name, value in flat(options).items()
+            if name not in (*OF_THE_FOLDER, "follow")
+        }
+        for options in (found, expected)
+    )
+    return ", ".join(
+        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
+    )

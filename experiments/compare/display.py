@@ -1,0 +1,98 @@
+"""What a person watches while a comparison runs: a table of methods and seeds."""
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.runs.display import OnTerminal
+
+if TYPE_CHECKING:
+    from vit_patch_env.experiments.compare.comparison import Task
+
+
+class CompareDisplay(OnTerminal):
+    """A live table on a terminal; elsewhere one line per run.
+
+    Args:
+        tasks: the runs, which change as they go on.
+        n_jobs: runs at once.
+        console: where it is shown.
+    """
+
+    def __init__(self, tasks: "list[Task]", n_jobs: int, console: Console) -> None:
+        self.tasks = tasks
+        self.n_jobs = n_jobs
+        self.console = console
+        self.started = time.monotonic()
+        self.live = Live(self.table(), console=console, refresh_per_second=2)
+
+    def update(self) -> None:
+        """Show how far the runs are."""
+        if self.console.is_terminal:
+            self.live.update(self.table())
+
+    def show_end(self, task: "Task") -> None:
+        """Print a line for a run that has ended, where there is no table."""
+        if not self.console.is_terminal:
+            what = f"{task.note} on all test images" if task.state == "done" else task.note
+            self.console.print(
+                f"{task.name} {task.state} after {task.seconds:.0f} s: {what}. {self.summary()}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def table(self) -> Table:
+        """Methods down, seeds across: test accuracy, share trained, or what there is to say."""
+        seeds = list(dict.fromkeys(task.seed for task in self.tasks))
+        methods = list(dict.fromkeys(task.method for task in self.tasks))
+        cells = {(task.method, task.seed): self._cell(task) for task in self.tasks}
+        table = Table(title="Test accuracy", caption=self.summary(), title_justify="left")
+        table.add_column("method")
+        for seed in seeds:
+            table.add_column(f"seed {seed}", justify="right")
+        for method in methods:
+            table.add_row(METHODS[method].title, *(cells[method, seed] for seed in seeds))
+        return table
+
+    def summary(self) -> str:
+        """How many runs are done, running, failed and left, and the time left."""
+        counts = dict.fromkeys(("done", "running", "failed", "waiting"), 0)
+        for task in self.tasks:
+            counts[task.state] += 1
+        said = [f"{count} {state}" for state, count in counts.items() if count]
+        left = self.seconds_left()
+        if left is not None:
+            said.append(f"about {_duration(left)} left")
+        return ", ".join(said)
+
+    def seconds_left(self) -> float | None:
+        """An estimate from the share trained and the time that runs of the same method took."""
+        known: dict[str, list[float]] = {}
+        for task in self.tasks:
+            if task.state == "done":
+                known.setdefault(task.method, []).append(task.seconds)
+        all_seconds = [value for values in known.values() for value in values]
+        left = [task for task in self.tasks if task.state in ("waiting", "running")]
+        if not all_seconds or not left:
+            return None
+        usual = sum(all_seconds) / len(all_seconds)
+        work = 0.0
+        for task in left:
+            seconds = known.get(task.method, [usual])
+            work += sum(seconds) / len(seconds) * (1 - task.progress)
+        return work / min(self.n_jobs, len(left))
+
+    def _cell(self, task: "Task") -> str:
+        if task.state == "running":
+            return f"at {task.progress:.0%}"
+        return {"done": task.note, "failed": "[red]failed", "waiting": "[dim]-"}[task.state]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,78 @@
+"""Comparisons by name: what they train, on what, how long and how often."""
+
+from dataclasses import replace
+
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.options.commands import CompareOptions, EnvOptions
+
+PRESETS: dict[str, CompareOptions] = {
+    # Every method on two cores in minutes: to see that all of it works.
+    "smoke": CompareOptions(
+        preset="smoke",
+        methods=tuple(METHODS),
+        seeds=(0, 1),
+        env=EnvOptions(epochs=4, dim=32, depth=2, heads=2, dim_head=16, mlp_dim=64),
+    ),
+    # The paper's setting (Table 1): about 39,000 steps on 64 patches. For a GPU.
+    "table2": CompareOptions(
+        preset="table2",
+        methods=tuple(METHODS),
+        seeds=(0, 1, 2, 3, 4),
+        env=EnvOptions(dataset="cifar10", epochs=100, batch_size=128),
+    ),
+    # A smaller ViT and budget for two CPU cores, with a schedule that suits it.
+    "table2-cpu": CompareOptions(
+        preset="table2-cpu",
+        methods=tuple(METHODS),
+        seeds=(0, 1, 2),
+        jobs=2,
+        env=EnvOptions(
+            dataset="cifar10",
+            train_fraction=0.5,
+            batch_size=128,
+            epochs=8,
+            dim=64,
+            depth=4,
+            heads=4,
+            dim_head=16,
+            mlp_dim=128,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_epochs=1,
+        ),
+    ),
+}
+
+BUDGET_METHODS = (
+    "simple_vit", "agentvit", "pretrained", "bandit", "random", "centre", "attended",
+    "random32", "random16", "random8", "random4", "pss", "pss_linear", "flip", "quadratic",
+    "quadratic_spread",
+)  # fmt: skip
+
+# At equal FLOPs: fewer patches per step buy more steps.
+PRESETS["budget"] = replace(
+    PRESETS["table2"],
+    preset="budget",
+    methods=BUDGET_METHODS,
+    env=replace(PRESETS["table2"].env, budget="flops", schedule="cosine"),
+)
+PRESETS["budget-cpu"] = replace(
+    PRESETS["table2-cpu"],
+    preset="budget-cpu",
+    methods=BUDGET_METHODS,
+    seeds=(0, 1, 2, 3, 4),
+    env=replace(PRESETS["table2-cpu"].env, budget="flops", epochs=4),
+)
+
+
+def preset(name: str) -> CompareOptions:
+    """The comparison of that name.
+
+    Raises:
+        ValueError: for an unknown one, with those that there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""Processes, signals and messages of the command line."""

@@ -1,0 +1,1 @@
+"""`vit-patch report`: tables, plots and text from a comparison's files."""

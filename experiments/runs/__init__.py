@@ -1,0 +1,1 @@
+"""`vit-patch train`, `evaluate` and `pretrain`, and the folder that a run writes."""

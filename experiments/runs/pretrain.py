@@ -1,0 +1,173 @@
+"""`vit-patch pretrain`: an agent learns over many short training runs, and is saved."""
+
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich.console import Console
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from vit_patch_env.agents import PatchBandit
+from vit_patch_env.checks import check_whole
+from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
+from vit_patch_env.experiments.agents_by_name.factory import (
+    ACTIONS,
+    RULES,
+    make_agent,
+    resolve_agent,
+)
+from vit_patch_env.experiments.options.commands import EnvOptions, PretrainOptions, TrainOptions
+from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.runs.folder import pretrain_command, provenance
+from vit_patch_env.experiments.runs.train import make_env
+from vit_patch_env.system.files import replacing
+
+
+class Pretraining:
+    """An agent and its environments, ready to learn: all that a user can get wrong was checked.
+
+    Ctrl-C ends it early: what was learned by then is saved.
+
+    Args:
+        options: of the agent and the short runs.
+        console: where progress is shown.
+
+    Raises:
+        ValueError: for bad options, unusable data, or a file that is there already.
+    """
+
+    def __init__(self, options: PretrainOptions, console: Console) -> None:
+        self.console = console
+        self.path = Path(options.out)
+        check_whole("[1, inf)", episodes=options.episodes, jobs=options.jobs)
+        for epochs in options.budgets:
+            check_whole("[1, inf)", budgets=epochs)
+        check_whole("[0, 4294967295]", seed=options.seed)
+        if self.path.suffix != ".zip":
+            raise ValueError(f"out must end in .zip, got {options.out}")
+        if self.path.exists() and not options.overwrite:
+            raise ValueError(f"out must be a new file, got {self.path}: add --overwrite")
+        if options.agent in RULES or agent_path(options.agent) is not None:
+            raise ValueError(f"agent must be one that learns from the start, got {options.agent}")
+        self.train_options = resolve_agent(
+            TrainOptions(
+                agent=options.agent,
+                actions=options.actions,
+                seed=options.seed,
+                sb3=options.sb3,
+                env=options.env,
+                dqn=options.dqn,
+            )
+        )
+        self.options = options
+        env = make_env(self.train_options.env)
+        self._say(f"Loading {options.env.dataset} ...")
+        env.data  # noqa: B018  (loaded now, so that a broken image is found here)
+        make_agent(self.train_options, env)
+        self.env = env
+
+    def run(self) -> None:
+        """Learn over the episodes, and write the agent's file."""
+        options = self.options
+        worlds: list[Callable[[], gym.Env[Any, Any]]] = [
+            partial(_world, replace(self.train_options.env, epochs=epochs), options.actions)
+            for epochs in options.budgets or (options.env.epochs,) * options.jobs
+        ]
+        if len(worlds) > 1:
+            fork_context()  # whose processes have the libraries
+            vec_env: VecEnv = SubprocVecEnv(worlds, start_method="forkserver")
+        else:
+            vec_env = DummyVecEnv(worlds)
+        self._say(
+            f"{options.agent} learns over {options.episodes} runs of about {self.env.n_steps} "
+            f"steps, {options.jobs} at once."
+        )
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        agent = make_agent(self.train_options, self.env, vec_env)
+        watch = _Episodes(options.episodes, self.console)
+        try:
+            agent.learn(self.env.max_steps * options.episodes, callback=watch)
+        except KeyboardInterrupt:
+            self._say(f"Interrupted after {len(watch.returns)} runs.")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            vec_env.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        card = AgentCard(
+            agent=options.agent,
+            n_patches=self.env.n_patches,
+            observation=self.train_options.env.observation,
+            actions=options.actions,
+            sb3=options.sb3,
+            dqn=options.dqn,
+            provenance={
+                **provenance(pretrain_command(options)),
+                "episodes": len(watch.returns),
+                "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
+            },
+        )
+        with replacing(self.path) as unfinished:
+            save_agent(unfinished, agent, card)
+        self._say(
+            f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
+        )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _world(options: EnvOptions, actions: str) -> Any:
+    """An environment in a process of its own, or in this one."""
+    torch.set_num_threads(1)
+    return Monitor(ACTIONS[actions](make_env(options)))
+
+
+class _Episodes(BaseCallback):
+    """Ends learning after so many episodes, and tells of them.
+
+    Attributes:
+        returns: sums of rewards, by episode.
+    """
+
+    def __init__(self, n_episodes: int, console: Console) -> None:
+        super().__init__()
+        self.n_episodes = n_episodes
+        self.console = console
+        self.returns: list[float] = []
+
+    def _on_step(self) -> bool:
+        ended = [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        for episode in ended:
+            self.returns.append(float(episode["r"]))
+            if len(self.returns) % 10 == 0:
+                self.console.print(
+                    f"{len(self.returns)}/{self.n_episodes} runs: mean return of the last ten "
+                    f"{np.mean(self.returns[-10:]):.4f}{self._schedule()}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        return len(self.returns) < self.n_episodes
+
+    def _schedule(self) -> str:
+        """The bandit's numbers of patches over a run, as it would choose them now."""
+        if not isinstance(self.model, PatchBandit):
+            return ""
+        policy = self.model.policy
+        weights = policy.of_counts.mean()
+        lengths = sorted({info["budget_steps"] for info in self.training_env.reset_infos})
+        said = ""
+        for n_steps in (lengths[0], lengths[-1], 4 * lengths[-1]):
+            counts = [
+                policy.best_count(progress, n_steps, weights) for progress in np.linspace(0, 1, 6)
+            ]
+            said += f"; of {n_steps} steps " + " ".join(map(str, counts))
+        return said

@@ -1,0 +1,1 @@
+"""Images: data sets by name, splits, image folders, streams of batches."""

@@ -1,0 +1,41 @@
+"""Pure functions of tokens that several models share."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vit_patch_env.models.layers.attention import full_precision
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """Each image's own tokens: (batch, n_taken, size).
+
+    Args:
+        tokens: (batch, n_tokens, size).
+        index: int64 (batch, n_taken).
+    """
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def chosen_first(chosen: Tensor) -> Tensor:
+    """Indices of the chosen tokens, then of the others, both ascending: int64 (batch, n_tokens).
+
+    Args:
+        chosen: bool (batch, n_tokens).
+    """
+    return chosen.byte().argsort(dim=1, descending=True, stable=True)
+
+
+@torch.no_grad()
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each token of a and each of b: (batch, n_a, n_b) float32 or wider, no gradient.
+
+    In full precision whatever autocast says: in bfloat16 most of the best would be ties.
+
+    Args:
+        a: (batch, n_a, size).
+        b: (batch, n_b, size).
+    """
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    with full_precision(a.device):
+        return F.normalize(a.to(dtype), dim=2) @ F.normalize(b.to(dtype), dim=2).transpose(1, 2)

@@ -1,0 +1,146 @@
+"""SimpleViT (Beyer et al. 2022, https://arxiv.org/abs/2205.01580) with patch selection.
+
+2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vit_patch_env.models.layers.block import Block
+from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.selection import select_tokens
+
+
+def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding (height * width, dim), float32.
+
+    Raises:
+        ValueError: if dim is not divisible by 4 (a sine and a cosine for each axis).
+    """
+    if dim % 4:
+        raise ValueError(f"dim must be divisible by 4, got {dim}")
+    n_frequencies = dim // 4
+    omega = temperature ** -torch.linspace(0, 1, n_frequencies)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = torch.stack((x, y)).flatten(1)[..., None] * omega  # (2, height * width, dim / 4)
+    waves = torch.stack((angles.sin(), angles.cos()), dim=1)
+    positions: Tensor = rearrange(waves, "xy trig n f -> n (xy trig f)")
+    return positions
+
+
+class SimpleViT(nn.Module):
+    """SimpleViT whose forward pass takes the patches to keep as an argument.
+
+    The ViTs in `vit_patch_env.models` are subclasses that state only what differs.
+
+    The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
+
+    Args:
+        image_size: height and width of the images, in pixels.
+        patch_size: height and width of a patch, in pixels.
+        channels: image channels.
+        n_classes: outputs.
+        dim: token size, divisible by 4.
+        depth: transformer layers.
+        heads: attention heads per layer.
+        dim_head: size of a head.
+        mlp_dim: hidden size of a layer's MLP.
+
+    Raises:
+        ValueError: if image_size is not divisible by patch_size, or dim not by 4, or if a patch is
+            a single value.
+
+    Attributes:
+        n_prefix_tokens: tokens before the patches', such as a class token.
+        data_dependent: whether the images decide how many tokens there are.
+    """
+
+    n_prefix_tokens = 0
+    data_dependent = False
+    positions: Tensor
+    blocks: Sequence[Block]
+
+    def __init__(
+        self,
+        *,
+        n_classes: int,
+        image_size: int = 32,
+        patch_size: int = 4,
+        channels: int = 3,
+        dim: int = 128,
+        depth: int = 6,
+        heads: int = 16,
+        dim_head: int = 64,
+        mlp_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        side = patches_per_side(image_size, patch_size)
+        patch_dim = channels * patch_size**2
+        if patch_dim == 1:
+            raise ValueError(
+                "a patch must have two values or more, since the embedding begins with a LayerNorm "
+                "over them, got patch_size=1 on images of one channel"
+            )
+        self.patch_size = patch_size
+        self.n_patches = side**2
+        self.embedding = nn.Sequential(
+            nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
+        )
+        self.register_buffer("positions", sincos_positions(side, side, dim), persistent=False)
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            Block(dim, heads, dim_head, mlp_dim) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, n_classes)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Logits (batch, n_classes) of images (batch, channels, height, width).
+
+        Args:
+            images: normalised images.
+            keep: int64 indices (n_keep,) of the patches to compute with; None for all. Dropped
+                patches cost nothing: they are left out before the embedding.
+        """
+        tokens = self.transform(self.embed(images, keep))
+        return self.head(self.pool(tokens))  # type: ignore[no-any-return]
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """Embedded tokens after all blocks: (batch, n_tokens, dim), or fewer tokens."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """What the head reads of the transformed tokens: (batch, dim)."""
+        return self.norm(tokens).mean(dim=1)  # type: ignore[no-any-return]
+
+    def first_attention(self, images: Tensor) -> Tensor:
+        """The first attention layer's output (batch, n_patches, dim) on all patches.
+
+        The agent's view of a batch (paper, section 2.2).
+        """
+        output: Tensor = self.blocks[0].attention(self.embed(images))
+        return output[:, self.n_prefix_tokens :]
+
+    def mean_first_attention(self, images: Tensor) -> Tensor:
+        """`first_attention(images)` averaged over batch and dim: (n_patches,), at half its cost."""
+        output = self.blocks[0].attention.mean_output(self.embed(images))
+        return output[self.n_prefix_tokens :]
+
+    def first_attention_weights(self, images: Tensor) -> Tensor:
+        """The first layer's attention (batch, heads, queries, keys) among all patches.
+
+        A query's row sums to 1: what goes to prefix tokens is shared out among the patches.
+        """
+        patches = self.embed(images)[:, self.n_prefix_tokens :]
+        return self.blocks[0].attention.weights(patches)
+
+    def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""
+        size = self.patch_size
+        patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
+        positions = self.positions if keep is None else self.positions[keep]
+        return self.embedding(select_tokens(patches, keep)) + positions  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""The patch grid, selections of patches, and sampling them."""
