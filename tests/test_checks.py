@@ -1,26 +1,52 @@
 import math
+import pickle
+from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+from annotated_types import Interval, MultipleOf
 
-from vit_patch_env.checks import check_choice, check_interval, check_whole
+from vit_patch_env.checks import ArgumentError, check, check_choice, check_integer, describe
 
-
-@pytest.mark.parametrize(
-    ("interval", "value"), [("[0, 1]", 0), ("[0, 1]", 1), ("(0, 1)", 0.5), ("[1, inf)", 10**6)]
-)
-def test_check_interval_accepts_what_lies_inside(interval, value):
-    check_interval(interval, value=value)
+UNIT = Annotated[float, Interval(ge=0, le=1)]
 
 
 @pytest.mark.parametrize(
-    ("interval", "value"),
-    [("(0, 1]", 0), ("[0, 1)", 1), ("[0, 1]", -0.1), ("[1, inf)", math.inf), ("[0, 1]", math.nan)],
+    ("annotation", "value"),
+    [
+        (UNIT, 0),
+        (UNIT, 1),
+        (UNIT, np.float32(0.5)),
+        (Annotated[float, Interval(gt=0, lt=1)], 0.5),
+        (Annotated[int, Interval(ge=1)], 10**6),
+        (Annotated[int, Interval(ge=1)], np.int64(3)),
+    ],
 )
-def test_check_interval_names_what_was_expected_and_what_came(interval, value):
+def test_check_accepts_what_lies_inside(annotation, value):
+    assert check(annotation, value=value) == value
+
+
+@pytest.mark.parametrize(
+    ("annotation", "interval", "value"),
+    [
+        (Annotated[float, Interval(gt=0, le=1)], "(0, 1]", 0),
+        (Annotated[float, Interval(ge=0, lt=1)], "[0, 1)", 1),
+        (UNIT, "[0, 1]", -0.1),
+        (Annotated[float, Interval(ge=1)], "[1, inf)", math.inf),
+        (UNIT, "[0, 1]", math.nan),
+    ],
+)
+def test_check_names_what_was_expected_and_what_came(annotation, interval, value):
     with pytest.raises(ValueError, match="alpha must be in") as error:
-        check_interval(interval, alpha=value)
+        check(annotation, alpha=value)
     assert interval in str(error.value)
-    assert str(value) in str(error.value)
+    assert str(value)[:50] in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["1", True, None, [0.5]])
+def test_numbers_are_no_text_and_no_truth_values(value):
+    with pytest.raises(ValueError, match=r"alpha must be a number in \[0, 1\], got"):
+        check(UNIT, alpha=value)
 
 
 def test_check_choice_names_the_choices():
@@ -29,8 +55,34 @@ def test_check_choice_names_the_choices():
         check_choice(("a", None), name="b")
 
 
+@pytest.mark.parametrize("value", ["c", ["a"], np.ones(2), 1])
+def test_literals_name_the_choices(value):
+    assert check(Literal["a", "b"], name="a") == "a"
+    with pytest.raises(ValueError, match="name must be one of a, b, got"):
+        check(Literal["a", "b"], name=value)
+
+
 @pytest.mark.parametrize("value", [2.0, "2", True, None])
-def test_check_whole_takes_whole_numbers_only(value):
-    check_whole("[1, 3]", epochs=2)
-    with pytest.raises(ValueError, match=r"epochs must be a whole number in \[1, 3\], got"):
-        check_whole("[1, 3]", epochs=value)
+def test_check_integer_takes_integers_only(value):
+    check_integer(1, 3, epochs=2)
+    with pytest.raises(ValueError, match=r"epochs must be an integer in \[1, 3\], got"):
+        check_integer(1, 3, epochs=value)
+
+
+def test_multiples_are_named():
+    with pytest.raises(ValueError, match="dim must be divisible by 4, got 6"):
+        check(Annotated[int, Interval(ge=1), MultipleOf(4)], dim=6)
+    with pytest.raises(ValueError, match=r"dim must be in \[1, inf\), got 0"):
+        check(Annotated[int, Interval(ge=1), MultipleOf(4)], dim=0)
+
+
+def test_what_is_allowed_is_described():
+    assert describe(Annotated[int | None, Interval(ge=1)]) == "an integer in [1, inf) or None"
+    assert describe(bool | None) == "one of False, True or None"
+    assert describe(str | None) == "text or None"
+
+
+def test_the_name_can_be_read_from_the_error_in_another_process_too():
+    error = pickle.loads(pickle.dumps(ArgumentError("alpha", "must be in [0, 1], got 2")))
+    assert error.name == "alpha"
+    assert str(error) == "alpha must be in [0, 1], got 2"

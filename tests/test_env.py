@@ -563,7 +563,7 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"budget": "seconds", "seconds": "1"}, r"seconds must be a number in .*, got '1'"),
         ({"reward": "loss"}, "reward must be one of paper, validation, progress, aic, got 'loss'"),
         ({"reward_every": 0}, r"reward_every must be in \[1, inf\), got 0"),
-        ({"reward_every": 1.5}, r"reward_every must be a whole number in \[1, inf\), got 1.5"),
+        ({"reward_every": 1.5}, r"reward_every must be an integer in \[1, inf\), got 1.5"),
         ({"reward_images": 0}, r"reward_images must be in \[1, inf\), got 0"),
         ({"observation": "run"}, "observation must be one of .*, got 'run'"),
     ],

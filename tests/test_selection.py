@@ -87,7 +87,7 @@ def test_top_k_mask_takes_any_numeric_type(dtype):
         (np.array([0, np.nan]), 1, "scores must not be NaN, got NaN at 1"),
         (np.zeros(4), 0, r"n_keep must be in \[1, 4\], got 0"),
         (np.zeros(4), 5, r"n_keep must be in \[1, 4\], got 5"),
-        (np.zeros(4), 2.0, r"n_keep must be a whole number in \[1, 4\], got 2.0"),
+        (np.zeros(4), 2.0, r"n_keep must be an integer in \[1, 4\], got 2.0"),
     ],
 )
 def test_top_k_mask_names_what_it_refuses(scores, n_keep, message):

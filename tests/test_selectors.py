@@ -93,7 +93,7 @@ def test_most_attended_patches_have_the_highest_observations():
 @pytest.mark.parametrize("n_keep", [0, 17, 2.5, None])
 def test_the_number_of_patches_is_checked(n_keep):
     with pytest.raises(
-        ValueError, match=rf"n_keep must be a whole number in \[1, 16\].*, got {n_keep}"
+        ValueError, match=rf"n_keep must be an integer in \[1, 16\].*, got {n_keep}"
     ):
         make_rule(RandomPatches, n_keep=n_keep)
 
@@ -151,7 +151,7 @@ def test_a_rule_keeps_another_number_in_each_step_and_their_mean_afterwards():
 
 def test_a_schedule_of_numbers_is_checked():
     env = ViTPatchSelectEnv(**TINY)
-    with pytest.raises(ValueError, match=r"n_keep must be a whole number in \[1, 16\].*, got 17"):
+    with pytest.raises(ValueError, match=r"n_keep must be an integer in \[1, 16\].*, got 17"):
         FixedRule("random", env, n_keep=[1, 17])
     with pytest.raises(ValueError, match="n_keep must be a number for each of 20 steps, got 19"):
         FixedRule("random", env, n_keep=[4] * 19).learn(20)

@@ -208,7 +208,7 @@ def test_actions_of_any_whole_type_are_the_same_action(action):
 def test_bad_counting_actions_are_named(action, got):
     env = CountAction(Echo())
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=rf"whole number in \[0, 7\], got {got}$"):
+    with pytest.raises(ValueError, match=rf"integer in \[0, 7\], got {got}$"):
         env.step(action)
 
 
@@ -217,10 +217,10 @@ def test_bad_counting_actions_are_named(action, got):
     [
         ({"counts": (1, 9)}, r"counts\[1\] must be in \[1, 8\], got 9"),
         ({"counts": (0,)}, r"counts\[0\] must be in \[1, 8\], got 0"),
-        ({"counts": (1.5,)}, r"counts\[0\] must be a whole number in \[1, 8\], got 1.5"),
+        ({"counts": (1.5,)}, r"counts\[0\] must be an integer in \[1, 8\], got 1.5"),
         ({"counts": (2, 2)}, r"counts must be distinct numbers, at least one, got \(2, 2\)"),
         ({"counts": ()}, r"counts must be distinct numbers, at least one, got \(\)"),
-        ({"counts": 4}, "counts must be a sequence of whole numbers, got 4"),
+        ({"counts": 4}, "counts must be a sequence of integers, got 4"),
         ({"draw": "best"}, "draw must be one of uniform, spread, attended, got 'best'"),
     ],
 )

@@ -1,59 +1,174 @@
-"""Checks of what a user passes in: ValueErrors that name what was expected and what came."""
+"""Checks of what a user passes in: ValueErrors that name what was expected and what came.
 
-import math
+pydantic decides whether a value is of a type and in its range; the words are ours, in one line.
+"""
+
+import types
 from collections.abc import Hashable, Sequence
-from numbers import Integral, Real
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+from annotated_types import Interval, MultipleOf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+Share = Annotated[float, Interval(gt=0, le=1)]
+"""In (0, 1]."""
+
+InnerShare = Annotated[float, Interval(gt=0, lt=1)]
+"""In (0, 1)."""
+
+_OUTSIDE = {
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
+}  # fmt: skip
+"""pydantic's names of the errors of numbers that are outside a range."""
+
+_NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
+
+
+class ArgumentError(ValueError):
+    """A value that an argument must not have.
+
+    Args:
+        name: of the argument, as in Python.
+        problem: what was expected and what came, such as "must be in [0, 1], got 2".
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}")
+        self.name = name
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for errors that come from other processes
+        return type(self), (self.name, self.problem)
 
 
 def shown(value: object) -> str:
     """A value in one line of a message, cut where it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # a whole number of thousands of digits, an object that is none of ours
+    except Exception:  # an integer of thousands of digits, an object that is none of ours
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
 
 
-def check_interval(interval: str, **values: object) -> None:
-    """Require every named value to be a number in an interval such as `(0, 1]` or `[1, inf)`.
+def plain(value: Any) -> Any:
+    """A NumPy scalar as Python's number; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check(annotation: Any, **values: object) -> Any:
+    """Require every named value to be of a type and, where the annotation has one, in its range.
+
+    Args:
+        annotation: such as `Annotated[int, Interval(ge=1)]`, `Literal["a", "b"]` or `str | None`.
+        values: by the name that the user knows them by.
+
+    Returns:
+        The last value, as Python's own type.
 
     Raises:
-        ValueError: "alpha must be in [0, 1], got 2".
+        ArgumentError: "alpha must be in [0, 1], got 2".
     """
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    valid = None
     for name, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a number in {interval}, got {shown(value)}")
         try:
-            number = float(value)
-        except OverflowError:  # a whole number beyond all floats
-            number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
-        above = low < number or (interval[0] == "[" and number == low)
-        below = number < high or (interval[-1] == "]" and number == high)
-        if not (above and below):
-            raise ValueError(f"{name} must be in {interval}, got {shown(value)}")
+            valid = _adapter(annotation).validate_python(plain(value))
+        except ValidationError as error:
+            raise ArgumentError(name, problem(annotation, error)) from error
+    return valid
 
 
-def check_whole(interval: str, **values: object) -> None:
-    """Require every named value to be a whole number in an interval.
+def check_integer(ge: int | None = None, le: int | None = None, /, **values: object) -> None:
+    """Require every named value to be an integer, at least `ge` and at most `le`.
 
     Raises:
-        ValueError: "epochs must be a whole number in [1, inf), got 2.5".
+        ArgumentError: "epochs must be an integer in [1, inf), got 2.5".
     """
-    for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number in {interval}, got {shown(value)}")
-        check_interval(interval, **{name: value})
+    check(Annotated[int, Interval(ge=ge, le=le)], **values)
 
 
 def check_choice(choices: Sequence[object], **values: object) -> None:
     """Require every named value to be one of the choices.
 
     Raises:
-        ValueError: "precision must be one of auto, fp32, bf16, got 'fp8'".
+        ArgumentError: "precision must be one of auto, fp32, bf16, got 'fp8'".
     """
     for name, value in values.items():
         # Arrays, which compare element by element, and other containers are never a choice.
         if not isinstance(value, Hashable) or value not in choices:
-            expected = ", ".join(str(choice) for choice in choices)
-            raise ValueError(f"{name} must be one of {expected}, got {shown(value)}")
+            raise ArgumentError(name, f"must be one of {_listed(choices)}, got {shown(value)}")
+
+
+def problem(annotation: Any, error: ValidationError) -> str:
+    """What is wrong with a value that pydantic refused, in our words."""
+    first = error.errors()[0]
+    metadata = _kinds(annotation)[1]
+    expected = describe(annotation)
+    if first["type"] == "multiple_of":
+        expected = f"divisible by {_multiple(metadata)}"
+    elif first["type"] in _OUTSIDE and _interval(metadata):
+        expected = f"in {_interval(metadata)}"
+    return f"must be {expected}, got {shown(first['input'])}"
+
+
+def describe(annotation: Any) -> str:
+    """The values that an annotation allows: "an integer in [1, inf) or None"."""
+    kinds, metadata = _kinds(annotation)
+    words = []
+    for kind in kinds:
+        choices = _choices(kind)
+        word = f"one of {_listed(choices)}" if choices else _NAMES.get(kind, "a list")
+        if kind in (int, float):
+            multiple, inside = _multiple(metadata), _interval(metadata)
+            word += f" divisible by {multiple}" if multiple else ""
+            word += f" in {inside}" if inside else ""
+        words.append(word)
+    return " or ".join(words)
+
+
+def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
+    """The types that an annotation is a union of, None last, and its metadata."""
+    metadata: tuple[Any, ...] = ()
+    if get_origin(annotation) is Annotated:
+        annotation, *rest = get_args(annotation)
+        metadata = tuple(rest)
+    union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = list(get_args(annotation)) if union else [annotation]
+    return sorted(kinds, key=lambda kind: kind is types.NoneType), metadata
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a type that has few: those of a Literal, of bool; of None only beside them."""
+    if kind is bool:
+        return (False, True)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _listed(choices: Sequence[object]) -> str:
+    return ", ".join(str(choice) for choice in choices)
+
+
+def _interval(metadata: tuple[Any, ...]) -> str:
+    """The range in brackets, such as "(0, 1]"; nothing where there is none."""
+    for data in metadata:
+        if isinstance(data, Interval):
+            low = f"({_bound(data.gt, '-inf')}" if data.ge is None else f"[{data.ge}"
+            high = f"{_bound(data.lt, 'inf')})" if data.le is None else f"{data.le}]"
+            return f"{low}, {high}"
+    return ""
+
+
+def _bound(value: object, none: str) -> str:
+    return none if value is None else str(value)
+
+
+def _multiple(metadata: tuple[Any, ...]) -> Any:
+    return next((data.multiple_of for data in metadata if isinstance(data, MultipleOf)), None)
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=_STRICT)

@@ -6,16 +6,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
 import torch
+from annotated_types import Interval
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vit_patch_env.checks import check_choice, check_interval, check_whole, shown
+from vit_patch_env.checks import InnerShare, Share, check, check_choice, check_integer, shown
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.datasets import (
     DatasetName,
@@ -234,12 +235,12 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             check_dataset(dataset, data_dir)
         elif not isinstance(dataset, ImageData):
             raise ValueError(f"dataset must be a name or an ImageData, got {shown(dataset)}")
-        check_whole("[1, 16384]", image_size=image_size)
-        check_whole("[1, inf)", patch_size=patch_size)
+        check_integer(1, 16384, image_size=image_size)
+        check_integer(1, patch_size=patch_size)
         self.n_patches = patches_per_side(image_size, patch_size) ** 2
-        check_whole("[1, 1000]", depth=depth)
-        check_whole("[1, inf)", dim=dim, heads=heads, dim_head=dim_head)
-        check_whole("[1, inf)", mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
+        check_integer(1, 1000, depth=depth)
+        check_integer(1, dim=dim, heads=heads, dim_head=dim_head)
+        check_integer(1, mlp_dim=mlp_dim, batch_size=batch_size, epochs=epochs)
         if dim % 4:
             raise ValueError(f"dim must be divisible by 4, got {dim}")
         if isinstance(model, str):
@@ -248,18 +249,18 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise ValueError(f"model must be a name or a function, got {shown(model)}")
         elif keep_rate is not None:
             raise ValueError(f"keep_rate must be None where model is a function, got {keep_rate}")
-        check_interval("(0, 1]", train_fraction=train_fraction)
-        check_interval("(0, 1)", val_fraction=val_fraction)
+        check(Share, train_fraction=train_fraction)
+        check(InnerShare, val_fraction=val_fraction)
         check_choice((False, True), skip_corrupt=skip_corrupt)
-        check_interval("(0, inf)", learning_rate=learning_rate)
-        check_interval("[0, inf)", weight_decay=weight_decay)
-        check_whole(f"[0, {image_size}]", crop_padding=crop_padding)
+        check(Annotated[float, Interval(gt=0)], learning_rate=learning_rate)
+        check(Annotated[float, Interval(ge=0)], weight_decay=weight_decay)
+        check_integer(0, image_size, crop_padding=crop_padding)
         check_choice((None, True, False), flip=flip)
-        check_whole(f"[0, {epochs}]", warmup_epochs=warmup_epochs)
-        check_interval("[0, 1)", label_smoothing=label_smoothing)
+        check_integer(0, epochs, warmup_epochs=warmup_epochs)
+        check(Annotated[float, Interval(ge=0, lt=1)], label_smoothing=label_smoothing)
         if n_patches_desired is not None:
-            check_whole(f"[1, {self.n_patches}]", n_patches_desired=n_patches_desired)
-        check_interval("[0, 1]", alpha=alpha)
+            check_integer(1, self.n_patches, n_patches_desired=n_patches_desired)
+        check(Annotated[float, Interval(ge=0, le=1)], alpha=alpha)
         check_choice(tuple(BUDGETS), budget=budget)
         if (budget == "seconds") != (seconds is not None):
             raise ValueError(
@@ -267,9 +268,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 f"got budget {budget} and seconds {seconds}"
             )
         if seconds is not None:
-            check_interval("(0, inf)", seconds=seconds)
+            check(Annotated[float, Interval(gt=0)], seconds=seconds)
         check_choice(tuple(REWARDS), reward=reward)
-        check_whole("[1, inf)", reward_every=reward_every, reward_images=reward_images)
+        check_integer(1, reward_every=reward_every, reward_images=reward_images)
         check_choice(get_args(OptimizerName), optimizer=optimizer)
         check_choice(get_args(ScheduleName), schedule=schedule)
         check_choice(tuple(OBSERVATIONS), observation=observation)
@@ -335,7 +336,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 raise ValueError(
                     f"image_size must be that of the dataset, {size}, got {image_size}"
                 )
-            check_whole(f"[1, {n_images}]", batch_size=self.batch_size)
+            check_integer(1, n_images, batch_size=self.batch_size)
             if self._reward.name == "validation" and not len(data.val.images):
                 raise ValueError("reward validation needs validation images, got 0 of them")
             if isinstance(self._model, str):  # what a ViT refuses is said before any training
@@ -386,10 +387,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         All of them come from `np_random`: the same seed gives the same run.
 
         Raises:
-            ValueError: for a seed that is no whole number from 0, or any options.
+            ValueError: for a seed that is not an integer from 0, or any options.
         """
         if seed is not None:
-            check_whole("[0, inf)", seed=seed)
+            check_integer(0, seed=seed)
             seed = int(seed)
         if not isinstance(options, dict | None) or options:
             raise ValueError(f"options must be none, as none is known, got {shown(options)}")

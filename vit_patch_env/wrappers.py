@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import check_choice, check_whole, shown
+from vit_patch_env.checks import check_choice, check_integer, shown
 from vit_patch_env.patches.sampling import draw_spread, draw_uniform
 from vit_patch_env.patches.selection import top_k_mask
 
@@ -138,7 +138,7 @@ class CountAction(
         """Patch mask (n_patches,) with `counts[action]` patches, drawn anew by every call.
 
         Args:
-            action: a whole number in 0...len(counts) - 1, as int, NumPy integer or array of one.
+            action: an integer in 0...len(counts) - 1, as int, NumPy integer or array of one.
 
         Raises:
             ValueError: for anything else, before the first reset, or where `attended` finds an
@@ -161,7 +161,7 @@ class CountAction(
             self._patch_values = np.array(observation[: self.n_patches], dtype=np.float64)
 
     def _index(self, action: Any) -> int:
-        expected = f"action must be a whole number in [0, {len(self.counts) - 1}]"
+        expected = f"action must be an integer in [0, {len(self.counts) - 1}]"
         try:
             array = np.asarray(action)
         except Exception as error:  # a ragged list, or whatever an object's __array__ raises
@@ -188,9 +188,9 @@ def _check_counts(counts: Sequence[int] | None, n_patches: int) -> tuple[int, ..
     try:
         chosen = tuple(counts)
     except TypeError as error:
-        raise ValueError(f"counts must be a sequence of whole numbers, got {counts!r}") from error
+        raise ValueError(f"counts must be a sequence of integers, got {counts!r}") from error
     for index, count in enumerate(chosen):
-        check_whole(f"[1, {n_patches}]", **{f"counts[{index}]": count})
+        check_integer(1, n_patches, **{f"counts[{index}]": count})
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"counts must be distinct numbers, at least one, got {chosen}")
     return tuple(int(count) for count in chosen)

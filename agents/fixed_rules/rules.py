@@ -57,7 +57,7 @@ class SelectorPolicy(BasePolicy):
         if isinstance(n_keep, int) and 1 <= n_keep <= self.n_patches:
             return n_keep
         raise ValueError(
-            f"n_keep must be a whole number in [1, {self.n_patches}] (n_patches), got {n_keep}"
+            f"n_keep must be an integer in [1, {self.n_patches}] (n_patches), got {n_keep}"
         )
 
     @abstractmethod

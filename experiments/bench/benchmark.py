@@ -23,7 +23,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
 from vit_patch_env import SimpleViT, load_dataset
-from vit_patch_env.checks import check_choice, check_whole
+from vit_patch_env.checks import check_choice, check_integer
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.report import (
     AGENT,
@@ -114,8 +114,7 @@ class Bench:
         check_choice(get_args(PrecisionName), precision=options.precision)
         dtype = resolve_precision(options.precision, self.device)
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        check_whole(
-            "[1, inf)", steps=options.steps, repeats=options.repeats,
+        check_integer(1, steps=options.steps, repeats=options.repeats,
             max_repeats=options.max_repeats,
         )  # fmt: skip
         if options.epoch_steps % 10 or options.epoch_steps < 10:
@@ -126,7 +125,7 @@ class Bench:
         self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
         # Here, once, so that a folder's images are in the cache for all.
         n_images = len(load_dataset(**self.data).train.images)
-        check_whole(f"[1, {n_images}]", batch_size=options.batch_size)
+        check_integer(1, n_images, batch_size=options.batch_size)
 
     def run(self) -> dict[str, Any]:
         """Measure everything in turn; the content of bench.json.

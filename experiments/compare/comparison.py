@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import check_choice, check_whole
+from vit_patch_env.checks import check_choice, check_integer
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.checkpoints.callback import parse_interval
 from vit_patch_env.experiments.compare.display import CompareDisplay
@@ -108,7 +108,7 @@ class Comparison:
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
         self.console = console
-        check_whole("[1, inf)", jobs=options.jobs)
+        check_integer(1, jobs=options.jobs)
         parse_interval(options.checkpoint_every)
         for name, values in (("methods", options.methods), ("seeds", options.seeds)):
             if not values:
@@ -117,7 +117,7 @@ class Comparison:
             if twice is not None:
                 raise ValueError(f"{name} must differ from each other, got {twice} twice")
         for seed in options.seeds:
-            check_whole("[0, 4294967295]", seed=seed)
+            check_integer(0, 4294967295, seed=seed)
         for method in options.methods:
             check_choice(tuple(METHODS), methods=method)
             followed = METHODS[method].follows

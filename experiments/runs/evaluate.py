@@ -28,7 +28,7 @@ class Evaluation:
     def __init__(self, options: EvaluateOptions, console: Console) -> None:
         self.console = console
         folder = RunFolder(options.run)
-        folder.check_whole(VIT, AGENT)
+        folder.check_files(VIT, AGENT)
         result = folder.read_result()
         trained = folder.options
         changes = {"data_dir": options.data_dir, "device": options.device}

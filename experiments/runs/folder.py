@@ -160,7 +160,7 @@ class RunFolder:
         # Last of all, so that a run counts as finished only when it is.
         write_json(self.path / RESULT, {**result, **config, "files": files})
 
-    def check_whole(self, *names: str) -> None:
+    def check_files(self, *names: str) -> None:
         """Refuse files that are not those that the result was written with.
 
         Raises:

@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vit_patch_env.agents import PatchBandit
-from vit_patch_env.checks import check_whole
+from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,
@@ -48,10 +48,10 @@ class Pretraining:
     def __init__(self, options: PretrainOptions, console: Console) -> None:
         self.console = console
         self.path = Path(options.out)
-        check_whole("[1, inf)", episodes=options.episodes, jobs=options.jobs)
+        check_integer(1, episodes=options.episodes, jobs=options.jobs)
         for epochs in options.budgets:
-            check_whole("[1, inf)", budgets=epochs)
-        check_whole("[0, 4294967295]", seed=options.seed)
+            check_integer(1, budgets=epochs)
+        check_integer(0, 4294967295, seed=options.seed)
         if self.path.suffix != ".zip":
             raise ValueError(f"out must end in .zip, got {options.out}")
         if self.path.exists() and not options.overwrite:

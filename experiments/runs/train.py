@@ -21,7 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from vit_patch_env import ENV_ID, CountAction, Selector, ViTPatchSelectEnv
-from vit_patch_env.checks import check_whole
+from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,
@@ -64,11 +64,11 @@ class Run:
     def __init__(self, options: TrainOptions, console: Console) -> None:
         self.console = console
         parse_interval(options.checkpoint_every)
-        check_whole("[1, inf)", checkpoints_kept=options.checkpoints_kept)
+        check_integer(1, checkpoints_kept=options.checkpoints_kept)
         resumes = options.resume is not None
         if resumes:
             options = resumed_options(options)
-        check_whole("[0, 4294967295]", seed=options.seed)  # what Stable-Baselines3 takes
+        check_integer(0, 4294967295, seed=options.seed)  # what Stable-Baselines3 takes
         options = resolve_agent(_with_absolute_paths(options))
         self.options = options
         self.folder = RunFolder(options.out or _default_out(options))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vit_patch_env.checks import check_whole
+from vit_patch_env.checks import check_integer
 
 
 class Batch(NamedTuple):
@@ -99,7 +99,7 @@ class BatchStream:
         crop_padding: int = 4,
         flip: bool = True,
     ) -> None:
-        check_whole(f"[1, {len(images)}]", batch_size=batch_size)
+        check_integer(1, len(images), batch_size=batch_size)
         self.images = images
         self.labels = labels
         self.normalize = normalize
@@ -118,8 +118,8 @@ class BatchStream:
     @position.setter
     def position(self, position: Position) -> None:
         position = Position(*position)
-        check_whole("[0, inf)", epoch=position.epoch)
-        check_whole(f"[0, {self.batches_per_epoch - 1}]", batch=position.batch)
+        check_integer(0, epoch=position.epoch)
+        check_integer(0, self.batches_per_epoch - 1, batch=position.batch)
         self._position = position
         self._shuffle()
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
-from vit_patch_env.checks import check_choice, check_interval, check_whole
+from vit_patch_env.checks import InnerShare, Share, check, check_choice, check_integer
 from vit_patch_env.data.image_folder import find_folder_splits, load_image_folder, resize_square
 from vit_patch_env.system.cache import cache_dir
 
@@ -190,8 +190,8 @@ def from_torch(
         classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got {', '.join(classes)}")
-    check_whole(f"[0, {len(classes) - 1}]", **{"lowest label": int(labels.min())})
-    check_whole(f"[0, {len(classes) - 1}]", **{"highest label": int(labels.max())})
+    check_integer(0, len(classes) - 1, **{"lowest label": int(labels.min())})
+    check_integer(0, len(classes) - 1, **{"highest label": int(labels.max())})
     return split_source(
         Source(train_split, test_split, classes, flip),
         train_fraction=train_fraction,
@@ -208,8 +208,8 @@ def split_source(
     Raises:
         ValueError: for a fraction out of range, or a class with too few images.
     """
-    check_interval("(0, 1]", train_fraction=train_fraction)
-    check_interval("(0, 1)", val_fraction=val_fraction)
+    check(Share, train_fraction=train_fraction)
+    check(InnerShare, val_fraction=val_fraction)
     train, test = source.train, source.test
     if test is None:
         train, test = _stratified(train, TEST_FRACTION, seed, "test split")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from vit_patch_env.checks import check_choice, check_interval
+from vit_patch_env.checks import Share, check, check_choice
 from vit_patch_env.models.ats_vit import ATSViT
 from vit_patch_env.models.evit import EViT
 from vit_patch_env.models.patch_dropout import PatchDropoutViT
@@ -69,7 +69,7 @@ def check_model(name: ModelName, keep_rate: float | None = None) -> None:
         owners = [owner for owner, model in MODELS.items() if hasattr(model, "keep_rate")]
         if name not in owners:
             raise ValueError(f"keep_rate belongs to {', '.join(owners)}, got model {name}")
-        check_interval("(0, 1]", keep_rate=keep_rate)
+        check(Share, keep_rate=keep_rate)
     package = _PACKAGES.get(name)
     if package and importlib.util.find_spec(package.replace("-", "_")) is None:
         raise ValueError(f"model {name} needs {package}: pip install {package}")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import check_whole, shown
+from vit_patch_env.checks import check_integer, shown
 
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
@@ -57,7 +57,7 @@ def top_k_mask(scores: NDArray[Any], n_keep: int) -> NDArray[np.int8]:
         raise ValueError(f"scores must have shape (n_patches,), got {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError(f"scores must not be NaN, got NaN at {np.isnan(scores).argmax()}")
-    check_whole(f"[1, {len(scores)}]", n_keep=n_keep)
+    check_integer(1, len(scores), n_keep=n_keep)
     patch_mask = np.zeros(len(scores), dtype=np.int8)
     patch_mask[np.argsort(-scores, kind="stable")[:n_keep]] = 1
     return patch_mask

@@ -213,7 +213,7 @@ class Trainer:
         self.progress = 0.0
         self._started: float | None = None
         self._apart_seconds = 0.0
-        # Whole numbers as far as they go: a float of many FLOPs could miss the budget's last one.
+        # Integers as far as they go: a float of many FLOPs could miss the budget's last one.
         self._uncounted: defaultdict[_StepKind, float] = defaultdict(int)
         self._flops: float = 0
         self._flops_of: dict[Any, int] = {} if flops_of is None else flops_of
