@@ -12,10 +12,11 @@ from tests.test_env import run_episode
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import mean_attention_output
-from vit_patch_env.training import trainer as training
+from vit_patch_env.training import flop_meter, stopwatch
+from vit_patch_env.training import run as training_run
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flops import FlopCount
-from vit_patch_env.training.trainer import learning_rate_factor
+from vit_patch_env.training.schedule import learning_rate_factor
 
 SIZES = {
     name: TINY[name] for name in ("patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
@@ -39,6 +40,10 @@ def maker(kind, **kwargs):
     return lambda n_classes, channels: kind(
         n_classes=n_classes, channels=channels, **SIZES, **kwargs
     )
+
+
+def flops_of(env):
+    return env.episode.flops()
 
 
 def progress_of(results):
@@ -86,10 +91,9 @@ class WithoutProducts(nn.Module):
 
 
 def test_a_budget_says_what_share_is_used():
-    trainer = SimpleNamespace(n_steps_done=5, seconds=3.0, count_flops=lambda: 10)
-    assert Budget("epochs", 20).used(trainer) == 0.25
-    assert Budget("seconds", 2).used(trainer) == 1.5
-    assert Budget("flops", 100).used(trainer) == 0.1
+    assert Budget("epochs", 20).share(5) == 0.25
+    assert Budget("seconds", 2).share(3.0) == 1
+    assert Budget("flops", 100).share(10) == 0.1
 
 
 def test_flops_on_all_patches_are_epochs_passes():
@@ -111,12 +115,12 @@ def test_flops_are_added_up_without_rounding(monkeypatch, flops):
 def test_fewer_patches_buy_more_steps_for_the_same_flops():
     env = make(epochs=1)
     run_episode(env, n_selected=16)
-    budget = env.flops()
+    budget = env.episode.flops()
     lengths = []
     for n_selected in (16, 10, 5):
         results = run_episode(env, n_selected=n_selected)
-        step = env.trainer().step_flops(torch.arange(n_selected))
-        assert budget <= env.flops() < budget + step
+        step = env.episode.run.step_flops(torch.arange(n_selected))
+        assert budget <= env.episode.flops() < budget + step
         lengths.append(len(results))
         assert lengths[-1] == math.ceil(budget / step)
     assert lengths[0] == 7
@@ -128,20 +132,20 @@ def test_the_last_step_may_cost_more_than_is_left():
     env = make(epochs=1)
     env.reset(seed=0)
     one = np.eye(16, dtype=np.int8)[0]
-    while env.trainer().progress < 0.97:
-        env.step(ALL if env.trainer().progress < 0.8 else one)
+    while env.episode.run.progress < 0.97:
+        env.step(ALL if env.episode.run.progress < 0.8 else one)
     _, _, _, truncated, info = env.step(ALL)
     assert truncated
     assert info["progress"] == 1
-    assert env.flops() > 1.05 * env.trainer().budget.total
+    assert env.episode.flops() > 1.05 * env.episode.run.budget.total
 
 
 def test_observations_are_paid_from_the_flops():
     env = make(observation="attention_output")
     results = run_episode(env, n_selected=16)
-    trainer = env.trainer()
-    observation = FlopCount(trainer.model).forward(mean_attention_output, trainer.batch.images)
-    share = observation / trainer.step_flops()
+    run = env.episode.run
+    observation = FlopCount(run.trainer.model).forward(mean_attention_output, run.batch.images)
+    share = observation / run.step_flops()
     assert len(results) == math.ceil(14 / (1 + share)) < 14
     assert progress_of(results)[0] == pytest.approx((1 + share) / 14)
 
@@ -150,10 +154,10 @@ def test_held_out_losses_are_paid_from_the_flops():
     env = make(reward="validation", reward_every=3)
     _, info = env.reset(seed=0)
     n_val = len(env.data.val.labels)
-    trainer = env.trainer()
-    count = FlopCount(trainer.model)
-    share = count.forward(lambda model, images: model(images), trainer.batch.images)
-    share *= n_val / 16 / trainer.step_flops()
+    run = env.episode.run
+    count = FlopCount(run.trainer.model)
+    share = count.forward(lambda model, images: model(images), run.batch.images)
+    share *= n_val / 16 / run.step_flops()
     assert 0.2 < share < 0.4
     assert info["progress"] == pytest.approx(share / 14)
     results = run_episode(env, n_selected=16)
@@ -186,7 +190,7 @@ MODEL_CASES = [
 @pytest.mark.parametrize("model", MODEL_CASES, ids=[*MODEL_CASES[:-1], "own"])
 def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
     """Whatever ran before, drew from the global generators or was asked between."""
-    monkeypatch.setattr(training, "_RECOUNT", 5)
+    monkeypatch.setattr(flop_meter, "_RECOUNT", 5)
     sizes = {"epochs": 1, "depth": 2 if model == "token_expansion" else 1}
     env = make(model=model, observation="none+run", **sizes)
     first = run_episode(env, seed=3, n_selected=10)
@@ -199,7 +203,9 @@ def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
     other.reset(seed=5)
     other.step(ALL)
     for again in (env, other):
-        results = run_episode(again, seed=3, n_selected=10, after_step=again.flops)
+        results = run_episode(
+            again, seed=3, n_selected=10, after_step=functools.partial(flops_of, again)
+        )
         for step, expected in zip(results, first, strict=True):
             assert np.array_equal(step[0], expected[0])
             assert step[1:] == expected[1:]
@@ -208,7 +214,7 @@ def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
 def test_a_users_own_model_gets_what_its_own_epochs_cost():
     own, usual = make(model=maker(Twice), epochs=1), make(epochs=1)
     assert len(run_episode(own, n_selected=16)) == len(run_episode(usual, n_selected=16)) == 7
-    assert own.flops() == pytest.approx(2 * usual.flops(), rel=0.01)
+    assert own.episode.flops() == pytest.approx(2 * usual.episode.flops(), rel=0.01)
 
 
 def test_a_model_whose_cost_depends_on_its_weights_has_one_budget():
@@ -224,7 +230,7 @@ def test_a_model_whose_cost_depends_on_its_weights_has_one_budget():
         torch.manual_seed(seed)
         env = make(model=maker(Moody))
         env.reset(seed=seed)
-        budgets.add(env.trainer().budget.total)
+        budgets.add(env.episode.run.budget.total)
     assert len(budgets) == 1
 
 
@@ -234,7 +240,7 @@ def test_models_that_reduce_tokens_get_what_a_simple_vit_costs():
     for name in ("simple_vit", "tome", "ats_vit"):
         env = make(model=name, depth=2, epochs=1)
         lengths[name] = len(run_episode(env, n_selected=16))
-        budgets.add(env.trainer().budget.total)
+        budgets.add(env.episode.run.budget.total)
     assert len(budgets) == 1
     assert lengths.pop("simple_vit") == 7
     assert min(lengths.values()) > 7
@@ -268,13 +274,13 @@ def test_a_rate_is_asked_for_before_the_end_alone():
 
 def test_the_learning_rate_follows_the_flops():
     env = make(schedule="cosine", warmup_epochs=1, learning_rate=0.01)
-    results = run_episode(env, n_selected=4, after_step=lambda: env.trainer().optimizer)
+    results = run_episode(env, n_selected=4, after_step=lambda: env.episode.run.trainer.optimizer)
     progress = [0, *progress_of(results)[:-1]]
     rates = []
     env.reset(seed=0)
     for share in progress:
         env.step((np.arange(16) < 4).astype(np.int8))
-        rates.append(env.trainer().optimizer.param_groups[0]["lr"])
+        rates.append(env.episode.run.trainer.optimizer.param_groups[0]["lr"])
         assert rates[-1] == 0.01 * learning_rate_factor(share, 1 / 14, 0.5, "cosine")
     assert len(rates) > 50
     top = int(np.argmax(rates))
@@ -290,7 +296,7 @@ def test_the_learning_rate_follows_the_flops():
 @pytest.mark.parametrize("n_desired", [None, 4])
 def test_n_steps_estimates_an_episode_of_the_desired_number(n_desired):
     env = make(n_patches_desired=n_desired, epochs=1)
-    assert abs(env.n_steps - len(run_episode(env, n_selected=n_desired or 16))) <= 1
+    assert abs(env.expected_steps - len(run_episode(env, n_selected=n_desired or 16))) <= 1
 
 
 @pytest.mark.parametrize("name", ["simple_vit", "ats_vit", "patch_merger", "tome"])
@@ -303,9 +309,9 @@ def test_no_episode_is_longer_than_max_steps(name):
 
 
 def test_max_steps_are_known_for_epochs_and_nearly_without_end_for_seconds():
-    assert make(budget="epochs").max_steps == make(budget="epochs").n_steps == 14
+    assert make(budget="epochs").max_steps == make(budget="epochs").expected_steps == 14
     assert make(budget="seconds", seconds=1).max_steps > 10**9
-    assert make(budget="seconds", seconds=1).n_steps == 14
+    assert make(budget="seconds", seconds=1).expected_steps == 14
 
 
 def test_asking_for_steps_leaves_the_global_generators_alone():
@@ -313,7 +319,7 @@ def test_asking_for_steps_leaves_the_global_generators_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     env = make()
-    assert env.n_steps < env.max_steps
+    assert env.expected_steps < env.max_steps
     run_episode(env, n_selected=16)
     assert torch.equal(torch.rand(3), expected)
 
@@ -341,7 +347,7 @@ def test_models_that_cannot_be_counted_are_refused_in_one_line(kwargs, reason):
         env.reset(seed=0)
     assert str(raised.value).endswith(f"counted, got one with: {reason}")
     with pytest.raises(ValueError, match="expected a reset before this call"):
-        env.trainer()
+        _ = env.episode
 
 
 def test_a_count_that_fails_in_mid_run_is_said_rather_than_going_on_for_ever():
@@ -370,7 +376,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=clock))
+    for module in (training_run, stopwatch):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
     return clock
 
 
@@ -390,7 +397,7 @@ def test_seconds_pass_from_the_first_step_with_the_agents_own(clock):
     env = make(budget="seconds", seconds=8, schedule="cosine", learning_rate=0.01)
     results = timed_episode(env, clock)
     assert progress_of(results) == [second / 8 for second in range(9)]
-    assert env.trainer().optimizer.param_groups[0]["lr"] < 0.0005
+    assert env.episode.run.trainer.optimizer.param_groups[0]["lr"] < 0.0005
 
 
 def test_evaluation_neither_uses_nor_extends_the_seconds(clock):
@@ -412,14 +419,12 @@ def test_seconds_end_soon_after():
     while not truncated:
         *_, truncated, info = env.step(ALL)
         shares.append(info["progress"])
-    assert 0.2 <= env.trainer().seconds < 2
+    assert 0.2 <= env.episode.run.stopwatch.training < 2
     assert shares == sorted(shares)
     assert shares[-2] < shares[-1] == 1
 
 
 def test_seconds_are_said_not_to_be_the_same_on_every_replay():
     text = " ".join(ViTPatchSelectEnv.__doc__.split())
-    assert (
-        "with the agent's own and without evaluations; it is not the same on every replay" in text
-    )
-    assert "no times but the share of a budget of seconds" in text
+    assert "including the agent's own and excluding evaluation; it differs between replays" in text
+    assert "no times except the share of a budget of seconds" in text

@@ -78,7 +78,7 @@ def test_multiples_are_named():
 
 def test_what_is_allowed_is_described():
     assert describe(Annotated[int | None, Interval(ge=1)]) == "an integer in [1, inf) or None"
-    assert describe(bool | None) == "one of False, True or None"
+    assert describe(bool | None) == "one of False, True, None"
     assert describe(str | None) == "text or None"
 
 

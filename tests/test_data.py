@@ -7,7 +7,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from vit_patch_env.data.datasets import check_dataset, from_torch, load_dataset
+from vit_patch_env.data.datasets import check_dataset, load_dataset
+from vit_patch_env.data.torch_datasets import from_torch
 
 N_DIGITS = 1797
 

@@ -1,6 +1,7 @@
 import json
 import pickle
 from dataclasses import replace
+from operator import methodcaller
 
 import gymnasium as gym
 import numpy as np
@@ -13,10 +14,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 import vit_patch_env
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
-from vit_patch_env.data.datasets import Split
+from vit_patch_env.data.splits import Split
 from vit_patch_env.episode import MAX_SKIPPED
 from vit_patch_env.models.simple_vit import SimpleViT
-from vit_patch_env.observation import FIGURES_AFTER_RUN
+from vit_patch_env.observation import FEATURES_AFTER_RUN
 from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
 
 INFO_KEYS = {
@@ -130,7 +131,7 @@ def test_an_episode_is_epochs_passes_and_then_truncated():
     env = make(epochs=3)
     results = run_episode(env)
     n_train = len(env.unwrapped.data.train.labels)
-    assert len(results) == env.unwrapped.n_steps == 3 * (n_train // TINY["batch_size"])
+    assert len(results) == env.unwrapped.expected_steps == 3 * (n_train // TINY["batch_size"])
     assert [step[2] for step in results] == [False] * len(results)
     assert [step[3] for step in results] == [False] * (len(results) - 1) + [True]
     assert [step[4]["epoch"] for step in results] == sorted([0, 1, 2] * 7)
@@ -162,7 +163,7 @@ def test_without_a_desired_number_fewer_patches_pay():
 def held_out_loss(env, n_images):
     """Of the first validation images."""
     images, labels = env.data.val
-    return env.trainer().evaluate(Split(images[:n_images], labels[:n_images])).loss
+    return env.episode.run.evaluate(Split(images[:n_images], labels[:n_images])).loss
 
 
 @pytest.mark.parametrize("n_images", [10, 999])  # of 52, in batches of 64 or less
@@ -184,7 +185,7 @@ def test_progress_is_rewarded_against_the_running_mean_per_flop():
     for index, (_, reward, _, _, info) in enumerate(results[1:], start=1):
         mean = np.mean(losses[:index])
         keep = torch.arange(info["n_selected"])
-        share = env.trainer().step_flops(keep) / env.trainer().step_flops()
+        share = env.episode.run.step_flops(keep) / env.episode.run.step_flops()
         assert 0 < share < 1
         assert reward == pytest.approx((mean - info["loss"]) / mean / share)
 
@@ -214,7 +215,7 @@ def test_asking_for_flops_changes_no_reward():
     kwargs = {"model": "ats_vit", "epochs": 1, "reward": "progress"}
     expected = run_episode(make(**kwargs), n_selected=8)
     env = make(**kwargs)
-    results = run_episode(env, n_selected=8, after_step=env.unwrapped.flops)
+    results = run_episode(env, n_selected=8, after_step=lambda: env.unwrapped.episode.flops())
     assert [step[1] for step in results] == [step[1] for step in expected]
 
 
@@ -261,7 +262,7 @@ def test_the_runs_figures_stay_in_bounds_after_a_divergence():
     env = make(observation="attention_output+run").unwrapped
     env.reset(seed=0)
     with torch.no_grad():
-        env.trainer().model.head.bias.fill_(float("nan"))
+        env.episode.model.head.bias.fill_(float("nan"))
     seen = env.step(np.ones(16, dtype=np.int8))[0]
     assert seen in env.observation_space
     assert seen[-3:] == pytest.approx([1 / 14, 1, 1])
@@ -275,7 +276,7 @@ def test_an_empty_action_keeps_a_patch_whatever_the_runs_figures(observation):
         env = make(observation=name).unwrapped
         seen, _ = env.reset(seed=0)
         assert env.step(np.zeros(16, dtype=np.int8))[4]["empty_action"]
-        masks.append(env.patch_mask())
+        masks.append(env.episode.patch_mask)
         assert np.flatnonzero(masks[-1]) == [seen[:16].argmax()]
     assert np.array_equal(*masks)
 
@@ -295,7 +296,7 @@ def test_evaluate_shows_a_selector_a_run_that_is_over():
     assert len(seen) == 2  # the first one answered without a patch
     for observation in seen:
         assert observation in env.observation_space
-        assert np.array_equal(observation[-3:], FIGURES_AFTER_RUN)
+        assert np.array_equal(observation[-3:], FEATURES_AFTER_RUN)
         assert observation[:-3].sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -303,9 +304,9 @@ def test_observation_is_that_of_the_batch_to_come(tiny_env):
     tiny_env.reset(seed=0)
     for _ in range(3):
         observation = tiny_env.step(np.ones(16, dtype=np.int8))[0]
-        trainer = tiny_env.trainer()
+        run = tiny_env.episode.run
         with torch.no_grad():
-            expected = trainer.model.first_attention(trainer.batch.images).mean(dim=(0, 2))
+            expected = run.trainer.model.first_attention(run.batch.images).mean(dim=(0, 2))
         assert np.allclose(observation, expected.numpy(), atol=1e-6)
 
 
@@ -362,7 +363,7 @@ def test_an_empty_action_keeps_the_highest_observation(tiny_env):
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_env):
     before, _ = tiny_env.reset(seed=0)
     with torch.no_grad():
-        tiny_env.trainer().model.head.bias.fill_(float("nan"))
+        tiny_env.episode.model.head.bias.fill_(float("nan"))
     after, reward, terminated, truncated, info = tiny_env.step(np.ones(16, dtype=np.int8))
     assert (terminated, truncated, info["diverged"]) == (True, False, True)
     assert reward == DIVERGED_REWARD
@@ -374,7 +375,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_env):
 
 def test_a_gradient_that_is_not_finite_is_told_and_ten_of_them_in_turn_end_the_run(tiny_env):
     tiny_env.reset(seed=0)
-    model = tiny_env.trainer().model
+    model = tiny_env.episode.model
     mask = np.ones(16, dtype=np.int8)
     hook = model.head.register_full_backward_hook(lambda *_: (torch.full((64, 16), torch.nan),))
     for _ in range(MAX_SKIPPED - 1):
@@ -386,7 +387,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_ten_of_them_in_turn_end_the_r
     hook.remove()
     assert not tiny_env.step(mask)[4]["skipped"]
     tiny_env.reset(seed=0)
-    tiny_env.trainer().model.head.register_full_backward_hook(
+    tiny_env.episode.model.head.register_full_backward_hook(
         lambda *_: (torch.full((64, 16), torch.nan),)
     )
     for step in range(1, MAX_SKIPPED + 1):
@@ -448,13 +449,13 @@ def test_the_last_episodes_vit_survives_a_reset(tiny_env):
         tiny_env.evaluate("val")
     tiny_env.reset(seed=0)
     with pytest.raises(ValueError, match="expected an episode that has ended"):
-        tiny_env.evaluate("val", episode="last")
+        tiny_env.last_episode.evaluate("val")
     run_episode(tiny_env)
     trained = tiny_env.evaluate("val")
     tiny_env.reset()
-    assert tiny_env.evaluate("val", episode="last") == trained
+    assert tiny_env.last_episode.evaluate("val") == trained
     assert tiny_env.evaluate("val") != trained
-    assert tiny_env.timings("last").train_seconds > tiny_env.timings().train_seconds == 0
+    assert tiny_env.last_episode.timings.train_seconds > tiny_env.episode.timings.train_seconds == 0
 
 
 def test_the_selecting_vit_learns():
@@ -520,7 +521,7 @@ def test_runs_in_stable_baselines_vector_environments(kind):
     assert dones.all()
     assert observations.shape == (2, 16)
     assert infos[0]["TimeLimit.truncated"]
-    metrics = envs.env_method("evaluate", "val", episode="last")
+    metrics = envs.env_method("ask", methodcaller("evaluate", "val"), ended=True)
     assert metrics[0] != metrics[1]  # two seeds, two runs
     envs.close()
 
@@ -612,7 +613,7 @@ def test_a_validation_reward_without_validation_images_is_refused_before_any_tra
 
 
 def test_an_unknown_render_mode_is_refused():
-    with pytest.raises(ValueError, match="render_mode must be one of None, rgb_array, got 'x'"):
+    with pytest.raises(ValueError, match="render_mode must be one of rgb_array, None, got 'x'"):
         ViTPatchSelectEnv(**TINY, render_mode="x")
 
 

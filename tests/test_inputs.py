@@ -77,7 +77,7 @@ def test_arguments_of_the_environment(kwargs):
         return env
 
     env = accepted(run)
-    assert env is None or env.n_steps_done == 1
+    assert env is None or env.steps_done == 1
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +129,10 @@ def arrays(draw, n=16):
 @given(arrays())
 @pytest.mark.filterwarnings("ignore")  # NumPy's of odd types and casts
 def test_actions(running, action):
-    before = running.n_steps_done
+    before = running.steps_done
     given_action = copy.copy(action) if isinstance(action, np.ndarray) else None
     done = accepted(running.step, action)
-    assert running.n_steps_done == before + (done is not None)
+    assert running.steps_done == before + (done is not None)
     if isinstance(action, np.ndarray):
         assert np.array_equal(action, given_action) or (action != action).any()
     if done is not None:

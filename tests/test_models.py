@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -11,18 +12,20 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vit_patch_env.models import MODELS, check_model, make_model
+from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.models.ats_vit import pack, sample_tokens
 from vit_patch_env.models.evit import fuse
 from vit_patch_env.models.layers.tokens import cosine_similarity
 from vit_patch_env.models.token_expansion import expand, merge_rest
 from vit_patch_env.models.tome import bipartite_matching, merge
+from vit_patch_env.names import ModelName
 
 TINY = {
     "n_classes": 4, "image_size": 16, "dim": 16, "depth": 4, "heads": 2, "dim_head": 8,
     "mlp_dim": 32,
 }  # fmt: skip
-WITH_KEEP_RATE = [name for name, model in MODELS.items() if hasattr(model, "keep_rate")]
+MODELS = {name: model_class(name) for name in get_args(ModelName)}
+WITH_KEEP_RATE = [name for name, model in MODELS.items() if model.published_keep_rate is not None]
 
 every_model = pytest.mark.parametrize("name", list(MODELS))
 
@@ -220,7 +223,7 @@ def test_only_adaptive_token_sampling_lets_the_images_decide():
 
 @pytest.mark.parametrize("name", WITH_KEEP_RATE)
 def test_a_model_has_its_published_keep_rate_unless_told(name):
-    assert make(name).keep_rate == MODELS[name].keep_rate
+    assert make(name).keep_rate == MODELS[name].published_keep_rate
     assert make(name, keep_rate=0.6).keep_rate == 0.6
     check_model(name, 1)
 

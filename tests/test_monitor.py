@@ -13,7 +13,7 @@ from vit_patch_env import CountAction, ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, MultiOutputDQN
 from vit_patch_env.experiments import EpochFigures, StepFigures, TrainingMonitor
 from vit_patch_env.experiments.runs.display import Display
-from vit_patch_env.training.trainer import Trainer
+from vit_patch_env.training.run import TrainingRun
 
 SCALARS = {
     "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",
@@ -64,10 +64,10 @@ def test_epoch_figures_are_those_of_the_environment():
     epochs, steps = [], []
     monitor = TrainingMonitor(on_epoch=epochs.append, on_step=steps.append, max_episodes=1)
     model = FixedRule("random", env, n_keep=4, seed=0).learn(10**6, callback=monitor)
-    assert model.num_timesteps == env.n_steps == len(steps) == 21
+    assert model.num_timesteps == env.expected_steps == len(steps) == 21
     assert [figures.epoch for figures in epochs] == [1, 2, 3]
     assert all(figures.n_selected == 4 for figures in epochs)
-    assert epochs[-1].val_accuracy == env.evaluate("val", episode="last").accuracy
+    assert epochs[-1].val_accuracy == env.last_episode.evaluate("val").accuracy
     losses = [step.info["loss"] for step in steps]
     assert epochs[1].train_loss == pytest.approx(np.mean(losses[7:14]))
     assert epochs[0].epsilon is None
@@ -82,7 +82,7 @@ def test_steps_that_changed_nothing_are_counted_and_shown(capsys):
 
     class Overflow(BaseCallback):
         def _on_step(self):
-            for weight in env.trainer().model.parameters():
+            for weight in env.episode.model.parameters():
                 weight.register_hook(lambda gradient: gradient * float("nan"))
             return self.n_calls < 4
 
@@ -100,7 +100,7 @@ def test_time_is_told_apart():
     epochs = []
     monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
     MultiOutputDQN("MlpPolicy", env).learn(100, callback=monitor)
-    timings = env.timings("last")
+    timings = env.last_episode.timings
     assert monitor.clock.train == pytest.approx(timings.train_seconds)
     assert monitor.clock.agent > timings.observe_seconds
     assert sum(figures.train_seconds for figures in epochs) == pytest.approx(monitor.clock.train)
@@ -114,15 +114,15 @@ def test_time_is_told_apart():
 def test_counting_flops_is_told_apart_where_steps_do_it_and_once_where_the_callback_does(
     budget, monkeypatch
 ):
-    count = Trainer.count_flops
+    count = TrainingRun.flops
 
-    def count_for_long(trainer):
-        trainer.aside_seconds += 1000  # more than the test can take
-        return count(trainer)
+    def count_for_long(run):
+        run.stopwatch.seconds["count"] += 1000  # more than the test can take
+        return count(run)
 
     env, monitor = make(budget=budget), TrainingMonitor(max_episodes=2)
     agent = FixedRule("all", env).learn(1)
-    monkeypatch.setattr(Trainer, "count_flops", count_for_long)
+    monkeypatch.setattr(TrainingRun, "flops", count_for_long)
     agent.learn(10**6, callback=monitor, reset_num_timesteps=False)
     assert monitor.n_calls > 20
     assert round(monitor.clock.apart / 1000) == (monitor.n_calls if budget == "flops" else 0)
@@ -152,7 +152,7 @@ def test_an_epoch_that_the_budget_cuts_short_is_told_of():
     progress = [figures.progress for figures in epochs]
     assert progress == sorted(progress)
     assert progress[-1] == 1
-    assert len(steps) > 2 * env.n_steps / 3 > 14
+    assert len(steps) > 2 * env.expected_steps / 3 > 14
 
 
 def test_learning_goes_on_within_an_episode():

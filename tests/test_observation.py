@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import (
-    FIGURES_AFTER_RUN,
+    FEATURES_AFTER_RUN,
     OBSERVATIONS,
-    RUN_FIGURES,
+    RUN_FEATURES,
     mean_attention_output,
     mean_attention_received,
     nothing,
-    run_figures,
+    run_features,
 )
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_a_zero_for_every_patch(model):
 def test_spaces_have_the_patches_and_the_run(name):
     observation = OBSERVATIONS[name]
     space = observation.space(16)
-    assert space.shape == (16 + RUN_FIGURES * name.endswith("+run"),)
+    assert space.shape == (16 + RUN_FEATURES * name.endswith("+run"),)
     assert space.dtype == np.float32
     assert (space.low[:16] == np.float32(observation.low)).all()
     assert (space.high[:16] == np.float32(observation.high)).all()
@@ -65,13 +65,13 @@ figures = st.floats(0, 1e300) | st.just(float("inf"))
 
 
 @given(figures, figures, figures)
-def test_run_figures_are_float32_within_their_bounds(progress, ratio, share):
-    values = run_figures(progress, ratio, share)
+def test_run_features_are_float32_within_their_bounds(progress, ratio, share):
+    values = run_features(progress, ratio, share)
     assert values.dtype == np.float32
-    assert values.shape == (RUN_FIGURES,)
+    assert values.shape == (RUN_FEATURES,)
     assert np.concatenate((np.zeros(9, np.float32), values)) in OBSERVATIONS["none+run"].space(9)
 
 
-def test_run_figures_stand_in_their_order():
-    assert run_figures(0.25, 3, 0.5).tolist() == [0.25, 3, 0.5]
-    assert FIGURES_AFTER_RUN.tolist() == [1, 0, 1]
+def test_run_features_stand_in_their_order():
+    assert run_features(0.25, 3, 0.5).tolist() == [0.25, 3, 0.5]
+    assert FEATURES_AFTER_RUN.tolist() == [1, 0, 1]

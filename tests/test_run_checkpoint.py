@@ -103,7 +103,7 @@ def named(name, **env):
     options = resolve_agent(options)
     env = make_env(options.env)
     if options.env.patch_size == TINY["patch_size"]:  # counting takes longer than all the rest
-        env._flops_of = FLOPS.setdefault(options.env.observation, {})
+        env._factory._known_flops = FLOPS.setdefault(options.env.observation, {})
     return make_agent(options, env), env
 
 
@@ -135,7 +135,7 @@ def test_every_agent_takes_the_course_it_would_have_taken(name, rollouts, tmp_pa
         assert its_monitor.flops == monitor.flops
         assert its_monitor.n_selected_mean == monitor.n_selected_mean
         assert np.array_equal(its_monitor.selected, monitor.selected)
-        figures = [one.evaluate("test", episode="last") for one in (env, its_env)]
+        figures = [one.last_episode.evaluate("test") for one in (env, its_env)]
         assert figures[0] == figures[1]
         assert same(take(other.policy), take(agent.policy))
 
@@ -168,7 +168,7 @@ def test_a_run_that_had_ended_is_at_its_end_again(tmp_path, monkeypatch):
     notes, its_monitor, _ = learn(other, its_env, tmp_path / "run", resume=True)
     assert notes == expected
     assert its_monitor.n_calls == monitor.n_calls == N_STEPS
-    assert its_env.evaluate("test", episode="last") == env.evaluate("test", episode="last")
+    assert its_env.last_episode.evaluate("test") == env.last_episode.evaluate("test")
 
 
 def test_several_environments_and_wrappers_of_stable_baselines(tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_users_model_may_draw_from_torchs_global_generator(tmp_path, monkeypat
 
     def make():
         env = ViTPatchSelectEnv(**TINY | {"model": dropout_model, "epochs": 4})
-        env._flops_of = FLOPS.setdefault("dropout", {})
+        env._factory._known_flops = FLOPS.setdefault("dropout", {})
         return PPO("MlpPolicy", env, n_steps=10, batch_size=10, seed=1, device="cpu"), env
 
     expected, *_ = learn(*make(), tmp_path / "unbroken")
@@ -230,7 +230,7 @@ def test_the_time_of_checkpoints_is_no_training_time(tmp_path, monkeypatch):
 
     def slow(step, state):
         write(step, state)
-        env.set_aside(1000)  # as if it took so long
+        env.exclude_time(1000)  # as if it took so long
 
     monkeypatch.setattr(checkpoint.folder, "write", slow)
     monkeypatch.setattr("vit_patch_env.experiments.runs.monitor.time.perf_counter", lambda: 0.0)
@@ -297,7 +297,7 @@ def test_target_networks_that_move_within_a_rollout_are_saved_as_they_were(tmp_p
         env = EnvOptions(**TINY | {"epochs": 4})
         options = TrainOptions(agent="dqn", actions="count", sb3=values, seed=3, env=env)
         world = make_env(options.env)
-        world._flops_of = FLOPS.setdefault("attention_output", {})
+        world._factory._known_flops = FLOPS.setdefault("attention_output", {})
         return make_agent(options, world), world
 
     agent, env = make()
@@ -441,14 +441,14 @@ def test_the_recorder_says_again_what_it_heard():
     first[0][1][0] = 1000  # as an algorithm may
     recorder.forget()
     recorder.repeat(answers)
-    n_steps_done = env.envs[0].unwrapped.n_steps_done
+    n_steps_done = env.envs[0].unwrapped.steps_done
     again = [recorder.step(masks) for _ in range(3)]
-    assert env.envs[0].unwrapped.n_steps_done == n_steps_done == 3
+    assert env.envs[0].unwrapped.steps_done == n_steps_done == 3
     assert again[0][1][0] != 1000
     assert [one[3][0]["loss"] for one in again] == [one[3][0]["loss"] for one in first]
     assert recorder.n_again == 0
     recorder.step(masks)
-    assert env.envs[0].unwrapped.n_steps_done == 4
+    assert env.envs[0].unwrapped.steps_done == 4
 
 
 def test_options_are_the_same_dataclass():

@@ -1,5 +1,6 @@
 """ViTPatchSelectEnv.save and load."""
 
+import copy
 import gc
 import weakref
 
@@ -51,16 +52,16 @@ def test_a_loaded_run_takes_the_same_course(kwargs, tmp_path):
     env = ViTPatchSelectEnv(**TINY | kwargs)
     env.reset(seed=1)
     *_, (seen, *_) = play(env, 5)
-    shown = env.patch_mask()
+    shown = env.episode.patch_mask
     env.save(tmp_path / "run")
     expected = play(env, 8, seed=1)
     other = ViTPatchSelectEnv(**TINY | kwargs)
     observation, info = other.load(tmp_path / "run")
     assert observation.tolist() == seen
     assert info["progress"] == pytest.approx(5 / 14) or kwargs.get("budget") == "flops"
-    assert np.array_equal(other.patch_mask(), shown)
+    assert np.array_equal(other.episode.patch_mask, shown)
     assert play(other, 8, seed=1) == expected
-    assert other.flops() == env.flops()
+    assert other.episode.flops() == env.episode.flops()
     assert other.evaluate("val") == env.evaluate("val")
     # The next episode too.
     assert env.reset()[0].tolist() == other.reset()[0].tolist()
@@ -84,15 +85,15 @@ def test_the_episode_that_ended_is_saved_too(tmp_path):
     env.reset(seed=0)
     assert play(env, 14)[-1][2] == [False, True]
     env.save(tmp_path / "end")
-    figures = env.evaluate("test", episode="last")
+    figures = env.last_episode.evaluate("test")
     env.reset()
     play(env, 2)
     env.save(tmp_path / "later")
     for name in ("end", "later"):
         other = ViTPatchSelectEnv(**TINY)
         other.load(tmp_path / name)
-        assert other.evaluate("test", episode="last") == figures
-    assert other.n_steps_done == 2
+        assert other.last_episode.evaluate("test") == figures
+    assert other.steps_done == 2
 
 
 def test_a_budget_of_seconds_goes_on_where_it_was(tmp_path):
@@ -100,7 +101,7 @@ def test_a_budget_of_seconds_goes_on_where_it_was(tmp_path):
     env = ViTPatchSelectEnv(**kwargs)
     env.reset(seed=0)
     play(env, 2)
-    env.trainer()._started -= 20  # as if it had trained for so long
+    env.episode.run.stopwatch._started -= 20  # as if it had trained for so long
     env.save(tmp_path / "run")
     other = ViTPatchSelectEnv(**kwargs)
     other.load(tmp_path / "run")
@@ -111,10 +112,10 @@ def test_time_that_is_set_aside_is_no_training_time():
     env = ViTPatchSelectEnv(**TINY)
     env.reset(seed=0)
     play(env, 2)
-    env.set_aside(1000)
-    assert env.timings().aside_seconds >= 1000
-    assert env.trainer().seconds < 0
-    assert env.timings().train_seconds < 100
+    env.exclude_time(1000)
+    assert env.episode.timings.excluded_seconds >= 1000
+    assert env.episode.run.stopwatch.training < 0
+    assert env.episode.timings.train_seconds < 100
 
 
 def test_a_users_model_that_keeps_to_its_own_generator_is_restored(tmp_path):
@@ -167,12 +168,10 @@ def test_a_failed_load_leaves_the_run_as_it_was(tmp_path):
     env = ViTPatchSelectEnv(**TINY)
     env.reset(seed=0)
     state = env.state_dict()
-    weights = dict(state["current"]["trainer"]["model"])
-    weights.popitem()
-    broken = {**state, "current": {**state["current"], "trainer": {
-        **state["current"]["trainer"], "model": weights}}}  # fmt: skip
+    broken = copy.deepcopy(state)
+    broken["episode"]["run"]["trainer"]["model"].popitem()
     expected = env.evaluate("val")
-    for damage in (broken, {}, {**state, "np_random": None}, {**state, "last": 5}):
+    for damage in (broken, {}, {**state, "np_random": None}, {**state, "last_episode": 5}):
         with pytest.raises(ValueError, match="expected the state of a run"):
             env.load_state_dict(damage)
         assert env.evaluate("val") == expected
@@ -191,7 +190,7 @@ def test_close_frees_everything_and_a_reset_begins_anew():
     env.reset()
     held = [
         weakref.ref(thing)
-        for thing in (env.trainer().model, env.trainer("last").model, env.data.train.images)
+        for thing in (env.episode.model, env.last_episode.model, env.data.train.images)
     ]
     env.close()
     gc.collect()

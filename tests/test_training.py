@@ -1,5 +1,6 @@
 import math
 import pickle
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,24 +8,34 @@ import torch
 from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
-from vit_patch_env.data.datasets import Split
+from vit_patch_env.data.splits import Split
 from vit_patch_env.models.simple_vit import SimpleViT
-from vit_patch_env.observation import nothing
-from vit_patch_env.training import trainer as training
-from vit_patch_env.training.trainer import (
-    Trainer,
+from vit_patch_env.observation import mean_attention_output, nothing
+from vit_patch_env.training import run as training_run
+from vit_patch_env.training import stopwatch
+from vit_patch_env.training.budget import Budget
+from vit_patch_env.training.precision import (
+    Precision,
     has_bf16,
-    learning_rate_factor,
     resolve_device,
     resolve_precision,
 )
+from vit_patch_env.training.run import TrainingRun
+from vit_patch_env.training.schedule import learning_rate_factor
+from vit_patch_env.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
 
-def make_trainer(
-    seed: int = 0, model: SimpleViT | None = None, device: torch.device = CPU, **kwargs
-) -> Trainer:
+def make_run(
+    seed: int = 0,
+    model: SimpleViT | None = None,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    observe=mean_attention_output,
+    known_flops=None,
+    **kwargs,
+) -> TrainingRun:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model or SimpleViT(
@@ -38,72 +49,78 @@ def make_trainer(
         batch_size=8,
         seed=seed,
     )
-    return Trainer(model, stream, n_steps=20, device=device, **kwargs)
+    trainer = Trainer(model, Precision(device, dtype), **kwargs)
+    return TrainingRun(
+        trainer, stream, observe=observe, budget=Budget("epochs", 20), known_flops=known_flops
+    )
 
 
 def test_train_step_is_plain_adam_on_the_kept_patches():
-    trainer, reference = make_trainer(), make_trainer()
+    run, reference = make_run(), make_run()
     keep = torch.tensor([1, 4, 9])
-    loss = trainer.train_step(trainer.batch, keep)
+    loss = run.trainer.step(run.batch, keep)
 
-    model = reference.model
+    model = reference.trainer.model
     expected = F.cross_entropy(model(reference.batch.images, keep), reference.batch.labels)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     expected.backward()
     optimizer.step()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+    for ours, theirs in zip(run.trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_learns_its_images(dtype):
-    trainer = make_trainer(learning_rate=5e-3, dtype=dtype)
-    batch = trainer.batch
-    first = trainer.train_step(batch).item()
+    run = make_run(learning_rate=5e-3, dtype=dtype)
+    batch = run.batch
+    first = run.trainer.step(batch).item()
     for _ in range(60):
-        last = trainer.train_step(batch).item()
+        last = run.trainer.step(batch).item()
     assert last < 0.3 * first
 
 
 def test_step_trains_on_the_batch_that_was_observed():
-    trainer = make_trainer()
-    watched = trainer.batch
-    expected = make_trainer().train_step(watched).item()
-    result = trainer.step()
+    run = make_run()
+    watched = run.batch
+    expected = make_run().trainer.step(watched).item()
+    result = run.step()
     assert result.loss == pytest.approx(expected)
-    assert not torch.equal(trainer.batch.images, watched.images)
-    assert torch.allclose(
-        torch.from_numpy(result.observation), trainer.observe(trainer.batch.images)
-    )
+    assert not torch.equal(run.batch.images, watched.images)
+    assert torch.allclose(torch.from_numpy(result.observation), run.observe(run.batch.images))
 
 
 def test_progress_is_the_share_of_the_steps_and_ends_at_one():
-    trainer = make_trainer()
-    assert trainer.progress == 0
+    run = make_run()
+    assert run.progress == 0
     for step in range(1, 22):
-        trainer.step()
-        assert trainer.progress == min(step / 20, 1)
+        run.step()
+        assert run.progress == min(step / 20, 1)
 
 
 def test_validation_loss_is_that_of_an_evaluation():
-    trainer, plain = make_trainer(), make_trainer()
-    split = Split(trainer.stream.images[:20], trainer.stream.labels[:20])
+    run, plain = make_run(), make_run()
+    split = Split(run.stream.images[:20], run.stream.labels[:20])
     batches = [
-        Batch(trainer.stream.normalize(images), labels)
+        Batch(run.stream.normalize(images), labels)
         for images, labels in zip(split.images.split(8), split.labels.split(8), strict=True)
     ]  # the last one is shorter
-    assert trainer.validation_loss(batches) == pytest.approx(plain.evaluate(split).loss, rel=1e-5)
-    assert trainer.step().loss == plain.step().loss
+    assert run.validation_loss(batches) == pytest.approx(plain.evaluate(split).loss, rel=1e-5)
+    assert run.step().loss == plain.step().loss
 
 
 def test_seconds_begin_with_the_first_step():
-    trainer = make_trainer()
-    trainer.evaluate(Split(trainer.stream.images, trainer.stream.labels))
-    assert trainer.seconds == 0
-    trainer.step()
-    first = trainer.seconds
-    assert 0 < trainer.train_seconds + trainer.observe_seconds <= first < trainer.seconds
+    run = make_run()
+    run.evaluate(Split(run.stream.images, run.stream.labels))
+    assert run.stopwatch.training == 0
+    run.step()
+    first = run.stopwatch.training
+    assert (
+        0
+        < run.stopwatch.seconds["train"] + run.stopwatch.seconds["observe"]
+        <= first
+        < run.stopwatch.training
+    )
 
 
 def test_step_keeps_time_apart(monkeypatch):
@@ -117,20 +134,21 @@ def test_step_keeps_time_apart(monkeypatch):
         pass_time(5)
         return nothing(model, images)
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
-    trainer = make_trainer(observation=look)
-    trainer.model.register_forward_hook(lambda *_: pass_time(2))
+    for module in (training_run, stopwatch):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    run = make_run(observe=look)
+    run.trainer.model.register_forward_hook(lambda *_: pass_time(2))
     for _ in range(3):
-        trainer.step()
-    assert (trainer.train_seconds, trainer.observe_seconds) == (6, 15)
-    assert trainer.seconds == 21
+        run.step()
+    assert (run.stopwatch.seconds["train"], run.stopwatch.seconds["observe"]) == (6, 15)
+    assert run.stopwatch.training == 21
 
 
 def test_observe_leaves_model_and_gradients_alone():
-    trainer = make_trainer()
-    before = [parameter.clone() for parameter in trainer.model.parameters()]
-    trainer.observe(trainer.batch.images)
-    for parameter, old in zip(trainer.model.parameters(), before, strict=True):
+    run = make_run()
+    before = [parameter.clone() for parameter in run.trainer.model.parameters()]
+    run.observe(run.batch.images)
+    for parameter, old in zip(run.trainer.model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
         assert parameter.grad is None
 
@@ -147,61 +165,66 @@ class Overflowing(SimpleViT):
         return logits
 
 
-def overflowing_trainer(**kwargs):
+def state_of(run):
+    trainer = run.trainer
+    return pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+
+
+def overflowing_run(**kwargs):
     torch.manual_seed(0)
     sizes = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
-    return make_trainer(model=Overflowing(n_classes=4, **sizes), **kwargs)
+    return make_run(model=Overflowing(n_classes=4, **sizes), **kwargs)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gradient_that_is_not_finite_changes_nothing(optimizer, dtype):
-    trainer = overflowing_trainer(optimizer=optimizer, dtype=dtype)
-    trainer.step()
-    trainer.model.overflows = True
-    before = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
-    loss, skipped, observation = trainer.step()
+    run = overflowing_run(optimizer=optimizer, dtype=dtype)
+    run.step()
+    run.trainer.model.overflows = True
+    before = state_of(run)
+    loss, skipped, observation = run.step()
     assert math.isfinite(loss)
     assert skipped
     assert torch.isfinite(torch.from_numpy(observation)).all()
-    after = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    after = state_of(run)
     assert after == before
-    assert trainer.n_steps_done == 2  # a step of the budget all the same
-    trainer.model.overflows = False
-    assert not trainer.step().skipped
-    changed = pickle.dumps((trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]))
+    assert run.steps_done == 2  # a step of the budget all the same
+    run.trainer.model.overflows = False
+    assert not run.step().skipped
+    changed = state_of(run)
     assert changed != before
 
 
 def test_label_smoothing_is_in_the_training_loss_but_not_in_evaluation():
-    plain, smooth = make_trainer(), make_trainer(label_smoothing=0.5)
+    plain, smooth = make_run(), make_run(label_smoothing=0.5)
     split = Split(plain.stream.images, plain.stream.labels)
     assert plain.evaluate(split) == smooth.evaluate(split)
     expected = F.cross_entropy(
-        smooth.model(smooth.batch.images), smooth.batch.labels, label_smoothing=0.5
+        smooth.trainer.model(smooth.batch.images), smooth.batch.labels, label_smoothing=0.5
     )
-    assert smooth.train_step(smooth.batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert smooth.trainer.step(smooth.batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_adamw_decays_weights_that_get_no_gradient_step():
-    with_decay = make_trainer(optimizer="adamw", weight_decay=0.5, learning_rate=1e-2)
-    without = make_trainer(optimizer="adamw", learning_rate=1e-2)
-    for trainer in (with_decay, without):
-        trainer.train_step(trainer.batch)
+    with_decay = make_run(optimizer="adamw", weight_decay=0.5, learning_rate=1e-2)
+    without = make_run(optimizer="adamw", learning_rate=1e-2)
+    for run in (with_decay, without):
+        run.trainer.step(run.batch)
     norms = [
-        sum(parameter.square().sum().item() for parameter in trainer.model.parameters())
-        for trainer in (with_decay, without)
+        sum(parameter.square().sum().item() for parameter in run.trainer.model.parameters())
+        for run in (with_decay, without)
     ]
     assert norms[0] < norms[1]
 
 
 def test_evaluate_counts_what_the_model_predicts():
-    trainer = make_trainer()
-    trainer.model = Constant()
+    run = make_run()
+    run.trainer.model = Constant()
     split = Split(
         torch.zeros(10, 3, 16, 16, dtype=torch.uint8), torch.tensor([0] * 6 + [1, 2, 3, 3])
     )
-    metrics = trainer.evaluate(split)
+    metrics = run.evaluate(split)
     assert metrics.accuracy == 0.6
     assert metrics.recall == pytest.approx(0.25)  # one class of four is always found
     assert metrics.precision == pytest.approx(0.6 / 4)
@@ -216,23 +239,23 @@ class Constant(torch.nn.Module):
 
 
 def test_evaluate_asks_for_the_patches_of_every_batch():
-    trainer = make_trainer()
+    run = make_run()
     asked = []
 
     def select(images):
         asked.append(len(images))
         return torch.tensor([0])
 
-    split = Split(trainer.stream.images, trainer.stream.labels)
-    assert trainer.evaluate(split, select) != trainer.evaluate(split)
+    split = Split(run.stream.images, run.stream.labels)
+    assert run.evaluate(split, select) != run.evaluate(split)
     assert asked == [8] * 4
 
 
 def test_a_trainer_pickles():
-    trainer = make_trainer()
-    trainer.step()
-    copy = pickle.loads(pickle.dumps(trainer))
-    assert copy.step().loss == trainer.step().loss
+    run = make_run()
+    run.step()
+    copy = pickle.loads(pickle.dumps(run))
+    assert copy.step().loss == run.step().loss
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine():
@@ -248,11 +271,14 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
 
 
 def test_the_schedule_reaches_the_optimiser():
-    trainer = make_trainer(schedule="cosine", warmup=0.25, learning_rate=0.1)
+    run = make_run(
+        schedule=partial(learning_rate_factor, step_share=1 / 20, warmup=0.25, schedule="cosine"),
+        learning_rate=0.1,
+    )
     rates = []
     for _ in range(20):
-        trainer.step()
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        run.step()
+        rates.append(run.trainer.optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.02)
     assert max(rates) == pytest.approx(0.1)
     assert rates[-1] < 0.01
@@ -286,21 +312,21 @@ def test_resolve_precision_follows_the_hardware(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert has_bf16(CPU) == capable
         expected = torch.bfloat16 if capable else torch.float32
-        assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("bf16", CPU) == torch.bfloat16
-    assert resolve_precision("fp32", CPU) == torch.float32
+        assert resolve_precision("auto", CPU) == (CPU, expected)
+    assert resolve_precision("bf16", CPU) == (CPU, torch.bfloat16)
+    assert resolve_precision("fp32", CPU) == (CPU, torch.float32)
     with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp8'"):
         resolve_precision("fp8", CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_step_on_cuda_does_not_wait_for_the_host_before_its_end():
-    trainer = make_trainer(device=torch.device("cuda"), dtype=torch.bfloat16)
+    run = make_run(device=torch.device("cuda"), dtype=torch.bfloat16)
     keep = torch.tensor([1, 4, 9], device="cuda")
-    trainer.step(keep)  # the first step allocates
+    run.step(keep)  # the first step allocates
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer.train_step(trainer.batch, keep)
-        trainer.observe(trainer.stream.next().images)
+        run.trainer.step(run.batch, keep)
+        run.observe(run.stream.next().images)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -117,10 +117,12 @@ def problem(annotation: Any, error: ValidationError) -> str:
 def describe(annotation: Any) -> str:
     """The values that an annotation allows: "an integer in [1, inf) or None"."""
     kinds, metadata = _kinds(annotation)
+    choices = [choice for kind in kinds for choice in _choices(kind)]
+    if choices:
+        return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        choices = _choices(kind)
-        word = f"one of {_listed(choices)}" if choices else _NAMES.get(kind, "a list")
+        word = _NAMES.get(kind, "a list")
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -141,7 +143,7 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a type that has few: those of a Literal, of bool; of None only beside them."""
+    """The values of a type that has few: those of a Literal, and of bool."""
     if kind is bool:
         return (False, True)
     return get_args(kind) if get_origin(kind) is Literal else ()

@@ -1,44 +1,73 @@
-"""One episode: a ViT's training run, what is remembered of it, and what its steps are worth."""
+"""One episode: a ViT's training run, what an agent sees of it, and what its steps are worth."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from vit_patch_env.checks import check_choice
 from vit_patch_env.data.batches import Batch
-from vit_patch_env.observation import run_figures
+from vit_patch_env.data.splits import ImageData
+from vit_patch_env.names import RewardName, SplitName
+from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
+from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
 from vit_patch_env.reward import (
     DIVERGED_REWARD,
     REWARDS,
-    RewardName,
     RewardTerms,
     StepOutcome,
     patch_term,
     reward_terms,
 )
-from vit_patch_env.training.trainer import Trainer
+from vit_patch_env.training.evaluation import Metrics
+from vit_patch_env.training.run import TrainingRun
 
 _WINDOW = 50
-"""Steps that running means reach back over."""
+"""Steps that running means are taken over."""
 
 MAX_SKIPPED = 10
-"""Steps skipped one after the other that end a run: its weights no longer change."""
+"""Consecutive skipped steps that end a run: its weights no longer change."""
 
 N_SHOWN = 8
 """Images of a batch that are kept for rendering."""
 
 
+class Selector(Protocol):
+    """Anything with Stable-Baselines3's predict()."""
+
+    def predict(
+        self,
+        observation: NDArray[np.float32],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Patch masks for one or many observations, and the next hidden state."""
+
+
+class Selection(NamedTuple):
+    """The patches that an action selects, never none of them.
+
+    Attributes:
+        patch_mask: (n_patches,), True = train on this patch.
+        empty_action: whether the action selected none, so that the patch with the highest
+            observation is selected instead.
+    """
+
+    patch_mask: NDArray[np.bool_]
+    empty_action: bool
+
+
 class Outcome(NamedTuple):
-    """What came of a step: its loss and reward, and the terms of equation 2.3.
+    """The outcome of a step: its loss and reward, and the terms of equation 2.3.
 
     Attributes:
         skipped: whether a gradient was not finite, so that the step changed no weights.
-        diverged: whether the run ends here: by a loss that is not finite, or as too many steps in
-            turn were skipped.
+        diverged: whether the run ends here: the loss is not finite, or too many consecutive steps
+            were skipped.
     """
 
     loss: float
@@ -57,121 +86,239 @@ class RewardSettings(NamedTuple):
     every: int
 
 
-@dataclass
+class Timings(NamedTuple):
+    """Where an episode's time went, in seconds.
+
+    Attributes:
+        train_seconds: training steps, batches included.
+        observe_seconds: the agent's observations.
+        reset_seconds: making the episode.
+        excluded_seconds: counting FLOPs, checkpoints and the like, which no training needs.
+    """
+
+    train_seconds: float
+    observe_seconds: float
+    reset_seconds: float
+    excluded_seconds: float
+
+
 class Episode:
     """What `reset` makes and `step` advances.
 
+    Args:
+        run: of the ViT.
+        data: that it trains on.
+        observation: what the agent sees.
+        reward: what it is rewarded for.
+        validation: batches that the validation loss is measured on, if the reward needs it.
+
     Attributes:
-        trainer: of the ViT.
-        settings: of the reward.
-        held_out: batches that the held-out loss is measured on, if the reward needs it.
-        observation: of the next batch, (n_patches,); the last healthy one after a divergence.
-        reset_seconds: time that `reset` took.
-        shown: the first images of the batch last trained on, and its patch mask.
+        run: of the ViT.
+        values: the patches' part of the observation of the next batch, (n_patches,) float32; the
+            last finite one after a divergence.
+        shown: the first images of the batch last trained on, normalised, and its patch mask; None
+            before the first step.
     """
 
-    trainer: Trainer
-    settings: RewardSettings
-    held_out: list[Batch]
-    observation: NDArray[np.float32] = field(init=False)
-    reset_seconds: float = 0.0
-    shown: tuple[Tensor, NDArray[np.bool_]] | None = None
-
-    def __post_init__(self) -> None:
-        self.observation = self.trainer.observe(self.trainer.batch.images).cpu().numpy()
+    def __init__(
+        self,
+        run: TrainingRun,
+        data: ImageData,
+        *,
+        observation: Observation,
+        reward: RewardSettings,
+        validation: list[Batch],
+    ) -> None:
+        self.run = run
+        self.data = data
+        self.shown: tuple[Tensor, NDArray[np.bool_]] | None = None
+        self.values: NDArray[np.float32] = run.observe(run.batch.images).cpu().numpy()
+        self._observation = observation
+        self._reward = reward
+        self._validation = validation
         self._initial_loss = self._mean_loss = math.nan
         self._selected_share = 1.0
-        self._n_skipped_in_turn = 0
-        self._val_loss = self.trainer.validation_loss(self.held_out) if self.held_out else math.nan
-        self.trainer.update_progress()
+        self._n_consecutive_skipped = 0
+        self._val_loss = run.validation_loss(validation) if validation else math.nan
+        run.update_progress()
 
     @property
-    def run_figures(self) -> NDArray[np.float32]:
-        """Share of the budget used, running loss over the first, running share of patches: (3,)."""
-        ratio = self._mean_loss / self._initial_loss if self._initial_loss > 0 else 1.0
-        return run_figures(self.trainer.progress, ratio, self._selected_share)
+    def model(self) -> nn.Module:
+        """The ViT."""
+        return self.run.trainer.model
 
-    def step(self, patch_mask: NDArray[np.bool_], keep: Tensor | None) -> Outcome:
-        """Train on the next batch, and say what came of it.
+    @property
+    def patch_mask(self) -> NDArray[np.bool_]:
+        """(n_patches,), what the last step trained on; all patches before the first."""
+        if self.shown is None:
+            return np.ones_like(self.values, dtype=np.bool_)
+        return self.shown[1].copy()
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went so far."""
+        seconds = self.run.stopwatch.seconds
+        return Timings(
+            seconds["train"],
+            seconds["observe"],
+            seconds["reset"],
+            seconds["count"] + seconds["other"],
+        )
+
+    def flops(self) -> float:
+        """FLOPs of steps, observations and rewards so far, without the agent's networks."""
+        return self.run.flops()
+
+    def exclude_time(self, seconds: float) -> None:
+        """Exclude seconds, such as those of a checkpoint, from the measured training time."""
+        self.run.stopwatch.seconds["other"] += seconds
+
+    def view(self, values: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """What the agent sees of the next batch, or of other ones after the run.
+
+        Args:
+            values: the patches' part of the observation of other batches, (n_patches,).
+        """
+        if not self._observation.with_run:
+            return (self.values if values is None else values).copy()
+        if values is not None:
+            return np.concatenate((values, FEATURES_AFTER_RUN))
+        ratio = self._mean_loss / self._initial_loss if self._initial_loss > 0 else 1.0
+        features = run_features(self.run.progress, ratio, self._selected_share)
+        return np.concatenate((self.values, features))
+
+    def select(self, action: Any, values: NDArray[np.float32] | None = None) -> Selection:
+        """The patches that an action selects.
+
+        Args:
+            action: (n_patches,), 1 = train on this patch.
+            values: the patches' part of the observation that it answers; by default of the next
+                batch.
+
+        Raises:
+            ValueError: for another shape or values other than 0 and 1.
+        """
+        values = self.values if values is None else values
+        patch_mask = check_patch_mask(action, len(values))
+        empty = not patch_mask.any()
+        if empty:
+            patch_mask[values.argmax()] = True
+        return Selection(patch_mask, empty)
+
+    def step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
+        """Train on the next batch.
 
         Args:
             patch_mask: (n_patches,), True = train on this patch.
-            keep: the same as indices (n_keep,) on the device, or None for all.
         """
-        self.shown = self.trainer.batch.images[:N_SHOWN], patch_mask
+        run, settings = self.run, self._reward
+        keep = self._keep(patch_mask)
+        self.shown = run.batch.images[:N_SHOWN], patch_mask
         flops_share = self._flops_share(keep)  # at the rate that the step trains with
-        loss, skipped, observation = self.trainer.step(keep)
-        if np.isfinite(observation).all():
-            self.observation = observation
+        loss, skipped, values = run.step(keep)
+        if np.isfinite(values).all():
+            self.values = values
         n_selected, n_patches = int(patch_mask.sum()), len(patch_mask)
         decrease = self._val_loss_decrease()
-        self._n_skipped_in_turn = self._n_skipped_in_turn + 1 if skipped else 0
+        self._n_consecutive_skipped = self._n_consecutive_skipped + 1 if skipped else 0
         finite = math.isfinite(loss) and math.isfinite(decrease)
-        if not finite or self._n_skipped_in_turn == MAX_SKIPPED:
-            patch = patch_term(n_selected, self.settings.n_patches_desired, n_patches)
+        if not finite or self._n_consecutive_skipped == MAX_SKIPPED:
+            patch = patch_term(n_selected, settings.n_patches_desired, n_patches)
             return Outcome(loss, DIVERGED_REWARD, RewardTerms(0.0, patch), skipped, diverged=True)
-        if self.trainer.n_steps_done == 1:
+        if run.steps_done == 1:
             self._initial_loss = self._mean_loss = loss
         outcome = StepOutcome(
             loss=loss,
             initial_loss=self._initial_loss,
             mean_loss=self._mean_loss,
             n_selected=n_selected,
-            n_desired=self.settings.n_patches_desired,
+            n_desired=settings.n_patches_desired,
             n_patches=n_patches,
-            alpha=self.settings.alpha,
+            alpha=settings.alpha,
             flops_share=flops_share,
             val_loss_decrease=decrease,
         )
-        weight = 1 / min(self.trainer.n_steps_done, _WINDOW)
+        weight = 1 / min(run.steps_done, _WINDOW)
         self._mean_loss += weight * (loss - self._mean_loss)
         self._selected_share += weight * (n_selected / n_patches - self._selected_share)
-        reward = REWARDS[self.settings.name](outcome)
+        reward = REWARDS[settings.name](outcome)
         return Outcome(loss, reward, reward_terms(outcome), skipped, diverged=False)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the episode's further course depends on, as plain data and tensors.
+    def evaluate(self, split: SplitName, selector: Selector | None = None) -> Metrics:
+        """Metrics of the ViT on a split: loss, accuracy, macro precision, recall and F1.
 
-        The trainer's tensors are its own, not copies.
+        Args:
+            split: `val` for choices made while training, `test` for final metrics, or `train`.
+            selector: anything with Stable-Baselines3's predict(), asked deterministically for
+                the patches of each batch; by default all patches are used. Where it sees run
+                features, they are those of a run that has ended: 1, 0, 1.
+
+        Raises:
+            ValueError: for an unknown split.
+        """
+        check_choice(get_args(SplitName), split=split)
+        state: Any = None
+
+        def select(images: Tensor) -> Tensor | None:
+            nonlocal state
+            assert selector is not None
+            # After a divergence they are not finite, which policies refuse.
+            values = np.nan_to_num(self.run.observe(images).cpu().numpy())
+            action, state = selector.predict(self.view(values), state=state, deterministic=True)
+            return self._keep(self.select(action, values).patch_mask)
+
+        chosen = None if selector is None else select
+        return self.run.evaluate(getattr(self.data, split), chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the episode depends on, as plain data and tensors.
+
+        The run's tensors are its own, not copies.
         """
         # A copy, as otherwise the whole batch would be written.
         shown = self.shown and (self.shown[0].clone(), torch.from_numpy(self.shown[1]))
         return {
-            "trainer": self.trainer.state_dict(),
-            "observation": torch.from_numpy(self.observation),
+            "run": self.run.state_dict(),
+            "values": torch.from_numpy(self.values),
             "losses": (self._initial_loss, self._mean_loss, self._val_loss),
             "selected_share": self._selected_share,
-            "n_skipped_in_turn": self._n_skipped_in_turn,
-            "reset_seconds": self.reset_seconds,
+            "n_consecutive_skipped": self._n_consecutive_skipped,
             "shown": shown,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where an episode of the same settings was."""
-        self.trainer.load_state_dict(state["trainer"])
-        self.observation = state["observation"].numpy()
+        """Resume another episode of the same arguments."""
+        self.run.load_state_dict(state["run"])
+        self.values = state["values"].numpy()
         self._initial_loss, self._mean_loss, self._val_loss = state["losses"]
         self._selected_share = state["selected_share"]
-        self._n_skipped_in_turn = state["n_skipped_in_turn"]
-        self.reset_seconds = state["reset_seconds"]
+        self._n_consecutive_skipped = state["n_consecutive_skipped"]
         self.shown = None
         if state["shown"] is not None:
             images, patch_mask = state["shown"]
-            self.shown = images.to(self.trainer.device), patch_mask.numpy()
+            self.shown = images.to(self._device), patch_mask.numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.run.trainer.precision.device
+
+    def _keep(self, patch_mask: NDArray[np.bool_]) -> Tensor | None:
+        """Indices of the kept patches, on the device; None where all are kept."""
+        if patch_mask.all():
+            return None
+        return mask_to_keep(patch_mask).to(self._device, non_blocking=True)
 
     def _val_loss_decrease(self) -> float:
-        """Of the held-out loss since it was last measured; 0 where it is not this step's turn."""
-        trainer = self.trainer
-        if not self.held_out:
+        """Of the validation loss since its last measurement; 0 where none is due."""
+        run = self.run
+        if not self._validation or (run.steps_done % self._reward.every and run.progress < 1):
             return 0.0
-        if trainer.n_steps_done % self.settings.every and trainer.progress < 1:
-            return 0.0
-        before, self._val_loss = self._val_loss, trainer.validation_loss(self.held_out)
-        trainer.update_progress()
+        before, self._val_loss = self._val_loss, run.validation_loss(self._validation)
+        run.update_progress()
         return before - self._val_loss
 
     def _flops_share(self, keep: Tensor | None) -> float:
         """The step's FLOPs over those of one on all patches, where the reward asks for them."""
-        if self.settings.name != "progress" or keep is None:
+        if self._reward.name != "progress" or keep is None:
             return 1.0
-        return self.trainer.step_flops(keep) / self.trainer.step_flops()
+        return self.run.step_flops(keep) / self.run.step_flops()

@@ -1,7 +1,7 @@
 """What an agent sees of a batch and of the run: pure functions, chosen by name."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -9,12 +9,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-ObservationName = Literal[
-    "attention_output", "attention_received", "none",
-    "attention_output+run", "attention_received+run", "none+run",
-]  # fmt: skip
+from vit_patch_env.names import ObservationName
 
-RUN_FIGURES = 3
+RUN_FEATURES = 3
 """Numbers that the observations `...+run` have after those of the patches."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -41,34 +38,34 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
 
 
 def nothing(model: Any, images: Tensor) -> Tensor:
-    """Zeros (n_patches,), at no cost: for rules that do not look."""
+    """Zeros (n_patches,), at no cost: for rules that do not use an observation."""
     return torch.zeros(model.n_patches, device=images.device)
 
 
-def run_figures(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:
-    """How far the run is, (3,): for agents that are to act differently at its start and its end.
+def run_features(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:
+    """The state of the run, (3,): for agents that act differently at its start and at its end.
 
     Args:
         progress: share of the budget used, in [0, 1].
         loss_ratio: running mean of the training loss over the first loss.
         selected_share: running mean of the share of patches selected, in [0, 1].
     """
-    figures = np.array((progress, loss_ratio, selected_share), dtype=np.float64)
-    return figures.clip(0, (1, _FLOAT32_MAX, 1)).astype(np.float32)
+    features = np.array((progress, loss_ratio, selected_share), dtype=np.float64)
+    return features.clip(0, (1, _FLOAT32_MAX, 1)).astype(np.float32)
 
 
-FIGURES_AFTER_RUN = run_figures(1, 0, 1)
-"""What an agent sees of a run that is over."""
+FEATURES_AFTER_RUN = run_features(1, 0, 1)
+"""What an agent sees of a run that has ended."""
 
 
 class Observation(NamedTuple):
-    """An observation's function of model and images, its bounds, and whether the run is in it.
+    """An observation's function of model and images, its bounds, and whether it includes the run.
 
     Attributes:
         function: gives a value for each patch, (n_patches,).
         low: bound of these values.
         high: bound of these values.
-        with_run: whether `run_figures` follow.
+        with_run: whether `run_features` are appended.
     """
 
     function: Callable[[Any, Tensor], Tensor]
@@ -77,11 +74,11 @@ class Observation(NamedTuple):
     with_run: bool = False
 
     def space(self, n_patches: int) -> spaces.Space[NDArray[np.float32]]:
-        """Box of shape (n_patches,), or (n_patches + 3,) with the run's figures."""
+        """Box of shape (n_patches,), or (n_patches + 3,) with run features."""
         low, high = np.full(n_patches, self.low), np.full(n_patches, self.high)
         if self.with_run:
-            low = np.concatenate((low, np.zeros(RUN_FIGURES)))
-            high = np.concatenate((high, run_figures(1, np.inf, 1)))
+            low = np.concatenate((low, np.zeros(RUN_FEATURES)))
+            high = np.concatenate((high, run_features(1, np.inf, 1)))
         box = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         return cast("spaces.Space[NDArray[np.float32]]", box)
 

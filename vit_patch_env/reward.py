@@ -1,9 +1,9 @@
-"""Rewards by name: pure functions of what is known of a training step."""
+"""Rewards by name: pure functions of the outcome of a training step."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-RewardName = Literal["paper", "validation", "progress", "aic"]
+from vit_patch_env.names import RewardName
 
 MAX_LOSS_RATIO = 1000.0
 """Bound on L(0) / L(t), so that a loss of zero still gives a finite reward."""
@@ -13,7 +13,7 @@ DIVERGED_REWARD = -100.0
 
 
 class StepOutcome(NamedTuple):
-    """What a reward may look at.
+    """The outcome of a training step, which a reward is a function of.
 
     Attributes:
         loss: training loss of the step, on the selected patches.
@@ -24,7 +24,8 @@ class StepOutcome(NamedTuple):
         n_patches: of an image.
         alpha: weight of the loss against the number of patches, in [0, 1].
         flops_share: the step's FLOPs over those of one on all patches.
-        val_loss_decrease: of the held-out loss since it was last measured; 0 where it was not.
+        val_loss_decrease: decrease of the validation loss since its last measurement; 0 where it
+            was not measured.
     """
 
     loss: float
@@ -78,16 +79,16 @@ def reward_terms(outcome: StepOutcome) -> RewardTerms:
 def paper_reward(outcome: StepOutcome) -> float:
     """AgentViT's (paper, section 2.4, equation 2.3), in [-n_patches, 1000].
 
-    It grows as the training loss falls, whoever made it fall, and is highest at the desired number.
+    It grows as the training loss falls, whatever the cause, and is highest at the desired number.
     """
     return weighted_reward(reward_terms(outcome), outcome.alpha)
 
 
 def validation_reward(outcome: StepOutcome) -> float:
-    """Decrease of the loss on held-out training images, all their patches; any finite number.
+    """Decrease of the loss on the validation images, all their patches; any finite number.
 
-    What the paper names as future work. It is measured every so many steps and at the end, and is
-    0 between: an episode's sum is its first held-out loss less its last.
+    Future work in the paper. It is measured every `reward_every` steps and at the end, and is 0 in
+    between: an episode's sum is its first validation loss minus its last.
     """
     return outcome.val_loss_decrease
 
@@ -96,19 +97,20 @@ def progress_reward(outcome: StepOutcome) -> float:
     """Relative decrease of the loss against its running mean, per FLOP; in [-10, 10].
 
     `(mean_loss - loss) / mean_loss`, divided by the step's FLOPs in units of a step on all patches.
-    The ratio of learning speed to cost; Graves et al. 2017, arXiv:1704.03003, reward a curriculum
-    by the like. Few patches raise the loss by themselves, which this reward cannot tell apart.
+    The ratio of learning progress to cost, similar to the rewards of Graves et al. 2017,
+    arXiv:1704.03003, for a curriculum. Few patches raise the loss by themselves, which this reward
+    cannot distinguish from learning.
     """
     decrease = (outcome.mean_loss - outcome.loss) / max(outcome.mean_loss, 1e-30)
     return min(max(decrease / max(outcome.flops_share, 1e-30), -10.0), 10.0)
 
 
 def aic_reward(outcome: StepOutcome) -> float:
-    """Log-likelihood of the labels less the share of tokens, in (-inf, 0].
+    """Log-likelihood of the labels minus the share of tokens, in (-inf, 0].
 
     `-(loss + n_selected / n_patches)`: half of Akaike's criterion (Akaike 1974) with the share of
-    tokens where it has the number of parameters; all patches cost as much as one nat. What the
-    paper names as future work.
+    tokens in place of the number of parameters; all patches cost as much as one nat. Future work
+    in the paper.
     """
     return -(outcome.loss + outcome.n_selected / outcome.n_patches)
 

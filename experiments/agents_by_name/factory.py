@@ -155,7 +155,7 @@ def _new_agent(
         values = asdict(options.dqn)
         if values["eps_decay"] is None and options.env.budget != "epochs":
             # How many steps there will be, the algorithm cannot know from how long it may learn.
-            values["eps_decay"] = PAPER_EPS_DECAY * min(1.0, env.n_steps / PAPER_TIMESTEPS)
+            values["eps_decay"] = PAPER_EPS_DECAY * min(1.0, env.expected_steps / PAPER_TIMESTEPS)
         return MultiOutputDQN(POLICIES[name], world, **values, **shared)
     if algorithm is FixedRule:
         rule = name if name in FixedRule.policy_aliases else DRAWN_BY[options.draw]
@@ -170,7 +170,7 @@ def _new_agent(
         if value not in known:
             raise ValueError(f"--sb3 must be values of {name} ({', '.join(known)}), got {value!r}")
     if not {"n_steps", "batch_size"} & set(given):
-        given = {**_rollout_defaults(algorithm, env.n_steps), **given}
+        given = {**_rollout_defaults(algorithm, env.expected_steps), **given}
     policy = "BanditPolicy" if algorithm is PatchBandit else "MlpPolicy"
     try:
         return algorithm(policy, world, **shared | given)
@@ -190,19 +190,19 @@ def _n_keep(
     """The number of patches that a rule keeps, one for each step, or as a function of progress."""
     if options.follow is not None:
         counts = RunFolder(options.follow).read_steps()
-        if len(counts) != env.n_steps:
+        if len(counts) != env.expected_steps:
             raise ValueError(
-                f"follow must be a run of {env.n_steps} steps, "
+                f"follow must be a run of {env.expected_steps} steps, "
                 f"got {options.follow} of {len(counts)}"
             )
         return counts
     if options.agent in SCHEDULES:
         return ScheduledCount(options.agent, env.n_patches, env.epochs)
-    if env.n_patches_desired is None and options.agent != "all":
+    if env.config.n_patches_desired is None and options.agent != "all":
         raise ValueError(
             f"agent {options.agent} needs n_patches_desired, the number to keep, got None"
         )
-    return env.n_patches_desired
+    return env.config.n_patches_desired
 
 
 def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:

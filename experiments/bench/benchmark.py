@@ -37,14 +37,10 @@ from vit_patch_env.experiments.bench.report import (
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.runs.folder import device_name, provenance, write_json
+from vit_patch_env.names import PrecisionName
 from vit_patch_env.system.memory import is_out_of_memory, peak_memory
 from vit_patch_env.training.flops import FlopCount
-from vit_patch_env.training.trainer import (
-    PrecisionName,
-    has_bf16,
-    resolve_device,
-    resolve_precision,
-)
+from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
 
 class Setup(NamedTuple):
@@ -112,8 +108,7 @@ class Bench:
         check_dataset(options.dataset, options.data_dir)
         self.device = resolve_device(options.device)
         check_choice(get_args(PrecisionName), precision=options.precision)
-        dtype = resolve_precision(options.precision, self.device)
-        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        self.precision = resolve_precision(options.precision, self.device).name
         check_integer(1, steps=options.steps, repeats=options.repeats,
             max_repeats=options.max_repeats,
         )  # fmt: skip

@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 
 from vit_patch_env import ImageData, ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.names import PrecisionName
 from vit_patch_env.patches.selection import mask_to_keep
-from vit_patch_env.training.trainer import PrecisionName
 
 
 class Contender(Protocol):
@@ -224,18 +224,18 @@ class Ours:
         self.n_keep = n_keep
         self.rng = np.random.default_rng(0)
         self.env.reset(seed=0)
-        self.trainer = self.env.trainer()
+        self.run = self.env.episode.run
 
     def steps(self, n_steps: int) -> None:
         """Train on a fixed batch."""
-        batch = self.trainer.batch
+        batch = self.run.batch
         for _ in range(n_steps):
-            self.trainer.train_step(batch, self._keep()).item()
+            self.run.trainer.step(batch, self._keep()).item()
 
     def epoch(self, n_steps: int) -> None:
         """Train on augmented batches, without observations."""
         for _ in range(n_steps):
-            self.trainer.train_step(self.trainer.stream.next(), self._keep()).item()
+            self.run.trainer.step(self.run.stream.next(), self._keep()).item()
 
     def parts(self) -> dict[str, float]:
         """There is no agent."""
@@ -267,9 +267,9 @@ class OursWithAgent(Ours):
         # It learns from the first steps on, so that every measured step is one of a run's middle.
         self.agent = MultiOutputDQN("MlpPolicy", env, learning_starts=0, seed=0, device="cpu")
         self.agent.learn(10)
-        self.trainer = self.env.trainer()
+        self.run = self.env.episode.run
         self.seconds: dict[str, float] = {}
-        self._time(self.trainer, "observe", "observation")
+        self._time(self.run, "observe", "observation")
         self._time(self.agent, "predict", "prediction")
         self._time(self.agent, "_store_transition", "replay")
         self._time(self.agent, "train", "update")
@@ -277,10 +277,11 @@ class OursWithAgent(Ours):
     def epoch(self, n_steps: int) -> None:
         """Train on augmented batches, with the agent."""
         self.seconds = dict.fromkeys(self.seconds, 0.0)
-        trained, started = self.trainer.train_seconds, time.perf_counter()
+        trained, started = self.run.stopwatch.seconds["train"], time.perf_counter()
         self.agent.learn(n_steps, reset_num_timesteps=False)
         total = time.perf_counter() - started
-        rest = total - (self.trainer.train_seconds - trained) - sum(self.seconds.values())
+        trained = self.run.stopwatch.seconds["train"] - trained
+        rest = total - trained - sum(self.seconds.values())
         self.seconds["the rest of the loop"] = rest
 
     def epoch_alone(self, n_steps: int) -> None:

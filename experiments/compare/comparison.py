@@ -222,7 +222,7 @@ class Comparison:
         shared = make_env(given)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
-        self.images = shared.images_figures()  # a later call must have the same
+        self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
             options = method_options(name, 0, given, self.path)
             if METHODS[name].follows and options.env.n_patches_desired is None:

@@ -39,7 +39,7 @@ class Evaluation:
             raise ValueError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
-            load_model(self.env.trainer().model, str(folder.vit))
+            load_model(self.env.episode.model, str(folder.vit))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
@@ -53,6 +53,6 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """Evaluate on the test images and print the figures."""
-        result = {"test": evaluate(self.env, self.agent, self.actions, episode="current")}
+        result = {"test": evaluate(self.env, self.env.episode, self.agent, self.actions)}
         show_result(result, self.console)
         return result

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
 
-from vit_patch_env import Metrics
+from vit_patch_env import Episode, Metrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 
@@ -51,7 +52,7 @@ class EpochFigures(NamedTuple):
 _FIGURES = (
     "n_calls", "num_timesteps", "n_selected_mean", "selected", "n_selected", "n_skipped", "flops",
     "peak_memory_bytes", "diverged", "_apart_seconds", "_past_train_seconds", "_past_flops",
-    "_n_episodes", "_n_steps", "_n_selected", "_n_steps_done", "_recent", "_seconds_aside",
+    "_n_episodes", "_n_steps", "_n_selected", "_steps_done", "_recent", "_seconds_aside",
 )  # fmt: skip
 """Attributes of a `TrainingMonitor` that a checkpoint holds as they are."""
 
@@ -149,8 +150,8 @@ class TrainingMonitor(BaseCallback):
         self.clock = Clock()
         self._apart_seconds = 0.0
         # Of episodes that are over; less what this one trained for before learning began.
-        self._past_train_seconds = -self._call_first_env("timings").train_seconds
-        self._past_flops = -self._call_first_env("flops")
+        self._past_train_seconds = -self._ask(attrgetter("timings")).train_seconds
+        self._past_flops = -self._ask(methodcaller("flops"))
         self.flops = 0
         self._device: torch.device = self._of_first_env("device")
         self.peak_memory_bytes = 0
@@ -160,7 +161,7 @@ class TrainingMonitor(BaseCallback):
         self._n_patches: int = self._of_first_env("n_patches")
         self._n_episodes = self._n_steps = self._n_selected = self.n_skipped = 0
         self.diverged = False
-        self._n_steps_done: int = self._of_first_env("n_steps_done")  # of the episode
+        self._steps_done: int = self._of_first_env("steps_done")  # of the episode
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -170,14 +171,13 @@ class TrainingMonitor(BaseCallback):
         metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
         self._record("hparams", HParam(hyperparameters, metrics))
         # What the episode has counted so far; reading its FLOPs, above, counts too.
-        self._seconds_aside = self._call_first_env("timings").aside_seconds
+        self._seconds_aside = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         infos, done = self.locals["infos"], bool(self.locals["dones"][0])
-        # At an episode's end the environment has reset itself already.
-        self._episode = "last" if done else "current"
+        self._ended = done  # then the environment has reset itself already
         self._count(infos[0], self.locals["rewards"][0])
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
@@ -190,8 +190,8 @@ class TrainingMonitor(BaseCallback):
                     sum(self._sums.n_selected) / self._sums.n_steps,
                 )
             )
-        self._n_steps_done += 1
-        if done or self._n_steps_done % self._steps_per_epoch == 0:
+        self._steps_done += 1
+        if done or self._steps_done % self._steps_per_epoch == 0:
             self._end_epoch(infos[0], entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
@@ -210,7 +210,7 @@ class TrainingMonitor(BaseCallback):
         sums.n_skipped += info["skipped"]
         self.n_skipped += info["skipped"]
         # Not the action: wrappers of the environment make it mean something else.
-        sums.patch_masks += self._call_first_env("patch_mask", self._episode)
+        sums.patch_masks += self._ask(attrgetter("patch_mask"), ended=self._ended)
         self._n_steps += 1
         self._n_selected += info["n_selected"]
         self.diverged |= info["diverged"]
@@ -221,22 +221,22 @@ class TrainingMonitor(BaseCallback):
     ) -> None:
         """Evaluate, log and report the epoch whose last step was just taken."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self._device))
-        timings = self._call_first_env("timings", self._episode)
+        timings = self._ask(attrgetter("timings"), ended=done)
         # What the environment counted in its steps; what is counted here is in this callback.
-        self._apart_seconds += timings.aside_seconds - self._seconds_aside
+        self._apart_seconds += timings.excluded_seconds - self._seconds_aside
         if done:
-            self._apart_seconds += self._call_first_env("timings").reset_seconds
+            self._apart_seconds += self._ask(attrgetter("timings")).reset_seconds
         self.clock = Clock(
             total_seconds, self._past_train_seconds + timings.train_seconds, self._apart_seconds
         )
-        flops = self._past_flops + self._call_first_env("flops", self._episode)
-        self._seconds_aside = self._call_first_env("timings").aside_seconds
+        flops = self._past_flops + self._ask(methodcaller("flops"), ended=done)
+        self._seconds_aside = self._ask(attrgetter("timings")).excluded_seconds
         epoch_flops, self.flops = flops - self.flops, flops
         if done:
             self._past_train_seconds = self.clock.train
             self._past_flops = flops
-            self._n_steps_done = 0
-        val: Metrics = self._call_first_env("evaluate", "val", episode=self._episode)
+            self._steps_done = 0
+        val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
         sums = self._sums
         epoch_train = self.clock.train - sums.began.train
         alone = self.training_env.num_envs == 1
@@ -306,8 +306,9 @@ class TrainingMonitor(BaseCallback):
     def _of_first_env(self, attribute: str) -> Any:
         return self.training_env.get_attr(attribute, indices=[0])[0]
 
-    def _call_first_env(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return self.training_env.env_method(method, *args, indices=[0], **kwargs)[0]
+    def _ask(self, question: Callable[[Episode], Any], *, ended: bool = False) -> Any:
+        """The first environment's running episode, or the one that ended last."""
+        return self.training_env.env_method("ask", question, ended=ended, indices=[0])[0]
 
 
 def _heat_map(

@@ -88,8 +88,8 @@ class Pretraining:
         else:
             vec_env = DummyVecEnv(worlds)
         self._say(
-            f"{options.agent} learns over {options.episodes} runs of about {self.env.n_steps} "
-            f"steps, {options.jobs} at once."
+            f"{options.agent} learns over {options.episodes} runs of about "
+            f"{self.env.expected_steps} steps, {options.jobs} at once."
         )
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         agent = make_agent(self.train_options, self.env, vec_env)

@@ -20,7 +20,7 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
-from vit_patch_env import ENV_ID, CountAction, Selector, ViTPatchSelectEnv
+from vit_patch_env import ENV_ID, CountAction, Episode, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
@@ -105,7 +105,7 @@ class Run:
                 keep=options.checkpoints_kept,
                 callback=self.monitor,
                 also={"tables": self.tables},
-                belongs_to={**_course(options), **self.env.images_figures()},
+                belongs_to={**_course(options), **self.env.image_statistics()},
                 resume=resumes,
             )
             self.begins_again = resumes and self.checkpoint.resumed_steps is None
@@ -184,11 +184,11 @@ class Run:
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
         self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
-        model = env.trainer("last").model
+        model = env.last_episode.model
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
-            "test": evaluate(env, agent, self.options.actions, episode="last"),
+            "test": evaluate(env, env.last_episode, agent, self.options.actions),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
@@ -200,7 +200,7 @@ class Run:
             "classes": list(env.data.classes),
             "device": str(env.device),
             "device_name": device_name(env.device),
-            "precision": "bf16" if env.dtype.itemsize == 2 else "fp32",
+            "precision": env.precision.name,
         }
         self.tables.write()
         folder.write_result(result)
@@ -349,7 +349,7 @@ def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
 
 
 def evaluate(
-    env: ViTPatchSelectEnv, agent: BaseAlgorithm, actions: str, episode: Any
+    env: ViTPatchSelectEnv, episode: Episode, agent: BaseAlgorithm, actions: str
 ) -> dict[str, Any]:
     """Test figures on all patches and on the agent's."""
     selector = cast("Selector", agent)
@@ -358,8 +358,8 @@ def evaluate(
             selector, cast("gym.ActionWrapper[Any, Any, Any]", ACTIONS[actions](env))
         )
     return {
-        "all_patches": env.evaluate("test", episode=episode)._asdict(),
-        "agent_patches": env.evaluate("test", selector=selector, episode=episode)._asdict(),
+        "all_patches": episode.evaluate("test")._asdict(),
+        "agent_patches": episode.evaluate("test", selector)._asdict(),
     }
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from vit_patch_env.data.resize import resize_square
 from vit_patch_env.system.files import replacing
 from vit_patch_env.system.memory import check_fits
 
@@ -226,18 +226,3 @@ def _read_image(path: Path) -> Tensor:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise ValueError(f"expected a readable image, got {path}: {error}") from error
-
-
-def resize_square(images: Tensor, image_size: int) -> Tensor:
-    """Square images (..., channels, image_size, image_size): shorter side resized, centre kept.
-
-    Raises:
-        ValueError: if they do not fit into memory.
-    """
-    if images.shape[-2:] == (image_size, image_size):
-        return images
-    n_channels = math.prod(images.shape[:-2])
-    check_fits(n_channels * image_size**2, f"images of image_size {image_size}")
-    resized: Tensor = transforms.resize(images, [image_size], antialias=True)
-    square: Tensor = transforms.center_crop(resized, [image_size, image_size])
-    return square

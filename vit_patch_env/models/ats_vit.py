@@ -29,10 +29,10 @@ class ATSViT(ViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.55
+    published_keep_rate = 0.55
     data_dependent = True
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         super().__init__(**vit_options)
         self.keep_rate = keep_rate
 
@@ -106,3 +106,6 @@ def pack(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """
     index = chosen_first(chosen)[:, : int(chosen.sum(dim=1).max())]
     return index, chosen.gather(1, index)
+
+
+MODEL = ATSViT

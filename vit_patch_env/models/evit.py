@@ -24,9 +24,9 @@ class EViT(ViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.7
+    published_keep_rate = 0.7
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         super().__init__(**vit_options)
         self.keep_rate = keep_rate
 
@@ -73,3 +73,6 @@ def fuse(tokens: Tensor, weights: Tensor, n_keep: int) -> Tensor:
     rest = weights.gather(1, order[:, n_keep:])[..., None]
     fused = (rest * others[:, n_keep:]).sum(dim=1, keepdim=True)
     return torch.cat((tokens[:, :1], others[:, :n_keep], fused), dim=1)
+
+
+MODEL = EViT

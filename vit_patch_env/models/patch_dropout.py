@@ -21,9 +21,10 @@ class PatchDropoutViT(SimpleViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.5
+    published_keep_rate = 0.5
+    package = "timm"
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         from timm.layers.patch_dropout import PatchDropout  # an optional package
 
         super().__init__(**vit_options)
@@ -72,3 +73,6 @@ def draws_of(generator: torch.Generator) -> Iterator[None]:
     finally:
         generator.set_state(shared.get_state())
         shared.set_state(before)
+
+
+MODEL = PatchDropoutViT

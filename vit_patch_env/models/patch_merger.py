@@ -19,9 +19,10 @@ class PatchMergerViT(SimpleViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.125
+    published_keep_rate = 0.125
+    package = "vit-pytorch"
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         from vit_pytorch.vit_with_patch_merger import PatchMerger  # an optional package
 
         super().__init__(**vit_options)
@@ -37,3 +38,6 @@ class PatchMergerViT(SimpleViT):
             if index == middle:
                 tokens = self.merger(tokens).to(tokens.dtype)  # autocast's is narrower
         return tokens
+
+
+MODEL = PatchMergerViT

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -55,11 +56,15 @@ class SimpleViT(nn.Module):
 
     Attributes:
         n_prefix_tokens: tokens before the patches', such as a class token.
-        data_dependent: whether the images decide how many tokens there are.
+        data_dependent: whether the number of tokens depends on the images.
+        published_keep_rate: default of the argument `keep_rate`; None for a model without it.
+        package: that the model needs beyond this package's own requirements.
     """
 
     n_prefix_tokens = 0
     data_dependent = False
+    published_keep_rate: ClassVar[float | None] = None
+    package: ClassVar[str | None] = None
     positions: Tensor
     blocks: Sequence[Block]
 
@@ -144,3 +149,6 @@ class SimpleViT(nn.Module):
         patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
         positions = self.positions if keep is None else self.positions[keep]
         return self.embedding(select_tokens(patches, keep)) + positions  # type: ignore[no-any-return]
+
+
+MODEL = SimpleViT

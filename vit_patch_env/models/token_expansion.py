@@ -26,9 +26,9 @@ class TokenExpansionViT(SimpleViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.5
+    published_keep_rate = 0.5
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         super().__init__(**vit_options)
         self.keep_rate = keep_rate
 
@@ -113,3 +113,6 @@ def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int
     place = (chosen.cumsum(dim=1) - 1).gather(1, partner)  # (batch, n_rest), among the kept
     others = take(tokens, rest)
     return take(tokens, kept).scatter_reduce(1, place[..., None].expand_as(others), others, "mean")
+
+
+MODEL = TokenExpansionViT

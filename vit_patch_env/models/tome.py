@@ -24,9 +24,9 @@ class ToMe(SimpleViT):
         vit_options: of `SimpleViT`.
     """
 
-    keep_rate = 0.21
+    published_keep_rate = 0.21
 
-    def __init__(self, *, keep_rate: float = keep_rate, **vit_options: Any) -> None:
+    def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         super().__init__(**vit_options)
         self.keep_rate = keep_rate
 
@@ -85,3 +85,6 @@ def merge(tokens: Tensor, sizes: Tensor, target: Tensor, n_merge: int) -> tuple[
     weighted = (sizes / merged_sizes.gather(1, target))[..., None] * tokens
     places = target[..., None].expand_as(weighted)
     return weighted.new_zeros(batch, n_places, dim).scatter_add(1, places, weighted), merged_sizes
+
+
+MODEL = ToMe

@@ -55,3 +55,6 @@ def class_attention(query: Tensor, key: Tensor, scale: float, bias: Tensor | Non
     if bias is not None:
         scores = scores + bias[:, None]
     return scores.softmax(dim=-1)[:, :, 1:]
+
+
+MODEL = ViT

@@ -1,15 +1,18 @@
 """The grid of patches that an image is cut into."""
 
+from vit_patch_env.checks import ArgumentError
+
 
 def patches_per_side(image_size: int, patch_size: int) -> int:
     """Number of patches along one side of a square image.
 
     Raises:
-        ValueError: if image_size is not a positive multiple of patch_size.
+        ArgumentError: if image_size is not a positive multiple of patch_size.
     """
     if patch_size < 1 or image_size < patch_size or image_size % patch_size:
-        raise ValueError(
-            f"image_size must be divisible by patch_size, got image_size={image_size} "
-            f"and patch_size={patch_size}"
+        raise ArgumentError(
+            "image_size",
+            f"must be divisible by patch_size, got image_size={image_size} "
+            f"and patch_size={patch_size}",
         )
     return image_size // patch_size

@@ -63,3 +63,45 @@ def _counted(function: Callable[[Any, Tensor], Any], model: nn.Module, images: T
     with FlopCounterMode(display=False) as counter:
         function(model, images)
     return int(counter.get_total_flops())
+
+
+def uncountable(reason: object) -> ValueError:
+    """The error to raise where FLOPs are needed and cannot be counted, in one line."""
+    first, *_ = str(reason).splitlines() or [type(reason).__name__]
+    return ValueError(
+        "budget flops and reward progress need a model whose FLOPs can be counted, got one with: "
+        f"{first}"
+    )
+
+
+class ReferenceCost:
+    """FLOPs of a training step of a reference model: what budgets of FLOPs are counted in.
+
+    Args:
+        make_model: the model, with weights that are the same in every call.
+        images: (batch, channels, height, width), of which the shape counts.
+    """
+
+    def __init__(self, make_model: Callable[[], nn.Module], images: Tensor) -> None:
+        self._make_model = make_model
+        self._images = images
+        self._counter: FlopCount | None = None
+        self._known: dict[int | None, int] = {}
+
+    def step(self, n_keep: int | None) -> int:
+        """FLOPs of a step on so many patches (None: all).
+
+        Raises:
+            ValueError: if they cannot be counted.
+        """
+        if n_keep not in self._known:
+            try:
+                if self._counter is None:
+                    self._counter = FlopCount(self._make_model())
+                flops = self._counter.train_step(self._images, n_keep)
+            except Exception as error:  # whatever counting makes a user's model raise
+                raise uncountable(error) from error
+            if not flops:
+                raise uncountable("0 FLOPs per step")
+            self._known[n_keep] = flops
+        return self._known[n_keep]

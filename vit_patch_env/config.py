@@ -1,0 +1,174 @@
+"""The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Interval, MultipleOf
+from typing_extensions import Doc
+
+from vit_patch_env.arguments import SAME_RUN, OrObject, arguments
+from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
+from vit_patch_env.names import (
+    BudgetName,
+    DatasetName,
+    ModelName,
+    ObservationName,
+    OptimizerName,
+    PrecisionName,
+    RewardName,
+    ScheduleName,
+)
+from vit_patch_env.patches.grid import patches_per_side
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vit_patch_env.data.splits import ImageData
+
+    MakeModel = Callable[[int, int], nn.Module]
+    Dataset = DatasetName | ImageData
+    Model = ModelName | MakeModel
+else:  # what files and command lines can hold
+    Dataset, Model = DatasetName, ModelName
+
+Count = Annotated[int, Interval(ge=1)]
+
+
+@arguments
+class EnvConfig:
+    """The keyword arguments of `ViTPatchSelectEnv` and `gym.make("ViTPatchSelect-v0", ...)`."""
+
+    dataset: Annotated[
+        Dataset,
+        OrObject("an ImageData"),
+        Doc("images to train on"),
+    ] = "digits"
+    data_dir: Annotated[
+        str | None,
+        SAME_RUN,
+        Doc("image folder of the dataset `folder`; for the others, where downloads are kept"),
+    ] = None
+    train_fraction: Annotated[Share, Doc("share of the training images to use")] = 1.0
+    val_fraction: Annotated[
+        InnerShare, Doc("share of the training images held out for validation")
+    ] = 0.1
+    skip_corrupt: Annotated[
+        bool,
+        Doc("skip images of a folder that cannot be read, with a warning, instead of refusing all"),
+    ] = False
+    image_size: Annotated[
+        int,
+        Interval(ge=1, le=16384),
+        Doc("height and width that images are resized to, in pixels"),
+    ] = 32
+    patch_size: Annotated[
+        Count, Doc("height and width of a patch, in pixels; must divide the image size")
+    ] = 4
+    dim: Annotated[int, Interval(ge=1), MultipleOf(4), Doc("token size")] = 128
+    depth: Annotated[int, Interval(ge=1, le=1000), Doc("transformer layers")] = 6
+    heads: Annotated[Count, Doc("attention heads per layer")] = 16
+    dim_head: Annotated[Count, Doc("size of an attention head")] = 64
+    mlp_dim: Annotated[Count, Doc("hidden size of a layer's MLP")] = 512
+    model: Annotated[
+        Model,
+        OrObject("a function of (n_classes, channels)"),
+        Doc("simple_vit (the paper's), vit, or one of those that reduce their tokens themselves"),
+    ] = "simple_vit"
+    keep_rate: Annotated[
+        float | None,
+        Interval(gt=0, le=1),
+        Doc("share of tokens that such a model keeps; as published by default"),
+    ] = None
+    batch_size: Annotated[Count, Doc("images per training step")] = 64
+    epochs: Annotated[
+        Count, Doc("passes over the training images; of a budget of FLOPs, what they cost")
+    ] = 20
+    budget: Annotated[
+        BudgetName,
+        Doc("what ends an episode: epochs; the FLOPs of so many epochs on all patches; seconds"),
+    ] = "epochs"
+    seconds: Annotated[
+        float | None,
+        Interval(gt=0),
+        Doc("length of a budget of seconds, of wall-clock time without evaluation"),
+    ] = None
+    learning_rate: Annotated[float, Interval(gt=0), Doc("peak learning rate of the ViT")] = 1e-3
+    optimizer: Annotated[
+        OptimizerName, Doc("optimizer of the ViT: adam (the paper's) or adamw")
+    ] = "adam"
+    weight_decay: Annotated[float, Interval(ge=0), Doc("weight decay of the ViT's optimizer")] = 0.0
+    schedule: Annotated[
+        ScheduleName, Doc("learning rate after the warm-up: constant (the paper's) or cosine")
+    ] = "constant"
+    warmup_epochs: Annotated[
+        int, Interval(ge=0), Doc("epochs of linear warm-up; of other budgets the same share")
+    ] = 0
+    label_smoothing: Annotated[
+        float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
+    ] = 0.0
+    crop_padding: Annotated[
+        int, Interval(ge=0), Doc("pixels of padding for random crops; 0 for no cropping")
+    ] = 4
+    flip: Annotated[
+        bool | None, Doc("mirror half of the images; by default where the data set allows it")
+    ] = None
+    observation: Annotated[
+        ObservationName,
+        Doc(
+            "what the agent sees of the next batch; with +run three features of the run are "
+            "appended"
+        ),
+    ] = "attention_output"
+    reward: Annotated[
+        RewardName,
+        Doc(
+            "paper (equation 2.3), validation (decrease of the validation loss), progress "
+            "(relative decrease of the training loss per FLOP) or aic (log-likelihood minus the "
+            "share of tokens)"
+        ),
+    ] = "paper"
+    reward_every: Annotated[
+        Count, Doc("steps between measurements of the validation loss, for the reward validation")
+    ] = 50
+    reward_images: Annotated[
+        Count, Doc("validation images that it is measured on: the first of the split")
+    ] = 512
+    n_patches_desired: Annotated[
+        int | None,
+        Doc("patches that the reward asks for and rules keep, at least 1; None for the fewest"),
+    ] = 40
+    alpha: Annotated[
+        float, Interval(ge=0, le=1), Doc("weight of the loss against the number of patches")
+    ] = 0.2
+    device: Annotated[
+        str,
+        SAME_RUN,
+        Doc("auto (CUDA where available), cpu, cuda or cuda:<n>; agents run on the CPU"),
+    ] = "auto"
+    precision: Annotated[
+        PrecisionName,
+        Doc("of matrix products: auto (bf16 where the hardware has it), fp32 or bf16"),
+    ] = "auto"
+    render_mode: Annotated[
+        Literal["rgb_array"] | None, SAME_RUN, Doc("rgb_array for pictures of the selection")
+    ] = None
+
+    def check(self) -> None:
+        """Check what depends on several arguments.
+
+        Raises:
+            ArgumentError: naming the one that does not fit.
+        """
+        check_integer(0, self.image_size, crop_padding=self.crop_padding)
+        check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        if self.n_patches_desired is not None:
+            check_integer(1, self.n_patches, n_patches_desired=self.n_patches_desired)
+        if not isinstance(self.model, str) and self.keep_rate is not None:
+            raise ArgumentError(
+                "keep_rate", f"must be None where model is a function, got {self.keep_rate}"
+            )
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of an image."""
+        return patches_per_side(self.image_size, self.patch_size) ** 2

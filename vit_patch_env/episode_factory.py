@@ -1,0 +1,268 @@
+"""Makes episodes from the arguments of the environment."""
+
+import math
+import os
+import sys
+import time
+from functools import partial
+
+import torch
+from torch import nn
+
+from vit_patch_env.checks import ArgumentError, check_integer, shown
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize
+from vit_patch_env.data.datasets import check_dataset, load_dataset
+from vit_patch_env.data.splits import ImageData
+from vit_patch_env.episode import Episode, RewardSettings
+from vit_patch_env.models import check_model, make_model
+from vit_patch_env.observation import OBSERVATIONS
+from vit_patch_env.system.memory import check_fits
+from vit_patch_env.training.budget import Budget
+from vit_patch_env.training.flop_meter import Work
+from vit_patch_env.training.flops import ReferenceCost
+from vit_patch_env.training.precision import resolve_device, resolve_precision
+from vit_patch_env.training.run import TrainingRun
+from vit_patch_env.training.schedule import learning_rate_factor
+from vit_patch_env.training.trainer import Trainer
+
+_IMPORTED_BY = os.getpid()
+
+
+class EpisodeFactory:
+    """The images, and an episode on them with fresh weights for every pair of seeds.
+
+    Args:
+        config: the arguments of the environment.
+
+    Attributes:
+        config: the arguments.
+        precision: device, and type of the matrix products.
+        observation: what the agent sees.
+
+    Raises:
+        ValueError: for an unusable data set, model or device, or sizes that do not fit into memory.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        if isinstance(config.dataset, str):
+            check_dataset(config.dataset, config.data_dir)
+        elif not isinstance(config.dataset, ImageData):
+            raise ArgumentError(
+                "dataset", f"must be a name or an ImageData, got {shown(config.dataset)}"
+            )
+        if isinstance(config.model, str):
+            check_model(config.model, config.keep_rate)
+        elif not callable(config.model):
+            raise ArgumentError("model", f"must be a name or a function, got {shown(config.model)}")
+        if (config.budget == "seconds") != (config.seconds is not None):
+            raise ArgumentError(
+                "seconds",
+                "must be given where budget is seconds, and only there, "
+                f"got budget {config.budget} and seconds {config.seconds}",
+            )
+        self.config = config
+        device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, device)
+        self.observation = OBSERVATIONS[config.observation]
+        self._check_memory()
+        # Loaded at first use, so that making and pickling an environment is cheap.
+        self._data: ImageData | None = None
+        self._reference: ReferenceCost | None = None
+        self._known_flops: dict[Work, int] = {}  # shared by all episodes
+
+    @property
+    def data(self) -> ImageData:
+        """The images and labels, on the training device; loaded at first use."""
+        if self._data is None:
+            self._data = self._load_data().to(self.precision.device)
+        return self._data
+
+    def free(self) -> None:
+        """Free the images; they are loaded anew when needed."""
+        self._data = self._reference = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches, and so environment steps, per epoch."""
+        return len(self.data.train.images) // self.config.batch_size
+
+    @property
+    def budget_steps(self) -> int:
+        """Steps of `epochs` passes over the training images."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def expected_steps(self) -> int:
+        """Steps per episode; under a budget of FLOPs those with `n_patches_desired` patches."""
+        n_desired = self.config.n_patches_desired
+        if self.config.budget != "flops" or n_desired is None:
+            return self.budget_steps
+        cost = self._reference_cost
+        return round(self.budget_steps * cost.step(None) / cost.step(n_desired))
+
+    @property
+    def max_steps(self) -> int:
+        """Steps that no episode exceeds: the number to let an algorithm learn for."""
+        if self.config.budget == "flops":
+            cost = self._reference_cost
+            return math.ceil(self.budget_steps * cost.step(None) / cost.step(1))
+        return self.budget_steps if self.config.budget == "epochs" else sys.maxsize
+
+    def make(self, weights_seed: int, stream_seed: int) -> Episode:
+        """A training run from fresh weights."""
+        if os.getpid() != _IMPORTED_BY:
+            # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's
+            # state but not its threads: its first parallel operation would wait for them forever.
+            torch.set_num_threads(1)
+        config, data = self.config, self.data
+        started = time.perf_counter()
+        normalize = Normalize(data.channel_mean, data.channel_std, self.precision.device)
+        stream = BatchStream(
+            *data.train,
+            normalize,
+            batch_size=self.config.batch_size,
+            seed=stream_seed,
+            crop_padding=config.crop_padding,
+            flip=data.flip if config.flip is None else config.flip,
+        )
+        trainer = Trainer(
+            self._new_model(weights_seed),
+            self.precision,
+            learning_rate=config.learning_rate,
+            schedule=partial(
+                learning_rate_factor,
+                step_share=1 / self.budget_steps,
+                warmup=config.warmup_epochs / config.epochs,
+                schedule=config.schedule,
+            ),
+            optimizer=config.optimizer,
+            weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
+        )
+        run = TrainingRun(
+            trainer,
+            stream,
+            observe=self.observation.function,
+            budget=self._new_budget(),
+            known_flops=self._known_flops,
+        )
+        if config.budget == "flops" or config.reward == "progress":
+            run.check_flops()
+        episode = Episode(
+            run,
+            data,
+            observation=self.observation,
+            reward=RewardSettings(
+                config.reward, config.n_patches_desired, config.alpha, config.reward_every
+            ),
+            validation=self._validation(normalize) if config.reward == "validation" else [],
+        )
+        run.stopwatch.seconds["reset"] = time.perf_counter() - started
+        return episode
+
+    def _check_memory(self) -> None:
+        """Refuse sizes of which not even the weights would fit into memory."""
+        config = self.config
+        if not isinstance(config.model, str):
+            return
+        inner = config.heads * config.dim_head
+        n_weights = config.depth * config.dim * (4 * inner + 2 * config.mlp_dim)
+        n_weights += config.dim * config.patch_size**2
+        n_values = self.config.n_patches * (2 * config.dim + 4 * inner + config.mlp_dim)
+        # Weight, gradient and two moments of the optimizer; one image's values in one layer.
+        check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", self.precision.device)
+
+    def _load_data(self) -> ImageData:
+        config = self.config
+        data = config.dataset
+        if isinstance(data, str):
+            data = load_dataset(
+                data,
+                data_dir=config.data_dir,
+                image_size=config.image_size,
+                train_fraction=config.train_fraction,
+                val_fraction=config.val_fraction,
+                skip_corrupt=config.skip_corrupt,
+            )
+        n_images, channels, *size = data.train.images.shape
+        if size != [config.image_size, config.image_size]:
+            raise ArgumentError(
+                "image_size", f"must be that of the dataset, {size}, got {config.image_size}"
+            )
+        check_integer(1, n_images, batch_size=self.config.batch_size)
+        if config.reward == "validation" and not len(data.val.images):
+            raise ValueError("reward validation needs validation images, got 0 of them")
+        if isinstance(config.model, str):  # what a ViT refuses is reported before any training
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                self._make_model(len(data.classes), channels)
+        return data
+
+    def _validation(self, normalize: Normalize) -> list[Batch]:
+        """The validation images that the reward is measured on, normalised, in batches."""
+        images, labels = self.data.val
+        n_images = self.config.reward_images
+        batches = zip(
+            torch.split(images[:n_images], self.config.batch_size),
+            torch.split(labels[:n_images], self.config.batch_size),
+            strict=True,
+        )
+        return [Batch(normalize(images), labels) for images, labels in batches]
+
+    def _new_budget(self) -> Budget:
+        """What the coming episode may use."""
+        if self.config.seconds is not None:
+            return Budget("seconds", self.config.seconds)
+        if self.config.budget == "flops":
+            return Budget("flops", self.budget_steps * self._reference_cost.step(None))
+        return Budget("epochs", self.budget_steps)
+
+    @property
+    def _reference_cost(self) -> ReferenceCost:
+        """The cost of a SimpleViT of these sizes, or of a user's own model."""
+        if self._reference is None:
+            shape = self.data.train.images.shape[1:]
+            images = torch.zeros(self.config.batch_size, *shape, device=self.precision.device)
+            make = partial(self._reference_model, len(self.data.classes), shape[0])
+            self._reference = ReferenceCost(make, images)
+        return self._reference
+
+    def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # its weights may decide over its FLOPs
+            if not isinstance(self.config.model, str):
+                return self.config.model(n_classes, channels).to(self.precision.device)
+            return make_model(
+                "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
+            )
+
+    def _new_model(self, seed: int) -> nn.Module:
+        """A model with fresh weights that depend on the seed alone."""
+        data = self.data
+        n_classes, channels = len(data.classes), data.train.images.shape[1]
+        # Layers draw their weights from the global generator: lend it, and give it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model = self._make_model(n_classes, channels)
+        if model.n_patches != self.config.n_patches:
+            raise ValueError(
+                f"model must have {self.config.n_patches} patches, got {model.n_patches}"
+            )
+        return model
+
+    def _make_model(self, n_classes: int, channels: int) -> nn.Module:
+        config = self.config
+        if not isinstance(config.model, str):
+            return config.model(n_classes, channels)
+        return make_model(
+            config.model,
+            keep_rate=config.keep_rate,
+            n_classes=n_classes,
+            channels=channels,
+            **self._vit_options,
+        )
+
+    @property
+    def _vit_options(self) -> dict[str, int]:
+        names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
+        return {name: getattr(self.config, name) for name in names}

@@ -1,0 +1,30 @@
+"""The names that arguments choose from. What a name stands for is in the table of its topic."""
+
+from typing import Literal
+
+DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder", "synthetic"]
+"""Loaders in `data/datasets.py`."""
+
+SplitName = Literal["train", "val", "test"]
+
+ModelName = Literal[
+    "simple_vit", "vit", "ats_vit", "evit", "tome", "patch_merger", "patch_dropout",
+    "token_expansion",
+]  # fmt: skip
+"""Modules in `models/`, each with its class as `MODEL`."""
+
+OptimizerName = Literal["adam", "adamw"]
+ScheduleName = Literal["constant", "cosine"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+
+BudgetName = Literal["epochs", "flops", "seconds"]
+"""What a budget is counted in: `training/budget.py`."""
+
+ObservationName = Literal[
+    "attention_output", "attention_received", "none",
+    "attention_output+run", "attention_received+run", "none+run",
+]  # fmt: skip
+"""Functions in `observation.py`."""
+
+RewardName = Literal["paper", "validation", "progress", "aic"]
+"""Functions in `reward.py`."""

@@ -1,0 +1,80 @@
+"""What a model is worth on labelled images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vit_patch_env.data.batches import Batch, Normalize
+from vit_patch_env.data.splits import Split
+from vit_patch_env.training.precision import Precision
+
+
+class Metrics(NamedTuple):
+    """Metrics of a classifier: mean cross-entropy, accuracy and macro averages, all in [0, 1]."""
+
+    loss: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    normalize: Normalize,
+    batch_size: int,
+    precision: Precision,
+    select: Callable[[Tensor], Tensor | None] | None = None,
+) -> Metrics:
+    """Metrics of a model on a split, in its order; the model is left in evaluation mode.
+
+    Args:
+        model: maps normalised images and patches to keep to logits.
+        split: uint8 images and labels on the model's device.
+        normalize: maps uint8 images to what the model takes.
+        batch_size: images at once.
+        precision: of the model's matrix products.
+        select: maps a batch of normalised images to the patches to keep (None: all).
+
+    Returns:
+        Loss without label smoothing, accuracy, and macro precision, recall and F1.
+    """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # takes a second
+
+    model.eval()
+    logits = []
+    for part in torch.split(split.images, batch_size):
+        images = normalize(part)
+        keep = None if select is None else select(images)
+        with precision.autocast():
+            logits.append(model(images, keep).float())
+    scores = torch.cat(logits)
+    labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
+    macro_precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predicted, average="macro", zero_division=0
+    )
+    return Metrics(
+        loss=F.cross_entropy(scores, split.labels).item(),
+        accuracy=float(accuracy_score(labels, predicted)),
+        precision=float(macro_precision),
+        recall=float(recall),
+        f1=float(f1),
+    )
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:
+    """Mean cross-entropy of a model on all patches of normalised batches."""
+    model.eval()
+    losses = []
+    for images, labels in batches:
+        with precision.autocast():
+            logits: Any = model(images)
+        losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    return float(torch.stack(losses).sum()) / sum(len(batch.labels) for batch in batches)

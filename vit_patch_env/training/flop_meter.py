@@ -1,0 +1,177 @@
+"""How many FLOPs a run has used."""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from vit_patch_env.training.flops import FlopCount, uncountable
+from vit_patch_env.training.trainer import rate_option
+
+
+class Work(NamedTuple):
+    """What determines the FLOPs of a piece of work.
+
+    Attributes:
+        name: a training step, an observation of a batch, or the validation loss of a batch.
+        n_keep: patches trained on; None for all.
+        rate: that the model trains with, if it has any.
+    """
+
+    name: Literal["train", "observe", "validate"]
+    n_keep: int | None = None
+    rate: float | None = None
+
+
+OBSERVATION = Work("observe")
+VALIDATION = Work("validate")
+
+_RECOUNT = 100
+"""Training steps that a count of FLOPs is used for where it depends on the images."""
+
+
+class FlopMeter:
+    """Adds up the FLOPs of a run's training steps, observations and validations.
+
+    Work is noted as it is done and counted when somebody asks. Where the number of tokens depends
+    on the images, work that was not counted yet is taken to cost as much as on the batch at hand,
+    which is counted anew every 100 training steps.
+
+    Args:
+        model: what is trained.
+        observe: maps the model and normalised images to the agent's view.
+        known: FLOPs of work that depends on shapes alone, shared between runs of the same sizes.
+        required: whether the run cannot do without: then a model that cannot be counted is refused,
+            while otherwise its FLOPs are NaN, with a warning.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        observe: Callable[[Any, Tensor], Tensor],
+        *,
+        known: dict[Work, int] | None = None,
+        required: bool = False,
+    ) -> None:
+        self.model = model
+        self.observe = observe
+        self.required = required
+        self._known: dict[Work, int] = {} if known is None else known
+        # Those that depend on the images belong to this run, and a reward's not to the budget, so
+        # that a run is the same whatever ran or was asked before.
+        self._known_of_images: dict[tuple[Work, str], int] = {}
+        # Integers as far as possible: a float of many FLOPs could miss the budget's last one.
+        self._uncounted: defaultdict[Work, float] = defaultdict(int)
+        self._total: float = 0
+        self._n_trained = 0
+        self._counter: FlopCount | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether `total` is known without counting."""
+        return not self._uncounted
+
+    def add(self, work: Work, times: float = 1) -> None:
+        """Note work that was done."""
+        if work.name == "train":
+            self._n_trained += 1
+            if self._n_trained % _RECOUNT == 0:
+                self._known_of_images.clear()
+        self._uncounted[work] += times
+
+    def total(self, images: Tensor) -> float:
+        """FLOPs of all work so far; NaN if they cannot be counted.
+
+        Args:
+            images: the batch at hand, normalised: (batch, channels, height, width).
+
+        Raises:
+            ValueError: if they cannot be counted and are required.
+        """
+        try:
+            for work, times in self._uncounted.items():
+                self._total += times * self.flops(work, images, "budget")
+            self._uncounted.clear()
+        except Exception as error:  # whatever counting makes a user's model raise
+            if self.required:
+                raise uncountable(error) from error
+            if not math.isnan(self._total):
+                warnings.warn(f"FLOPs of this model cannot be counted: {error}", stacklevel=2)
+            self._total = math.nan
+        return self._total
+
+    def check(self, images: Tensor, rate: float | None) -> None:
+        """Refuse a model whose FLOPs cannot be counted.
+
+        Raises:
+            ValueError: for such a model.
+        """
+        try:
+            flops = self.flops(Work("train", None, rate), images, "reward")
+            self.flops(OBSERVATION, images, "budget")
+        except Exception as error:  # whatever a user's model raises
+            raise uncountable(error) from error
+        if not flops:
+            raise uncountable("0 FLOPs per step")
+
+    def flops(self, work: Work, images: Tensor, purpose: Literal["budget", "reward"]) -> int:
+        """FLOPs of a piece of work on such images.
+
+        Args:
+            work: what is done.
+            images: normalised: (batch, channels, height, width).
+            purpose: counts that depend on the images are kept apart by it.
+        """
+        if self._counter is None:
+            self._counter = FlopCount(self.model)
+        counter = self._counter
+        if not counter.computed:
+            if work in self._known:
+                return self._known[work]
+        elif (work, purpose) in self._known_of_images:
+            return self._known_of_images[work, purpose]
+        if work == OBSERVATION:
+            flops = counter.forward(self.observe, images)
+        elif work == VALIDATION:
+            flops = counter.forward(_logits, images)
+        else:
+            flops = counter.train_step(images, work.n_keep, **rate_option(work.rate))
+        if counter.computed:  # which counting may have found out
+            self._known_of_images[work, purpose] = flops
+        else:
+            self._known[work] = flops
+        return flops
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts so far, as plain data."""
+        return {
+            "total": self._total,
+            "n_trained": self._n_trained,
+            "uncounted": [(*work, times) for work, times in self._uncounted.items()],
+            "known_of_images": [
+                (*work, purpose, flops) for (work, purpose), flops in self._known_of_images.items()
+            ],
+            "computed": self._counter is not None and self._counter.computed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as another meter of the same model would have."""
+        self._total, self._n_trained = state["total"], state["n_trained"]
+        self._uncounted.clear()
+        for *work, times in state["uncounted"]:
+            self._uncounted[Work(*work)] = times
+        self._known_of_images.clear()
+        for *work, purpose, flops in state["known_of_images"]:
+            self._known_of_images[Work(*work), purpose] = flops
+        self._counter = None
+        if state["computed"]:
+            self._counter = FlopCount(self.model)
+            self._counter.computed = True
+
+
+def _logits(model: Any, images: Tensor) -> Tensor:
+    logits: Tensor = model.eval()(images)
+    return logits

@@ -1,0 +1,69 @@
+"""Where a ViT trains and in which precision its matrix products are computed."""
+
+from typing import NamedTuple, get_args
+
+import torch
+
+from vit_patch_env.checks import ArgumentError, check_choice, shown
+from vit_patch_env.names import PrecisionName
+
+
+class Precision(NamedTuple):
+    """A device, and the type of the matrix products on it."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """A context in which matrix products are computed in `dtype`."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+    @property
+    def name(self) -> PrecisionName:
+        """`bf16` or `fp32`."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where available, else the CPU.
+
+    Raises:
+        ArgumentError: for an unknown device, or CUDA where there is none.
+    """
+    expected = f"must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
+    if not isinstance(device, str):
+        raise ArgumentError("device", expected)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ArgumentError("device", expected) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ArgumentError("device", expected)
+    n_devices = torch.cuda.device_count()
+    if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
+        raise ArgumentError("device", f"{device!r} needs a CUDA device, got {n_devices} of them")
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """The precision of that name; `auto` is bfloat16 where the hardware has it.
+
+    Raises:
+        ArgumentError: for an unknown precision.
+    """
+    check_choice(get_args(PrecisionName), precision=precision)
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    return Precision(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))

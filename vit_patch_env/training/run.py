@@ -1,0 +1,193 @@
+"""One training run: batches, training steps, observations, and what of the budget they used."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_patch_env.data.batches import Batch, BatchStream
+from vit_patch_env.data.splits import Split
+from vit_patch_env.training.budget import Budget
+from vit_patch_env.training.evaluation import Metrics, evaluate, mean_loss
+from vit_patch_env.training.flop_meter import OBSERVATION, VALIDATION, FlopMeter, Work
+from vit_patch_env.training.stopwatch import Stopwatch, mark, seconds_between
+from vit_patch_env.training.trainer import Trainer
+
+
+class StepResult(NamedTuple):
+    """The outcome of a step.
+
+    Attributes:
+        loss: of the batch just trained on.
+        skipped: whether a gradient was not finite, so that the weights were left as they were.
+        observation: of the next batch, (n_patches,) float32.
+    """
+
+    loss: float
+    skipped: bool
+    observation: NDArray[np.float32]
+
+
+class TrainingRun:
+    """A trainer that is fed batch by batch, observed, timed and counted, up to a budget.
+
+    Args:
+        trainer: of the model.
+        stream: of the training batches, on the trainer's device.
+        observe: maps the model and normalised images to the agent's view, (n_patches,).
+        budget: of the run.
+        known_flops: FLOPs of work by its shapes, shared between runs of the same sizes.
+
+    Attributes:
+        batch: the next one to train on.
+        stopwatch: where the time goes; its spans are `train` (batches included), `observe`,
+            `reset` and the excluded ones.
+        flop_meter: what was computed.
+        steps_done: training steps so far, skipped ones included.
+        progress: share of the budget used so far, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        stream: BatchStream,
+        *,
+        observe: Callable[[Any, Tensor], Tensor],
+        budget: Budget,
+        known_flops: dict[Work, int] | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.stream = stream
+        self.budget = budget
+        self.stopwatch = Stopwatch()
+        self.flop_meter = FlopMeter(
+            trainer.model, observe, known=known_flops, required=budget.name == "flops"
+        )
+        self.steps_done = 0
+        self.progress = 0.0
+        self._observe = observe
+        self.batch = self._next_batch()
+
+    def step(self, keep: Tensor | None = None) -> StepResult:
+        """Train on the current batch, fetch and observe the next; one host synchronisation.
+
+        Args:
+            keep: indices (n_keep,) int64 of the patches to train on; None for all.
+        """
+        started = time.perf_counter()
+        self.stopwatch.start()
+        device, n_keep = self.trainer.precision.device, None if keep is None else len(keep)
+        rate = self.trainer.rate(self.progress)
+        loss = self.trainer.step(self.batch, keep, self.progress)
+        self.steps_done += 1
+        self.flop_meter.add(Work("train", n_keep, rate))
+        self.batch = self._next_batch()
+        trained = mark(device)
+        observation = self.observe(self.batch.images)
+        self.flop_meter.add(OBSERVATION)
+        observed = mark(device)
+        skipped = self.trainer.skipped
+        host = torch.cat((loss.view(1), skipped.view(1), observation)).cpu().numpy()
+        observe_seconds = seconds_between(trained, observed)
+        self.stopwatch.seconds["observe"] += observe_seconds
+        self.stopwatch.seconds["train"] += time.perf_counter() - started - observe_seconds
+        self.update_progress()
+        return StepResult(float(host[0]), bool(host[1]), host[2:])
+
+    def update_progress(self) -> None:
+        """Measure how much of the budget is used; `step` does it."""
+        self.progress = self.budget.share(self._used())
+
+    def _used(self) -> float:
+        """What was used so far of what the budget counts."""
+        if self.budget.name == "flops":
+            return self.flops()
+        return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> Tensor:
+        """The agent's view (n_patches,) float32 of normalised images, still on the device."""
+        self.trainer.model.eval()
+        with self.trainer.precision.autocast():
+            return self._observe(self.trainer.model, images)
+
+    def evaluate(
+        self, split: Split, select: Callable[[Tensor], Tensor | None] | None = None
+    ) -> Metrics:
+        """Metrics on a split, in time that is no training time.
+
+        Args:
+            split: uint8 images and labels on the device.
+            select: maps a batch of normalised images to the patches to keep (None: all).
+        """
+        with self.stopwatch.span("evaluate"):
+            return evaluate(
+                self.trainer.model,
+                split,
+                normalize=self.stream.normalize,
+                batch_size=self.stream.batch_size,
+                precision=self.trainer.precision,
+                select=select,
+            )
+
+    def validation_loss(self, batches: Sequence[Batch]) -> float:
+        """Mean cross-entropy on all patches of validation batches; its FLOPs are counted."""
+        for batch in batches:
+            # In images of a full batch, which is what is counted.
+            self.flop_meter.add(VALIDATION, len(batch.labels) / self.stream.batch_size)
+        return mean_loss(self.trainer.model, batches, self.trainer.precision)
+
+    def flops(self) -> float:
+        """FLOPs of all steps, observations and validations; NaN if they cannot be counted.
+
+        Raises:
+            ValueError: if they cannot be counted and are the budget.
+        """
+        with self.stopwatch.span("count"):
+            return self.flop_meter.total(self.batch.images)
+
+    def step_flops(self, keep: Tensor | None = None) -> float:
+        """FLOPs of a training step on those patches (None: all), as it would be now."""
+        n_keep = None if keep is None else len(keep)
+        work = Work("train", n_keep, self.trainer.rate(self.progress))
+        return self.flop_meter.flops(work, self.batch.images, "reward")
+
+    def check_flops(self) -> None:
+        """Refuse a model whose FLOPs cannot be counted.
+
+        Raises:
+            ValueError: for such a model.
+        """
+        self.flop_meter.check(self.batch.images, self.trainer.rate(self.progress))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as plain data and tensors.
+
+        The tensors are the run's own, not copies.
+        """
+        return {
+            "trainer": self.trainer.state_dict(),
+            "stream": self._batch_position,
+            "stopwatch": self.stopwatch.state_dict(),
+            "flop_meter": self.flop_meter.state_dict(),
+            "steps_done": self.steps_done,
+            "progress": self.progress,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume another run of the same model, images and arguments."""
+        self.trainer.load_state_dict(state["trainer"])
+        self.stream.load_state_dict(state["stream"])
+        self.batch = self._next_batch()
+        self.stopwatch.load_state_dict(state["stopwatch"])
+        self.flop_meter.load_state_dict(state["flop_meter"])
+        self.steps_done = state["steps_done"]
+        self.progress = state["progress"]
+
+    def _next_batch(self) -> Batch:
+        self._batch_position = self.stream.state_dict()
+        return self.stream.next()
