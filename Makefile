@@ -26,14 +26,14 @@ check: $(READY)   ## what continuous integration checks besides the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)   ## measure steps and epochs beside the rivals: make bench BENCH='--dataset cifar10'
+bench: $(READY)   ## measure steps and epochs beside the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)
 
 compare: $(READY) ## train all methods: make compare COMPARE='--preset table2 --jobs 1'
 	$(BIN)/vit-patch compare $(COMPARE)
 
-results: $(READY) ## write the reports in results/ and the README's results
-	$(BIN)/vit-patch report results/table2-cpu --readme README.md
+results: $(READY) ## write the reports in results/ and the results in docs/comparing.md
+	$(BIN)/vit-patch report results/table2-cpu --readme docs/comparing.md
 	$(BIN)/vit-patch report results/budget-cpu
 	$(BIN)/vit-patch report results/budget-cpu-seconds
 	$(BIN)/vit-patch report results/budget-cpu-half
@@ -42,10 +42,10 @@ results: $(READY) ## write the reports in results/ and the README's results
 memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
 
-faults: $(READY)  ## kill runs, fill disks, damage files; the outcome goes to RELIABILITY.md
+faults: $(READY)  ## kill runs, fill disks, damage files; the outcome goes to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
-	$(BIN)/python -m tests.faults $(FAULTS)
+	$(BIN)/python -m tests.faults --document docs/reliability.md $(FAULTS)
 
 format: $(READY)
 	$(BIN)/ruff format .

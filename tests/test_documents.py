@@ -1,42 +1,97 @@
-"""What the README and the examples say is run here."""
+"""The commands, Python, links and tables of the documentation, and the examples."""
 
 import re
 import runpy
 import shlex
+import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from vit_patch_env.experiments.cli import parse
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", *PAGES)
 
 
-def shell_lines():
-    text = "".join(block for language, block in BLOCKS if language == "sh")
+class Block(NamedTuple):
+    """A fenced block of code, and where it starts."""
+
+    path: Path
+    line: int
+    language: str
+    code: str
+
+    def __str__(self):
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def fenced_blocks(path):
+    text = path.read_text()
+    return [
+        Block(path, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def prose(path):
+    """A page without its code, in which nothing is a link or a heading."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]+`", lambda code: code[0].replace("[", "(").replace("]", ")"), text)
+
+
+def shell_lines(*blocks):
+    text = "".join(block.code for block in blocks if block.language == "sh")
     return [line.split("#")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
 
 
-@pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("vit-patch ")])
-def test_the_readmes_commands_are_understood(line):
+BLOCKS = [block for path in DOCUMENTS for block in fenced_blocks(path)]
+COMMANDS = [
+    pytest.param(line, id=f"{block.path.name}: {line}")
+    for block in BLOCKS
+    for line in shell_lines(block)
+    if line.startswith("vit-patch ")
+]
+
+
+def test_every_page_is_searched_for_code():
+    with_code = {block.path.name for block in BLOCKS}
+    assert with_code >= {"README.md", "environment.md", "agents.md", "own-data.md", "own-model.md"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_understood(line):
     parse(shlex.split(line)[1:])
 
 
 def test_the_readme_begins_with_the_two_make_commands():
-    assert shell_lines()[:2] == ["make train", "make test"]
+    assert shell_lines(*fenced_blocks(README))[:2] == ["make train", "make test"]
+
+
+def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for line in shell_lines():
-        if line.startswith("make "):
-            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE)
+    lines = [line for line in shell_lines(*BLOCKS) if line.startswith("make ")]
+    assert len(lines) > 2
+    for line in lines:
+        assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
 
 
-@pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
-def test_the_readmes_python_runs(code, tmp_path, monkeypatch, make_folder):
+def test_the_readme_has_at_most_200_lines():
+    assert len(README.read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if block.language == "python"], ids=str
+)
+def test_python_runs(block, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
-    make_folder(name="my_images", n_images=80, size=(32, 32))
-    exec(compile(shrunk(code), "README.md", "exec"), {})
+    if "my_images" in block.code:
+        make_folder(name="my_images", n_images=80, size=(32, 32))
+    code = "\n" * block.line + shrunk(block.code)
+    exec(compile(code, str(block.path), "exec"), {"__name__": "__main__"})
 
 
 def shrunk(code):
@@ -45,6 +100,51 @@ def shrunk(code):
     code = re.sub(r"epochs=\d+", small, code)
     assert small in code
     return code
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_point_to_files_and_headings(path):
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(path))
+    for target in targets:
+        if re.match(r"\w+:", target):
+            continue
+        file, _, heading = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        assert not heading or heading in headings(linked), target
+
+
+def headings(path):
+    """The anchors that GitHub gives to the headings of a page, where none occurs twice."""
+    found = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {
+        "".join(
+            letter
+            for letter in title.lower().replace(" ", "-")
+            if letter in "-_" or unicodedata.category(letter)[0] in "LN"
+        )
+        for title in found
+    }
+
+
+def test_the_index_and_the_readme_link_to_every_page():
+    for index in (ROOT / "docs" / "README.md", README):
+        for page in PAGES:
+            if page.name != "README.md":
+                assert re.search(rf"\]\((docs/)?{page.name}\)", index.read_text()), page
+
+
+@pytest.mark.parametrize("name", ["environment.md", "agents.md", "comparing.md", "reliability.md"])
+def test_generated_sections_have_their_markers_once(name):
+    expected = {
+        "environment.md": ["arguments"],
+        "agents.md": ["dqn", "bandit"],
+        "comparing.md": ["results"],
+        "reliability.md": ["outcome"],
+    }[name]
+    text = (ROOT / "docs" / name).read_text()
+    found = re.findall(r"^<!-- (/?\w+) -->$", text, re.MULTILINE)
+    assert found == [mark for section in expected for mark in (section, f"/{section}")]
 
 
 @pytest.mark.parametrize(
