@@ -180,7 +180,7 @@ def test_values_of_a_stable_baselines_algorithm_reach_it(tmp_path):
 def test_values_of_the_papers_agent_reach_it(tmp_path):
     train(tmp_path / "run", "--dqn.gamma", "0.5", "--dqn.eps-decay", "9")
     agent = MultiOutputDQN.load(tmp_path / "run" / "agent.zip")
-    assert (agent.gamma, agent.eps_decay) == (0.5, 9)
+    assert (agent.gamma, agent.exploration_decay_steps) == (0.5, 9)
 
 
 def test_a_run_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
@@ -236,8 +236,8 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
         (["--agent", "ppo", "--dqn.tau", "0.5"], "--dqn values belong to paper and branching"),
-        (["--dqn.eps-start", "2"], "eps_start must be in [0, 1], got 2"),
-        (["--dqn.eps-decay", "nan"], "eps_decay must be above 0, got nan"),
+        (["--dqn.eps-start", "2"], "exploration_initial_eps must be in [0, 1], got 2"),
+        (["--dqn.eps-decay", "nan"], "exploration_decay_steps must be in (0, inf], got nan"),
         (["--dqn.train-freq", "0"], "train_freq must be in [1, inf], got 0"),
         (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf]"),
         (["--seed", "-1"], "seed must be in [0, 4294967295], got -1"),

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vit_patch_env.agents import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
-from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import exponential_epsilon
+from vit_patch_env.agents.multi_output_dqn.exploration import exponential_epsilon
 
 POLICIES = ["MlpPolicy", "BranchingMlpPolicy"]
 
@@ -82,7 +82,8 @@ def test_defaults_are_the_papers_table_1():
     assert model.buffer_size == 1024
     assert model.batch_size == 64
     assert model.gamma == 0.95
-    assert (model.eps_start, model.eps_end, model.eps_decay) == (1.0, 0.01, 20_000)
+    assert (model.exploration_initial_eps, model.exploration_final_eps) == (1.0, 0.01)
+    assert model.exploration_decay_steps == 20_000
     assert model.learning_rate == 0.01
     assert model.tau == 0.1
     assert model.target_update_interval == 2
@@ -99,7 +100,7 @@ def test_epsilon_decays_exponentially():
 
 def test_epsilon_follows_the_steps_and_scales_with_a_short_run():
     model = MultiOutputDQN("MlpPolicy", PaidPatches()).learn(390)
-    assert model.eps_decay == pytest.approx(200)
+    assert model.exploration_decay_steps == pytest.approx(200)
     assert model.exploration_rate == pytest.approx(exponential_epsilon(390, 1, 0.01, 200))
 
 
@@ -111,8 +112,8 @@ def test_epsilon_never_jumps_back_up():
 
 
 def test_a_set_decay_is_not_scaled():
-    model = MultiOutputDQN("MlpPolicy", PaidPatches(), eps_decay=1000).learn(100)
-    assert model.eps_decay == 1000
+    model = MultiOutputDQN("MlpPolicy", PaidPatches(), exploration_decay_steps=1000).learn(100)
+    assert model.exploration_decay_steps == 1000
     assert model.exploration_rate == pytest.approx(exponential_epsilon(100, 1, 0.01, 1000))
 
 
@@ -227,7 +228,7 @@ def test_save_and_load_restore_the_agent_and_its_replay_buffer(policy, tmp_path)
     loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     assert np.array_equal(loaded.predict(observations, deterministic=True)[0], expected)
     assert loaded.replay_buffer.pos == 80
-    assert loaded.eps_decay == model.eps_decay
+    assert loaded.exploration_decay_steps == model.exploration_decay_steps
     assert loaded.exploration_rate == model.exploration_rate
     loaded.learn(100, reset_num_timesteps=False)
     assert loaded.num_timesteps == 180
@@ -294,12 +295,12 @@ def test_other_action_spaces_are_refused():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"eps_start": 1.5}, r"eps_start must be in \[0, 1\], got 1.5"),
-        ({"eps_end": -1}, r"eps_end must be in \[0, 1\], got -1"),
-        ({"eps_decay": 0}, "eps_decay must be above 0, got 0"),
+        ({"exploration_initial_eps": 1.5}, r"exploration_initial_eps must be in \[0, 1\], got 1.5"),
+        ({"exploration_final_eps": -1}, r"exploration_final_eps must be in \[0, 1\], got -1"),
+        ({"exploration_decay_steps": 0}, r"exploration_decay_steps must be in \(0, inf\], got 0"),
         ({"gamma": -3}, r"gamma must be in \[0, 1\], got -3"),
-        ({"batch_size": 0}, r"batch_size must be in \[1, inf\], got 0"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"batch_size": 0}, r"batch_size must be in \[1, inf\), got 0"),
+        ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
     ],
 )
 def test_bad_values_are_named(kwargs, message):

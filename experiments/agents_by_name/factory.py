@@ -23,7 +23,7 @@ from vit_patch_env.agents import (
     PatchBandit,
     ScheduledCount,
 )
-from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import PAPER_EPS_DECAY, PAPER_TIMESTEPS
+from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import check_choice
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions, TrainOptions
@@ -155,7 +155,8 @@ def _new_agent(
         values = asdict(options.dqn)
         if values["eps_decay"] is None and options.env.budget != "epochs":
             # How many steps there will be, the algorithm cannot know from how long it may learn.
-            values["eps_decay"] = PAPER_EPS_DECAY * min(1.0, env.n_steps / PAPER_TIMESTEPS)
+            values["eps_decay"] = default_decay_steps(env.n_steps)
+        values = {MultiOutputDQN.renamed.get(name, name): value for name, value in values.items()}
         return MultiOutputDQN(POLICIES[name], world, **values, **shared)
     if algorithm is FixedRule:
         rule = name if name in FixedRule.policy_aliases else DRAWN_BY[options.draw]
