@@ -106,8 +106,8 @@ class BanditPolicy(BasePolicy):
         size = self._powers[1]
         of_all_lengths = np.einsum("s,pc->csp", stages, self._powers).reshape(len(size), -1)
         by_length = length * np.outer(size, stages)
-        whole = np.tile([length, length**2], (len(size), 1))
-        return np.concatenate((of_all_lengths, by_length, whole), axis=1)
+        of_length = np.tile([length, length**2], (len(size), 1))
+        return np.concatenate((of_all_lengths, by_length, of_length), axis=1)
 
     def best_count(self, progress: float, budget_steps: int, weights: Tensor) -> int:
         """Number of patches with the highest value under the weights (n_features,)."""
