@@ -153,10 +153,9 @@ def _new_agent(
         raise ValueError(f"actions must be mask for agent {name}, got {options.actions}")
     if algorithm is MultiOutputDQN:
         values = asdict(options.dqn)
-        if values["eps_decay"] is None and options.env.budget != "epochs":
+        if values["exploration_decay_steps"] is None and options.env.budget != "epochs":
             # How many steps there will be, the algorithm cannot know from how long it may learn.
-            values["eps_decay"] = default_decay_steps(env.n_steps)
-        values = {MultiOutputDQN.renamed.get(name, name): value for name, value in values.items()}
+            values["exploration_decay_steps"] = default_decay_steps(env.n_steps)
         return MultiOutputDQN(POLICIES[name], world, **values, **shared)
     if algorithm is FixedRule:
         rule = name if name in FixedRule.policy_aliases else DRAWN_BY[options.draw]
