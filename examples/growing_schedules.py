@@ -50,4 +50,4 @@ for rule in values.rules:
         seed=values.seed,
     )
     agent.learn(env.unwrapped.max_steps, callback=lambda now, _: not now["dones"].any())
-    print(rule, env.unwrapped.evaluate("val", episode="last"))
+    print(rule, env.unwrapped.last_episode.evaluate("val"))
