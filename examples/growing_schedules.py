@@ -1,7 +1,7 @@
 """Fixed rules at equal FLOPs: how many random patches, and when? Prints a line for each rule.
 
-By default a tiny ViT on digits, for seconds. The figures of RESEARCH.md are those of
-`table2-cpu`'s ViT on half of CIFAR-10 (minutes per rule):
+By default a tiny ViT on digits, for seconds. The results in RESEARCH.md are of the ViT of
+`table2-cpu` on half of CIFAR-10 (minutes per rule):
 
     python examples/growing_schedules.py --data-dir CIFAR10 --epochs 4 --rules 4-64-2 8-8-1
 """
@@ -15,14 +15,19 @@ from vit_patch_env.agents import FixedRule
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data-dir", help="a folder of images with train/ and test/")
-parser.add_argument("--epochs", type=int, default=2, help="whose FLOPs a run may use")
+parser.add_argument(
+    "--epochs",
+    type=int,
+    default=2,
+    help="a run's budget: the FLOPs of this many epochs on all patches",
+)
 parser.add_argument(
     "--rules",
     nargs="+",
     default=["64-64-1", "16-16-1", "8-64-2"],
-    help="first-last-power: patches at the start and the end, and the power of the progress",
+    help="first-last-power: numbers of patches at the start and end, and the progress's exponent",
 )
-parser.add_argument("--draw", choices=("random", "spread"), default="random")
+parser.add_argument("--sampling", choices=("uniform", "spread"), default="uniform")
 parser.add_argument("--seed", type=int, default=0)
 values, _ = parser.parse_known_args()
 
@@ -39,7 +44,7 @@ env = gym.make(
 for rule in values.rules:
     first, last, power = (float(number) for number in rule.split("-"))
     agent = FixedRule(
-        values.draw,
+        "spread" if values.sampling == "spread" else "random",
         env,
         n_keep=lambda progress: round(first + (last - first) * progress**power),  # noqa: B023
         seed=values.seed,

@@ -14,6 +14,15 @@ from vit_patch_env.agents.bandit.policies import possible_counts
 N_PATCHES = 16
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are slower with several threads, which wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 class Schedule(gym.Env):
     """Pays for numbers of patches near `best(progress, budget_steps)`, all of it at the end."""
 
@@ -57,35 +66,35 @@ def test_regression_is_ridge_regression():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((50, 3)))
     y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    belief = BayesianRegression(torch.zeros(3), prior_precision=0.1)
+    posterior = BayesianRegression(torch.zeros(3), prior_precision=0.1)
     for row, value in zip(x, y, strict=True):
-        belief.update(row, float(value))
+        posterior.update(row, float(value))
     ridge = torch.linalg.solve(x.T @ x + 0.1 * torch.eye(3, dtype=torch.float64), x.T @ y)
-    assert torch.allclose(belief.mean(), ridge)
+    assert torch.allclose(posterior.mean(), ridge)
 
 
-def test_samples_have_the_beliefs_mean_and_covariance():
+def test_samples_have_the_posteriors_mean_and_covariance():
     rng = np.random.default_rng(0)
-    belief = BayesianRegression(torch.zeros(2), prior_precision=1.0)
+    posterior = BayesianRegression(torch.zeros(2), prior_precision=1.0)
     for _ in range(200):
         x = torch.from_numpy(rng.standard_normal(2))
-        belief.update(x, float(x[0]) + 0.5 * float(rng.standard_normal()))
-    samples = torch.stack([belief.sample(rng) for _ in range(4000)])
-    assert torch.allclose(samples.mean(0), belief.mean(), atol=0.01)
-    expected = 0.25 * torch.linalg.inv(belief.precision)
+        posterior.update(x, float(x[0]) + 0.5 * float(rng.standard_normal()))
+    samples = torch.stack([posterior.sample(rng) for _ in range(4000)])
+    assert torch.allclose(samples.mean(0), posterior.mean(), atol=0.01)
+    expected = 0.25 * torch.linalg.inv(posterior.precision)
     assert torch.allclose(samples.T.cov(), expected, rtol=0.25, atol=2e-4)
 
 
-def test_a_belief_begins_at_its_prior():
-    belief = BayesianRegression(torch.tensor([1.0, -2.0]), prior_precision=0.1)
-    assert belief.mean().tolist() == [1.0, -2.0]
-    belief.update(torch.tensor([1.0, 0.0]), 1.0)  # as expected
-    assert belief.mean().tolist() == pytest.approx([1.0, -2.0])
-    belief.update(torch.tensor([1.0, 0.0]), 4.0)
-    assert 1.0 < belief.mean()[0] < 4.0
+def test_the_posterior_without_observations_is_the_prior():
+    posterior = BayesianRegression(torch.tensor([1.0, -2.0]), prior_precision=0.1)
+    assert posterior.mean().tolist() == [1.0, -2.0]
+    posterior.update(torch.tensor([1.0, 0.0]), 1.0)  # as expected
+    assert posterior.mean().tolist() == pytest.approx([1.0, -2.0])
+    posterior.update(torch.tensor([1.0, 0.0]), 4.0)
+    assert 1.0 < posterior.mean()[0] < 4.0
 
 
-def test_forgetting_follows_a_drift():
+def test_forgetting_tracks_a_drift():
     keeps, forgets = (BayesianRegression(torch.zeros(1), prior_precision=0.01) for _ in range(2))
     one = torch.ones(1)
     for value in [0.0] * 50 + [1.0] * 20:
@@ -103,7 +112,7 @@ def test_arms_rise_to_all_patches(n_patches):
     assert arms[-1] == n_patches
 
 
-def test_learns_a_schedule_from_what_comes_at_the_end():
+def test_learns_a_schedule_from_rewards_at_the_end():
     """Random arms earn -2.2 on average, the best constant number -0.8."""
     agent = PatchBandit("BanditPolicy", Schedule(lambda place, _: 2 * 8**place), seed=0)
     agent.learn(20 * 120)
@@ -113,7 +122,7 @@ def test_learns_a_schedule_from_what_comes_at_the_end():
     assert np.mean(rewards) > -0.4
 
 
-def test_learns_that_longer_runs_want_more_patches():
+def test_learns_that_longer_runs_need_more_patches():
     env = Schedule(lambda _, length: 2 if length == 16 else 11, lengths=(16, 128))
     agent = PatchBandit("BanditPolicy", env, seed=0).learn(12_000)
     assert np.median(counts(agent, 16)) <= 3
@@ -124,7 +133,7 @@ def test_learns_which_patches_pay():
     bonus = np.zeros(N_PATCHES)
     bonus[:4] = 4.0
     env = Schedule(lambda *_: 4, noise=0.0, bonus=bonus)
-    kwargs = {"score_precision": 0.1, "draw": "uniform"}
+    kwargs = {"score_precision": 0.1, "sampling": "uniform"}
     agent = PatchBandit("BanditPolicy", env, decision_steps=None, policy_kwargs=kwargs, seed=0)
     agent.learn(20 * 200)
     scores = agent.policy.of_patches.mean()
@@ -142,7 +151,7 @@ def test_decisions_within_a_run_are_credited_with_their_reward_over_their_budget
     assert counts(agent, 200) == [4, 4, 4]
 
 
-def test_what_is_frozen_learns_nothing():
+def test_an_agent_that_does_not_learn_updates_nothing():
     agent = PatchBandit("BanditPolicy", Schedule(lambda *_: 4), learning=False, seed=0).learn(100)
     assert float(agent.policy.of_counts.n_seen) == 0
 
@@ -170,10 +179,13 @@ def test_same_seed_same_masks():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"decision_steps": 0}, "decision_steps must be at least 1 or None, got 0"),
+        ({"decision_steps": 0}, r"decision_steps must be in \[1, inf\), got 0"),
         ({"forgetting": 0}, r"forgetting must be in \(0, 1\], got 0"),
-        ({"policy_kwargs": {"draw": "grid"}}, "draw must be one of uniform, spread, got 'grid'"),
-        ({"policy_kwargs": {"n_stages": 1}}, "n_stages must be at least 2, got 1"),
+        (
+            {"policy_kwargs": {"sampling": "grid"}},
+            "sampling must be one of uniform, spread, got 'grid'",
+        ),
+        ({"policy_kwargs": {"n_stages": 1}}, r"n_stages must be in \[2, inf\), got 1"),
     ],
 )
 def test_bad_values_are_refused(kwargs, message):
@@ -181,6 +193,6 @@ def test_bad_values_are_refused(kwargs, message):
         PatchBandit("BanditPolicy", Schedule(lambda *_: 4), **kwargs)
 
 
-def test_an_observation_without_the_runs_figures_is_refused():
+def test_an_observation_without_run_features_is_refused():
     with pytest.raises(ValueError, match=r"none\+run, of shape \(19,\), got \(16,\)"):
         PatchBandit("BanditPolicy", ViTPatchSelectEnv(**TINY))

@@ -178,9 +178,9 @@ def test_values_of_a_stable_baselines_algorithm_reach_it(tmp_path):
 
 
 def test_values_of_the_papers_agent_reach_it(tmp_path):
-    train(tmp_path / "run", "--dqn.gamma", "0.5", "--dqn.eps-decay", "9")
+    train(tmp_path / "run", "--dqn.gamma", "0.5", "--dqn.exploration-decay-steps", "9")
     agent = MultiOutputDQN.load(tmp_path / "run" / "agent.zip")
-    assert (agent.gamma, agent.eps_decay) == (0.5, 9)
+    assert (agent.gamma, agent.exploration_decay_steps) == (0.5, 9)
 
 
 def test_a_run_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
@@ -217,7 +217,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--agent", "sac"], "top_k (TopKAction) for Box (sac, td3)"),
         (["--agent", "ppo", "--actions", "bits"], "actions must be one of mask, count, top_k"),
         (["--agent", "bandit", "--actions", "count"], "actions must be mask for agent bandit"),
-        (["--agent", "bandit", "--observation", "none"], "needs an observation with the run's"),
+        (["--agent", "bandit", "--observation", "none"], "needs an observation with run features"),
         (["--agent", "random", "--draw", "spread"], "draw belongs to schedules and to matched"),
         (["--agent", "pss", "--draw", "grid"], "draw must be one of uniform, spread, got 'grid'"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
@@ -236,10 +236,16 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
         (["--agent", "ppo", "--dqn.tau", "0.5"], "--dqn values belong to paper and branching"),
-        (["--dqn.eps-start", "2"], "eps_start must be in [0, 1], got 2"),
-        (["--dqn.eps-decay", "nan"], "eps_decay must be above 0, got nan"),
-        (["--dqn.train-freq", "0"], "train_freq must be in [1, inf], got 0"),
-        (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf]"),
+        (
+            ["--dqn.exploration-initial-eps", "2"],
+            "exploration_initial_eps must be in [0, 1], got 2",
+        ),
+        (
+            ["--dqn.exploration-decay-steps", "nan"],
+            "exploration_decay_steps must be in (0, inf], got nan",
+        ),
+        (["--dqn.train-freq", "0"], "train_freq must be in [1, inf), got 0"),
+        (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf)"),
         (["--seed", "-1"], "seed must be in [0, 4294967295], got -1"),
         (["--log-interval", "0"], "log_interval must be at least 1, got 0"),
         (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),

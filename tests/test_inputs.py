@@ -146,7 +146,7 @@ def test_actions(running, action):
 def test_actions_of_wrappers(running, action, counts):
     wrapped = CountAction(running) if counts else TopKAction(running)
     if counts:
-        wrapped.seed_draws(0)
+        wrapped.seed_sampling(0)
     mask = accepted(wrapped.action, action)
     assert mask is None or 1 <= mask.sum() <= 16
 

@@ -11,9 +11,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vit_patch_env.agents import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
-from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import exponential_epsilon
+from vit_patch_env.agents.multi_output_dqn.exploration import exponential_epsilon
 
 POLICIES = ["MlpPolicy", "BranchingMlpPolicy"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are slower with several threads, which wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 class PaidPatches(gym.Env):
@@ -52,7 +61,7 @@ def make_policy(kind, n_actions=4):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_branching_solves_the_identity_that_random_play_solves_one_time_in_sixteen(seed):
+def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_sixteen(seed):
     model = MultiOutputDQN("BranchingMlpPolicy", IdentityEnvMultiBinary(4), seed=seed)
     assert mean_reward(model) < 40  # untrained; random play has 6 of 100
     model.learn(5000)
@@ -82,7 +91,8 @@ def test_defaults_are_the_papers_table_1():
     assert model.buffer_size == 1024
     assert model.batch_size == 64
     assert model.gamma == 0.95
-    assert (model.eps_start, model.eps_end, model.eps_decay) == (1.0, 0.01, 20_000)
+    assert (model.exploration_initial_eps, model.exploration_final_eps) == (1.0, 0.01)
+    assert model.exploration_decay_steps == 20_000
     assert model.learning_rate == 0.01
     assert model.tau == 0.1
     assert model.target_update_interval == 2
@@ -99,7 +109,7 @@ def test_epsilon_decays_exponentially():
 
 def test_epsilon_follows_the_steps_and_scales_with_a_short_run():
     model = MultiOutputDQN("MlpPolicy", PaidPatches()).learn(390)
-    assert model.eps_decay == pytest.approx(200)
+    assert model.exploration_decay_steps == pytest.approx(200)
     assert model.exploration_rate == pytest.approx(exponential_epsilon(390, 1, 0.01, 200))
 
 
@@ -111,12 +121,12 @@ def test_epsilon_never_jumps_back_up():
 
 
 def test_a_set_decay_is_not_scaled():
-    model = MultiOutputDQN("MlpPolicy", PaidPatches(), eps_decay=1000).learn(100)
-    assert model.eps_decay == 1000
+    model = MultiOutputDQN("MlpPolicy", PaidPatches(), exploration_decay_steps=1000).learn(100)
+    assert model.exploration_decay_steps == 1000
     assert model.exploration_rate == pytest.approx(exponential_epsilon(100, 1, 0.01, 1000))
 
 
-def test_the_papers_policy_takes_what_is_above_the_mean():
+def test_the_papers_policy_selects_values_above_the_mean():
     policy = make_policy(MlpPolicy)
     values = torch.tensor([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, -1.0]])
     assert policy.greedy(values).tolist() == [
@@ -125,7 +135,7 @@ def test_the_papers_policy_takes_what_is_above_the_mean():
     ]
 
 
-def test_the_papers_target_is_the_highest_value_and_moves_selected_patches():
+def test_the_papers_target_is_the_highest_value_and_updates_selected_patches():
     policy = make_policy(MlpPolicy)
     obs = torch.rand(5, 3)
     assert torch.equal(policy.next_value(obs), policy.q_net_target(obs).max(dim=1, keepdim=True)[0])
@@ -135,13 +145,13 @@ def test_the_papers_target_is_the_highest_value_and_moves_selected_patches():
     assert torch.equal(taken, actions.bool())
 
 
-def test_branching_takes_the_better_of_drop_and_keep():
+def test_branching_selects_the_better_of_drop_and_keep():
     policy = make_policy(BranchingMlpPolicy, n_actions=2)
     drop_then_keep = torch.tensor([[0.0, 1.0, 5.0, 2.0]])
     assert policy.greedy(drop_then_keep).tolist() == [[True, False]]
 
 
-def test_branchings_target_is_the_mean_of_the_best_and_moves_every_branch():
+def test_branchings_target_is_the_mean_of_the_best_and_updates_every_branch():
     policy = make_policy(BranchingMlpPolicy, n_actions=2)
     obs = torch.rand(3, 3)
     outputs = policy.q_net_target(obs)
@@ -159,7 +169,7 @@ def filled_model(policy, **kwargs):
     return model
 
 
-def test_only_selected_patches_move_in_the_papers_update():
+def test_only_selected_patches_change_in_the_papers_update():
     model = filled_model("MlpPolicy")
     model.replay_buffer.actions[:] = 0
     model.replay_buffer.actions[:, :, 2] = 1
@@ -168,7 +178,7 @@ def test_only_selected_patches_move_in_the_papers_update():
     model.train(gradient_steps=1, batch_size=16)
     moved = (last.weight != before).any(dim=1)
     assert moved[2]
-    # Adam's momentum may move the rest, from earlier updates; with a fresh optimiser it does not.
+    # Adam's momentum of earlier updates may change the rest; that of a fresh optimiser does not.
     model.policy.optimizer.state.clear()
     before = last.weight.clone()
     model.train(gradient_steps=1, batch_size=16)
@@ -182,7 +192,7 @@ def test_a_batch_of_empty_actions_is_no_nan():
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
-def test_the_target_follows_softly_every_second_update():
+def test_the_target_is_updated_softly_every_second_update():
     model = filled_model("MlpPolicy", learning_starts=1000)
     target = next(model.policy.q_net_target.parameters())
     before = target.clone()
@@ -227,7 +237,7 @@ def test_save_and_load_restore_the_agent_and_its_replay_buffer(policy, tmp_path)
     loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     assert np.array_equal(loaded.predict(observations, deterministic=True)[0], expected)
     assert loaded.replay_buffer.pos == 80
-    assert loaded.eps_decay == model.eps_decay
+    assert loaded.exploration_decay_steps == model.exploration_decay_steps
     assert loaded.exploration_rate == model.exploration_rate
     loaded.learn(100, reset_num_timesteps=False)
     assert loaded.num_timesteps == 180
@@ -278,7 +288,7 @@ def test_learn_with_a_progress_bar_writes_tensorboard(tmp_path):
     )
 
 
-def test_runs_are_logged_where_set_logger_says(tmp_path):
+def test_runs_are_logged_by_the_logger_that_was_set(tmp_path):
     model = MultiOutputDQN("MlpPolicy", PaidPatches())
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(100, log_interval=1)
@@ -294,14 +304,28 @@ def test_other_action_spaces_are_refused():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"eps_start": 1.5}, r"eps_start must be in \[0, 1\], got 1.5"),
-        ({"eps_end": -1}, r"eps_end must be in \[0, 1\], got -1"),
-        ({"eps_decay": 0}, "eps_decay must be above 0, got 0"),
+        ({"exploration_initial_eps": 1.5}, r"exploration_initial_eps must be in \[0, 1\], got 1.5"),
+        ({"exploration_final_eps": -1}, r"exploration_final_eps must be in \[0, 1\], got -1"),
+        ({"exploration_decay_steps": 0}, r"exploration_decay_steps must be in \(0, inf\], got 0"),
         ({"gamma": -3}, r"gamma must be in \[0, 1\], got -3"),
-        ({"batch_size": 0}, r"batch_size must be in \[1, inf\], got 0"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"batch_size": 0}, r"batch_size must be in \[1, inf\), got 0"),
+        ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
     ],
 )
 def test_bad_values_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MultiOutputDQN("MlpPolicy", PaidPatches(), **kwargs)
+
+
+def test_infinity_turns_clipping_and_decay_off():
+    model = MultiOutputDQN(
+        "MlpPolicy", PaidPatches(), max_grad_norm=np.inf, exploration_decay_steps=np.inf, seed=0
+    ).learn(100)
+    assert model.exploration_rate == 1.0
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize("name", ["max_grad_norm", "exploration_decay_steps", "gamma"])
+def test_nan_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be in .*, got nan"):
+        MultiOutputDQN("MlpPolicy", PaidPatches(), **{name: np.nan})

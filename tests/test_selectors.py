@@ -99,7 +99,7 @@ def test_the_number_of_patches_is_checked(n_keep):
 
 
 @pytest.mark.parametrize("name", list(RULES))
-def test_a_rule_takes_an_agents_place(name, tmp_path):
+def test_a_rule_has_an_agents_interface(name, tmp_path):
     agent = FixedRule(name, ViTPatchSelectEnv(**TINY), n_keep=5, seed=0)
     agent.learn(20, log_interval=1)
     assert agent.num_timesteps == 20
@@ -107,13 +107,13 @@ def test_a_rule_takes_an_agents_place(name, tmp_path):
     agent.save(tmp_path / "agent.zip")
     loaded = FixedRule.load(tmp_path / "agent.zip")
     observations = np.random.default_rng(0).random((6, 16), dtype=np.float32)
-    for deterministic in (True, False):  # the random rule goes on where it was
+    for deterministic in (True, False):  # the random rule continues its stream
         original, _ = agent.predict(observations, deterministic=deterministic)
         copy, _ = loaded.predict(observations, deterministic=deterministic)
         assert np.array_equal(original, copy)
 
 
-def test_a_rule_runs_in_several_environments_and_stops_when_told():
+def test_a_rule_runs_in_several_environments_and_stops_with_its_callback():
     def make():
         return ViTPatchSelectEnv(**TINY)
 
@@ -122,7 +122,7 @@ def test_a_rule_runs_in_several_environments_and_stops_when_told():
     assert agent.num_timesteps == 10
 
 
-def test_random_patches_of_an_evaluation_vary_and_can_be_drawn_again():
+def test_random_patches_of_an_evaluation_vary_and_are_reproducible():
     rule = make_rule(RandomPatches, n_keep=4, seed=0)
     observation = np.zeros(16, dtype=np.float32)
 
@@ -139,7 +139,7 @@ def test_random_patches_of_an_evaluation_vary_and_can_be_drawn_again():
     assert np.array_equal(evaluation(), first)
 
 
-def test_a_rule_keeps_another_number_in_each_step_and_their_mean_afterwards():
+def test_a_rule_follows_a_sequence_of_numbers_and_then_keeps_their_mean():
     counts = [1, 16, 3, 4, 7] * 4
     agent = FixedRule("random", ViTPatchSelectEnv(**TINY), n_keep=counts, seed=0)
     seen = []
@@ -149,7 +149,7 @@ def test_a_rule_keeps_another_number_in_each_step_and_their_mean_afterwards():
     assert mask.sum() == round(sum(counts) / len(counts))
 
 
-def test_a_schedule_of_numbers_is_checked():
+def test_a_sequence_of_numbers_is_checked():
     env = ViTPatchSelectEnv(**TINY)
     with pytest.raises(ValueError, match=r"n_keep must be an integer in \[1, 16\].*, got 17"):
         FixedRule("random", env, n_keep=[1, 17])
@@ -182,11 +182,11 @@ def test_the_quadratic_schedule_spends_most_steps_on_few_patches():
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 @given(n_patches=st.integers(1, 100), epochs=st.integers(1, 50), progress=st.floats(0, 1))
-def test_schedules_give_a_possible_number_at_any_point(name, n_patches, epochs, progress):
+def test_schedules_give_a_valid_number_at_any_progress(name, n_patches, epochs, progress):
     assert 1 <= ScheduledCount(name, n_patches, epochs)(progress) <= n_patches
 
 
-def test_a_rule_follows_the_budget_used():
+def test_a_rule_follows_a_function_of_the_budget_used():
     env = ViTPatchSelectEnv(**{**TINY, "budget": "flops"})
     agent = FixedRule("random", env, n_keep=lambda progress: 2 if progress < 0.5 else 16, seed=0)
     seen, progress = [], []

@@ -48,7 +48,7 @@ def scores_and_number(*scores, number):
 WRAPPERS = {
     "top_k": TopKAction,
     "count": CountAction,
-    "count_attended": lambda env: CountAction(env, counts=(2, 5, 16), draw="attended"),
+    "count_attended": lambda env: CountAction(env, counts=(2, 5, 16), sampling="attended"),
 }
 each_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
@@ -78,8 +78,10 @@ def test_spec_with_a_wrapper_goes_to_json_and_back(wrap):
 
 
 def test_specs_hold_the_arguments():
-    (spec,) = CountAction(make(), np.array([2, 5]), draw="attended").spec.additional_wrappers[-1:]
-    assert spec.kwargs == {"counts": [2, 5], "draw": "attended"}
+    (spec,) = CountAction(make(), np.array([2, 5]), sampling="attended").spec.additional_wrappers[
+        -1:
+    ]
+    assert spec.kwargs == {"counts": [2, 5], "sampling": "attended"}
     assert TopKAction(make()).spec.additional_wrappers[-1].kwargs == {}
 
 
@@ -96,7 +98,7 @@ def test_pickles_before_the_first_reset(wrap):
 
 # Python 3.12 warns of every fork of a process with threads.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_without_a_seed_draw_different_patches():
+def test_workers_without_a_seed_sample_different_patches():
     envs = gym.vector.AsyncVectorEnv(
         [lambda: CountAction(Echo(64, np.zeros(64)), counts=(32,))] * 2
     )
@@ -183,15 +185,15 @@ def test_default_counts_are_evenly_spaced(n_patches, counts):
     assert env.action_space == spaces.Discrete(len(counts))
 
 
-@pytest.mark.parametrize("draw", ["uniform", "attended"])
-def test_actions_choose_the_number_of_patches(draw):
-    env = CountAction(Echo(), counts=(7, 1, 4), draw=draw)
+@pytest.mark.parametrize("sampling", ["uniform", "attended"])
+def test_actions_choose_the_number_of_patches(sampling):
+    env = CountAction(Echo(), counts=(7, 1, 4), sampling=sampling)
     env.reset(seed=0)
     assert [env.step(action)[-1]["mask"].sum() for action in (0, 1, 2, 1)] == [7, 1, 4, 1]
 
 
 @pytest.mark.parametrize("action", [1, np.int64(1), np.uint8(1), np.array(1), np.array([1])])
-def test_actions_of_any_whole_type_are_the_same_action(action):
+def test_actions_of_any_integer_type_are_the_same_action(action):
     env = CountAction(Echo())
     expected = masks_of(env, seed=0)
     assert np.array_equal(masks_of(env, seed=0, action=action), expected)
@@ -221,7 +223,7 @@ def test_bad_counting_actions_are_named(action, got):
         ({"counts": (2, 2)}, r"counts must be distinct numbers, at least one, got \(2, 2\)"),
         ({"counts": ()}, r"counts must be distinct numbers, at least one, got \(\)"),
         ({"counts": 4}, "counts must be a sequence of integers, got 4"),
-        ({"draw": "best"}, "draw must be one of uniform, spread, attended, got 'best'"),
+        ({"sampling": "best"}, "sampling must be one of uniform, spread, attended, got 'best'"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
@@ -230,14 +232,16 @@ def test_bad_arguments_are_named(kwargs, message):
 
 
 def test_attended_refuses_observations_without_a_number_per_patch():
-    with pytest.raises(ValueError, match="must have 8 numbers or more for draw='attended', got"):
-        CountAction(Echo(values=np.zeros(7)), draw="attended")
+    with pytest.raises(
+        ValueError, match="must have 8 numbers or more for sampling='attended', got"
+    ):
+        CountAction(Echo(values=np.zeros(7)), sampling="attended")
 
 
-def test_attended_refuses_to_draw_by_nan():
-    env = CountAction(Echo(values=[np.nan] * 8), draw="attended")
+def test_attended_refuses_nan():
+    env = CountAction(Echo(values=[np.nan] * 8), sampling="attended")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"must be finite for draw='attended', got .*nan"):
+    with pytest.raises(ValueError, match=r"must be finite for sampling='attended', got .*nan"):
         env.step(0)
 
 
@@ -246,17 +250,17 @@ def test_a_step_before_the_first_reset_is_refused():
         CountAction(Echo()).step(0)
 
 
-@pytest.mark.parametrize("draw", ["uniform", "attended"])
-def test_same_seed_same_patches_whatever_else_draws(draw):
-    first = masks_of(CountAction(Echo(), draw=draw), seed=3)
+@pytest.mark.parametrize("sampling", ["uniform", "attended"])
+def test_same_seed_same_patches_whatever_other_generators_do(sampling):
+    first = masks_of(CountAction(Echo(), sampling=sampling), seed=3)
     np.random.seed(99)  # noqa: NPY002
-    env = CountAction(Echo(), draw=draw)
+    env = CountAction(Echo(), sampling=sampling)
     masks_of(env, seed=7)
     assert np.array_equal(masks_of(env, seed=3), first)
     assert not np.array_equal(masks_of(env, seed=4), first)
 
 
-def test_drawing_leaves_the_global_and_the_environments_generator_alone():
+def test_sampling_leaves_the_global_and_the_environments_generator_alone():
     env = CountAction(Echo())
     np.random.seed(5)  # noqa: NPY002
     env.reset(seed=0)
@@ -266,7 +270,7 @@ def test_drawing_leaves_the_global_and_the_environments_generator_alone():
     assert env.np_random.bit_generator.state == before[1]
 
 
-def test_resets_without_a_seed_draw_anew_and_go_on_from_the_last_seed():
+def test_resets_without_a_seed_sample_anew_and_continue_the_last_seeds_stream():
     env = CountAction(Echo())
     env.reset()
     unseeded = masks_of(env, seed=None)
@@ -282,15 +286,15 @@ def test_resets_without_a_seed_draw_anew_and_go_on_from_the_last_seed():
     assert not np.array_equal(masks_of(other, seed=None), unseeded)
 
 
-def test_uniform_draws_ignore_the_observation():
+def test_uniform_sampling_ignores_the_observation():
     values = np.arange(11.0)
     plain, other = CountAction(Echo()), CountAction(Echo(values=values))
     assert np.array_equal(masks_of(plain, seed=0), masks_of(other, seed=0))
 
 
-def test_attended_draws_favour_high_values_and_no_further_numbers():
+def test_attended_sampling_favours_high_values_and_no_further_numbers():
     values = [*range(8), 1e9, -1e9, 1e9]
-    env = CountAction(Echo(values=values), counts=(1, 3), draw="attended")
+    env = CountAction(Echo(values=values), counts=(1, 3), sampling="attended")
     shares = masks_of(env, seed=0, n_steps=3000).mean(axis=0)
     assert (np.diff(shares) > 0).all()
     singles = masks_of(env, seed=0, n_steps=3000, action=0).mean(axis=0)
@@ -299,13 +303,13 @@ def test_attended_draws_favour_high_values_and_no_further_numbers():
 
 
 @pytest.mark.parametrize("value", [0, 0.1, 3e38])
-def test_attended_draws_of_equal_values_are_uniform(value):
-    env = CountAction(Echo(values=[value] * 8), draw="attended")
+def test_attended_sampling_of_equal_values_is_uniform(value):
+    env = CountAction(Echo(values=[value] * 8), sampling="attended")
     assert np.array_equal(masks_of(env, seed=0), masks_of(CountAction(Echo()), seed=0))
 
 
-def test_attended_draws_follow_the_latest_observation():
-    env = CountAction(Echo(values=np.eye(8)[0] * 9), counts=(1,), draw="attended")
+def test_attended_sampling_follows_the_latest_observation():
+    env = CountAction(Echo(values=np.eye(8)[0] * 9), counts=(1,), sampling="attended")
     observation, _ = env.reset(seed=0)
     observation[:] = np.eye(8)[5]  # the caller's own
     first = np.mean([env.action(0) for _ in range(300)], axis=0)
@@ -315,8 +319,8 @@ def test_attended_draws_follow_the_latest_observation():
     assert np.mean([env.action(0) for _ in range(300)], axis=0).argmax() == 3
 
 
-def test_the_reward_counts_the_drawn_patches():
-    env = CountAction(make(alpha=0, n_patches_desired=8), draw="attended")
+def test_the_reward_counts_the_sampled_patches():
+    env = CountAction(make(alpha=0, n_patches_desired=8), sampling="attended")
     env.reset(seed=0)
     assert [env.step(action)[1] for action in (0, 3, 7)] == [-6 / 8, 0, -1]
 
@@ -328,7 +332,7 @@ def test_the_reward_counts_the_drawn_patches():
 def test_drives_the_environment(algorithm, wrap):
     n_selected = []
 
-    def note(values, _):
+    def record(values, _):
         n_selected.append(values["infos"][0]["n_selected"])
         return True
 
@@ -336,7 +340,7 @@ def test_drives_the_environment(algorithm, wrap):
         "MlpPolicy", wrap(make()), learning_starts=8, batch_size=8, train_freq=1, seed=0,
         buffer_size=100, policy_kwargs={"net_arch": [16]}, device="cpu",
     )  # fmt: skip
-    model.learn(40, callback=note)
+    model.learn(40, callback=record)
     assert len(n_selected) == 40  # past the ends of two episodes
     assert len(set(n_selected)) > 1
     assert model._n_updates > 0

@@ -1,7 +1,7 @@
 """Wrappers that let algorithms for Box and Discrete actions pick the patches."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -9,24 +9,24 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import check_choice, check_integer, shown
-from vit_patch_env.patches.sampling import draw_spread, draw_uniform
+from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
 from vit_patch_env.patches.selection import top_k_mask
 
-CountDrawName = Literal["uniform", "spread", "attended"]
+CountSamplingName = SamplingName | Literal["attended"]
 
-_DRAW_STREAM = 0x9A7C4
-"""Keeps the drawn patches independent of what the environment draws from the same seed."""
+_SAMPLING_STREAM = 0x9A7C4
+"""Keeps the sampled patches independent of the environment's own random numbers."""
 
 
 class TopKAction(
     gym.ActionWrapper[Any, NDArray[Any], NDArray[np.int8]], gym.utils.RecordConstructorArgs
 ):
-    """Pick patches by scores and their number: for SAC, TD3 and others with Box actions.
+    """Pick a score per patch and a number of patches: for SAC, TD3 and others with Box actions.
 
     ## Action space
     `Box(-1, 1, (n_patches + 1,))`: a score for each patch, then the number of patches, where
-    [-1, 1] stands for 1...n_patches. That many patches with the highest scores are kept; of equal
-    scores the first. Scores are only ranked, and a number beyond [-1, 1] is clipped.
+    [-1, 1] maps to 1...n_patches. That many patches with the highest scores are kept; among equal
+    scores the first. Scores are only ranked, and a number outside [-1, 1] is clipped.
 
     Args:
         env: an environment whose action space is MultiBinary(n_patches).
@@ -42,7 +42,7 @@ class TopKAction(
         self.action_space = spaces.Box(-1.0, 1.0, (self.n_patches + 1,), np.float32)
 
     def action(self, action: NDArray[Any]) -> NDArray[np.int8]:
-        """Patch mask (n_patches,) of scores and a number.
+        """Patch mask (n_patches,) from scores and a number.
 
         Args:
             action: (n_patches + 1,), scores and then the number, in [-1, 1].
@@ -68,96 +68,97 @@ class TopKAction(
 class CountAction(
     gym.ActionWrapper[Any, np.int64, NDArray[np.int8]], gym.utils.RecordConstructorArgs
 ):
-    """Pick how many patches to train on, which are then drawn: for DQN and others with Discrete.
+    """Pick only the number of patches, which are then sampled: for DQN and others with Discrete.
 
     ## Action space
-    `Discrete(len(counts))`: action `i` keeps `counts[i]` patches, drawn anew at each step.
+    `Discrete(len(counts))`: action `i` keeps `counts[i]` patches, sampled anew at each step.
 
-    The patches come from a generator of the wrapper's own, seeded by `reset(seed=...)`: the same
-    seed and actions give the same run. Resets without a seed go on with it.
+    The wrapper has its own generator, seeded by `reset(seed=...)`: the same seed and actions give
+    the same run. Resets without a seed continue its stream.
 
     Args:
         env: an environment whose action space is MultiBinary(n_patches).
         counts: numbers of patches to choose from, distinct and in 1...n_patches; by default eight
             evenly spaced ones up to n_patches, or all where there are fewer.
-        draw: `uniform`; `spread`: over the image; or `attended`: patches with a higher observation
-            are likelier, in proportion to exp(z), where z is the standardised observation. It takes
-            an observation whose first n_patches numbers belong to the patches.
+        sampling: `uniform`; `spread`: evenly over the image; or `attended`: with weights exp(z),
+            where z is the standardised observation. `attended` needs an observation whose first
+            n_patches numbers belong to the patches.
 
     Raises:
-        ValueError: for another action space, counts out of range or repeated, an unknown draw, or
-            `attended` with an observation that has no number per patch.
+        ValueError: for another action space, counts out of range or repeated, an unknown sampling,
+            or `attended` with an observation that has no number per patch.
     """
 
     def __init__(
         self,
         env: gym.Env[Any, NDArray[Any]],
         counts: Sequence[int] | None = None,
-        draw: CountDrawName = "uniform",
+        sampling: CountSamplingName = "uniform",
     ) -> None:
         super().__init__(env)
         self.n_patches = _n_patches(env)
         self.counts = _check_counts(counts, self.n_patches)
-        check_choice(get_args(CountDrawName), draw=draw)
-        if draw == "attended":
+        check_choice((*SAMPLERS, "attended"), sampling=sampling)
+        if sampling == "attended":
             shape = env.observation_space.shape
             if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
                 raise ValueError(
                     f"the observation must have {self.n_patches} numbers or more for "
-                    f"draw='attended', got {env.observation_space}"
+                    f"sampling='attended', got {env.observation_space}"
                 )
-        # JSON knows lists only, and a spec read from it must equal the one that was written.
+        # JSON has lists only, and a spec read from it must equal the one that was written.
         gym.utils.RecordConstructorArgs.__init__(
-            self, counts=None if counts is None else list(self.counts), draw=draw
+            self, counts=None if counts is None else list(self.counts), sampling=sampling
         )
-        self.draw = draw
+        self.sampling = sampling
         self.action_space = spaces.Discrete(len(self.counts))
-        # Made at reset, so that copies of an environment in several processes draw differently.
+        # Made at reset, so that copies of an environment in several processes sample differently.
         self._rng: np.random.Generator | None = None
         self._patch_values: NDArray[np.float64] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment, and with a seed what patches will be drawn."""
+        """Reset the environment and, with a seed, the generator of the patches."""
         observation, info = super().reset(seed=seed, options=options)
         if seed is not None:
-            self.seed_draws(seed)
+            self.seed_sampling(seed)
         elif self._rng is None:
             self._rng = np.random.default_rng()
         self._see(observation)
         return observation, info
 
     def step(self, action: np.int64) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Train on `counts[action]` drawn patches."""
+        """Train on `counts[action]` sampled patches."""
         results = super().step(action)
         self._see(results[0])
         return results
 
     def action(self, action: Any) -> NDArray[np.int8]:
-        """Patch mask (n_patches,) with `counts[action]` patches, drawn anew by every call.
+        """Patch mask (n_patches,) with `counts[action]` patches, sampled anew in each call.
 
         Args:
             action: an integer in 0...len(counts) - 1, as int, NumPy integer or array of one.
 
         Raises:
-            ValueError: for anything else, before the first reset, or where `attended` finds an
+            ValueError: for anything else, before the first reset, or for `attended` with an
                 observation that is not finite.
         """
         n_keep = self.counts[self._index(action)]
         if self._rng is None:
             raise ValueError("expected a reset before this call, got none")
-        values, draw = self._patch_values, draw_spread if self.draw == "spread" else draw_uniform
+        values = self._patch_values
         scores = np.zeros(self.n_patches) if values is None else _standardise(values)
-        return draw(scores, n_keep, self._rng)
+        sampler = SAMPLERS["uniform" if self.sampling == "attended" else self.sampling]
+        return sampler(scores, n_keep, self._rng)
 
-    def seed_draws(self, seed: int) -> None:
-        """Let the patches that are drawn from here on depend on this seed, without a reset."""
-        self._rng = np.random.default_rng([seed, _DRAW_STREAM])
+    def seed_sampling(self, seed: int) -> None:
+        """Seed the generator of the patches without a reset."""
+        self._rng = np.random.default_rng([seed, _SAMPLING_STREAM])
 
     def _see(self, observation: Any) -> None:
-        if self.draw == "attended":
-            # A copy: the observation belongs to the caller from here on.
+        if self.sampling == "attended":
+            # A copy: the caller may change the observation after this call.
             self._patch_values = np.array(observation[: self.n_patches], dtype=np.float64)
 
     def _index(self, action: Any) -> int:
@@ -199,10 +200,10 @@ def _check_counts(counts: Sequence[int] | None, n_patches: int) -> tuple[int, ..
 def _standardise(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values with mean 0 and standard deviation 1; zeros where all are the same."""
     if not np.isfinite(values).all():
-        raise ValueError(f"the observation must be finite for draw='attended', got {values}")
+        raise ValueError(f"the observation must be finite for sampling='attended', got {values}")
     centred = values - values.mean()
     scale = centred.std()
-    # Rounding leaves equal values a spread of its own size, which must not pass for attention.
+    # Rounding errors give equal values a small spread, which must not be taken for attention.
     if scale <= 1e-12 * np.abs(values).max():
         return np.zeros_like(values)
     standardised: NDArray[np.float64] = centred / scale

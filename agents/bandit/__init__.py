@@ -1,7 +1,5 @@
 """PatchBandit: a contextual bandit that picks how many patches, and learns a score for each."""
 
-from vit_patch_env.agents.bandit.bandit import PatchBandit
-from vit_patch_env.agents.bandit.policies import BanditPolicy
-from vit_patch_env.agents.bandit.regression import BayesianRegression
+import lazy_loader
 
-__all__ = ["BanditPolicy", "BayesianRegression", "PatchBandit"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

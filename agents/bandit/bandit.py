@@ -1,6 +1,7 @@
 """PatchBandit: Thompson sampling over the number of patches at each point of a run."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,13 +12,26 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
+from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.policies import BanditPolicy
-from vit_patch_env.agents.common.playing import PlayingAlgorithm
+from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
 
 
 @dataclass
 class _Decision:
-    """What one environment is doing at present, and what it has brought so far."""
+    """The current decision of one environment, and its results so far.
+
+    Attributes:
+        weights: sampled, of numbers of patches.
+        scores: sampled, of patches, (n_patches,).
+        features: sum over steps of cost * features of the number of patches.
+        patches: sum over steps of cost * centred patch mask, (n_patches,).
+        budget_steps: of the episode.
+        n_steps: steps so far.
+        reward: sum of rewards.
+        cost: share of the budget used.
+        progress: at the last step.
+    """
 
     weights: Tensor
     scores: NDArray[np.float64]
@@ -27,49 +41,52 @@ class _Decision:
     n_steps: int = 0
     reward: float = 0.0
     cost: float = 0.0
-    progress: float = field(default=0.0)
+    progress: float = 0.0
 
 
-class PatchBandit(PlayingAlgorithm):
-    """A contextual bandit for MultiBinary actions: how many patches, and which, at which point.
+class PatchBandit(OnlineAlgorithm):
+    """A contextual bandit for MultiBinary actions: how many patches to keep, and which.
 
-    Thompson sampling (Thompson 1933; Chapelle and Li 2011) on a Bayesian linear model. The context
-    is the share of the budget used and the run's length, the arms are numbers of patches; beside
-    them each patch has a score. A decision, one sample of the model, holds for `decision_steps`
-    steps or for a whole episode. It is credited with what an episode's sum counts: its reward over
-    its share of the budget.
+    Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The
+    context is the share of the budget used and the run's length, the arms are numbers of patches;
+    in addition, each patch has a score. A decision, one sample of the model, is used for
+    `decision_steps` steps or a whole episode. It is then valued at its reward per share of the
+    budget used.
 
-    - `decision_steps=None`: whole episodes. What a step does to the end of the run is in its
-      reward, so it learns schedules, over many short runs.
-    - `decision_steps=50`, say: within a run, myopic; `forgetting` below 1 follows rewards that
-      drift.
+    - `decision_steps=None`: one decision per episode. The rewards include the long-term effects of
+      each step, so the bandit learns schedules, from many short runs.
+    - `decision_steps=50`, for example: several decisions within a run, myopic. `forgetting` below 1
+      tracks non-stationary rewards.
+
+    Types and ranges of its hyperparameters are declared in `BanditOptions`.
 
     Args:
         policy: `BanditPolicy`.
         env: with a MultiBinary action space and an observation `...+run`.
-        decision_steps: steps that a decision holds for; None for the whole episode.
-        forgetting: weight that earlier decisions keep with each new one, in (0, 1].
-        learning: whether `learn` learns; else it does what is best by all that is known.
-        stats_window_size: episodes that rollout figures are averaged over.
+        decision_steps: steps per decision; None for one decision per episode.
+        forgetting: factor on the weight of earlier decisions at each update.
+        learning: whether `learn` updates the model; if not, it acts by the posterior mean.
+        stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: for the policy, beside its seed.
+        policy_kwargs: of the policy, besides its seed.
         verbose: 0 for no output, 1 for information.
-        seed: of the agent and of the environment.
-        device: unused, as its arithmetic is small; present for exchange with other agents.
+        seed: of the agent and the environment.
+        device: unused: it always runs on the CPU; for the same signature as other agents.
 
     Raises:
-        ValueError: for a value outside its range, or an observation without the run's figures.
+        ValueError: for a value outside its range, or an observation without run features.
     """
 
     policy: BanditPolicy
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"BanditPolicy": BanditPolicy}
+    renamed: ClassVar[Mapping[str, str]] = {"draw": "sampling"}
 
     def __init__(
         self,
         policy: str | type[BanditPolicy],
         env: GymEnv | str,
-        decision_steps: int | None = None,
-        forgetting: float = 1.0,
+        decision_steps: int | None = BanditOptions.decision_steps,
+        forgetting: float = BanditOptions.forgetting,
         learning: bool = True,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -79,10 +96,7 @@ class PatchBandit(PlayingAlgorithm):
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
-        if decision_steps is not None and not decision_steps >= 1:
-            raise ValueError(f"decision_steps must be at least 1 or None, got {decision_steps}")
-        if not 0 < forgetting <= 1:
-            raise ValueError(f"forgetting must be in (0, 1], got {forgetting}")
+        BanditOptions(decision_steps=decision_steps, forgetting=forgetting)  # checks the values
         super().__init__(
             policy,
             env,
@@ -110,11 +124,11 @@ class PatchBandit(PlayingAlgorithm):
         assert isinstance(policy, BanditPolicy)
         self.policy = policy
 
-    def _begin(self, total_timesteps: int) -> None:
+    def _on_training_start(self, total_timesteps: int) -> None:
         self._decisions = [self._decide(index, 0.0) for index in range(self.n_envs)]
 
     def _decide(self, index: int, progress: float) -> _Decision:
-        """Sample the model, or take what it expects: what an environment does from here on."""
+        """A new decision: a sample of the model, or its mean where it does not learn."""
         policy = self.policy
         assert self.env is not None
         if "budget_steps" in self.env.reset_infos[index]:
@@ -138,10 +152,10 @@ class PatchBandit(PlayingAlgorithm):
         for observation, decision in zip(observations, self._decisions, strict=True):
             progress = float(observation[policy.n_patches])
             n_keep = policy.best_count(progress, decision.budget_steps, decision.weights)
-            masks.append(policy.draw(decision.scores, n_keep, policy.rng))
+            masks.append(policy.sample_patches(decision.scores, n_keep, policy.rng))
         return np.stack(masks)
 
-    def _take(
+    def _after_step(
         self,
         observations: NDArray[Any],
         actions: NDArray[Any],
@@ -169,16 +183,16 @@ class PatchBandit(PlayingAlgorithm):
                 self._decisions[index] = self._decide(index, 0.0 if dones[index] else after)
 
     def _learn_from(self, decision: _Decision) -> None:
-        """Update the belief by what a decision was worth."""
-        if decision.cost <= 0:  # nothing of the budget was used: worth nothing, and no matter
+        """Update the model with a finished decision."""
+        if decision.cost <= 0:  # no budget was used: its value is undefined
             return
         policy = self.policy
-        worth = decision.reward / decision.cost
+        value = decision.reward / decision.cost
         features = torch.from_numpy(decision.features / decision.cost)
         expected = float(policy.of_counts.mean() @ features)
-        policy.of_counts.update(features, worth, self.forgetting)
-        # What the number of patches does not explain may be due to which they were.
+        policy.of_counts.update(features, value, self.forgetting)
+        # The residual of the number of patches is explained by which patches they were.
         patches = torch.from_numpy(decision.patches / decision.cost)
-        policy.of_patches.update(patches, worth - expected, self.forgetting)
-        self.logger.record("agent/worth", worth)
+        policy.of_patches.update(patches, value - expected, self.forgetting)
+        self.logger.record("agent/value", value)
         self.logger.record("agent/n_decisions", float(policy.of_counts.n_seen))

@@ -1,4 +1,4 @@
-"""Bayesian linear regression with unknown noise: the belief that a bandit samples from."""
+"""Bayesian linear regression with unknown noise variance, for Thompson sampling."""
 
 import math
 
@@ -8,22 +8,22 @@ from torch import Tensor, nn
 
 
 class BayesianRegression(nn.Module):
-    """Belief about weights w in y = w·x + noise: normal, with an inverse-gamma noise variance.
+    """Posterior of weights w in y = w·x + noise: normal, with an inverse-gamma noise variance.
 
     Conjugate updates (Bishop 2006, section 3.3; Riquelme et al. 2018, arXiv:1802.09127, for its
     use in Thompson sampling).
 
     Args:
-        prior_mean: of the weights (n_features,), before anything is seen.
-        prior_precision: of the weights, in units of the noise's; the lower, the wider the prior.
+        prior_mean: of the weights, (n_features,).
+        prior_precision: of the weights, relative to the noise's; the lower, the wider the prior.
 
     Attributes:
-        n_seen: updates so far, what was forgotten taken off.
+        n_seen: number of observations, discounted by forgetting.
     """
 
     prior_mean: Tensor
     precision: Tensor  # (n_features, n_features)
-    moment: Tensor  # (n_features,), the sum of x * error, of the prior mean's errors
+    moment: Tensor  # (n_features,), the sum of x * error, with the prior mean's errors
     squares: Tensor  # (), the sum of the squared errors
     n_seen: Tensor  # ()
 
@@ -39,12 +39,12 @@ class BayesianRegression(nn.Module):
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.float64))
 
     def update(self, x: Tensor, y: float, forgetting: float = 1.0) -> None:
-        """Learn from one observation.
+        """Update the posterior with one observation.
 
         Args:
             x: features (n_features,).
-            y: what came of them.
-            forgetting: weight that what was learned before keeps, in (0, 1].
+            y: target.
+            forgetting: factor on the weight of earlier observations, in (0, 1].
         """
         x = x.to(torch.float64)
         error = y - float(self.prior_mean @ x)
@@ -55,17 +55,17 @@ class BayesianRegression(nn.Module):
         self.n_seen.copy_(forgetting * self.n_seen + 1)
 
     def mean(self) -> Tensor:
-        """Expected weights (n_features,) float64."""
+        """Posterior mean of the weights, (n_features,) float64."""
         return self.prior_mean + self._shift()
 
     def noise_variance(self) -> tuple[float, float]:
-        """Shape and scale of the inverse-gamma belief about the noise's variance."""
+        """Shape and scale of the inverse-gamma posterior of the noise variance."""
         explained = self.moment @ self._shift()
         scale = 1e-4 + 0.5 * (self.squares - explained).clamp(min=0)
         return 1.0 + 0.5 * float(self.n_seen), float(scale)
 
     def sample(self, rng: np.random.Generator) -> Tensor:
-        """Weights (n_features,) float64 drawn from the belief."""
+        """Weights (n_features,) float64 sampled from the posterior."""
         shape, scale = self.noise_variance()
         deviation = 1 / math.sqrt(rng.gamma(shape, 1 / scale))
         normal = torch.from_numpy(rng.standard_normal((len(self.moment), 1)))
@@ -73,7 +73,7 @@ class BayesianRegression(nn.Module):
         return self.mean() + deviation * spread[:, 0]
 
     def _shift(self) -> Tensor:
-        """How far the expected weights are from the prior's."""
+        """Difference (n_features,) of the posterior mean from the prior mean."""
         shift: Tensor = torch.cholesky_solve(self.moment[:, None], self._factor())
         return shift[:, 0]
 

@@ -1,1 +1,1 @@
-"""What several agents share."""
+"""What several agents share: a step-by-step loop, frozen agents, and reading saved files."""

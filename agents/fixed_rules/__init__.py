@@ -1,1 +1,5 @@
-"""Fixed rules that pick patches: the baselines beside every agent."""
+"""Fixed rules and schedules that pick patches: baselines for every agent."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,23 +1,27 @@
-"""Numbers of patches over a run: fixed schedules, as functions of the budget used."""
+"""Fixed schedules of the number of patches over a run, by name in `SCHEDULES`.
+
+To add a schedule, write a function here and enter it in `SCHEDULES`. The first line of its
+docstring describes it in tables of the documentation.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 Schedule = Callable[[float, int], float]
-"""Maps the share of the budget used, in [0, 1), and a run's epochs to a share of the patches."""
+"""Maps (share of the budget used, in [0, 1), epochs of the run) to a share of the patches."""
 
 
 def pss(progress: float, epochs: int) -> float:
-    """A patch sampling schedule in cycles of an epoch: a fifth of the patches, all, a fifth.
+    """Cyclic patch sampling schedule: 20 % of the patches, up to all and back, in each epoch.
 
-    McDanel and Huynh 2022, https://arxiv.org/abs/2208.09520: drop ratio 0.8 to 0 and back. There
-    the patches are chosen per image by magnitude; here the caller draws them.
+    McDanel and Huynh 2022, https://arxiv.org/abs/2208.09520: drop ratio 0.8 to 0 and back. The
+    paper selects patches per image by magnitude; here the rule samples them per batch.
     """
     return 1 - 0.8 * abs(1 - 2 * (progress * epochs % 1))
 
 
 def pss_linear(progress: float, epochs: int) -> float:
-    """A patch sampling schedule that grows over the run from a fifth of the patches to all.
+    """Linear patch sampling schedule: from 20 % of the patches to all over the run.
 
     The linear one of McDanel and Huynh 2022, https://arxiv.org/abs/2208.09520.
     """
@@ -25,18 +29,18 @@ def pss_linear(progress: float, epochs: int) -> float:
 
 
 def flip(progress: float, epochs: int) -> float:
-    """Half of the patches, and all of them in the last 5 % of the run.
+    """FLIP: half of the patches, then all of them in the last 5 % of the run.
 
-    FLIP (Li et al. 2023, https://arxiv.org/abs/2212.00794): 50 % masked, then unmasked tuning for
-    0.32 of 6.4 to 32 epochs. There the patches are drawn per image, here per batch.
+    Li et al. 2023, https://arxiv.org/abs/2212.00794: 50 % masked, then unmasked tuning for
+    0.32 of 6.4 to 32 epochs. The paper samples patches per image; here the rule does per batch.
     """
     return 1.0 if progress >= 0.95 else 0.5
 
 
 def quadratic(progress: float, epochs: int) -> float:
-    """A sixteenth of the patches at first, growing with the square of the progress to all.
+    """From 1/16 of the patches to all, with the square of the progress.
 
-    Ours: the best fixed schedule that a search by hand found (RESEARCH.md).
+    Our own: the best fixed schedule found by a manual search (RESEARCH.md).
     """
     return (1 + 15 * progress**2) / 16
 
@@ -47,17 +51,24 @@ SCHEDULES: dict[str, Schedule] = {
     "flip": flip,
     "quadratic": quadratic,
 }
+"""Every schedule by its name on the command line."""
 
 
 @dataclass(frozen=True)
 class ScheduledCount:
-    """A schedule by name for so many patches and epochs: maps progress to a number of patches."""
+    """A named schedule as a function of the progress, for `FixedRule(n_keep=...)`.
+
+    Attributes:
+        name: in `SCHEDULES`.
+        n_patches: of an image.
+        epochs: of the run.
+    """
 
     name: str
     n_patches: int
     epochs: int
 
     def __call__(self, progress: float) -> int:
-        """Patches to keep where that share of the budget is used, in 1...n_patches."""
+        """Number of patches to keep, in 1...n_patches, at a progress in [0, 1]."""
         share = SCHEDULES[self.name](progress, self.epochs)
         return min(max(round(share * self.n_patches), 1), self.n_patches)

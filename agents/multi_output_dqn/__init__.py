@@ -1,6 +1,5 @@
 """Deep Q-learning for MultiBinary actions."""
 
-from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import MultiOutputDQN
-from vit_patch_env.agents.multi_output_dqn.policies import BranchingMlpPolicy, MlpPolicy
+import lazy_loader
 
-__all__ = ["BranchingMlpPolicy", "MlpPolicy", "MultiOutputDQN"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

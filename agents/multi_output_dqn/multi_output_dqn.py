@@ -1,6 +1,6 @@
 """MultiOutputDQN: deep Q-learning with one output per binary action."""
 
-import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,63 +14,63 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
+from vit_patch_env.agents.common.saved_files import SavedAlgorithm
+from vit_patch_env.agents.multi_output_dqn.exploration import (
+    PAPER_DECAY_STEPS,
+    default_decay_steps,
+    exponential_epsilon,
+)
+from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.agents.multi_output_dqn.policies import (
     BranchingMlpPolicy,
     MlpPolicy,
     MultiOutputPolicy,
 )
 
-PAPER_EPS_DECAY = 20_000.0
-PAPER_TIMESTEPS = 39_000
-
 SelfMultiOutputDQN = TypeVar("SelfMultiOutputDQN", bound="MultiOutputDQN")
 
 
-def exponential_epsilon(step: int, start: float, end: float, decay: float) -> float:
-    """ε after `step` steps: from `start` towards `end`, with time constant `decay` in steps."""
-    return end + (start - end) * math.exp(-step / decay)
-
-
-class MultiOutputDQN(OffPolicyAlgorithm):
+class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
     """The agent of AgentViT (Cauteruccio et al. 2024): DQN for MultiBinary actions.
 
-    Huber loss, replay, a softly updated target network, and an ε that decays exponentially. The
-    defaults are the paper's Table 1; where Stable-Baselines3's DQN has an argument, it has that
-    name here.
+    Huber loss, replay buffer, soft updates of the target network, and ε-greedy exploration with
+    exponential decay. The defaults are the paper's Table 1. Arguments have the names of
+    Stable-Baselines3's DQN where it has them; types and ranges are declared in `DQNOptions`.
 
     Args:
-        policy: `MlpPolicy`, the paper's (one value per action; every action above their mean is
-            taken), or `BranchingMlpPolicy` (two values per action).
+        policy: `MlpPolicy`, the paper's (one value per action; the greedy action selects all above
+            the mean value), or `BranchingMlpPolicy` (two values per action).
         env: with a MultiBinary action space.
         learning_rate: η, a number or a schedule of the remaining progress (from 1 to 0).
         buffer_size: transitions in the replay buffer.
-        learning_starts: steps of random actions before learning.
+        learning_starts: steps with random actions before learning starts.
         batch_size: transitions per update.
-        tau: soft update coefficient τ of the target network, in (0, 1].
+        tau: soft update coefficient τ of the target network.
         gamma: discount factor γ.
-        train_freq: update every that many steps (the paper's `frequency`).
-        gradient_steps: updates each time; -1 for as many as steps were taken.
+        train_freq: environment steps between updates (the paper's `frequency`), or a tuple such as
+            (1, "episode").
+        gradient_steps: updates each time; -1 for as many as there were steps.
         replay_buffer_class: another replay buffer.
-        replay_buffer_kwargs: for the replay buffer.
+        replay_buffer_kwargs: of the replay buffer.
         optimize_memory_usage: as in Stable-Baselines3.
         n_steps: of n-step returns, as in Stable-Baselines3.
-        target_update_interval: soft update of the target every that many *updates* (the paper's
+        target_update_interval: *updates* between soft updates of the target network (the paper's
             `update_every`; Stable-Baselines3's DQN counts environment steps).
-        eps_start: ε at the start, in [0, 1].
-        eps_end: ε in the limit, in [0, 1].
-        eps_decay: time constant of ε in steps. None: the paper's 20,000, in proportion for a
-            run that is shorter than the paper's 39,000 steps.
-        max_grad_norm: bound on the gradient's norm.
-        stats_window_size: episodes that rollout figures are averaged over.
+        exploration_initial_eps: ε at the first step (the paper's ε_start).
+        exploration_final_eps: limit of ε (the paper's ε_end).
+        exploration_decay_steps: time constant of ε in steps (the paper's decay constant). None:
+            the paper's 20,000, scaled down for a run shorter than the paper's 39,000 steps.
+        max_grad_norm: maximum norm for gradient clipping.
+        stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: for the policy, such as `net_arch`.
+        policy_kwargs: of the policy, such as `net_arch`.
         verbose: 0 for no output, 1 for information.
-        seed: of the agent and of the environment.
+        seed: of the agent and the environment.
         device: `auto`, `cpu` or `cuda`.
 
     Attributes:
-        exploration_rate: ε now.
-        eps_decay: its time constant in force, in steps.
+        exploration_rate: current ε.
+        exploration_decay_steps: time constant of ε in use, in steps.
 
     Raises:
         ValueError: for a value outside its range.
@@ -80,29 +80,35 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         "MlpPolicy": MlpPolicy,
         "BranchingMlpPolicy": BranchingMlpPolicy,
     }
+    renamed: ClassVar[Mapping[str, str]] = {
+        "eps_start": "exploration_initial_eps",
+        "eps_end": "exploration_final_eps",
+        "eps_decay": "exploration_decay_steps",
+        "_scale_eps_decay": "_scale_decay_steps",
+    }
     policy: MultiOutputPolicy
 
     def __init__(
         self,
         policy: str | type[MultiOutputPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 0.01,
-        buffer_size: int = 1024,
-        learning_starts: int = 64,
-        batch_size: int = 64,
-        tau: float = 0.1,
-        gamma: float = 0.95,
-        train_freq: int | tuple[int, str] = 10,
-        gradient_steps: int = 1,
+        learning_rate: float | Schedule = DQNOptions.learning_rate,
+        buffer_size: int = DQNOptions.buffer_size,
+        learning_starts: int = DQNOptions.learning_starts,
+        batch_size: int = DQNOptions.batch_size,
+        tau: float = DQNOptions.tau,
+        gamma: float = DQNOptions.gamma,
+        train_freq: int | tuple[int, str] = DQNOptions.train_freq,
+        gradient_steps: int = DQNOptions.gradient_steps,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        target_update_interval: int = 2,
-        eps_start: float = 1.0,
-        eps_end: float = 0.01,
-        eps_decay: float | None = None,
-        max_grad_norm: float = 10.0,
+        target_update_interval: int = DQNOptions.target_update_interval,
+        exploration_initial_eps: float = DQNOptions.exploration_initial_eps,
+        exploration_final_eps: float = DQNOptions.exploration_final_eps,
+        exploration_decay_steps: float | None = DQNOptions.exploration_decay_steps,
+        max_grad_norm: float = DQNOptions.max_grad_norm,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -111,25 +117,21 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        frequency = train_freq[0] if isinstance(train_freq, tuple) else train_freq
-        for name, value, low, high in (
-            ("eps_start", eps_start, 0, 1),
-            ("eps_end", eps_end, 0, 1),
-            ("gamma", gamma, 0, 1),
-            ("tau", tau, 0, 1),
-            ("learning_starts", learning_starts, 0, math.inf),
-            ("buffer_size", buffer_size, 1, math.inf),
-            ("batch_size", batch_size, 1, math.inf),
-            ("train_freq", frequency, 1, math.inf),
-            ("target_update_interval", target_update_interval, 1, math.inf),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
-        for name, positive in (("eps_decay", eps_decay), ("max_grad_norm", max_grad_norm)):
-            if positive is not None and not positive > 0:
-                raise ValueError(f"{name} must be above 0, got {positive}")
-        if not callable(learning_rate) and not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        DQNOptions(  # checks the values
+            learning_rate=DQNOptions.learning_rate if callable(learning_rate) else learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq[0] if isinstance(train_freq, tuple) else train_freq,
+            gradient_steps=gradient_steps,
+            target_update_interval=target_update_interval,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            exploration_decay_steps=exploration_decay_steps,
+            max_grad_norm=max_grad_norm,
+        )
         super().__init__(
             policy,
             env,
@@ -156,12 +158,12 @@ class MultiOutputDQN(OffPolicyAlgorithm):
             support_multi_env=True,
         )
         self.target_update_interval = target_update_interval
-        self.eps_start = eps_start
-        self.eps_end = eps_end
-        self.eps_decay = PAPER_EPS_DECAY if eps_decay is None else eps_decay
-        self._scale_eps_decay = eps_decay is None
+        self.exploration_initial_eps = exploration_initial_eps
+        self.exploration_final_eps = exploration_final_eps
+        self.exploration_decay_steps = exploration_decay_steps or PAPER_DECAY_STEPS
+        self._scale_decay_steps = exploration_decay_steps is None
         self.max_grad_norm = max_grad_norm
-        self.exploration_rate = eps_start
+        self.exploration_rate = exploration_initial_eps
         self._exploration_rng = np.random.default_rng(seed)
         if _init_setup_model:
             self._setup_model()
@@ -175,16 +177,16 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMultiOutputDQN:
-        """Learn for `total_timesteps` steps, as every Stable-Baselines3 algorithm does."""
+        """Learn for `total_timesteps` environment steps; arguments as in Stable-Baselines3."""
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        if self._scale_eps_decay and self.num_timesteps == 0:
-            # A run that is continued keeps its decay: ε never jumps back up.
-            self.eps_decay = PAPER_EPS_DECAY * min(1.0, total_timesteps / PAPER_TIMESTEPS)
+        if self._scale_decay_steps and self.num_timesteps == 0:
+            # A continued run keeps its time constant, so that ε never jumps back up.
+            self.exploration_decay_steps = default_decay_steps(total_timesteps)
         self._update_exploration_rate()
         return total_timesteps, callback
 
@@ -194,11 +196,14 @@ class MultiOutputDQN(OffPolicyAlgorithm):
 
     def _update_exploration_rate(self) -> None:
         self.exploration_rate = exponential_epsilon(
-            self.num_timesteps, self.eps_start, self.eps_end, self.eps_decay
+            self.num_timesteps,
+            self.exploration_initial_eps,
+            self.exploration_final_eps,
+            self.exploration_decay_steps,
         )
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update the Q-network from replayed transitions, and the target network softly."""
+        """Update the Q-network on replayed transitions, and the target network softly."""
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -211,7 +216,7 @@ class MultiOutputDQN(OffPolicyAlgorithm):
                 target = replay.rewards + (1 - replay.dones) * discounts * next_value  # (batch, 1)
             values, taken = self.policy.taken_values(replay.observations, replay.actions)
             errors = F.huber_loss(values, target.expand_as(values), reduction="none")
-            # A batch of empty actions moves nothing: 0 / 1.
+            # A batch of empty actions changes nothing: 0 / 1.
             loss = (errors * taken).sum() / taken.sum().clamp(min=1)
 
             self.policy.optimizer.zero_grad()
@@ -235,7 +240,7 @@ class MultiOutputDQN(OffPolicyAlgorithm):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Actions for one observation or many: ε-greedy, or greedy if deterministic."""
+        """Actions for one or many observations: ε-greedy, or greedy if deterministic."""
         actions, state = self.policy.predict(observation, state, episode_start, deterministic=True)
         if not deterministic:
             masks = np.atleast_2d(actions)

@@ -1,4 +1,4 @@
-"""Policies of MultiOutputDQN for MultiBinary actions: the paper's, and action branching."""
+"""Policies of MultiOutputDQN: the paper's, and action branching."""
 
 from abc import abstractmethod
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 class TakenValues(NamedTuple):
-    """Values (batch, n_actions) of a taken action, and which of them it was made of, bool."""
+    """Values (batch, n_actions), and which of them to learn from, bool (batch, n_actions)."""
 
     values: Tensor
     taken: Tensor
 
 
 class MultiOutputPolicy(DQNPolicy):
-    """What the two policies share: DQN's Q-network and target, with outputs per binary action.
+    """DQN's Q-network and target network, with `values_per_action` outputs per binary action.
 
-    The algorithm asks a policy for two things: the values of the action that was taken, and the
-    value of the next state.
+    Subclasses define the greedy action, the values of the action taken and the value of the next
+    state.
 
     Args:
         observation_space: of the environment.
@@ -30,9 +30,9 @@ class MultiOutputPolicy(DQNPolicy):
         lr_schedule: learning rate by remaining progress.
         net_arch: sizes of the hidden layers; by default the paper's (1024, 256).
         optimizer_class: Adam by default.
-        optimizer_kwargs: beside the learning rate; by default Adam's denominator gets 0.01 for
-            stability, since at the paper's learning rate of 0.01 the usual 1e-8 lets the values
-            run away.
+        optimizer_kwargs: besides the learning rate; by default Adam's eps is 0.01 for
+            stability, since with the paper's learning rate of 0.01 and the usual 1e-8 the values
+            diverge.
         kwargs: as for Stable-Baselines3's DQNPolicy.
     """
 
@@ -76,33 +76,32 @@ class MultiOutputPolicy(DQNPolicy):
 
     @abstractmethod
     def greedy(self, q_values: Tensor) -> Tensor:
-        """The best action (batch, n_actions), bool, by the network's outputs."""
+        """The best action, bool (batch, n_actions), for the network's outputs."""
 
     @abstractmethod
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
-        """Values of the actions (batch, n_actions), 0 or 1, that were taken."""
+        """Values of the actions taken, (batch, n_actions), 0 or 1."""
 
     @abstractmethod
     def next_value(self, next_obs: PyTorchObs) -> Tensor:
-        """What a state is worth to the target network: (batch, 1)."""
+        """Value (batch, 1) of the next state under the target network."""
 
 
 class MlpPolicy(MultiOutputPolicy):
     """The paper's policy (sections 2.2 and 2.3): one value per patch.
 
     The greedy action selects every patch whose value is above the mean of the values. The
-    target (equation 2.2) moves the patches that were selected; the others learn nothing from
-    the step.
+    target (equation 2.2) updates the values of the selected patches only.
     """
 
     values_per_action = 1
 
     def greedy(self, q_values: Tensor) -> Tensor:
-        """Every action whose value is above the mean of the values."""
+        """All actions whose value is above the mean of the values."""
         return q_values > q_values.mean(dim=1, keepdim=True)
 
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
-        """Every value, of which those of selected patches were taken."""
+        """All values; those of selected patches are learned from."""
         return TakenValues(self.q_net(obs), actions == 1)
 
     def next_value(self, next_obs: PyTorchObs) -> Tensor:
@@ -114,17 +113,17 @@ class MlpPolicy(MultiOutputPolicy):
 class BranchingMlpPolicy(MultiOutputPolicy):
     """Action branching (Tavakoli et al. 2018): two values per patch, to drop it and to keep it.
 
-    It can represent any mask, and learns from dropped patches too.
+    It can represent any mask, and learns from dropped patches as well.
     """
 
     values_per_action = 2
 
     def greedy(self, q_values: Tensor) -> Tensor:
-        """The better value of each branch."""
+        """The action with the higher value in each branch."""
         return self._branches(q_values).argmax(dim=2) == 1
 
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
-        """The value of what was done in each branch."""
+        """The value of the action taken in each branch."""
         branches = self._branches(self.q_net(obs))
         values = branches.gather(2, actions.long().unsqueeze(2)).squeeze(2)
         return TakenValues(values, torch.ones_like(values, dtype=torch.bool))

@@ -23,7 +23,7 @@ from vit_patch_env.agents import (
     PatchBandit,
     ScheduledCount,
 )
-from vit_patch_env.agents.multi_output_dqn.multi_output_dqn import PAPER_EPS_DECAY, PAPER_TIMESTEPS
+from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import check_choice
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions, TrainOptions
@@ -153,9 +153,9 @@ def _new_agent(
         raise ValueError(f"actions must be mask for agent {name}, got {options.actions}")
     if algorithm is MultiOutputDQN:
         values = asdict(options.dqn)
-        if values["eps_decay"] is None and options.env.budget != "epochs":
+        if values["exploration_decay_steps"] is None and options.env.budget != "epochs":
             # How many steps there will be, the algorithm cannot know from how long it may learn.
-            values["eps_decay"] = PAPER_EPS_DECAY * min(1.0, env.expected_steps / PAPER_TIMESTEPS)
+            values["exploration_decay_steps"] = default_decay_steps(env.expected_steps)
         return MultiOutputDQN(POLICIES[name], world, **values, **shared)
     if algorithm is FixedRule:
         rule = name if name in FixedRule.policy_aliases else DRAWN_BY[options.draw]

@@ -104,11 +104,11 @@ class DQNOptions:
     """updates each time"""
     target_update_interval: int = 2
     """updates between soft updates of the target network"""
-    eps_start: float = 1.0
+    exploration_initial_eps: float = 1.0
     """ε at the start"""
-    eps_end: float = 0.01
+    exploration_final_eps: float = 0.01
     """ε in the limit"""
-    eps_decay: float | None = None
+    exploration_decay_steps: float | None = None
     """time constant of ε in steps; by default the paper's 20,000, less for a shorter run"""
     max_grad_norm: float = 10.0
     """bound on the gradient's norm"""

@@ -20,6 +20,7 @@ import typeguard
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.checks import shown
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import (
@@ -265,7 +266,7 @@ def options_from_json(kind: Any, values: Any) -> Any:
     """
     if not isinstance(values, dict):
         raise TypeError(f"expected an object of options, got {shown(values)}")
-    given = dict(values)
+    given = {MultiOutputDQN.renamed.get(name, name): value for name, value in values.items()}
     for name, hint in get_type_hints(kind).items():
         if name not in given:
             continue

@@ -380,7 +380,7 @@ class _Wrapped:
         self.selector = selector
         self.wrapper = wrapper
         if isinstance(wrapper, CountAction):
-            wrapper.seed_draws(0)  # so that an evaluation can be repeated
+            wrapper.seed_sampling(0)  # so that an evaluation can be repeated
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Patch mask and state."""

@@ -1,4 +1,4 @@
-"""How a number of patches is drawn from an image's grid: pure functions, by name."""
+"""Random sampling of patch masks: pure functions, by name in `SAMPLERS`."""
 
 import math
 from collections.abc import Callable
@@ -8,36 +8,47 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DrawName = Literal["uniform", "spread"]
+SamplingName = Literal["uniform", "spread"]
 
 
-def draw_uniform(
+def sample_uniform(
     scores: NDArray[np.float64], n_keep: int, rng: np.random.Generator
 ) -> NDArray[np.int8]:
-    """Mask (n_patches,) of `n_keep` patches drawn without replacement, by exp(score).
+    """Sample `n_keep` patches without replacement, with weights exp(score).
 
-    Of equal scores every set of patches is as likely as another. Drawn as the highest of scores
-    with Gumbel noise (Kool et al. 2019, arXiv:1903.06059).
+    With equal scores all sets of patches are equally likely. Gumbel top-k: the highest scores after
+    Gumbel noise is added (Kool et al. 2019, arXiv:1903.06059).
+
+    Args:
+        scores: (n_patches,).
+        n_keep: number of patches to keep, in 1...n_patches.
+        rng: the generator to sample from.
+
+    Returns:
+        Patch mask (n_patches,).
     """
     mask = np.zeros(len(scores), dtype=np.int8)
     mask[np.argsort(-(scores + rng.gumbel(size=len(scores))))[:n_keep]] = 1
     return mask
 
 
-def draw_spread(
+def sample_spread(
     scores: NDArray[np.float64], n_keep: int, rng: np.random.Generator
 ) -> NDArray[np.int8]:
-    """Mask (n_patches,) of `n_keep` patches spread over the image, more where scores are high.
+    """Sample `n_keep` patches spread evenly over the image, more where scores are high.
 
-    Systematic sampling along a curve that visits neighbours in turn, drawn anew each time: the
-    image's quarters in random order, each quarter's quarters in random order, and so on (GRTS,
-    Stevens and Olsen 2004, J. Am. Stat. Assoc. 99). Each patch is as likely as `draw_uniform` would
-    have it where scores are equal, but no draw leaves a large part of the image out.
+    Systematic sampling along a random space-filling curve: the image's quarters in random order,
+    the quarters of each quarter in random order, and so on (GRTS, Stevens and Olsen 2004, J. Am.
+    Stat. Assoc. 99). With equal scores each patch has the same probability as with
+    `sample_uniform`, but no sample leaves out a large part of the image.
 
     Args:
-        scores: (n_patches,), a square number of them.
-        n_keep: in 1...n_patches.
-        rng: of the draw.
+        scores: (n_patches,), where n_patches is a square number.
+        n_keep: number of patches to keep, in 1...n_patches.
+        rng: the generator to sample from.
+
+    Returns:
+        Patch mask (n_patches,).
     """
     order = _random_curve(math.isqrt(len(scores)), rng)
     ends = np.cumsum(_inclusion(np.exp(scores - scores.max()), n_keep)[order])
@@ -47,14 +58,15 @@ def draw_spread(
     return mask
 
 
-DRAWS: dict[
-    DrawName,
-    Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.int8]],
-] = {"uniform": draw_uniform, "spread": draw_spread}
+Sampler = Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.int8]]
+"""Maps (scores, n_keep, rng) to a patch mask."""
+
+SAMPLERS: dict[SamplingName, Sampler] = {"uniform": sample_uniform, "spread": sample_spread}
+"""Every sampler by the name that agents, wrappers and the command line take."""
 
 
 def _inclusion(weights: NDArray[np.float64], n_keep: int) -> NDArray[np.float64]:
-    """Probabilities in proportion to the weights, at most 1, that add up to `n_keep`."""
+    """Inclusion probabilities in proportion to the weights, at most 1, with sum `n_keep`."""
     share = np.ones(len(weights))
     free = np.ones(len(weights), dtype=np.bool_)
     while free.any():
@@ -68,7 +80,7 @@ def _inclusion(weights: NDArray[np.float64], n_keep: int) -> NDArray[np.float64]
 
 
 def _random_curve(side: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Patches of a square grid, neighbours near each other, in an order of the quarters' own."""
+    """Indices of a square grid's patches in the order of a random recursive curve of quarters."""
     address = np.zeros(side * side, dtype=np.int64)
     for parents, children in _quarters(side):
         ranks = rng.random((int(parents.max()) + 1, 4)).argsort(axis=1)
@@ -78,7 +90,7 @@ def _random_curve(side: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 @cache
 def _quarters(side: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """From the whole to the single patch: the square that each patch is in, and its quarter."""
+    """Each patch's square and its quarter in that square, from the whole grid to single patches."""
     rows, columns = np.divmod(np.arange(side * side), side)
     n_levels = max(side - 1, 1).bit_length()
     squares = []

@@ -1,0 +1,36 @@
+from .bandit import BanditOptions, BanditPolicy, PatchBandit
+from .common.frozen import Frozen
+from .fixed_rules import (
+    RULES,
+    SCHEDULES,
+    AllPatches,
+    CentrePatches,
+    FixedRule,
+    MostAttendedPatches,
+    RandomPatches,
+    ScheduledCount,
+    SelectorPolicy,
+    SpreadPatches,
+)
+from .multi_output_dqn import BranchingMlpPolicy, DQNOptions, MlpPolicy, MultiOutputDQN
+
+__all__ = [
+    "RULES",
+    "SCHEDULES",
+    "AllPatches",
+    "BanditOptions",
+    "BanditPolicy",
+    "BranchingMlpPolicy",
+    "CentrePatches",
+    "DQNOptions",
+    "FixedRule",
+    "Frozen",
+    "MlpPolicy",
+    "MostAttendedPatches",
+    "MultiOutputDQN",
+    "PatchBandit",
+    "RandomPatches",
+    "ScheduledCount",
+    "SelectorPolicy",
+    "SpreadPatches",
+]

@@ -1,0 +1,96 @@
+"""Loading of agents that were saved before names in this package changed."""
+
+import base64
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv
+
+SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
+
+MOVED_MODULES: Mapping[str, str] = {
+    "agents.bandit.bandit": "vit_patch_env.agents.bandit.bandit",
+    "agents.bandit.policies": "vit_patch_env.agents.bandit.policies",
+    "agents.multi_output_dqn.policies": "vit_patch_env.agents.multi_output_dqn.policies",
+    "agents.schedules": "vit_patch_env.agents.fixed_rules.schedules",
+    "agents.selectors": "vit_patch_env.agents.fixed_rules.rules",
+}
+"""Where the classes of a module are now, by the module that older files name."""
+
+
+class SavedAlgorithm(BaseAlgorithm):
+    """An algorithm whose `load` also reads files with former names of classes and arguments.
+
+    Attributes:
+        renamed: present name by former name, of attributes and of policy_kwargs.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def load(
+        cls: type[SelfSavedAlgorithm],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> SelfSavedAlgorithm:
+        """Load an agent; arguments as in Stable-Baselines3."""
+        data = _read_data(path)
+        objects = {name: _unpickle(item) for name, item in data.items() if _has_moved(item)}
+        policy_kwargs = _unpickle(data.get("policy_kwargs", {}))
+        if cls.renamed.keys() & policy_kwargs.keys():
+            objects["policy_kwargs"] = {
+                cls.renamed.get(name, name): value for name, value in policy_kwargs.items()
+            }
+        former = cls.renamed.keys() & data.keys()
+        values = {cls.renamed[name]: data[name] for name in former}
+        objects |= custom_objects or {}
+        model = super().load(path, env, device, objects, *args, **(values | kwargs))
+        for name in former:
+            delattr(model, name)
+        return model
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(MOVED_MODULES.get(module, module), name)
+
+
+def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
+    """The attributes in a saved file as JSON holds them; none where Stable-Baselines3 will fail."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data: dict[str, Any] = json.loads(archive.read("data"))
+        return data
+    except (zipfile.BadZipFile, KeyError):
+        return {}
+    finally:
+        if file is not path:
+            file.close()
+
+
+def _pickled(item: Any) -> bytes:
+    """The pickle that Stable-Baselines3 stores of an object; empty for plain JSON values."""
+    text = item.get(":serialized:", "") if isinstance(item, dict) else ""
+    return base64.b64decode(text)
+
+
+def _has_moved(item: Any) -> bool:
+    pickled = _pickled(item)
+    return any(module.encode() in pickled for module in MOVED_MODULES)
+
+
+def _unpickle(item: Any) -> Any:
+    pickled = _pickled(item)
+    return _Unpickler(io.BytesIO(pickled)).load() if pickled else item

@@ -1,0 +1,131 @@
+"""Runs fixed rules with Stable-Baselines3's interface, in the place of an agent."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+
+from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
+from vit_patch_env.agents.fixed_rules.rules import RULES
+from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
+
+
+class FixedRule(OnlineAlgorithm):
+    """Runs a fixed rule in the place of an agent: `learn`, `predict`, `save` and `load`.
+
+    Args:
+        policy: a name in `RULES` (`all`, `random`, `spread`, `centre`, `attended`), or a
+            SelectorPolicy class.
+        env: with a MultiBinary action space.
+        n_keep: number of patches to keep, in 1...n_patches; a sequence of such numbers, one for
+            each step of the run; or a function that maps the share of the budget used,
+            `info["progress"]` in [0, 1), to such a number. After `learn`, predictions keep the
+            rounded mean of these numbers. `all` needs none.
+        stats_window_size: number of episodes that logged rewards and lengths are averaged over.
+        tensorboard_log: folder for TensorBoard, or None.
+        policy_kwargs: of the policy, besides n_keep and seed.
+        verbose: 0 for no output, 1 for information.
+        seed: of the rule and the environment.
+        device: unused, since nothing is learned; for the same signature as other agents.
+
+    Raises:
+        ValueError: if n_keep is out of range.
+    """
+
+    policy: SelectorPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**RULES}
+
+    def __init__(
+        self,
+        policy: str | type[SelectorPolicy],
+        env: GymEnv | str,
+        n_keep: int | Sequence[int] | Callable[[float], int] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=0.0,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.MultiBinary,),
+        )
+        self.n_keep = np.array(n_keep, dtype=np.int64) if isinstance(n_keep, Sequence) else n_keep
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self.set_random_seed(self.seed)
+        policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            n_keep=self._n_keep_after(),
+            seed=self.seed,
+            **self.policy_kwargs,
+        )
+        assert isinstance(policy, SelectorPolicy)
+        self.policy = policy
+        for n_keep in set(self._n_keep_over_run()):
+            self.policy.check_n_keep(n_keep)
+        # `load` restores attributes before this call: a loaded rule continues its random stream.
+        self.rng = getattr(self, "rng", self.policy.rng)
+        self.policy.rng = self.rng
+
+    def _on_training_start(self, total_timesteps: int) -> None:
+        self._progress = 0.0
+        if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) * self.n_envs < total_timesteps:
+            raise ValueError(
+                f"n_keep must be a number for each of {total_timesteps} steps, "
+                f"got {len(self.n_keep)}"
+            )
+
+    def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
+        if isinstance(self.n_keep, np.ndarray):
+            self.policy.n_keep = int(self.n_keep[self.num_timesteps // self.n_envs])
+        elif callable(self.n_keep):
+            self.policy.n_keep = self.n_keep(self._progress)
+        return self.predict(observations)[0]
+
+    def _after_step(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        dones: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        self._progress = 0.0 if dones[0] else infos[0].get("progress", 0.0)
+
+    def _on_training_end(self) -> None:
+        self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())
+
+    def _n_keep_after(self) -> int | None:
+        """The number of patches that predictions keep after the run."""
+        if self.n_keep is None or isinstance(self.n_keep, int):
+            return self.n_keep
+        over_run = self._n_keep_over_run()
+        return max(round(sum(over_run) / max(len(over_run), 1)), 1)
+
+    def _n_keep_over_run(self) -> list[int]:
+        """The numbers of patches over a run; empty where `n_keep` is constant."""
+        if isinstance(self.n_keep, np.ndarray):
+            return [int(n_keep) for n_keep in self.n_keep]
+        if callable(self.n_keep):
+            return [self.n_keep(step / 1000) for step in range(1000)]
+        return []

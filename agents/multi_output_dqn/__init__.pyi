@@ -1,0 +1,5 @@
+from .multi_output_dqn import MultiOutputDQN
+from .options import DQNOptions
+from .policies import BranchingMlpPolicy, MlpPolicy
+
+__all__ = ["BranchingMlpPolicy", "DQNOptions", "MlpPolicy", "MultiOutputDQN"]
