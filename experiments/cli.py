@@ -2,14 +2,12 @@
 
 import sys
 import warnings
-from typing import Annotated, Any, NoReturn, TextIO, cast
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NoReturn, TextIO, cast
 
-import tyro
-from rich.console import Console
-
-from vit_patch_env.experiments.bench.benchmark import Bench
-from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.presets import preset
+from vit_patch_env.experiments.options.command_line import parse as parse_words
 from vit_patch_env.experiments.options.commands import (
     BenchOptions,
     CompareOptions,
@@ -18,40 +16,34 @@ from vit_patch_env.experiments.options.commands import (
     ReportOptions,
     TrainOptions,
 )
-from vit_patch_env.experiments.process.endings import Unbroken, fail, say, show_warning
-from vit_patch_env.experiments.report.report import Report
-from vit_patch_env.experiments.runs.evaluate import Evaluation
-from vit_patch_env.experiments.runs.pretrain import Pretraining
-from vit_patch_env.experiments.runs.train import Run
-from vit_patch_env.system.memory import is_out_of_memory
 
-_Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
-_Bench = Annotated[BenchOptions, tyro.conf.subcommand("bench")]
-_Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
+COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "train": (TrainOptions, "runs.train:Run"),
+    "evaluate": (EvaluateOptions, "runs.evaluate:Evaluation"),
+    "pretrain": (PretrainOptions, "runs.pretrain:Pretraining"),
+    "bench": (BenchOptions, "bench.benchmark:Bench"),
+    "compare": (CompareOptions, "compare.comparison:Comparison"),
+    "report": (ReportOptions, "report.report:Report"),
+}
+"""Options of each command, and the class that runs it: imported when needed, as that takes long.
 
-_Pretrain = Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")]
-_Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
-
-Options = (
-    TrainOptions | EvaluateOptions | PretrainOptions | BenchOptions | CompareOptions | ReportOptions
-)
+It is made with the options and a console, checks all that a user can get wrong in `prepare`, and
+does its work in `run`.
+"""
 
 
-def parse(args: list[str] | None = None) -> Options:
-    """The options that these arguments, by default the command line's, ask for.
+def parse(args: list[str] | None = None) -> tuple[str, Any]:
+    """The command that these arguments, by default the command line's, ask for, and its options.
 
-    Exits with a usage message and status 2 where they cannot be understood.
+    Exits with a message and status 2 where they cannot be understood.
 
     Raises:
-        ValueError: for an unknown preset.
+        ArgumentError: naming an option whose value is not valid.
     """
     args = sys.argv[1:] if args is None else args
-    compare = Annotated[
-        CompareOptions, tyro.conf.subcommand("compare", default=preset(_preset_name(args)))
-    ]
-    commands: Any = _Train | _Evaluate | _Pretrain | _Bench | compare | _Report
-    options: Options = tyro.cli(commands, prog="vit-patch", args=args)
-    return options
+    defaults = {"compare": preset(_preset_name(args))}
+    commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
+    return parse_words(commands, args, prog="vit-patch")
 
 
 def _preset_name(args: list[str]) -> str:
@@ -61,7 +53,7 @@ def _preset_name(args: list[str]) -> str:
             return following
         if word.startswith("--preset="):
             return word.removeprefix("--preset=")
-    return CompareOptions.preset
+    return "smoke"
 
 
 def main(args: list[str] | None = None) -> None:
@@ -69,24 +61,39 @@ def main(args: list[str] | None = None) -> None:
 
     Exits with status 2 and one line on standard error where an argument is bad.
     """
+    args = sys.argv[1:] if args is None else args
+    if args == ["--version"]:
+        print(f"vit-patch {version('vit-patch-env')}")
+        return
+    from vit_patch_env.experiments.process.messages import fail, show_warning
+
+    try:
+        name, options = parse(args)
+    except ValueError as error:
+        fail(error)
+    _run(name, options)
+
+
+def _run(name: str, options: Any) -> None:
+    """Run a command on a console."""
+    from rich.console import Console
+
+    from vit_patch_env.experiments.process.messages import fail, show_warning
+    from vit_patch_env.experiments.process.output import Unbroken
+    from vit_patch_env.system.memory import is_out_of_memory
+
     console = Console(file=cast("TextIO", Unbroken(sys.stdout)))
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
-    commands = {
-        TrainOptions: Run,
-        EvaluateOptions: Evaluation,
-        PretrainOptions: Pretraining,
-        BenchOptions: Bench,
-        CompareOptions: Comparison,
-        ReportOptions: Report,
-    }
     warnings.showwarning = show_warning
+    module, _, class_name = COMMANDS[name][1].partition(":")
     try:
-        options = parse(args)
+        kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
+        command = kind(options, console)
         # All that a user can get wrong comes up here; later errors are ours, with a traceback.
-        command = commands[type(options)](options, console)
+        command.prepare()
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except KeyboardInterrupt:
         _interrupted()
     try:
@@ -94,22 +101,24 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _interrupted()
     except MemoryError as error:
-        fail(str(error))
+        fail(error)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        asked = _memory_asked_for(options)
-        fail(f"out of memory{asked}: {str(error).splitlines()[0]}")
+        first = str(error).splitlines()[0]
+        fail(f"out of memory{_memory_asked_for(options)}: {first}")
 
 
 def _interrupted() -> NoReturn:
-    """End the program after a Ctrl-C that nothing else took care of."""
+    """End the program after a Ctrl-C that nothing else handled."""
+    from vit_patch_env.experiments.process.messages import say
+
     say("interrupted")
     sys.exit(130)
 
 
-def _memory_asked_for(options: Options) -> str:
-    if isinstance(options, (EvaluateOptions, ReportOptions)):
+def _memory_asked_for(options: Any) -> str:
+    group = getattr(options, "env", options)
+    if not hasattr(group, "batch_size"):
         return ""
-    batch_size = (options if isinstance(options, BenchOptions) else options.env).batch_size
-    return f" with --batch-size {batch_size}; half of it needs about half as much"
+    return f" with --batch-size {group.batch_size}; half of it needs about half as much"

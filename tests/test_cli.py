@@ -9,11 +9,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY_OPTIONS
+from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
 from vit_patch_env.experiments.cli import main
-from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions
+from vit_patch_env.experiments.options.commands import DQNOptions
 from vit_patch_env.experiments.runs.folder import RunFolder
 
 FILES = {
@@ -311,7 +312,7 @@ def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatc
 def test_every_value_of_environment_and_agent_is_on_the_command_line():
     env = dict(signature(ViTPatchSelectEnv).parameters)
     del env["render_mode"]  # not for a command line
-    assert {field.name: field.default for field in fields(EnvOptions)} == {
+    assert {field.name: field.default for field in fields(EnvConfig)} == {
         name: parameter.default for name, parameter in env.items()
     }
     dqn = signature(MultiOutputDQN).parameters

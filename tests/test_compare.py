@@ -9,13 +9,14 @@ from rich.console import Console
 
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.methods import METHODS, method_options
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
-from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.folder import RunFolder, checksum, command_line
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
@@ -324,7 +325,7 @@ def test_a_presets_values_can_be_changed_one_by_one(name):
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_runs_command_asks_for_its_options(name, tmp_path):
-    env = EnvOptions(epochs=3, flip=False, n_patches_desired=None)
+    env = EnvConfig(epochs=3, flip=False, n_patches_desired=None)
     options = method_options(name, 2, env, tmp_path / "run")
     assert parse(shlex.split(command_line(options))[1:]) == options
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from tests.conftest import TINY
 from tests.test_saving import dropout_model
+from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
@@ -27,7 +28,7 @@ from vit_patch_env.experiments.checkpoints.snapshot import (
     take,
     take_generators,
 )
-from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 from vit_patch_env.system.files import load_state, save_state
 
@@ -98,7 +99,7 @@ def learn(agent, env, folder, stop_at=None, resume=False, n_steps=N_STEPS):
 
 def named(name, **env):
     options = TrainOptions(
-        agent=name, seed=3, env=EnvOptions(**TINY | {"epochs": 4} | env), **AGENTS[name]
+        agent=name, seed=3, env=EnvConfig(**TINY | {"epochs": 4} | env), **AGENTS[name]
     )
     options = resolve_agent(options)
     env = make_env(options.env)
@@ -294,7 +295,7 @@ def test_target_networks_that_move_within_a_rollout_are_saved_as_they_were(tmp_p
 
     def make():
         values = ("learning_starts=5", "train_freq=8", "tau=0.3", "target_update_interval=2")
-        env = EnvOptions(**TINY | {"epochs": 4})
+        env = EnvConfig(**TINY | {"epochs": 4})
         options = TrainOptions(agent="dqn", actions="count", sb3=values, seed=3, env=env)
         world = make_env(options.env)
         world._factory._known_flops = FLOPS.setdefault("attention_output", {})

@@ -38,13 +38,20 @@ Owner = TypeVar("Owner")
 Config = TypeVar("Config")
 
 
-class _SameRun:
-    def __repr__(self) -> str:
-        return "SAME_RUN"
+class Mark(NamedTuple):
+    """A property of an argument."""
+
+    name: str
 
 
-SAME_RUN: Final = _SameRun()
-"""Marks an argument that does not change the course of a run: a resumed run may have another."""
+SAME_RUN: Final = Mark("same run")
+"""Of an argument that does not change the course of a run: a resumed run may have another."""
+
+PYTHON_ONLY: Final = Mark("Python only")
+"""Of an argument that a command line has no use for."""
+
+POSITIONAL: Final = Mark("positional")
+"""Of an argument that a command line takes without its name."""
 
 
 class OrObject(NamedTuple):

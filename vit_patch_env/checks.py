@@ -81,6 +81,28 @@ def check(annotation: Any, **values: object) -> Any:
     return valid
 
 
+def from_text(annotation: Any, text: Any) -> Any:
+    """The value that a text, or a tuple of texts, stands for; the text itself if it is not one.
+
+    Args:
+        annotation: what the value must be; whether it is, `check` finds out.
+        text: such as "3", "0.5" or "None".
+    """
+    if isinstance(text, tuple):
+        kinds = get_args(_kinds(annotation)[0][0])
+        return tuple(from_text(kinds[0], one) for one in text)
+    kinds, _ = _kinds(annotation)
+    if text == "None" and types.NoneType in kinds:
+        return None
+    for kind in kinds:
+        if kind in (int, float, bool):
+            try:
+                return _lenient(kind).validate_python(text)
+            except ValidationError:
+                continue
+    return text
+
+
 def check_integer(ge: int | None = None, le: int | None = None, /, **values: object) -> None:
     """Require every named value to be an integer, at least `ge` and at most `le`.
 
@@ -174,3 +196,8 @@ def _multiple(metadata: tuple[Any, ...]) -> Any:
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=_STRICT)
+
+
+@cache
+def _lenient(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
-from vit_patch_env.arguments import SAME_RUN, OrObject, arguments
+from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, OrObject, arguments
 from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.names import (
     BudgetName,
@@ -150,7 +150,10 @@ class EnvConfig:
         Doc("of matrix products: auto (bf16 where the hardware has it), fp32 or bf16"),
     ] = "auto"
     render_mode: Annotated[
-        Literal["rgb_array"] | None, SAME_RUN, Doc("rgb_array for pictures of the selection")
+        Literal["rgb_array"] | None,
+        SAME_RUN,
+        PYTHON_ONLY,
+        Doc("rgb_array for pictures of the selection")
     ] = None
 
     def check(self) -> None:

@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from vit_patch_env.config import EnvConfig
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
     SCHEDULES,
@@ -26,7 +27,7 @@ from vit_patch_env.agents import (
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import check_choice
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
-from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.runs.folder import RunFolder
 
 POLICIES = {"paper": "MlpPolicy", "branching": "BranchingMlpPolicy"}
@@ -77,13 +78,13 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
             raise ValueError(
                 f"agent_learns is for the file of a pre-trained agent, got agent {options.agent}"
             )
-        looks = options.env.observation != EnvOptions().observation
+        looks = options.env.observation != EnvConfig().observation
         if options.agent != "bandit" or looks:
             return options
         return replace(options, env=replace(options.env, observation="none+run"))
     card = read_card(path)
     for name, given, usual, needed in (
-        ("observation", options.env.observation, EnvOptions().observation, card.observation),
+        ("observation", options.env.observation, EnvConfig().observation, card.observation),
         ("actions", options.actions, TrainOptions().actions, card.actions),
     ):
         if given not in (usual, needed):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_integer
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
@@ -32,7 +33,7 @@ from vit_patch_env.experiments.compare.results import (
     read_run,
     timed_budget,
 )
-from vit_patch_env.experiments.options.commands import CompareOptions, EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
 from vit_patch_env.experiments.process.endings import say, stopping
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.runs.folder import (
@@ -86,7 +87,7 @@ class Task:
         """The tasks whose runs must be done first."""
         return [task for task in (self.followed, self.timed) if task is not None]
 
-    def options(self, env: EnvOptions, checkpoint_every: str) -> TrainOptions:
+    def options(self, env: EnvConfig, checkpoint_every: str) -> TrainOptions:
         """The options of its run, in a comparison of this environment."""
         if is_timed(vars(env)):
             env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
@@ -137,7 +138,7 @@ class Comparison:
                 f"methods, got {', '.join(options.methods)}"
             )
         for name in ("model", "keep_rate", "observation", "reward"):
-            if getattr(options.env, name) != getattr(EnvOptions(), name):
+            if getattr(options.env, name) != getattr(EnvConfig(), name):
                 raise ValueError(f"{name} is chosen by the methods, got {name} for all of them")
         if options.env.data_dir is not None:
             data_dir = str(Path(options.env.data_dir).resolve())

@@ -1,14 +1,12 @@
 """The methods that `vit-patch compare` compares: one table, each entry with its source."""
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
-from vit_patch_env.experiments.runs.folder import RunFolder
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.agents.bandit.options import BanditOptions
+from vit_patch_env.names import ModelName, ObservationName, RewardName
+from vit_patch_env.patches.sampling import SamplingName
 
-Group = Literal["paper", "agent", "rule", "rival"]
+Group = Literal["paper", "agent", "rule", "baseline"]
 
 
 class Method(NamedTuple):
@@ -16,27 +14,27 @@ class Method(NamedTuple):
 
     Attributes:
         title: in tables.
-        group: of the paper, an agent of ours, a fixed rule, or a rival.
+        group: of the paper, an agent of ours, a fixed rule, or a baseline of others.
         source: who published it, or what it is for.
         agent: what picks the patches.
         model: what is trained.
-        observation: what the agent sees; those that do not look are spared its cost.
-        draw: how the patches of a schedule are drawn.
+        observation: what the agent sees; `none` for those that do not use it, as it costs.
+        sampling: how a schedule samples its patches.
         reward: what the agent learns from.
-        sb3: values of the agent.
+        bandit: values of the agent `bandit`.
         n_keep: patches that a rule keeps, if not as many as a method that it follows.
-        follows: the method whose run of the same seed says how many patches to keep.
+        follows: the method whose run of the same seed determines how many patches to keep.
     """
 
     title: str
     group: Group
     source: str
     agent: str = "all"
-    model: str = "simple_vit"
-    observation: str = "none"
-    draw: str = "uniform"
-    reward: str = "paper"
-    sb3: tuple[str, ...] = ()
+    model: ModelName = "simple_vit"
+    observation: ObservationName = "none"
+    sampling: SamplingName = "uniform"
+    reward: RewardName = "paper"
+    bandit: BanditOptions = BanditOptions()
     n_keep: int | None = None
     follows: str | None = None
 
@@ -76,22 +74,23 @@ METHODS: dict[str, Method] = {
     ),
     "bandit": Method(
         "Bandit, from scratch", "agent",
-        "PatchBandit that learns within the run, by the held-out loss every 50 steps",
-        agent="bandit", observation="none+run", reward="validation", sb3=("decision_steps=50",),
+        "PatchBandit that learns within the run, from the validation loss every 50 steps",
+        agent="bandit", observation="none+run", reward="validation",
+        bandit=BanditOptions(decision_steps=50),
     ),
     "random": Method(
         "Random, per batch", "rule",
-        "uniform, drawn per batch, as many as AgentViT on average",
+        "uniform, sampled per batch, as many as AgentViT on average",
         agent="random", follows="agentvit",
     ),
     "random_matched": Method(
         "Random, as AgentViT", "rule",
-        "the matched control: uniform, drawn per batch, exactly as many as AgentViT in each step",
+        "the matched control: uniform, sampled per batch, exactly as many as AgentViT in each step",
         agent="matched", follows="agentvit",
     ),
     "random_per_image": Method(
         "PatchDropout", "rule",
-        "Liu et al. 2022, arXiv:2208.07220: drawn per image, as many as AgentViT on average",
+        "Liu et al. 2022, arXiv:2208.07220: sampled per image, as many as AgentViT on average",
         model="patch_dropout", follows="agentvit",
     ),
     "centre": Method(
@@ -104,28 +103,28 @@ METHODS: dict[str, Method] = {
         agent="attended", observation="attention_output", follows="agentvit",
     ),
     "evit": Method(
-        "EViT", "rival",
+        "EViT", "baseline",
         "Liang et al. 2022, arXiv:2202.07800: most attended tokens kept, the others fused",
         model="evit",
     ),
     "tome": Method(
-        "ToMe", "rival", "Bolya et al. 2023, arXiv:2210.09461: bipartite merging", model="tome"
+        "ToMe", "baseline", "Bolya et al. 2023, arXiv:2210.09461: bipartite merging", model="tome"
     ),
     "patch_merger": Method(
-        "PatchMerger", "rival", "Renggli et al. 2022, arXiv:2202.12015", model="patch_merger"
+        "PatchMerger", "baseline", "Renggli et al. 2022, arXiv:2202.12015", model="patch_merger"
     ),
     "pss": Method(
-        "PSS, cyclic", "rival",
+        "PSS, cyclic", "baseline",
         "patch sampling schedule, McDanel and Huynh 2022, arXiv:2208.09520, cycles of an epoch",
         agent="pss",
     ),
     "pss_linear": Method(
-        "PSS, growing", "rival",
+        "PSS, growing", "baseline",
         "patch sampling schedule, McDanel and Huynh 2022, arXiv:2208.09520, growing over the run",
         agent="pss_linear",
     ),
     "token_expansion": Method(
-        "Token Expansion", "rival", "Huang et al. 2024, arXiv:2404.00672", model="token_expansion"
+        "Token Expansion", "baseline", "Huang et al. 2024, arXiv:2404.00672", model="token_expansion"
     ),
     "quadratic": Method(
         "Growing, squared", "rule",
@@ -135,55 +134,17 @@ METHODS: dict[str, Method] = {
     "quadratic_spread": Method(
         "Growing, squared, spread", "rule",
         "as Growing, squared, its patches spread over the image (GRTS, Stevens and Olsen 2004)",
-        agent="quadratic", draw="spread",
+        agent="quadratic", sampling="spread",
     ),
     **{
         f"random{n_keep}": Method(
-            f"Random {n_keep}", "rule", "uniform, drawn per batch", agent="random", n_keep=n_keep
+            f"Random {n_keep}", "rule", "uniform, sampled per batch", agent="random", n_keep=n_keep
         )
         for n_keep in (48, 32, 24, 16, 12, 8, 6, 4)
     },
     "flip": Method(
-        "FLIP", "rival",
+        "FLIP", "baseline",
         "Li et al. 2023, arXiv:2212.00794: random dropping, then a short phase with all patches",
         agent="flip",
     ),
 }  # fmt: skip
-
-
-def method_options(
-    name: str, seed: int, env: EnvOptions, out: Path, followed: RunFolder | None = None
-) -> TrainOptions:
-    """The options of a method's run.
-
-    Args:
-        name: of the method.
-        seed: of the run.
-        env: what all runs share.
-        out: the run's folder.
-        followed: the finished run that this one follows, where the method follows another.
-
-    Raises:
-        ValueError: if the followed run is not finished.
-    """
-    method = METHODS[name]
-    changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
-    changes["reward"] = method.reward
-    if method.n_keep is not None:
-        changes["n_patches_desired"] = method.n_keep
-    if followed is not None and method.agent != "matched":
-        n_keep = round(followed.read_result()["n_selected_mean"])
-        changes["n_patches_desired"] = n_keep
-        if method.model == "patch_dropout":
-            n_patches = patches_per_side(env.image_size, env.patch_size) ** 2
-            changes["keep_rate"] = n_keep / n_patches
-    return TrainOptions(
-        agent=method.agent,
-        sb3=method.sb3,
-        draw=method.draw,
-        seed=seed,
-        out=str(out),
-        follow=str(followed.path) if followed and method.agent == "matched" else None,
-        overwrite=True,
-        env=replace(env, **changes),
-    )

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.config import EnvConfig
+
 from vit_patch_env.experiments.compare.methods import METHODS
-from vit_patch_env.experiments.options.commands import CompareOptions, EnvOptions
+from vit_patch_env.experiments.options.commands import CompareOptions
 
 PRESETS: dict[str, CompareOptions] = {
     # Every method on two cores in minutes: to see that all of it works.
@@ -11,14 +14,14 @@ PRESETS: dict[str, CompareOptions] = {
         preset="smoke",
         methods=tuple(METHODS),
         seeds=(0, 1),
-        env=EnvOptions(epochs=4, dim=32, depth=2, heads=2, dim_head=16, mlp_dim=64),
+        env=EnvConfig(epochs=4, dim=32, depth=2, heads=2, dim_head=16, mlp_dim=64),
     ),
     # The paper's setting (Table 1): about 39,000 steps on 64 patches. For a GPU.
     "table2": CompareOptions(
         preset="table2",
         methods=tuple(METHODS),
         seeds=(0, 1, 2, 3, 4),
-        env=EnvOptions(dataset="cifar10", epochs=100, batch_size=128),
+        env=EnvConfig(dataset="cifar10", epochs=100, batch_size=128),
     ),
     # A smaller ViT and budget for two CPU cores, with a schedule that suits it.
     "table2-cpu": CompareOptions(
@@ -26,7 +29,7 @@ PRESETS: dict[str, CompareOptions] = {
         methods=tuple(METHODS),
         seeds=(0, 1, 2),
         jobs=2,
-        env=EnvOptions(
+        env=EnvConfig(
             dataset="cifar10",
             train_fraction=0.5,
             batch_size=128,
@@ -71,8 +74,8 @@ def preset(name: str) -> CompareOptions:
     """The comparison of that name.
 
     Raises:
-        ValueError: for an unknown one, with those that there are.
+        ArgumentError: for an unknown one, naming the known ones.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        raise ArgumentError("preset", f"must be one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]

@@ -13,7 +13,7 @@ import pandas as pd
 import typeguard
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.options.commands import EnvOptions
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.runs.folder import (
     CONFIG,
     RESULT,
@@ -199,7 +199,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         if not re.fullmatch(r"\w+", name):  # it is part of a folder's name
             raise ValueError(f"{folder}: damaged: expected names of methods, got {name!r}")
     try:
-        options_from_json(EnvOptions, content["env"])
+        options_from_json(EnvConfig, content["env"])
     except TypeError as error:
         raise ValueError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
     if complete_env(content["env"])["budget"] != "epochs":
@@ -285,7 +285,7 @@ def read_run(path: Path) -> RunResult:
 
 def complete_env(env: Mapping[str, Any]) -> dict[str, Any]:
     """The environment's values, with the defaults of those that are newer than the file."""
-    return {**asdict(EnvOptions()), **env}
+    return {**asdict(EnvConfig()), **env}
 
 
 def is_timed(env: Mapping[str, Any]) -> bool:

@@ -20,12 +20,13 @@ import typeguard
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.checks import shown
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import (
     DQNOptions,
-    EnvOptions,
+    EnvConfig,
     PretrainOptions,
     TrainOptions,
 )
@@ -303,7 +304,7 @@ def provenance(command: str | None = None) -> dict[str, Any]:
 def command_line(options: TrainOptions) -> str:
     """The command that asks for these options, without the values that are defaults."""
     words = ["vit-patch", "train", *option_words(options, TrainOptions(), without=("env", "dqn"))]
-    words += option_words(options.env, EnvOptions())
+    words += option_words(options.env, EnvConfig())
     return shlex.join(words + option_words(options.dqn, DQNOptions(), prefix="dqn."))
 
 

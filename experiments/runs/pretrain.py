@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.agents import PatchBandit
 from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
@@ -25,7 +26,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     make_agent,
     resolve_agent,
 )
-from vit_patch_env.experiments.options.commands import EnvOptions, PretrainOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import PretrainOptions, TrainOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.runs.folder import pretrain_command, provenance
 from vit_patch_env.experiments.runs.train import make_env
@@ -125,7 +126,7 @@ class Pretraining:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _world(options: EnvOptions, actions: str) -> Any:
+def _world(options: EnvConfig, actions: str) -> Any:
     """An environment in a process of its own, or in this one."""
     torch.set_num_threads(1)
     return Monitor(ACTIONS[actions](make_env(options)))

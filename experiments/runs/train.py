@@ -20,6 +20,7 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
+from vit_patch_env.config import EnvConfig
 from vit_patch_env import ENV_ID, CountAction, Episode, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.agents_by_name.agent_file import (
@@ -36,7 +37,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint, parse_interval
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
-from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.process.endings import Unbroken, fail, say, show_warning, stopping
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.event_log import EventLog
@@ -339,7 +340,7 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def make_env(options: EnvOptions) -> ViTPatchSelectEnv:
+def make_env(options: EnvConfig) -> ViTPatchSelectEnv:
     """The environment of the options.
 
     Raises:
@@ -363,7 +364,7 @@ def evaluate(
     }
 
 
-def _budget_words(options: EnvOptions, env: ViTPatchSelectEnv) -> str:
+def _budget_words(options: EnvConfig, env: ViTPatchSelectEnv) -> str:
     """How long a run trains."""
     epochs = f"{env.epochs} epochs of {env.steps_per_epoch} steps"
     return {

@@ -1,0 +1,48 @@
+"""The options of a method's run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.runs.folder import RunFolder
+
+
+def method_options(
+    name: str, seed: int, env: EnvConfig, out: Path, followed: RunFolder | None = None
+) -> TrainOptions:
+    """The options of a method's run.
+
+    Args:
+        name: of the method.
+        seed: of the run.
+        env: what all runs share.
+        out: the run's folder.
+        followed: the finished run that this one follows, where the method follows another.
+
+    Raises:
+        ValueError: if the followed run is not finished.
+    """
+    method = METHODS[name]
+    changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
+    changes["reward"] = method.reward
+    if method.n_keep is not None:
+        changes["n_patches_desired"] = method.n_keep
+    if followed is not None and method.agent != "matched":
+        n_keep = round(followed.read_result()["n_selected_mean"])
+        changes["n_patches_desired"] = n_keep
+        if method.model == "patch_dropout":
+            n_patches = patches_per_side(env.image_size, env.patch_size) ** 2
+            changes["keep_rate"] = n_keep / n_patches
+    return TrainOptions(
+        agent=method.agent,
+        bandit=method.bandit,
+        sampling=method.sampling,
+        seed=seed,
+        out=str(out),
+        follow=str(followed.path) if followed and method.agent == "matched" else None,
+        overwrite=True,
+        env=replace(env, **changes),
+    )

@@ -1,0 +1,122 @@
+"""From the words of a command line to options, by way of their declarations.
+
+tyro splits the words and writes the help; every value reaches it as text, so that what a user got
+wrong is refused in our one line, whether it was typed or passed in Python.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from typing import Annotated, Any, TypeVar, get_origin
+
+import tyro
+
+from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, Argument, declared
+from vit_patch_env.checks import ArgumentError, describe, from_text
+
+Options = TypeVar("Options")
+
+FLAT_GROUPS = ("env",)
+"""Groups whose arguments have no prefix on the command line."""
+
+
+def parse(
+    commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: str
+) -> tuple[str, Any]:
+    """The command that the words ask for, and its options.
+
+    Exits with status 2 and a message where they cannot be understood.
+
+    Args:
+        commands: by name, the class of the options and an instance that holds the defaults, or None
+            for those of the class.
+        args: the words after the program's name.
+        prog: the program's name.
+
+    Raises:
+        ArgumentError: naming an option whose value is not valid.
+    """
+    words = {name: _words(kind, defaults) for name, (kind, defaults) in commands.items()}
+    union: Any = None
+    for name, one in words.items():
+        subcommand = Annotated[one, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
+        union = subcommand if union is None else union | subcommand
+    given = tyro.cli(union, prog=prog, args=args)
+    name = next(name for name, one in words.items() if isinstance(given, one))
+    return name, _options(commands[name][0], given)
+
+
+def _words(kind: Any, defaults: Any) -> type[Any]:
+    """A class with the same arguments as text, which tyro fills."""
+    fields = []
+    for argument in _on_command_line(kind):
+        default = _default(kind, argument, defaults)
+        fields.append((argument.name, *_word(argument, default)))
+    words = make_dataclass(kind.__name__, fields, frozen=True)
+    words.__doc__ = kind.__doc__
+    return words
+
+
+def _word(argument: Argument, default: Any) -> tuple[Any, Any]:
+    """Type and default of an argument as tyro takes it."""
+    kind = get_origin(argument.annotation) is Annotated and argument.annotation.__origin__
+    if is_dataclass(argument.annotation):
+        words: Any = _words(argument.annotation, default)
+        if argument.name in FLAT_GROUPS:
+            words = tyro.conf.OmitArgPrefixes[words]
+        return words, field(default_factory=words)
+    if kind is bool:
+        return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
+    if get_origin(kind) is tuple:
+        texts = Annotated[tuple[str, ...], tyro.conf.arg(help=argument.doc)]
+        return texts, tuple(map(str, default))
+    text: Any = Annotated[
+        str, tyro.conf.arg(help=argument.doc, metavar=_metavar(argument.annotation))
+    ]
+    if POSITIONAL in argument.annotation.__metadata__:
+        return tyro.conf.Positional[text], field()
+    return text, str(default)
+
+
+def _metavar(annotation: Any) -> str:
+    """The values that an option takes: {epochs,flops,seconds}, or an interval."""
+    words = describe(annotation)
+    if words.startswith("one of "):
+        return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
+    short = {"an integer": "INT", "a number": "FLOAT", "text": "STR", " or None": "|None"}
+    for word, metavar in short.items():
+        words = words.replace(word, metavar)
+    return words
+
+
+def _default(kind: Any, argument: Argument, defaults: Any) -> Any:
+    if defaults is not None:
+        return getattr(defaults, argument.name)
+    declaration = kind.__dataclass_fields__[argument.name]
+    if declaration.default_factory is not MISSING:
+        return declaration.default_factory()
+    return argument.default
+
+
+def _options(kind: type[Options], words: Any) -> Options:
+    """The options that these words are, checked."""
+    values: dict[str, Any] = {}
+    for argument in _on_command_line(kind):
+        word = getattr(words, argument.name)
+        if is_dataclass(argument.annotation):
+            try:
+                values[argument.name] = _options(argument.annotation, word)
+            except ArgumentError as error:
+                if argument.name in FLAT_GROUPS:
+                    raise
+                raise ArgumentError(f"{argument.name}.{error.name}", error.problem) from error
+        else:
+            values[argument.name] = from_text(argument.annotation, word)
+    return kind(**values)
+
+
+def _on_command_line(kind: Any) -> list[Argument]:
+    return [
+        one
+        for one in declared(kind)
+        if PYTHON_ONLY not in getattr(one.annotation, "__metadata__", ())
+    ]
