@@ -18,7 +18,8 @@ from vit_patch_env.experiments.options.commands import (
     ReportOptions,
     TrainOptions,
 )
-from vit_patch_env.experiments.process.endings import Unbroken, fail, say, show_warning
+from vit_patch_env.experiments.process.messages import fail, say, show_warning
+from vit_patch_env.experiments.process.output import BestEffortOutput
 from vit_patch_env.experiments.report.report import Report
 from vit_patch_env.experiments.runs.evaluate import Evaluation
 from vit_patch_env.experiments.runs.pretrain import Pretraining
@@ -69,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
 
     Exits with status 2 and one line on standard error where an argument is bad.
     """
-    console = Console(file=cast("TextIO", Unbroken(sys.stdout)))
+    console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)))
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     commands = {

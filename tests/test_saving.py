@@ -111,7 +111,7 @@ def test_time_that_is_set_aside_is_no_training_time():
     env = ViTPatchSelectEnv(**TINY)
     env.reset(seed=0)
     play(env, 2)
-    env.set_aside(1000)
+    env.exclude_time(1000)
     assert env.timings().aside_seconds >= 1000
     assert env.trainer().seconds < 0
     assert env.timings().train_seconds < 100

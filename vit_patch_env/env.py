@@ -545,8 +545,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._data = self._reference = None
         release_freed_memory(self.device)
 
-    def set_aside(self, seconds: float) -> None:
-        """Take note of time that belongs to no training, such as that of a checkpoint."""
+    def exclude_time(self, seconds: float) -> None:
+        """Exclude time, such as that of a checkpoint, from the measured training time."""
         self._episode("current").trainer.set_aside(seconds)
 
     def save(self, path: str | Path) -> None:
