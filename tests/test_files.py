@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from tests.faults import damaged, small_disk
+from tests.faults.disks import damaged, small_disk
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.system.files import load_state, remove_partial, replacing, save_state
 

@@ -13,7 +13,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY_OPTIONS
-from tests.faults import course, newest_step
+from tests.faults.runs import newest_step
+from tests.faults.runs import trajectory as course
 from tests.test_cli import refused
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.runs import train as training
