@@ -79,10 +79,10 @@ def _run(name: str, options: Any) -> None:
     from rich.console import Console
 
     from vit_patch_env.experiments.process.messages import fail, show_warning
-    from vit_patch_env.experiments.process.output import Unbroken
+    from vit_patch_env.experiments.process.output import BestEffortOutput
     from vit_patch_env.system.memory import is_out_of_memory
 
-    console = Console(file=cast("TextIO", Unbroken(sys.stdout)))
+    console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)))
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     warnings.showwarning = show_warning

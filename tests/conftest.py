@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vit_patch_env import ViTPatchSelectEnv
@@ -51,6 +52,15 @@ def own_cache(
     for kernel in cache.glob("cpu_attention-*.so"):
         if not (kernels / kernel.name).exists():
             os.link(kernel, kernels / kernel.name)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing from more threads, which wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

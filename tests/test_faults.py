@@ -1,11 +1,12 @@
-"""A few of the faults that `make faults` tries many times."""
+"""A few of the faults that `make faults` injects many times."""
 
 import time
 
 import pytest
 
 from tests.conftest import TINY_OPTIONS
-from tests.faults import Faults, course, kill_writer, newest_step
+from tests.faults.injection import Faults
+from tests.faults.runs import kill_writer, newest_step, trajectory
 from vit_patch_env.experiments.cli import main
 
 
@@ -14,25 +15,25 @@ def faults(tmp_path_factory):
     return Faults(tmp_path_factory.mktemp("faults"))
 
 
-def all_equal(outcome):
+def assert_all_passed(outcome):
     assert outcome.problems == []
-    assert outcome.equal == outcome.tried > 0
+    assert outcome.n_passed == outcome.n_tried > 0
 
 
-def test_killed_runs_come_to_the_same_end(faults):
-    all_equal(faults.kills(1, ["random"]))
+def test_killed_runs_resume_identically(faults):
+    assert_all_passed(faults.kills(1, ["random"]))
 
 
-def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_comes_to_the_same_end(faults):
-    all_equal(faults.stops(1, ["random"]))
+def test_a_stopped_run_prints_how_to_resume_and_resumes_identically(faults):
+    assert_all_passed(faults.stops(1, ["random"]))
 
 
-def test_a_run_goes_on_behind_a_full_disk(faults):
+def test_a_run_continues_after_a_full_disk(faults):
     try:
         outcome = faults.full_disks(1, ["random"])
     except PermissionError as error:
         pytest.skip(str(error))
-    all_equal(outcome)
+    assert_all_passed(outcome)
 
 
 def compare(out):
@@ -42,7 +43,7 @@ def compare(out):
 
 
 @pytest.mark.parametrize("n_kills", [1, 2])
-def test_a_killed_worker_is_tried_once_more(n_kills, tmp_path, monkeypatch, capsys):
+def test_a_killed_worker_is_restarted_once(n_kills, tmp_path, monkeypatch, capsys):
     run, killed = tmp_path / "out" / "runs" / "simple_vit__0", []
 
     def wait(sentinels, timeout):
@@ -56,11 +57,11 @@ def test_a_killed_worker_is_tried_once_more(n_kills, tmp_path, monkeypatch, caps
         compare(tmp_path / "out")
         assert f"from step {killed[0]} on" in (run / "log.txt").read_text().replace("\n", " ")
         monkeypatch.undo()
-        assert course(run) == course(compare(tmp_path / "unbroken"))
+        assert trajectory(run) == trajectory(compare(tmp_path / "uninterrupted"))
         return
     with pytest.raises(SystemExit) as stop:
         compare(tmp_path / "out")
     assert stop.value.code == 1
-    said = capsys.readouterr().out
-    assert f"simple_vit__0 failed: killed by signal 9 (log: {run / 'log.txt'})" in said
+    output = capsys.readouterr().out
+    assert f"simple_vit__0 failed: killed by signal 9 (log: {run / 'log.txt'})" in output
     assert len(killed) == 2

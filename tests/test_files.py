@@ -1,3 +1,5 @@
+"""Files that are written atomically, and states with a checksum."""
+
 import os
 import pickle
 import stat
@@ -6,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults import damaged, small_disk
+from tests.conftest import TINY
+from tests.faults.disks import damaged, small_disk
+from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.system.files import load_state, remove_partial, replacing, save_state
 
 STATE = {
@@ -20,7 +24,7 @@ class Attack:
         return os.mkdir, ("attacked",)
 
 
-def test_a_state_comes_back_as_it_was_saved(tmp_path):
+def test_a_loaded_state_equals_the_saved_one(tmp_path):
     save_state(tmp_path / "state", STATE)
     loaded = load_state(tmp_path / "state")
     assert torch.equal(loaded.pop("tensor"), STATE["tensor"])
@@ -45,35 +49,49 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             load_state(path)
 
 
-def test_another_version_is_named(tmp_path, monkeypatch):
+def test_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("vit_patch_env.system.files._HEADER", b"vit-patch-env state\n\0\0\0\7")
     save_state(tmp_path / "state", STATE)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"expected a state of version 1 in .*, got 7"):
+    with pytest.raises(ValueError, match=r"expected a state of version 2 in .*, got 7"):
         load_state(tmp_path / "state")
 
 
-def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", [b"", bytes(1000)])
+def test_files_of_version_1_are_refused_with_the_reason(content, tmp_path):
+    path = tmp_path / "state"
+    path.write_bytes(b"vit-patch-env state\n\0\0\0\1" + content)
+    message = (
+        rf"^expected a state of version 2 in {path}, got 1, written by vit-patch-env before 0\.2: "
+        r"resume it with that version$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_state(path)
+    with pytest.raises(ValueError, match=message):
+        ViTPatchSelectEnv(**TINY).load(path)
+
+
+def test_no_code_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_state(tmp_path / "state", Attack())  # with a checksum that is right
+    save_state(tmp_path / "state", Attack())  # with a valid checksum
     with pytest.raises(ValueError, match="expected plain data and tensors"):
         load_state(tmp_path / "state")
     assert not (tmp_path / "attacked").exists()
-    pickle.loads(pickle.dumps(Attack()))  # what another loader would have done
+    pickle.loads(pickle.dumps(Attack()))  # what an ordinary loader would have done
     assert (tmp_path / "attacked").exists()
 
 
-def test_what_was_there_stays_until_all_is_written(tmp_path):
+def test_a_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
 
-    def broken_off():
+    def interrupted():
         with replacing(path) as partial:
             partial.write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        broken_off()
+        interrupted()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
     with replacing(path) as partial:
@@ -84,7 +102,7 @@ def test_what_was_there_stays_until_all_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("room", [0, 1, 100_000, 700_000])
-def test_a_disk_that_fills_up_meanwhile_is_an_error_of_the_system(room, tmp_path):
+def test_a_disk_that_fills_up_while_writing_is_an_oserror(room, tmp_path):
     large = {"large": [torch.zeros(400_000), torch.zeros(10)]}
     try:
         with small_disk(tmp_path / "disk", megabytes=1) as disk:
@@ -98,7 +116,7 @@ def test_a_disk_that_fills_up_meanwhile_is_an_error_of_the_system(room, tmp_path
         pytest.skip(str(error))
 
 
-def test_files_have_the_rights_that_the_user_wants(tmp_path):
+def test_files_have_the_permissions_of_the_users_umask(tmp_path):
     before = os.umask(0o027)
     try:
         save_state(tmp_path / "state", STATE)
@@ -107,7 +125,7 @@ def test_files_have_the_rights_that_the_user_wants(tmp_path):
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o640
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
+def test_a_link_is_replaced_and_its_target_unchanged(tmp_path):
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / "link").symlink_to(target)
@@ -116,7 +134,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_left_alone(tmp_path):
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_what_dead_processes_left_is_removed(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".state.0123456789abcdef.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("mine")
     remove_partial(tmp_path)

@@ -1,4 +1,4 @@
-"""Memory and open files over many steps and resets: `make memory`."""
+"""Memory and open files do not grow over many steps and resets: `make memory`."""
 
 import os
 from pathlib import Path
@@ -24,15 +24,15 @@ def n_open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def flat(name, figures):
-    """Nothing may be added to what the first ones are."""
-    print(f"\n{name}: " + " ".join(f"{figure / figures[1]:.4f}" for figure in figures))
-    assert figures[-1] <= 1.02 * figures[1]
+def assert_no_growth(name, values):
+    """The last value is at most 2 % above the second."""
+    print(f"\n{name}: " + " ".join(f"{value / values[1]:.4f}" for value in values))
+    assert values[-1] <= 1.02 * values[1]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_nothing_grows_over_twenty_thousand_steps_of_changing_numbers_of_patches(precision):
+def test_no_growth_over_20000_steps_with_changing_numbers_of_patches(precision):
     env = make(precision)
     rng = np.random.default_rng(0)
     env.reset(seed=0)
@@ -45,13 +45,15 @@ def test_nothing_grows_over_twenty_thousand_steps_of_changing_numbers_of_patches
         if step % 2000 == 0:
             resident.append(resident_bytes())
             opened.append(n_open_files())
-    # The first steps meet every number of patches.
-    flat(f"{precision}: resident memory after every 2,000 steps, of that after the first", resident)
+    # The first 2,000 steps include every number of patches.
+    assert_no_growth(
+        f"{precision}: resident memory every 2,000 steps, relative to the first 2,000", resident
+    )
     assert len(set(opened)) == 1
 
 
 @pytest.mark.long
-def test_nothing_grows_over_a_thousand_resets():
+def test_no_growth_over_1000_resets():
     env = make()
     resident, opened = [], []
     for reset in range(1001):
@@ -60,12 +62,12 @@ def test_nothing_grows_over_a_thousand_resets():
         if reset % 100 == 0:
             resident.append(resident_bytes())
             opened.append(n_open_files())
-    flat("resident memory after every 100 resets, of that after the first", resident)
+    assert_no_growth("resident memory every 100 resets, relative to the first 100", resident)
     assert len(set(opened)) == 1
 
 
 @pytest.mark.long
-def test_close_gives_memory_back():
+def test_close_frees_memory():
     resident = []
     for _ in range(6):
         env = ViTPatchSelectEnv(dataset="digits", device="cpu", precision="fp32")
@@ -74,6 +76,6 @@ def test_close_gives_memory_back():
         before = resident_bytes()
         env.close()
         resident.append(resident_bytes())
-        print(f"\n{before / 1e6:.0f} MB, closed {resident[-1] / 1e6:.0f} MB")
-        assert resident[-1] < before - 50e6  # the weights alone, with what Adam keeps
-    flat("resident memory after every close, of that after the second", resident)
+        print(f"\n{before / 1e6:.0f} MB, after close {resident[-1] / 1e6:.0f} MB")
+        assert resident[-1] < before - 50e6  # the weights and Adam's state alone
+    assert_no_growth("resident memory after every close, relative to the second", resident)

@@ -13,12 +13,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY_OPTIONS
-from tests.faults import course, newest_step
+from tests.faults.runs import newest_step
+from tests.faults.runs import trajectory as course
 from tests.test_cli import refused
 from vit_patch_env.experiments.cli import main
-from vit_patch_env.experiments.process.endings import stopping
 from vit_patch_env.experiments.runs import train as training
-from vit_patch_env.experiments.runs.event_log import EventLog
 from vit_patch_env.experiments.runs.folder import RunFolder, checksum, lock_folder
 from vit_patch_env.experiments.runs.tables import RunTables
 from vit_patch_env.experiments.runs.train import Run
@@ -105,26 +104,6 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     assert points[0] == points[1]
 
 
-def test_a_second_signal_ends_at_once():
-    before = signal.getsignal(signal.SIGTERM)
-    asked = []
-    with stopping(lambda: asked.append(1)) as received:
-        signal.raise_signal(signal.SIGTERM)
-        assert (asked, received) == ([1], [signal.SIGTERM])
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_signals_that_are_ignored_stay_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with stopping(lambda: pytest.fail("asked")) as received:
-            signal.raise_signal(signal.SIGINT)
-        assert not received
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
     for path in (broken / "checkpoints").iterdir():
         path.unlink()
@@ -195,7 +174,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(broken, capsys):
     (path,) = (broken / "checkpoints").iterdir()
     path.write_bytes(path.read_bytes()[:-100])
     line = refused(capsys, "train", "--resume", str(broken))
-    assert f"no checkpoint in {broken / 'checkpoints'} is whole" in line
+    assert f"no checkpoint in {broken / 'checkpoints'} is intact" in line
     assert RunFolder(broken).lock().is_locked  # which was given back
 
 
@@ -204,7 +183,7 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
     (broken / "checkpoints" / "step-000000000999.ckpt").write_bytes(newest.read_bytes()[:1000])
     main(["train", "--resume", str(broken)])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("vit-patch: warning: an older checkpoint is taken: expected a whole")
+    assert line.startswith("vit-patch: warning: using an older checkpoint: expected an intact")
     assert course(broken) == expected
 
 
@@ -401,23 +380,3 @@ def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(
     assert line.startswith("vit-patch: warning: the tables of ")
     assert "cannot be written: No space left on device" in line
     assert course(tmp_path / "run") == expected
-
-
-def test_tensorboards_points_are_given_up_and_taken_up_again(tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 0})
-    log = EventLog(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "vit_patch_env.experiments.runs.event_log.shutil.disk_usage", lambda path: usage
-        )
-        with pytest.warns(UserWarning, match="TensorBoard's points cannot be written .* No space"):
-            log.write({"a": 1.0}, {"a": None}, step=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            log.write({"a": 2.0}, {"a": None}, step=2)  # not tried again yet
-    log._retry_at = 0.0
-    log.write({"a": 3.0}, {"a": None}, step=3)
-    log.close()
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [point.step for point in events.Scalars("a")] == [3]

@@ -1,1 +1,1 @@
-"""Checkpoints of a run, for any Stable-Baselines3 algorithm."""
+"""Checkpoints of a training run, for any Stable-Baselines3 algorithm."""

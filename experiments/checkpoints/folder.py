@@ -1,83 +1,89 @@
-"""The checkpoints of a run: whole files, of which the last few are kept."""
+"""The folder of a run's checkpoints, which keeps the newest few."""
 
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.system.files import load_state, remove_partial, save_state
+from vit_patch_env.checks import check_integer
+from vit_patch_env.system.files import VersionError, load_state, remove_partial, save_state
 
 
 class CheckpointFolder:
     """A folder of checkpoints, `step-<steps>.ckpt`.
 
     Args:
-        path: of the folder, which is made when it is needed.
-        keep: checkpoints to keep, at least 1.
+        path: the folder; created with the first checkpoint.
+        checkpoints_kept: how many of the newest checkpoints to keep, at least 1.
 
     Raises:
-        ValueError: for another number, or a link in the folder's place.
+        ValueError: if `checkpoints_kept` is out of range or `path` is a link.
     """
 
-    def __init__(self, path: Path, keep: int = 3) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}")
+    def __init__(self, path: Path, checkpoints_kept: int = 3) -> None:
+        check_integer(1, checkpoints_kept=checkpoints_kept)
         if path.is_symlink():
             raise ValueError(f"expected a folder of checkpoints, got the link {path}")
         self.path = path
-        self.keep = keep
+        self.checkpoints_kept = checkpoints_kept
 
     @property
     def files(self) -> list[Path]:
         """Paths of the checkpoints, the newest first."""
         return sorted(self.path.glob("step-*.ckpt"), reverse=True)
 
-    def write(self, step: int, state: Any) -> None:
-        """Write a checkpoint, and remove those that are one too many.
+    def save(self, step: int, state: Any) -> None:
+        """Save a checkpoint, then remove the oldest ones beyond `checkpoints_kept`.
 
         Raises:
-            OSError: if it cannot be written; those that are there stay.
+            OSError: if it cannot be written; earlier checkpoints are kept.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         save_state(self.path / self._name(step), state)
-        for path in self.files[self.keep :]:
+        for path in self.files[self.checkpoints_kept :]:
             path.unlink()
 
     def _name(self, step: int) -> str:
         return f"step-{step:012}.ckpt"
 
-    def newest(self) -> Any | None:
-        """The newest checkpoint that is whole; None where there are none. A damaged one is named.
+    def load_newest(self) -> Any | None:
+        """Load the newest intact checkpoint, with a warning for each damaged one that is newer.
+
+        Returns:
+            Its state, or None if there are no checkpoints.
 
         Raises:
-            ValueError: if there are some, and none is whole.
+            ValueError: if there are checkpoints and all are damaged, or the newest intact one was
+                written by another version.
         """
         files, problem = self.files, None
         for path in files:
             try:
                 return load_state(path)
+            except VersionError:
+                raise  # older checkpoints will not be of a newer version
             except ValueError as error:
                 problem = error
                 if path != files[-1]:
-                    warnings.warn(f"an older checkpoint is taken: {error}", stacklevel=2)
+                    warnings.warn(f"using an older checkpoint: {error}", stacklevel=2)
         if problem is not None:
-            raise ValueError(f"no checkpoint in {self.path} is whole: {problem}")
+            raise ValueError(f"no checkpoint in {self.path} is intact: {problem}")
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints, what a process that died left of one, and the empty folder."""
+        """Remove all checkpoints, complete or partial, and the folder if it is then empty."""
         self.remove_partial()
         for path in self.files:
             path.unlink()
-        with suppress(OSError):  # it holds something else, or is not there
+        with suppress(OSError):  # it holds other files or does not exist
             self.path.rmdir()
 
     def remove_after(self, step: int) -> None:
-        """Remove checkpoints of later steps: a run goes on from this one."""
+        """Remove the checkpoints of steps after this one, from which a run resumes."""
         for path in self.files:
             if path.name > self._name(step):
                 path.unlink()
 
     def remove_partial(self) -> None:
-        """Remove what a process that died left of a checkpoint."""
+        """Remove partially written checkpoints that killed processes left."""
         remove_partial(self.path)

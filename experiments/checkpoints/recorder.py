@@ -1,4 +1,4 @@
-"""What environments answered since a rollout began: remembered, and said again."""
+"""A wrapper of vectorised environments that records transitions and replays them."""
 
 from collections import deque
 from typing import Any, NamedTuple
@@ -11,74 +11,87 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor
 
 
-class _Answer(NamedTuple):
-    """What came of a step, and where torch's global generator was behind it, if it was moved."""
+class _Transition(NamedTuple):
+    """What a step of the environments returned.
+
+    Attributes:
+        observations: of the environments.
+        rewards: (n_envs,).
+        dones: (n_envs,).
+        infos: one per environment.
+        torch_state: state of torch's global generator after the step; None if the step left it
+            unchanged.
+    """
 
     observations: Any
     rewards: NDArray[np.float32]
     dones: NDArray[np.bool_]
     infos: list[dict[str, Any]]
-    generator: Tensor | None
+    torch_state: Tensor | None
 
 
-class AnswerRecorder(VecEnvWrapper):
-    """Remembers answers since the last `forget`; after `repeat`, says those given first.
+class TransitionRecorder(VecEnvWrapper):
+    """Records the transitions since the last `clear`, and replays those passed to `replay`.
 
-    An algorithm that is put back to where its rollout began, and hears the same answers, comes to
-    the same point again: so a rollout can be broken off in its middle and taken up again, whatever
-    the algorithm.
+    An algorithm that is restored to the start of its rollout and receives the same transitions
+    reaches the same state again. So any algorithm can be interrupted and resumed within a rollout.
 
     Args:
         venv: the environments.
 
     Attributes:
-        answers: since the last `forget`.
-        remembers: whether to remember any.
+        transitions: recorded or replayed since the last `clear`.
+        recording: whether to record the transitions of the environments.
     """
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
-        self.reset_infos = venv.reset_infos  # which wrappers do not pass on by themselves
-        self.answers: list[_Answer] = []
-        self.remembers = True
-        self._again: deque[_Answer] = deque()
+        self.reset_infos = venv.reset_infos  # VecEnvWrapper does not pass them on
+        self.transitions: list[_Transition] = []
+        self.recording = True
+        self._to_replay: deque[_Transition] = deque()
 
     @property
-    def n_again(self) -> int:
-        """Answers that are still to be said again."""
-        return len(self._again)
+    def n_to_replay(self) -> int:
+        """Number of transitions still to be replayed."""
+        return len(self._to_replay)
 
-    def forget(self) -> None:
-        """Begin anew: a rollout has begun."""
-        self.answers.clear()
+    def clear(self) -> None:
+        """Drop the recorded transitions: a new rollout starts."""
+        self.transitions.clear()
 
-    def repeat(self, answers: list[Any]) -> None:
-        """Give these answers, in place of the environments, to the next steps."""
-        self._again.extend(_Answer(*answer) for answer in answers)
+    def replay(self, transitions: list[Any]) -> None:
+        """Return these transitions from the next steps instead of stepping the environments."""
+        self._to_replay.extend(_Transition(*transition) for transition in transitions)
 
     def reset(self) -> VecEnvObs:
-        """As the environments do."""
+        """Reset the environments."""
         return self.venv.reset()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Pass on the actions, unless what comes of them is known."""
-        if not self._again:
+        """Pass the actions on, unless the next transition is a replayed one."""
+        if not self._to_replay:
             self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """What comes of the actions, or came of them before."""
-        if self._again:
-            answer = self._again.popleft()
-            if answer.generator is not None:
-                torch.set_rng_state(answer.generator)
-        elif not self.remembers:
+        """Return the next transition, from the environments or a replayed one."""
+        if self._to_replay:
+            transition = self._to_replay.popleft()
+            if transition.torch_state is not None:
+                torch.set_rng_state(transition.torch_state)
+        elif not self.recording:
             return self.venv.step_wait()
         else:
             before = torch.get_rng_state()
             observations, rewards, dones, infos = self.venv.step_wait()
             after = torch.get_rng_state()
-            moved = None if torch.equal(before, after) else after  # as by a user's model
-            answer = _Answer(observations, rewards, dones, list(infos), moved)
-        self.answers.append(answer)
-        # Copies, as on-policy algorithms add to the rewards of steps that end an episode.
-        return answer.observations, answer.rewards.copy(), answer.dones.copy(), answer.infos
+            changed = None if torch.equal(before, after) else after  # by a user's model
+            transition = _Transition(observations, rewards, dones, list(infos), changed)
+        self.transitions.append(transition)
+        # Copies, since on-policy algorithms add to the rewards of steps that end an episode.
+        return (
+            transition.observations,
+            transition.rewards.copy(),
+            transition.dones.copy(),
+            transition.infos,
+        )

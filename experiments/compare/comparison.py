@@ -21,7 +21,7 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_integer
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
-from vit_patch_env.experiments.checkpoints.callback import parse_interval
+from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.methods import METHODS, method_options
 from vit_patch_env.experiments.compare.presets import PRESETS
@@ -34,8 +34,9 @@ from vit_patch_env.experiments.compare.results import (
     timed_budget,
 )
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.process.endings import say, stopping
 from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.messages import say
+from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.runs.folder import (
     OF_THE_FOLDER,
     RunFolder,

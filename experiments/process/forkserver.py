@@ -1,4 +1,4 @@
-"""Processes that begin with the libraries loaded, and share nothing else."""
+"""Processes that start with the libraries imported."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext
@@ -7,12 +7,12 @@ _PRELOAD = [
     "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
     "pandas", "matplotlib.figure", "rich.live", "tyro",
 ]  # fmt: skip
-"""Imported once, in the process that others are forked from, where no thread has begun. Nothing of
-ours: the environment would take itself for a forked one, which may use one thread only."""
+"""Imported once, in the server process that the others are forked from, which has no threads. Not
+this package: its environment would regard itself as forked, and forked ones use one thread only."""
 
 
 def fork_context() -> ForkServerContext:
-    """The context to start such processes in."""
+    """The multiprocessing context that starts such processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     return context

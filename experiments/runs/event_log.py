@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run, which a full disk does not end."""
+"""TensorBoard's event files of a run, written without failing when the disk is full."""
 
 import errno
 import os
@@ -16,17 +16,17 @@ _RETRY_SECONDS = 60.0
 
 
 class EventLog(TensorBoardOutputFormat):
-    """Stable-Baselines3's TensorBoard output; where it cannot write it warns, and tries again.
+    """Stable-Baselines3's TensorBoard output, which warns and retries if it cannot write.
 
-    Points that could not be written are lost; the run's own tables have every epoch.
+    Points that could not be written are lost; the run's tables contain every epoch.
 
     Args:
         folder: of the run.
-        from_step: the first step to be logged, where a run goes on: TensorBoard leaves out later
-            points of earlier files. None for a new run.
+        from_step: the first step to log when a run is resumed; TensorBoard hides the points of
+            earlier files from this step on. None for a new run.
     """
 
-    writer: SummaryWriter | None  # type: ignore[assignment]  # None while it cannot write
+    writer: SummaryWriter | None  # type: ignore[assignment]  # None until it can write
 
     def __init__(self, folder: Path, from_step: int | None = None) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class EventLog(TensorBoardOutputFormat):
         if time.monotonic() < self._retry_at:
             return
         try:
-            # Asked beforehand, as its writer works in a thread that does not survive a failure.
+            # Checked first, since the thread of SummaryWriter does not survive a failed write.
             if shutil.disk_usage(self.folder).free < _NEEDED_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self.writer is None:
@@ -54,12 +54,12 @@ class EventLog(TensorBoardOutputFormat):
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             warnings.warn(
                 f"TensorBoard's points cannot be written to {self.folder}: {error.strerror}; the "
-                f"run goes on, and this is tried again in {_RETRY_SECONDS:.0f} s",
+                f"run continues, and writing is retried in {_RETRY_SECONDS:.0f} s",
                 stacklevel=2,
             )
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining points and close the file."""
         try:
             super().close()
         except OSError as error:

@@ -35,10 +35,13 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     make_agent,
     resolve_agent,
 )
-from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint, parse_interval
+from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
+from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.process.endings import Unbroken, fail, say, show_warning, stopping
+from vit_patch_env.experiments.process.messages import fail, say, show_warning
+from vit_patch_env.experiments.process.output import BestEffortOutput
+from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.event_log import EventLog
 from vit_patch_env.experiments.runs.folder import OF_THE_FOLDER, RunFolder, device_name
@@ -103,12 +106,13 @@ class Run:
             self.checkpoint = RunCheckpoint(
                 self.folder.checkpoints,
                 every=options.checkpoint_every,
-                keep=options.checkpoints_kept,
+                checkpoints_kept=options.checkpoints_kept,
                 callback=self.monitor,
-                also={"tables": self.tables},
-                belongs_to={**_course(options), **self.env.image_statistics()},
+                extra={"tables": self.tables},
+                run_config={**_course(options), **self.env.image_statistics()},
                 resume=resumes,
             )
+            self.checkpoint.prepare()
             self.begins_again = resumes and self.checkpoint.resumed_steps is None
         except BaseException:
             self.lock.release()
@@ -152,7 +156,7 @@ class Run:
             with self.display:
                 self.agent.learn(env.max_steps, callback=self.checkpoint)
         except ValueError as error:
-            if not self.checkpoint.restores:
+            if not self.checkpoint.restoring:
                 raise
             fail(str(error))  # the checkpoint's, of another version say
         self.agent.logger.close()
@@ -308,7 +312,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
             os.dup2(file.fileno(), stream)
         warnings.showwarning = show_warning
         torch.set_num_threads(n_threads)
-        console = Console(file=cast("TextIO", Unbroken(file)), width=120)
+        console = Console(file=cast("TextIO", BestEffortOutput(file)), width=120)
         try:
             run = Run(_resumed_if_possible(options), console)
         except (ValueError, OSError) as error:
@@ -325,7 +329,7 @@ def _resumed_if_possible(options: TrainOptions) -> TrainOptions:
         return options
     try:
         same = _course(folder.options) == _course(resolve_agent(options))
-        whole = same and CheckpointFolder(folder.checkpoints).newest() is not None
+        whole = same and CheckpointFolder(folder.checkpoints).load_newest() is not None
     except ValueError as error:
         say(f"begins again, as what is there cannot be gone on with: {error}")
         return options

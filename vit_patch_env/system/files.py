@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, renamed."""
+"""Files that are written atomically, and states with a checksum."""
 
 import hashlib
 import io
@@ -12,17 +12,25 @@ from typing import Any, BinaryIO
 import torch
 
 _MAGIC = b"vit-patch-env state\n"
-_VERSION = 1
+_VERSION = 2
 _HEADER = _MAGIC + _VERSION.to_bytes(4, "big")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
+class VersionError(ValueError):
+    """A state was written by another version of this package."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends without an error.
+    """Write a file atomically: write to the yielded path, which then replaces `path`.
 
-    A process that dies, or a disk that is full, leaves what was there before. A link at `path` is
-    replaced, not followed.
+    The new file is flushed to disk and renamed when the block ends without an error. Otherwise,
+    and if the process is killed or the disk is full, `path` keeps its previous content. A link at
+    `path` is replaced, not followed.
+
+    Yields:
+        The path of a temporary file in the same folder.
 
     Raises:
         OSError: if it cannot be written.
@@ -38,62 +46,72 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that died had begun to write to files of a folder."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(".*." + 16 * "[0-9a-f]" + ".tmp"):
         path.unlink(missing_ok=True)
 
 
 def save_state(path: Path, state: Any) -> None:
-    """Write plain data and tensors to a file with a checksum, in the place of what is there.
+    """Write plain data and tensors atomically to a file with a checksum.
 
     Args:
-        path: of the file, in a folder that there is.
+        path: of the file, in an existing folder.
         state: tensors, numbers, text, None, and lists, tuples and dictionaries of them.
 
     Raises:
-        OSError: if it cannot be written; what was there before is kept.
+        OSError: if it cannot be written; an existing file keeps its content.
     """
     with replacing(path) as partial, partial.open("wb") as file:
-        hashed = _Hashed(file)
+        hashed = _HashingWriter(file)
         hashed.write(_HEADER)
         try:
-            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
-        except RuntimeError as error:  # which is what it makes of an error in writing
+            torch.save(state, hashed)  # type: ignore[arg-type]  # it only needs write
+        except RuntimeError as error:  # raised by torch for an OSError in write
             raise hashed.error or error from error
         file.write(hashed.digest.digest())
 
 
 def load_state(path: Path) -> Any:
-    """What `save_state` wrote, on the CPU; nothing in the file is executed.
+    """Load what `save_state` wrote, on the CPU. No code in the file is executed.
 
     Raises:
-        ValueError: if the file is not there, damaged, cut, or of another version.
+        VersionError: if it was written by another version of this package.
+        ValueError: if it is missing, damaged, or another file.
     """
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise ValueError(f"expected a saved state in {path}, got: {error.strerror}") from error
     if bytes(content[: len(_MAGIC)]) != _MAGIC:
-        raise ValueError(f"expected a saved state in {path}, got a file of another kind or damaged")
-    if hashlib.sha256(content[:-_DIGEST_SIZE]).digest() != content[-_DIGEST_SIZE:]:
-        raise ValueError(f"expected a whole file in {path}, got one that is damaged or cut")
+        raise ValueError(f"expected a saved state in {path}, got another or a damaged file")
     version = int.from_bytes(content[len(_MAGIC) : len(_HEADER)], "big")
+    if version == 1:  # before the checksum is verified, so that any such file is explained
+        raise VersionError(
+            f"expected a state of version {_VERSION} in {path}, got 1, written by vit-patch-env "
+            "before 0.2: resume it with that version"
+        )
+    if hashlib.sha256(content[:-_DIGEST_SIZE]).digest() != content[-_DIGEST_SIZE:]:
+        raise ValueError(f"expected an intact file in {path}, got a damaged or truncated one")
     if version != _VERSION:
-        raise ValueError(f"expected a state of version {_VERSION} in {path}, got {version}")
+        raise VersionError(f"expected a state of version {_VERSION} in {path}, got {version}")
     try:
         payload = io.BytesIO(content[len(_HEADER) : -_DIGEST_SIZE])
         return torch.load(payload, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling raises where somebody else wrote the file
+    except Exception as error:  # unpickling a file from elsewhere may raise anything
         raise ValueError(
             f"expected plain data and tensors in {path}, got something else"
         ) from error
 
 
-class _Hashed:
-    """A file being written, and the SHA-256 of all that was.
+class _HashingWriter:
+    """A file that computes the SHA-256 of everything written to it.
 
     Args:
         file: open for writing.
+
+    Attributes:
+        digest: of the bytes written so far.
+        error: the last error in writing, which torch.save hides; None if there was none.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -102,7 +120,7 @@ class _Hashed:
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Write and hash."""
+        """Write and hash the data."""
         self.digest.update(data)
         try:
             return self.file.write(data)
@@ -111,12 +129,12 @@ class _Hashed:
             raise
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Flush the file."""
         self.file.flush()
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or of a folder's listing, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,51 @@
+"""Messages of the command line, each in one line on standard error."""
+
+import re
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+from vit_patch_env.checks import ArgumentError
+
+_OPTION_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+
+
+def say(message: str) -> None:
+    """Print a message in one line on standard error; ignore errors in writing."""
+    with suppress(OSError):
+        print("vit-patch: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def fail(error: Exception | str) -> NoReturn:
+    """End the program with an error message in one line and status 2.
+
+    Args:
+        error: the message, or an exception. An `ArgumentError` is reported with the option that
+            the user typed: `image_size` as `--image-size`.
+    """
+    say(error_message(error))
+    sys.exit(2)
+
+
+def error_message(error: Exception | str) -> str:
+    """The message of an error, with the argument's name as on the command line."""
+    if isinstance(error, ArgumentError) and _OPTION_NAME.fullmatch(error.name):
+        return f"{option_name(error.name)} {error.problem}"
+    return str(error)
+
+
+def option_name(argument: str) -> str:
+    """The option that sets an argument.
+
+    Args:
+        argument: its name in Python: `image_size`, `env.image_size`, `dqn.tau`.
+
+    Returns:
+        `--image-size`, `--image-size`, `--dqn.tau`: options of the environment have no prefix.
+    """
+    return "--" + argument.removeprefix("env.").replace("_", "-")
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning in one line: the `warnings.showwarning` of the command line."""
+    say(f"warning: {message}")

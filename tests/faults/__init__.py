@@ -1,0 +1,1 @@
+"""Fault injection: kill runs, fill disks, damage files, and compare the results."""
