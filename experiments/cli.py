@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
     if args == ["--version"]:
         print(f"vit-patch {version('vit-patch-env')}")
         return
-    from vit_patch_env.experiments.process.messages import fail, show_warning
+    from vit_patch_env.experiments.process.messages import fail
 
     try:
         name, options = parse(args)

@@ -1,4 +1,4 @@
-"""Comparisons that nobody trained, written as `vit-patch compare` writes them."""
+"""Fabricated comparisons, without training, in the files of `vit-patch compare`."""
 
 import hashlib
 import json
@@ -21,15 +21,23 @@ METHODS = {
     "centre": ("Centre", "rule", 0.43, 0.66, 0.6, 0.0),
     "attended": ("Most attended", "rule", 0.46, 0.75, 0.6, 0.0),
     "random_matched": ("Random, as many as AgentViT", "rule", 0.512, 0.67, 0.6, 0.0),
-    "evit": ("EViT", "rival", 0.518, 0.8, 0.7, 0.0),
-    "tome": ("ToMe", "rival", 0.522, 0.85, 0.7, 0.0),
-    "patch_merger": ("PatchMerger", "rival", 0.47, 0.6, 0.5, 0.0),
-    "pss": ("PSS, cyclic", "rival", 0.528, 0.75, 0.7, 0.0),
-    "pss_linear": ("PSS, linear", "rival", 0.523, 0.74, 0.7, 0.0),
-    "token_expansion": ("Token Expansion", "rival", 0.531, 0.73, 0.7, 0.0),
-    "flip": ("FLIP", "rival", 0.527, 0.58, 0.5, 0.0),
+    "evit": ("EViT", "baseline", 0.518, 0.8, 0.7, 0.0),
+    "tome": ("ToMe", "baseline", 0.522, 0.85, 0.7, 0.0),
+    "patch_merger": ("PatchMerger", "baseline", 0.47, 0.6, 0.5, 0.0),
+    "pss": ("PSS, cyclic", "baseline", 0.528, 0.75, 0.7, 0.0),
+    "pss_linear": ("PSS, linear", "baseline", 0.523, 0.74, 0.7, 0.0),
+    "token_expansion": ("Token Expansion", "baseline", 0.531, 0.73, 0.7, 0.0),
+    "flip": ("FLIP", "baseline", 0.527, 0.58, 0.5, 0.0),
 }
-MODELS = {"vit", "ats_vit", "evit", "tome", "patch_merger", "token_expansion"}  # of their own
+# Methods that have their own model.
+MODELS = {
+    "vit",
+    "ats_vit",
+    "evit",
+    "tome",
+    "patch_merger",
+    "token_expansion",
+}  # models of other methods
 STEPS_PER_EPOCH, CHANCE = 12, 0.1
 
 
@@ -40,12 +48,12 @@ def fabricate(
     """Write a comparison and return its folder.
 
     Args:
-        accuracy: final test accuracies by method, instead of those above.
-        seconds: training times relative to all patches by method, likewise.
+        accuracy: final test accuracies by method, instead of those in `METHODS`.
+        seconds: training times relative to all patches by method, instead of those in `METHODS`.
         noise: standard deviation of accuracies between seeds.
-        diverged: names of the runs, such as agentvit__0, that end early without figures.
-        env: values of the environment other than the usual ones. Where the budget is not epochs,
-            methods with fewer patches make more steps, and agents not as many with every seed.
+        diverged: names of the runs, such as agentvit__0, that end early without test metrics.
+        env: other arguments of the environment. Where the budget is not epochs, methods with fewer
+            patches make more steps, and the number of an agent's steps depends on the seed.
     """
     env = {
         "dataset": "folder", "data_dir": None, "train_fraction": 0.2, "val_fraction": 0.1,
@@ -91,7 +99,7 @@ def _write_run(
 ):  # fmt: skip
     path.mkdir(parents=True)
     rng = np.random.default_rng([seed, list(METHODS).index(method)])
-    # Seeds move all methods alike, so that pairs differ less than seeds do.
+    # A seed shifts all methods by the same value, so pairs differ less than seeds.
     final += 2 * noise * (seed - 1) + noise * rng.standard_normal()
     env = {**env, "model": method if method in MODELS else "simple_vit"}
     n_steps, n_patches = STEPS_PER_EPOCH * env["epochs"], side**2
@@ -118,7 +126,7 @@ def _write_run(
     flops = 3e12 * share * lasting
     if env["budget"] == "flops":
         flops *= 3e12 * env["epochs"] / flops.sum()
-    if env["budget"] == "seconds":  # all take as many as simple_vit
+    if env["budget"] == "seconds":  # the training time of simple_vit
         total = 30.0 * env["epochs"]
         epoch_seconds *= total / epoch_seconds.sum()
         if env["seconds"] is None:
@@ -156,7 +164,7 @@ def _write_run(
 
 
 def write_result(path, result):
-    """Write result.json with the digests that the tables have now."""
+    """Write result.json with the current checksums of the tables."""
     result["files"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.glob("*.csv"))

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tests.conftest import TINY
 from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
 from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
-from vit_patch_env.experiments.options.commands import DQNOptions, EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 
 AGENTS = {
@@ -89,7 +89,7 @@ def learn_logged(agent, folder, n_steps, stop_at=None, resume=False):
 def new_agent(name, **env):
     """An agent of `AGENTS` and its environment."""
     options = TrainOptions(
-        agent=name, seed=3, env=EnvOptions(**TINY | {"epochs": EPOCHS} | env), **AGENTS[name]
+        agent=name, seed=3, env=EnvConfig(**TINY | {"epochs": EPOCHS} | env), **AGENTS[name]
     )
     options = resolve_agent(options)
     env = make_env(options.env)

@@ -1,41 +1,42 @@
 import json
 import os
 import signal
+from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
 from vit_patch_env import SimpleViT, load_dataset
-from vit_patch_env.experiments.bench.benchmark import (
-    Bench,
-    Setup,
-    _Worker,
-    matrix_ceiling,
-    peak_memory,
-    step_flops,
-    step_shares,
-)  # fmt: skip
-from vit_patch_env.experiments.bench.contenders import (
-    Ours,
-    OursWithAgent,
-    PaperWay,
-    Peer,
-    random_patches,
-)
+from vit_patch_env.experiments.bench.baselines import PaperLoop, VitPytorch
+from vit_patch_env.experiments.bench.benchmark import Bench
+from vit_patch_env.experiments.bench.contenders import Ours, OursWithAgent, random_patches
+from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops, step_shares
 from vit_patch_env.experiments.bench.report import (
-    draw_bench,
-    in_words,
+    plot_bench,
     show_bench,
     spread,
-    unsettled,
+    summary,
+    unstable_ratios,
 )
+from vit_patch_env.experiments.bench.setups import Setup
+from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import BenchOptions
+from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.system.memory import peak_memory
 
 CPU = torch.device("cpu")
 
 BENCHMARK = "vit_patch_env.experiments.bench.benchmark"
+
+
+@pytest.fixture(autouse=True)
+def forkserver_starts_early(own_cache):
+    """It imports the libraries in the background of the first tests; later calls do nothing."""
+    fork_context()
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,14 @@ def data():
 
 
 @pytest.mark.parametrize(
-    ("kind", "n_keep"), [(Peer, 64), (PaperWay, 40), (Ours, 40), (Ours, 64), (OursWithAgent, 16)]
+    ("kind", "n_keep"),
+    [(VitPytorch, 64), (PaperLoop, 40), (Ours, 40), (Ours, 64), (OursWithAgent, 16)],
 )
-def test_every_contender_trains_alone_and_as_a_whole(kind, n_keep, data):
-    contender = kind(data, 8, CPU, n_keep)
+def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
+    contender = kind(data, 16, CPU, n_keep)
     contender.steps(1)
-    contender.epoch(20)  # more steps than an epoch of this little data has
+    assert len(data.train.images) < 10 * 16
+    contender.epoch(10)  # more steps than an epoch has
     parts = contender.parts()
     if kind is OursWithAgent:
         assert set(parts) == {
@@ -67,50 +70,51 @@ def test_contenders_train_on_the_number_of_patches_that_is_asked_for(data):
     agent.trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[1])))
     agent.epoch(10)
     assert seen == [16] * 10
-    paper = PaperWay(data, 8, CPU, 40)
+    paper = PaperLoop(data, 8, CPU, 40)
     assert paper.mask.sum() == 40
 
 
 def test_the_papers_agent_learns_every_tenth_step(data, monkeypatch):
-    paper = PaperWay(data, 8, CPU, 40)
+    paper = PaperLoop(data, 8, CPU, 40)
     learnt = []
     monkeypatch.setattr(paper, "_learn", lambda: learnt.append(len(paper.memory)))
+    monkeypatch.setattr(paper, "_train", lambda images, labels: 1.0)
     paper.epoch(10)
     paper.epoch(10)
     assert learnt == [64 + 9, 64 + 19]
 
 
-def test_the_rival_computes_the_same_function(data):
+def test_vit_pytorch_computes_the_same_function(data):
     """vit-pytorch's SimpleViT and ours, with the same weights."""
-    rival, ours = Peer(data, 8, CPU, 64).model, SimpleViT(n_classes=10, channels=1)
+    theirs, ours = VitPytorch(data, 8, CPU, 64).model, SimpleViT(n_classes=10, channels=1)
     names = {
         "to_patch_embedding.1": "embedding.0", "to_patch_embedding.2": "embedding.1",
         "to_patch_embedding.3": "embedding.2", "transformer.norm": "norm", "linear_head": "head",
     }  # fmt: skip
     for layer in range(6):
-        theirs, mine = f"transformer.layers.{layer}", f"blocks.{layer}"
+        old, new = f"transformer.layers.{layer}", f"blocks.{layer}"
         for part in ("norm", "to_qkv", "to_out"):
-            names[f"{theirs}.0.{part}"] = f"{mine}.attention.{part}"
+            names[f"{old}.0.{part}"] = f"{new}.attention.{part}"
         for part in ("0", "1", "3"):
-            names[f"{theirs}.1.net.{part}"] = f"{mine}.mlp.{part}"
+            names[f"{old}.1.net.{part}"] = f"{new}.mlp.{part}"
     ours.load_state_dict(
         {
             f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
-            for name, value in rival.state_dict().items()
+            for name, value in theirs.state_dict().items()
         }
     )
     images = torch.randn(4, 1, 32, 32)
-    assert torch.allclose(ours(images), rival(images), atol=1e-5)
+    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
 
 
-def test_random_patches_keep_as_many_as_asked_for():
+def test_random_patches_has_n_keep_patches():
     import numpy as np
 
     mask = random_patches(np.random.default_rng(0), 64, 40)
     assert mask.sum() == 40
 
 
-def test_step_flops_follow_the_patches():
+def test_step_flops_depend_on_the_patches_and_the_batch():
     one, two = step_flops(16, 1), step_flops(16, 2)
     assert two == 2 * one
     assert step_flops(64, 1) / step_flops(40, 1) == pytest.approx(1.71, abs=0.01)
@@ -122,10 +126,10 @@ def test_matrix_ceiling_and_peak_memory_are_plausible():
     assert 5e7 < peak_memory(CPU) < 1e12
 
 
-def test_step_shares_sum_to_one_and_say_nothing(data, capfd):
+def test_step_shares_sum_to_one_and_print_nothing(data, capfd):
     contender = Ours(data, 8, CPU, 40)
     contender.steps(1)
-    shares, idle = step_shares(contender.steps, 1, CPU)
+    shares, idle = step_shares(contender.steps, 3, CPU)
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values())
     assert shares["matrix products"] > shares["optimiser"]
@@ -135,7 +139,7 @@ def test_step_shares_sum_to_one_and_say_nothing(data, capfd):
 
 def worker_of(setup, batch_size):
     data = {"name": "digits", "train_fraction": 0.1}
-    return _Worker(setup, data, batch_size=batch_size, device="cpu", precision="fp32")
+    return Worker(setup, data, batch_size=batch_size, device="cpu", precision="fp32")
 
 
 def test_a_worker_measures_and_reports_failures():
@@ -143,7 +147,7 @@ def test_a_worker_measures_and_reports_failures():
     assert worker.ask("steps", 1) > 0
     assert worker.ask("epoch_alone", 1) > 0
     assert worker.ask("memory") > 5e7
-    os.kill(worker.process.pid, signal.SIGKILL)  # as Linux does where memory ends
+    os.kill(worker.process.pid, signal.SIGKILL)  # as by Linux's out-of-memory killer
     with pytest.raises(MemoryError, match="was killed"):
         worker.ask("steps", 1)
     worker.close()
@@ -158,7 +162,7 @@ def bench():
         return {
             "name": name, "n_patches": n_patches, "precision": "fp32" if "fp32" in name else "bf16",
             "flops": n_patches * 10**9, "step_seconds": [step, 2 * step, step],
-            "ceiling": [ceiling, ceiling / 2, ceiling],  # in the second repeat all was slower
+            "ceiling": [ceiling, ceiling / 2, ceiling],  # the second repeat was slower
             "epoch_step_seconds": [1.2 * step, 2.4 * step, 1.2 * step], "agent_seconds": {},
             "step_shares": {"matrix products": 0.7, "attention": 0.2, "optimiser": 0.1},
             "idle_share": None, "peak_memory_bytes": 10**9, **kwargs,
@@ -183,28 +187,32 @@ def bench():
     }  # fmt: skip
 
 
-def test_the_words_state_the_ratios_repeat_by_repeat(bench):
-    words = in_words(bench)
-    assert "runs 15.00 times as many images per second as vit-pytorch" in words
-    assert "runs 7.50 times as many as the paper's way" in words
-    assert "reaches 80.0% of the matrix ceiling" in words
-    assert "At 16 patches it is faster by 4.00, where its FLOPs fall by 4.00 (100%)" in words
-    assert "The agent takes 1.0% of a step at 40 patches" in words
-    assert "40 of 200 ms are above the floor of 160 ms" in words
-    assert "largest part is attention" in words
-    assert not unsettled(bench)
+def test_the_summary_has_ratios_per_repeat(bench):
+    text = summary(bench)
+    assert "processes 15.00 times as many images per second as vit-pytorch" in text
+    assert "processes 7.50 times as many as the paper's way" in text
+    assert "reaches 80.0% of the matmul ceiling" in text
+    assert "At 16 patches it is 4.00 times as fast, with 1/4.00 of the FLOPs (100%" in text
+    assert "The agent takes 1.0% of a step at 40 patches" in text
+    assert "40 of 200 ms are above the lower bound of 160 ms" in text
+    assert "largest part besides the matrix products is attention" in text
+    assert not unstable_ratios(bench)
 
 
-def test_a_ratio_whose_repeats_spread_is_not_told(bench):
+def test_a_ratio_with_a_large_spread_is_not_reported(bench):
     bench["contenders"][0]["epoch_step_seconds"] = [1.0, 2.0, 6.0]
-    assert unsettled(bench) == [f"speed-up against vit-pytorch ({spread([6.25, 6.25, 37.5]):.0%})"]
-    words = in_words(bench)
-    assert "The speed-up against vit-pytorch is not told: its 3 repeats spread by" in words
-    assert "as vit-pytorch with all" not in words
-    assert "7.50 times as many as the paper's way" in words
+    percent = f"{spread([6.25, 6.25, 37.5]):.0%}"
+    assert unstable_ratios(bench) == [f"speed-up over vit-pytorch ({percent})"]
+    text = summary(bench)
+    assert (
+        f"The speed-up over vit-pytorch is not reported: the spread of its 3 repeats is {percent}."
+        in text
+    )
+    assert "as vit-pytorch with all" not in text
+    assert "7.50 times as many as the paper's way" in text
 
 
-def test_spread_is_the_range_of_the_middle_half():
+def test_spread_is_the_interquartile_range_over_the_median():
     assert spread([1.0]) == 0
     assert spread([1, 2, 3, 4, 5]) == pytest.approx(2 / 3)
     assert spread([1, 3, 3, 3, 9]) == 0
@@ -217,7 +225,7 @@ def test_tables_and_plot(bench, tmp_path):
     assert "ours with agent" in shown
     assert "200 (200-400)" in shown
     assert "GPU idle" not in shown
-    draw_bench(bench, tmp_path / "bench.png")
+    plot_bench(bench, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -232,7 +240,7 @@ def test_on_cuda_the_idle_share_is_shown(bench):
     assert "The GPU is idle for 25% of the time." in shown
 
 
-def test_contenders_that_are_missing_are_named_and_their_ratios_left_out(bench, tmp_path):
+def test_missing_contenders_are_named_and_their_ratios_omitted(bench, tmp_path):
     missing = [c for c in bench["contenders"] if "fp32" in c["name"]]
     bench["contenders"] = [c for c in bench["contenders"] if c not in missing]
     bench["skipped"] = [
@@ -243,23 +251,34 @@ def test_contenders_that_are_missing_are_named_and_their_ratios_left_out(bench, 
     shown = console.export_text()
     assert "Skipped: not installed." in shown
     assert "times as many" not in shown
-    assert "80.0% of the matrix ceiling" in shown
-    draw_bench(bench, tmp_path / "bench.png")
+    assert "80.0% of the matmul ceiling" in shown
+    plot_bench(bench, tmp_path / "bench.png")
+
+
+def test_the_committed_benchmark_can_be_read(tmp_path):
+    path = Path(__file__).parent.parent / "docs" / "bench.json"
+    bench = json.loads(path.read_text())
+    console = Console(record=True, width=140)
+    show_bench(bench, console)
+    shown = console.export_text()
+    for words in ("images per second as vit-pytorch", "as many as the paper's way", "lower bound"):
+        assert words in shown
+    plot_bench(bench, tmp_path / "bench.png")
 
 
 @pytest.fixture
 def small_bench(monkeypatch, tmp_path):
-    """With one contender, as every one is a process of its own."""
-    monkeypatch.setattr(
-        "vit_patch_env.experiments.bench.benchmark.SETUPS", (Setup("ours", 16), Setup("agent", 16))
-    )
+    """A prepared benchmark with one contender, as each has its own process."""
+    monkeypatch.setattr(f"{BENCHMARK}.SETUPS", (Setup("ours", 16), Setup("agent", 16)))
 
     def make(**options):
         values = {"batch_size": 8, "repeats": 1, "steps": 1, "epoch_steps": 10}
-        return Bench(
+        bench = Bench(
             BenchOptions(**{**values, "out": str(tmp_path / "bench"), **options}),
             Console(quiet=True),
         )
+        bench.prepare()
+        return bench
 
     return make
 
@@ -279,7 +298,7 @@ def test_a_whole_benchmark_writes_its_files(small_bench, tmp_path):
 
 
 class _FakeWorker:
-    """Fits with up to 3 images; measures without measuring."""
+    """Fits with up to 3 images; returns values without measuring."""
 
     n_asked = 0
 
@@ -298,34 +317,34 @@ class _FakeWorker:
 
 
 def test_a_batch_that_does_not_fit_is_named_with_one_that_does(small_bench, monkeypatch):
-    monkeypatch.setattr(f"{BENCHMARK}._Worker", _FakeWorker)
+    monkeypatch.setattr(f"{BENCHMARK}.Worker", _FakeWorker)
     with pytest.raises(MemoryError, match=r"batches of 8 images .* do not fit .*--batch-size 2"):
         small_bench().run()
 
 
-def test_what_spreads_is_repeated_up_to_a_limit(small_bench, monkeypatch):
-    monkeypatch.setattr(f"{BENCHMARK}._Worker", _FakeWorker)
-    monkeypatch.setattr(
-        "vit_patch_env.experiments.bench.benchmark.unsettled", lambda bench: ["everything"]
-    )
+def test_unstable_ratios_are_repeated_up_to_a_limit(small_bench, monkeypatch):
+    monkeypatch.setattr(f"{BENCHMARK}.Worker", _FakeWorker)
+    monkeypatch.setattr(f"{BENCHMARK}.matrix_ceiling", lambda device, dtype: 1e11)
+    monkeypatch.setattr(f"{BENCHMARK}.unstable_ratios", lambda bench: ["everything"])
     bench = small_bench(batch_size=2, repeats=2, max_repeats=4).run()
     assert len(bench["contenders"][0]["step_seconds"]) == 4
 
 
-def test_a_precision_that_the_hardware_lacks_and_a_rival_that_is_missing_are_skipped(
-    small_bench, monkeypatch
-):
+def test_an_unsupported_precision_and_a_missing_baseline_are_skipped(small_bench, monkeypatch):
     monkeypatch.setattr(f"{BENCHMARK}.has_bf16", lambda device: False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     bench = small_bench(precision="bf16")
     assert "no instructions for bf16" in bench._missing(Setup("ours", 64))
-    assert "pip install vit-pytorch" in bench._missing(Setup("peer", 64))
+    assert "pip install vit-pytorch" in bench._missing(Setup("vit_pytorch", 64))
     assert small_bench(precision="fp32")._missing(Setup("ours", 64)) is None
 
 
 def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
     class Command:
         def __init__(self, options, console):
+            pass
+
+        def prepare(self):
             pass
 
         def run(self):

@@ -9,9 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY_OPTIONS
-from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import DQNOptions

@@ -10,23 +10,25 @@ from rich.console import Console
 
 from tests.fabricated import METHODS, fabricate, write_result
 from vit_patch_env.experiments.compare.results import read_comparison
-from vit_patch_env.experiments.report.measures import Measures
-from vit_patch_env.experiments.report.plots import STYLE, Plot
-from vit_patch_env.experiments.report.report import BEGIN, END, Report, ReportOptions
-from vit_patch_env.experiments.report.settings import reasons, settings, warnings
+from vit_patch_env.experiments.options.commands import ReportOptions
+from vit_patch_env.experiments.report.curves import (
+    learning_curve,
+    selected_share,
+    selection_curve,
+)
+from vit_patch_env.experiments.report.findings import against, best_faster_method, findings
+from vit_patch_env.experiments.report.metrics import ComparisonMetrics
+from vit_patch_env.experiments.report.paper_comparison import against_paper, claim, reasons
+from vit_patch_env.experiments.report.plot_style import STYLE
+from vit_patch_env.experiments.report.plots import Plot
+from vit_patch_env.experiments.report.report import BEGIN, END, Report
+from vit_patch_env.experiments.report.settings import settings, warnings
 from vit_patch_env.experiments.report.tables import (
     cost_table,
     paired_table,
     readme_table,
     table2,
     time_table,
-)
-from vit_patch_env.experiments.report.text import (
-    against,
-    against_paper,
-    cheaper_best,
-    claim,
-    findings,
 )
 
 FOUR = ("vit", "simple_vit", "ats_vit", "agentvit", "random_matched")
@@ -37,14 +39,20 @@ FLOPS, SECONDS = {"budget": "flops"}, {"budget": "seconds"}
 
 
 def run_report(folder, readme=None):
-    """Write a report; what it printed."""
+    """Write a report.
+
+    Returns:
+        What it printed.
+    """
     console = Console(file=io.StringIO(), width=120)
-    Report(ReportOptions(str(folder), None if readme is None else str(readme)), console).run()
+    report = Report(ReportOptions(str(folder), None if readme is None else str(readme)), console)
+    report.prepare()
+    report.run()
     return console.file.getvalue()
 
 
-def measures_of(folder, **kwargs):
-    return Measures(read_comparison(fabricate(folder, **kwargs)))
+def metrics_of(folder, **kwargs):
+    return ComparisonMetrics(read_comparison(fabricate(folder, **kwargs)))
 
 
 def cells(table, title):
@@ -61,10 +69,10 @@ def coarse_plots():
 
 @pytest.fixture
 def quick_plots(monkeypatch):
-    """One plot that takes no time to draw."""
+    """A single plot, without plotting."""
     plot = Plot("accuracy_over_seconds", "Accuracy", "A caption.", b"png")
     monkeypatch.setattr(
-        "vit_patch_env.experiments.report.report.draw_plots", lambda measures: [plot]
+        "vit_patch_env.experiments.report.report.make_plots", lambda metrics: [plot]
     )
 
 
@@ -87,7 +95,7 @@ def test_a_report_is_complete(full):
     assert all((full / plot).is_file() for plot in plots)
 
 
-def test_a_page_opens_offline_and_escapes_what_it_is_given(full):
+def test_a_page_works_offline_and_escapes_text(full):
     page = (full / "report.html").read_text()
     assert not re.findall(r"https?://|<script|<link", page)
     assert "Author &amp; al. &lt;tome&gt; 2022" in page
@@ -106,8 +114,8 @@ def test_the_same_files_give_the_same_report(tmp_path):
     assert content() == before
 
 
-def test_table_2_holds_means_over_seeds_with_intervals_and_the_papers_figures(full):
-    table = table2(Measures(read_comparison(full)))
+def test_table_2_has_means_over_seeds_with_intervals_and_the_papers_values(full):
+    table = table2(ComparisonMetrics(read_comparison(full)))
     results = [
         json.loads((full / "runs" / f"agentvit__{seed}" / "result.json").read_text())
         for seed in (0, 1, 2)
@@ -116,44 +124,48 @@ def test_table_2_holds_means_over_seeds_with_intervals_and_the_papers_figures(fu
     accuracies = sorted(r["test"]["all_patches"]["accuracy"] for r in results)
     seeds, time, accuracy, *_ = cells(table, "AgentViT")
     assert seeds.text == "3"
-    assert (time.text, time.aside) == (f"{seconds:.0f}", "paper 3,730")
+    assert (time.text, time.remark) == (f"{seconds:.0f}", "paper 3,730")
     assert accuracy.text == f"{sum(accuracies) / 3:.4f}"
     assert accuracy.note == f"[{accuracies[0]:.4f}, {accuracies[2]:.4f}]"
     assert [block.title for block in table.blocks] == [
-        "The paper's Table 2", "More agents", "Our agents", "Fixed rules", "Rivals",
+        "The paper's Table 2", "More agents", "Our agents", "Fixed rules", "Baselines",
     ]  # fmt: skip
     assert [row.title for row in table.blocks[0].rows] == [METHODS[name][0] for name in FOUR[:4]]
 
 
 def test_costs_are_relative_to_all_patches(full):
     own, patches, flops, relative, share, memory = cells(
-        cost_table(Measures(read_comparison(full))), "AgentViT"
+        cost_table(ComparisonMetrics(read_comparison(full))), "AgentViT"
     )
     assert (flops.text, relative.text, share.text, memory.text) == ("10.8", "60%", "5.0%", "0.60")
     assert own.note
     assert float(patches.text) == pytest.approx(0.6 * 64, abs=1)
 
 
-def test_seeds_that_reach_no_accuracy_are_told(tmp_path):
-    measures = measures_of(tmp_path / "c", methods=FOUR, accuracy={"agentvit": 0.15})
-    assert [cell.text for cell in cells(time_table(measures), "AgentViT")][-1] == "not reached"
-    assert any(
-        "of 3 reached it" in cell.note for cell in cells(time_table(measures), "SimpleViT64")
-    )
+def test_seeds_that_do_not_reach_an_accuracy_are_counted(tmp_path):
+    metrics = metrics_of(tmp_path / "c", methods=FOUR, accuracy={"agentvit": 0.15})
+    assert [cell.text for cell in cells(time_table(metrics), "AgentViT")][-1] == "not reached"
+    assert any("of 3 reached it" in cell.note for cell in cells(time_table(metrics), "SimpleViT64"))
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "seconds", "told", "to_full", "to_control"),
+    ("accuracy", "seconds", "outcome", "to_full", "to_control"),
     [
         (0.58, 0.7, "is reproduced here", "more accurate", "more accurate"),
         (0.48, 0.7, "not reproduced here: it is faster, but it is less", "less", "less accurate"),
         (0.58, 1.2, "not reproduced here: it is slower, but it is more", "more", "more accurate"),
         (0.48, 1.2, "not reproduced here: it is slower, and it is less", "less", "less accurate"),
-        (0.53, 0.7, "but its accuracy is not told apart", "not told apart", "not told apart"),
+        (
+            0.53,
+            0.7,
+            "but its accuracy does not differ significantly",
+            "no significant difference (the 95 % interval contains 0)",
+            "no significant difference (the 95 % interval contains 0)",
+        ),
     ],
 )
-def test_words_follow_the_figures(tmp_path, accuracy, seconds, told, to_full, to_control):
-    measures = measures_of(
+def test_sentences_follow_the_metrics(tmp_path, accuracy, seconds, outcome, to_full, to_control):
+    metrics = metrics_of(
         tmp_path / "c",
         methods=FOUR,
         seeds=range(10),
@@ -161,51 +173,52 @@ def test_words_follow_the_figures(tmp_path, accuracy, seconds, told, to_full, to
         accuracy={"agentvit": accuracy, "simple_vit": 0.53, "random_matched": 0.53},
         seconds={"agentvit": seconds},
     )
-    assert told in claim(measures)
-    assert to_full in against(measures, "agentvit", "simple_vit")
-    assert to_control in against(measures, "agentvit", "random_matched")
+    assert outcome in claim(metrics)
+    assert to_full in against(metrics, "agentvit", "simple_vit")
+    assert to_control in against(metrics, "agentvit", "random_matched")
     wins = accuracy == 0.58 and seconds < 1
-    assert ("SimpleViT64, AgentViT has" in cheaper_best(measures)) == wins
-    front = [s for s in findings(measures) if "Pareto front" in s]
+    assert ("SimpleViT64, AgentViT has" in best_faster_method(metrics)) == wins
+    front = [s for s in findings(metrics) if "Pareto front" in s]
     assert len(front) == 2
     assert ("AgentViT is not on it" in front[1]) == (accuracy != 0.58)
 
 
-def test_a_difference_whose_interval_holds_0_is_called_not_told_apart(tmp_path):
+def test_a_difference_whose_interval_contains_0_is_not_significant(tmp_path):
     equal = {"agentvit": 0.53, "simple_vit": 0.53, "random_matched": 0.4}
-    measures = measures_of(tmp_path / "c", methods=FOUR, accuracy=equal, noise=0.008)
-    accuracy, time, flops, *control = cells(paired_table(measures), "AgentViT")
-    assert (accuracy.aside, time.aside, flops.aside) == ("not told apart", "", "")
-    assert [cell.aside for cell in control] == ["", "", "the same"]
+    metrics = metrics_of(tmp_path / "c", methods=FOUR, accuracy=equal, noise=0.008)
+    accuracy, time, flops, *control = cells(paired_table(metrics), "AgentViT")
+    assert (accuracy.remark, time.remark, flops.remark) == ("not significant", "", "")
+    assert [cell.remark for cell in control] == ["", "", "equal"]
 
 
 def test_few_seeds_are_warned_about_and_enough_are_not(tmp_path):
-    few = " ".join(findings(measures_of(tmp_path / "few", methods=FOUR)))
+    few = " ".join(findings(metrics_of(tmp_path / "few", methods=FOUR)))
     assert "With 3 seeds" in few
-    assert "By seed the accuracy differs by" in few
-    enough = " ".join(findings(measures_of(tmp_path / "enough", methods=FOUR, seeds=range(10))))
+    assert "Per seed, the accuracy differs by" in few
+    enough = " ".join(findings(metrics_of(tmp_path / "enough", methods=FOUR, seeds=range(10))))
     assert "too narrow" not in enough
-    assert "By seed" not in enough
+    assert "Per seed" not in enough
 
 
-def test_one_seed_gives_a_report_that_tells_nothing_apart(tmp_path, quick_plots):
+def test_with_one_seed_nothing_is_tested_for_significance(tmp_path, quick_plots):
     folder = fabricate(tmp_path / "c", methods=FOUR, seeds=(0,), epochs=2, side=4)
     run_report(folder)
     text = (folder / "report.md").read_text()
     assert "With 1 seed there is no interval" in text
-    assert "cannot tell" in text
+    assert "not tested, as there is one seed" in text
+    assert "One paired seed is not enough to test this here" in text
     assert "(one seed)" in text
     assert "[" not in text.partition("## Table 2")[2].partition("## Accuracy")[0]
 
 
-def test_a_report_without_references_says_so(tmp_path):
+def test_a_report_without_references_names_them(tmp_path):
     folder = fabricate(tmp_path / "c", methods=("vit", "agentvit", "random"), seeds=(0,), epochs=2)
     run_report(folder)
     text = (folder / "report.md").read_text()
     assert "there is no finished run of simple_vit" in text
     assert "there is no finished run of random_matched" in text
     assert "## Paired differences" not in text
-    control_only = measures_of(tmp_path / "d", methods=("agentvit", "random_matched"), epochs=2)
+    control_only = metrics_of(tmp_path / "d", methods=("agentvit", "random_matched"), epochs=2)
     assert "no finished run of simple_vit" in paired_table(control_only).caption
 
 
@@ -218,13 +231,13 @@ def equal(tmp_path_factory):
     return folder
 
 
-def test_a_report_at_equal_flops_says_what_they_bought(equal):
-    measures = Measures(read_comparison(equal))
+def test_a_report_at_equal_flops_has_the_number_of_epochs(equal):
+    metrics = ComparisonMetrics(read_comparison(equal))
     budget = "the FLOPs of 4 epochs on all patches: 12 TFLOPs"
-    assert settings(measures.comparison)["Budget"] == f"each run may use {budget}"
-    assert findings(measures)[0] == f"Every run had the same budget: {budget}."
-    assert budget in " ".join(reasons(measures.comparison))
-    table = cost_table(measures)
+    assert settings(metrics.comparison)["Budget"] == f"each run may use {budget}"
+    assert findings(metrics)[0] == f"Every run had the same budget: {budget}."
+    assert budget in " ".join(reasons(metrics.comparison))
+    table = cost_table(metrics)
     epochs = {
         name: float(cells(table, METHODS[name][0])[table.columns.index("Epochs")].text)
         for name in EQUAL
@@ -232,8 +245,8 @@ def test_a_report_at_equal_flops_says_what_they_bought(equal):
     assert epochs["simple_vit"] == 4
     assert epochs["pss"] == pytest.approx(4 / 0.7, abs=0.1)
     assert epochs["bandit"] == pytest.approx(4 / 0.5 + 5 / 12, abs=0.1)  # 5 steps a seed more
-    assert time_table(measures).title == "TFLOPs to a validation accuracy"
-    assert cells(time_table(measures), "SimpleViT64")[-1].text in ("12.0", "not reached")
+    assert time_table(metrics).title == "TFLOPs to a validation accuracy"
+    assert cells(time_table(metrics), "SimpleViT64")[-1].text in ("12.0", "not reached")
     text = (equal / "report.md").read_text()
     assert "Our agents" in text
     assert "control" not in text
@@ -251,7 +264,7 @@ def test_a_report_at_equal_flops_says_what_they_bought(equal):
         (FLOPS, "the FLOPs of 2 epochs on all patches: 6 TFLOPs", ["Accuracy (points)", "Time"]),
         (
             SECONDS,
-            "as many seconds as SimpleViT64 of the same seed took for 2 epochs: 60 s on average",
+            "the training time of SimpleViT64 with the same seed for 2 epochs: 60 s on average",
             ["Accuracy (points)", "FLOPs"],
         ),
         (SECONDS | {"seconds": 60.0}, "each run may use 60 s", ["Accuracy (points)", "FLOPs"]),
@@ -260,33 +273,37 @@ def test_a_report_at_equal_flops_says_what_they_bought(equal):
 def test_pairs_are_with_all_patches_and_the_best_fixed_rule(tmp_path, env, budget, columns):
     accuracy = {"random": 0.51, "pss": 0.53, "tome": 0.6}
     folder = tmp_path / "c"
-    measures = measures_of(folder, methods=EQUAL, epochs=2, env=env, accuracy=accuracy)
-    assert budget in settings(measures.comparison)["Budget"]
-    table = paired_table(measures)
+    metrics = metrics_of(folder, methods=EQUAL, epochs=2, env=env, accuracy=accuracy)
+    assert budget in settings(metrics.comparison)["Budget"]
+    table = paired_table(metrics)
     for column, what in zip(table.columns, columns * 2, strict=True):
         assert column.startswith(what)
-    assert table.columns[0].endswith("against SimpleViT64")
-    assert table.columns[-1].endswith("against the best fixed rule, PSS, cyclic")
+    assert table.columns[0].endswith("vs. SimpleViT64")
+    assert table.columns[-1].endswith("vs. the best fixed rule, PSS, cyclic")
     assert [cell.text for cell in cells(table, "PSS, cyclic")[2:]] == ["-", "-"]
     assert float(cells(table, "Bandit")[2].text) < 0
-    assert readme_table(measures).columns[-1] == "Accuracy against PSS, cyclic (points)"
-    # A rule that fewer seeds speak for is no reference.
+    assert readme_table(metrics).columns[-1] == "Accuracy vs. PSS, cyclic (points)"
+    # A rule with fewer seeds is no reference.
     (folder / "runs" / "pss__1" / "result.json").unlink()
-    table = paired_table(Measures(read_comparison(folder)))
+    table = paired_table(ComparisonMetrics(read_comparison(folder)))
     assert table.columns[-1].endswith("best fixed rule, PSS, linear")
 
 
 @pytest.mark.parametrize(
     ("accuracy", "words"),
-    [(0.58, "so that Bandit is more"), (0.53, "not told apart"), (0.46, "so that Bandit is less")],
+    [
+        (0.58, "so Bandit is more accurate"),
+        (0.53, "no significant difference (the 95 % interval contains 0)"),
+        (0.46, "so Bandit is less accurate"),
+    ],
 )
-def test_the_best_agent_is_told_against_the_best_rule_and_all_patches(tmp_path, accuracy, words):
-    figures = {"simple_vit": 0.53, "pss": 0.53, "random": 0.5, "agentvit": 0.4, "bandit": accuracy}
-    measures = measures_of(
+def test_the_best_agent_is_compared_with_the_best_rule_and_all_patches(tmp_path, accuracy, words):
+    final = {"simple_vit": 0.53, "pss": 0.53, "random": 0.5, "agentvit": 0.4, "bandit": accuracy}
+    metrics = metrics_of(
         tmp_path / "c", methods=EQUAL, seeds=range(5), noise=0.006, epochs=2, env=FLOPS,
-        accuracy=figures,
+        accuracy=final,
     )  # fmt: skip
-    _, best, rule, full, paper, others, *_ = findings(measures)
+    _, best, rule, full, paper, others, *_ = findings(metrics)
     assert re.search(
         r"Bandit \(0\.\d+\) of 2 agents; PSS, cyclic \(0\.\d+\) of 4 fixed rules", best
     )
@@ -300,35 +317,35 @@ def test_the_best_agent_is_told_against_the_best_rule_and_all_patches(tmp_path, 
     assert "PSS, cyclic" not in others
 
 
-def test_without_agents_or_rules_nothing_is_said_of_them(tmp_path):
+def test_without_agents_or_rules_there_are_no_sentences_on_them(tmp_path):
     methods = ("simple_vit", "tome")
-    measures = measures_of(tmp_path / "c", methods=methods, epochs=2, env=FLOPS)
-    assert "agent" not in " ".join(findings(measures)).lower()
-    assert "no finished run of a fixed rule" in paired_table(measures).caption
-    assert readme_table(measures).columns[-1] == "Accuracy against SimpleViT64 (points)"
+    metrics = metrics_of(tmp_path / "c", methods=methods, epochs=2, env=FLOPS)
+    assert "agent" not in " ".join(findings(metrics)).lower()
+    assert "no finished run of a fixed rule" in paired_table(metrics).caption
+    assert readme_table(metrics).columns[-1] == "Accuracy vs. SimpleViT64 (points)"
 
 
 def test_runs_of_different_length_are_averaged_at_equal_shares_of_the_budget(equal):
-    measures = Measures(read_comparison(equal))
-    runs = measures.comparison.sound_runs("bandit")
+    metrics = ComparisonMetrics(read_comparison(equal))
+    runs = metrics.comparison.valid_runs("bandit")
     assert {len(run.epochs) for run in runs} == {8, 9}
-    assert {run.figure("n_steps") for run in runs} == {96, 101, 106}
-    curve = measures.curve("bandit")
+    assert {run.metric("n_steps") for run in runs} == {96, 101, 106}
+    curve = learning_curve(metrics, "bandit")
     assert len(curve.cost) == len(curve.accuracy) == max(len(run.epochs) for run in runs) - 1
     assert list(curve.cost) == sorted(curve.cost)
     assert curve.cost[-1] == pytest.approx(12e12)
     assert curve.accuracy[-1] == pytest.approx(np.mean([run.val_accuracy[-1] for run in runs]))
-    moments, patches = measures.selection("pss_linear")
-    assert moments[0] == 0
-    assert moments[-1] < 1
-    assert patches == pytest.approx(64 * (0.3 + 0.7 * moments), abs=1.5)
-    # An epoch that was cut short counts for as many steps as it has.
-    (share,) = {round(value, 9) for value in measures.selected_share("pss")}
-    picked = [run.n_selected.mean() for run in measures.comparison.sound_runs("pss")]
+    shares, patches = selection_curve(metrics, "pss_linear")
+    assert shares[0] == 0
+    assert shares[-1] < 1
+    assert patches == pytest.approx(64 * (0.3 + 0.7 * shares), abs=1.5)
+    # An incomplete epoch is weighted by its number of steps.
+    (share,) = {round(value, 9) for value in selected_share(metrics, "pss")}
+    picked = [run.n_selected.mean() for run in metrics.comparison.valid_runs("pss")]
     assert 64 * share == pytest.approx(np.mean(picked))
 
 
-def test_the_readmes_section_tells_the_budget(tmp_path, quick_plots):
+def test_the_readmes_section_has_the_budget(tmp_path, quick_plots):
     folder = fabricate(tmp_path / "c", methods=EQUAL, seeds=(0,), epochs=2, env=FLOPS)
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}{END}")
@@ -337,7 +354,7 @@ def test_the_readmes_section_tells_the_budget(tmp_path, quick_plots):
     assert "plots/accuracy_over_seconds.png" in readme.read_text()
 
 
-def test_the_committed_report_is_what_its_files_say(tmp_path, quick_plots):
+def test_the_committed_report_is_that_of_its_files(tmp_path, quick_plots):
     committed = Path(__file__).parent.parent / "results" / "table2-cpu"
     (tmp_path / "compare.json").write_bytes((committed / "compare.json").read_bytes())
     (tmp_path / "runs").symlink_to(committed / "runs")
@@ -351,10 +368,10 @@ def test_diverged_runs_are_named_and_in_no_mean(tmp_path):
     names = ("agentvit__0", *(f"ats_vit__{seed}" for seed in range(3)))
     folder = fabricate(tmp_path / "c", methods=FOUR, diverged=names)
     run_report(folder)
-    measures = Measures(read_comparison(folder))
-    assert all(name in " ".join(findings(measures)) for name in names)
-    assert cells(table2(measures), "AgentViT")[0] == ("2 of 3", "(1 diverged)", "")
-    assert [cell.text for cell in cells(table2(measures), "ATSViT")] == ["0 of 3"] + ["-"] * 5
+    metrics = ComparisonMetrics(read_comparison(folder))
+    assert all(name in " ".join(findings(metrics)) for name in names)
+    assert cells(table2(metrics), "AgentViT")[0] == ("2 of 3", "(1 diverged)", "")
+    assert [cell.text for cell in cells(table2(metrics), "ATSViT")] == ["0 of 3"] + ["-"] * 5
 
 
 def test_differences_from_the_papers_setting_come_from_the_settings(tmp_path):
@@ -373,7 +390,7 @@ def test_differences_from_the_papers_setting_come_from_the_settings(tmp_path):
 
 def test_the_order_of_the_papers_methods_is_compared(tmp_path):
     as_there = {"vit": 0.6, "agentvit": 0.55, "simple_vit": 0.5, "ats_vit": 0.4}
-    sentences = against_paper(measures_of(tmp_path / "c", methods=FOUR, accuracy=as_there))
+    sentences = against_paper(metrics_of(tmp_path / "c", methods=FOUR, accuracy=as_there))
     assert sentences[1].endswith("as in the paper.")
     assert "in the paper AgentViT, SimpleViT64, ATSViT" in sentences[2]
 

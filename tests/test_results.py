@@ -1,16 +1,12 @@
 import json
+import re
 
 import pandas as pd
 import pytest
 
 from tests.fabricated import fabricate, write_result
-from vit_patch_env.experiments.compare.results import (
-    FULL,
-    check_run,
-    complete_env,
-    read_comparison,
-    read_run,
-)
+from vit_patch_env.experiments.compare.results import FULL, check_run, read_comparison
+from vit_patch_env.experiments.compare.run_result import complete_env, read_run
 from vit_patch_env.experiments.runs.folder import RunFolder
 
 METHODS = ("simple_vit", "agentvit")
@@ -29,7 +25,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert run.selected.shape == (3, 16)
 
 
-def test_runs_may_differ_in_what_a_method_changes(tmp_path):
+def test_runs_may_differ_in_the_arguments_of_a_method(tmp_path):
     env = {"epochs": 2, "dim": 96, "keep_rate": 0.7, "data_dir": "elsewhere", "sizes": (1, 2)}
     run = tmp_path / "evit__3"
     run.mkdir()
@@ -40,7 +36,7 @@ def test_runs_may_differ_in_what_a_method_changes(tmp_path):
         check_run(run, {**env, "dim": 8})
 
 
-def test_files_of_before_there_were_budgets_are_read(tmp_path):
+def test_files_from_before_budgets_are_read(tmp_path):
     folder = fabricate(tmp_path / "c", methods=METHODS, epochs=4, env={"dim": 32})
     before = read_comparison(folder)
     for path in folder.glob("runs/*/metrics.csv"):
@@ -56,7 +52,7 @@ def test_files_of_before_there_were_budgets_are_read(tmp_path):
     assert comparison.budget == "epochs"
     for name, run in comparison.runs.items():
         assert list(run.progress) == list(before.runs[name].progress) == [0.25, 0.5, 0.75, 1]
-    # Such a comparison can grow: what is new has the value that made no difference then.
+    # Such a comparison can be extended: new arguments have defaults that change nothing.
     check_run(folder / "runs" / "agentvit__1", complete_env(comparison.env))
     with pytest.raises(ValueError, match="another configuration: budget is epochs, expected flops"):
         check_run(folder / "runs" / "agentvit__1", {**comparison.env, "budget": "flops"})
@@ -77,7 +73,7 @@ def test_a_run_that_did_not_use_up_its_budget_is_refused(tmp_path):
         read_run(run)
 
 
-def test_runs_as_long_as_with_all_patches_must_have_its_seconds(tmp_path):
+def test_a_timed_budget_must_be_the_seconds_of_the_run_on_all_patches(tmp_path):
     env = {"budget": "seconds"}
     folder = fabricate(tmp_path / "c", methods=METHODS, seeds=(1, 2), epochs=2, env=env)
     assert len(read_comparison(folder).runs) == 4
@@ -107,10 +103,39 @@ def test_runs_as_long_as_with_all_patches_must_have_its_seconds(tmp_path):
         ("epoch,progress\n1\n", 0),
     ],
 )
-def test_progress_is_that_of_the_last_whole_line(tmp_path, text, progress):
+def test_progress_is_read_from_the_last_complete_line(tmp_path, text, progress):
     assert RunFolder(tmp_path).progress() == 0
     (tmp_path / "metrics.csv").write_text(text)
     assert RunFolder(tmp_path).progress() == progress
+
+
+def test_the_group_of_older_files_is_baseline(tmp_path):
+    folder = fabricate(tmp_path / "c", methods=("tome", "random", "pss"), seeds=(0,), epochs=2)
+    path = folder / "compare.json"
+    content = json.loads(path.read_text())
+    content["groups"] |= {"tome": "rival", "pss": "new"}
+    path.write_text(json.dumps(content))
+    comparison = read_comparison(folder)
+    groups = [comparison.group(name) for name in ("tome", "random", "pss", "unknown")]
+    assert groups == ["baseline", "rule", "new", "baseline"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, "1"]}, "seeds.1 in compare.json: Input should be a valid integer, got '1'"),
+        ({"groups": ["a"]}, "groups in compare.json: Input should be a valid dictionary"),
+        ({"methods": ["../vit"]}, "expected names of methods, got '../vit'"),
+        ({"env": {"budget": "flops"}, "images": 3}, "images in compare.json: Input should be"),
+    ],
+)
+def test_a_damaged_comparison_is_refused_in_one_line(tmp_path, changes, message):
+    folder = fabricate(tmp_path / "c", methods=METHODS, seeds=(0,), epochs=2)
+    path = folder / "compare.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=rf"^\S+: damaged: {re.escape(message)}.*$") as caught:
+        read_comparison(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_without_a_result_is_not_finished(tmp_path):
@@ -147,6 +172,12 @@ def lose_epoch(run):
     write_result(run, json.loads((run / "result.json").read_text()))
 
 
+def change_type(run):
+    result = json.loads((run / "result.json").read_text())
+    result["test"]["agent_patches"]["accuracy"] = "half"
+    write_result(run, result)
+
+
 def remove_config(run):
     (run / "config.json").unlink()
 
@@ -164,22 +195,27 @@ def change_seed(run):
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
         (damage_json, "damaged: result.json cannot be read"),
         (damage_table, "damaged: metrics.csv cannot be read: it is not the file"),
         (remove_table, "damaged: selected.csv cannot be read"),
         (remove_field, "damaged: expected f1 in result.json"),
+        (
+            change_type,
+            "damaged: test.agent_patches.accuracy in result.json: Input should be a valid number, "
+            "got 'half'",
+        ),
         (lose_epoch, "damaged: expected 3 epochs in metrics.csv, got 2"),
         (remove_config, "damaged: config.json cannot be read"),
         (change_config, "another configuration: dim is 7, expected 96"),
         (change_seed, "another configuration: seed is 9, expected 1"),
     ],
 )
-def test_a_run_that_cannot_be_trusted_is_named_and_left_out(tmp_path, harm, message):
+def test_a_damaged_or_different_run_is_named_and_excluded(tmp_path, damage, message):
     folder = fabricate(tmp_path / "c", methods=METHODS, epochs=3)
     run = folder / "runs" / "agentvit__1"
-    harm(run)
+    damage(run)
     assert RunFolder(run).is_finished
     comparison = read_comparison(folder)
     assert ("agentvit", 1) not in comparison.runs

@@ -19,13 +19,13 @@ from tests.interrupted_runs import (
     new_agent,
 )
 from tests.test_saving import dropout_model
-from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.checkpoints.snapshot import snapshot
-from vit_patch_env.experiments.options.commands import EnvOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,7 +124,7 @@ def test_target_networks_updated_within_a_rollout(tmp_path, monkeypatch):
 
     def new_dqn():
         values = ("learning_starts=5", "train_freq=8", "tau=0.3", "target_update_interval=2")
-        options = EnvOptions(**TINY | {"epochs": 3})
+        options = EnvConfig(**TINY | {"epochs": 3})
         options = TrainOptions(agent="dqn", actions="count", sb3=values, seed=3, env=options)
         env = make_env(options.env)
         env._factory._known_flops = FLOPS.setdefault("attention_output", {})

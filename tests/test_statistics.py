@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vit_patch_env.experiments.report.statistics import (
-    beaten_by,
     difference,
+    dominating,
     estimate,
     paired,
     pareto_front,
@@ -36,7 +36,7 @@ def test_an_interval_over_three_values_is_their_range():
     assert (found.mean, found.low, found.high) == (3.0, 1.0, 6.0)
 
 
-def test_an_interval_covers_the_mean_of_many_values_about_as_often_as_it_says():
+def test_a_95_percent_interval_contains_the_true_mean_about_95_times_of_100():
     rng = np.random.default_rng(0)
     sides = [estimate(rng.normal(size=30)).side(0.0) for _ in range(100)]
     assert 88 <= sides.count(0) <= 99
@@ -58,16 +58,16 @@ def test_values_that_are_not_finite_are_left_out():
 
 
 @pytest.mark.parametrize(("values", "side"), [([1, 2], 1), ([-1, -2], -1), ([-1, 1], 0)])
-def test_an_interval_tells_on_which_side_of_a_value_it_lies(values, side):
+def test_an_interval_is_below_above_or_around_a_value(values, side):
     assert estimate(values).side(0) == side
 
 
-def test_rounding_does_not_tell_equals_apart():
+def test_rounding_errors_are_no_difference():
     values = {seed: 0.1 * seed for seed in range(1, 6)}
     assert paired(values, {seed: 3 * v / 3 for seed, v in values.items()}, ratio).side(1) == 0
 
 
-def test_pairs_are_of_the_seeds_that_both_have():
+def test_pairs_are_formed_over_the_seeds_that_both_have():
     found = paired({0: 5.0, 1: 7.0, 2: 9.0}, {1: 4.0, 2: 3.0, 3: 100.0}, difference)
     assert (found.n, found.mean, found.lowest, found.highest) == (2, 4.5, 3.0, 6.0)
 
@@ -78,15 +78,15 @@ def test_a_ratio_over_zero_is_left_out():
 
 @settings(deadline=None)
 @given(POINTS)
-def test_every_point_is_on_the_front_or_beaten_by_one_that_is(points):
+def test_every_point_is_on_the_front_or_dominated_by_one_that_is(points):
     front = pareto_front(points)
     for name in points:
-        beaten = beaten_by(name, points)
-        assert (name in front) == (not beaten)
-        assert not beaten or set(beaten) & set(front)
+        others = dominating(name, points)
+        assert (name in front) == (not others)
+        assert not others or set(others) & set(front)
 
 
-def test_a_front_goes_from_cheap_to_costly():
+def test_a_front_is_sorted_from_cheap_to_expensive():
     points = {"slow": (3, 0.9), "fast": (1, 0.5), "bad": (2, 0.4), "middle": (2, 0.7)}
     assert pareto_front(points) == ["fast", "middle", "slow"]
 
@@ -115,5 +115,5 @@ def test_labels_are_spread_in_order_within_the_bounds(values):
     assert list(np.argsort(positions, kind="stable")) == list(order)
 
 
-def test_labels_with_room_stay_where_they_are():
+def test_labels_that_do_not_overlap_are_not_moved():
     assert spread_out([0.8, 0.2], 0.1, 0.0, 1.0) == pytest.approx([0.8, 0.2])

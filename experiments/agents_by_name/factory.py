@@ -14,7 +14,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from vit_patch_env.config import EnvConfig
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
     SCHEDULES,
@@ -26,6 +25,7 @@ from vit_patch_env.agents import (
 )
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import check_choice
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.runs.folder import RunFolder

@@ -1,6 +1,6 @@
-"""What a benchmark says: tables, a plot and a paragraph, from the content of bench.json.
+"""A benchmark's report: tables, a plot and a summary, from the content of bench.json.
 
-Ratios are taken repeat by repeat, so that a machine whose speed drifts does not bend them.
+Ratios are computed per repeat, so that a drift of the machine's speed does not affect them.
 """
 
 import math
@@ -15,21 +15,20 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-PEER, PAPER, OURS, AGENT = (
-    "vit-pytorch, fp32", "the paper's way, fp32", "ours", "ours with agent",
-)  # fmt: skip
-COLOURS = {PEER: "C3", PAPER: "C2", OURS: "C0", AGENT: "C1"}
-MAX_SPREAD = 0.2
-"""Interquartile range over median, above which a ratio is not told."""
+from vit_patch_env.experiments.bench.setups import AGENT, OURS, PAPER, VIT_PYTORCH
 
-SPEED_UP = "speed-up against vit-pytorch"
-PAPER_SPEED_UP = "speed-up against the paper's way"
+COLOURS = {VIT_PYTORCH: "C3", PAPER: "C2", OURS: "C0", AGENT: "C1"}
+MAX_SPREAD = 0.2
+"""Interquartile range over median, above which a ratio is not reported."""
+
+SPEED_UP = "speed-up over vit-pytorch"
+PAPER_SPEED_UP = "speed-up over the paper's way"
 CEILING_SHARE = "share of the ceiling at 64 patches"
 AGENT_SHARE = "agent's share at 40 patches"
 
 
 def ratios(bench: dict[str, Any]) -> dict[str, list[float]]:
-    """Every ratio that the benchmark is about, repeat by repeat, of the contenders there are."""
+    """All ratios for which the contenders were measured, each with a value per repeat."""
     by_key = {(c["name"], c["n_patches"]): c for c in bench["contenders"]}
 
     def per_repeat(
@@ -46,7 +45,7 @@ def ratios(bench: dict[str, Any]) -> dict[str, list[float]]:
     step, epoch = "step_seconds", "epoch_step_seconds"
     flops = {c["n_patches"]: c["flops"] for c in bench["contenders"]}
     found = {
-        SPEED_UP: per_repeat(quotient, (PEER, 64, epoch), (AGENT, 40, epoch)),
+        SPEED_UP: per_repeat(quotient, (VIT_PYTORCH, 64, epoch), (AGENT, 40, epoch)),
         PAPER_SPEED_UP: per_repeat(quotient, (PAPER, 40, epoch), (AGENT, 40, epoch)),
         CEILING_SHARE: per_repeat(
             lambda seconds, ceiling: float(flops[64] / seconds / ceiling),
@@ -67,18 +66,18 @@ def ratios(bench: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def time_ratio(n_patches: int) -> str:
-    """Name of the ratio of step times at 64 and at fewer patches."""
+    """Name of the ratio of step times at 64 patches and at fewer."""
     return f"step time, 64 over {n_patches} patches"
 
 
 def spread(values: list[float]) -> float:
-    """Interquartile range over median: 0.2 = the middle half lies within 20 %."""
+    """Interquartile range over median."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     return float((high - low) / middle)
 
 
-def unsettled(bench: dict[str, Any]) -> list[str]:
-    """Names of the ratios whose repeats spread too far, each with its spread."""
+def unstable_ratios(bench: dict[str, Any]) -> list[str]:
+    """Names of the ratios whose spread over the repeats is too large, each with its spread."""
     return [
         f"{name} ({spread(values):.0%})"
         for name, values in ratios(bench).items()
@@ -87,7 +86,7 @@ def unsettled(bench: dict[str, Any]) -> list[str]:
 
 
 def show_bench(bench: dict[str, Any], console: Console) -> None:
-    """Print what was measured."""
+    """Print the tables and the summary."""
     rates = []
     for precision in dict.fromkeys(c["precision"] for c in bench["contenders"]):
         values = [
@@ -102,7 +101,7 @@ def show_bench(bench: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
     for table in (_contenders(bench), _agents(bench), _shares(bench)):
         console.print(table)
-    console.print(in_words(bench), highlight=False, soft_wrap=True)
+    console.print(summary(bench), highlight=False, soft_wrap=True)
 
 
 def _contenders(bench: dict[str, Any]) -> Table:
@@ -151,10 +150,10 @@ def _agents(bench: dict[str, Any]) -> Table:
 
 
 def _shares(bench: dict[str, Any]) -> Table:
-    """What a step is made of."""
+    """The parts of a step."""
     contenders = [contender for contender in bench["contenders"] if contender["name"] == OURS]
     parts = list(dict.fromkeys(part for c in contenders for part in c["step_shares"]))
-    table = _table("What a step is made of", "patches", *parts)
+    table = _table("Parts of a step", "patches", *parts)
     for contender in contenders:
         table.add_row(
             contender["name"], str(contender["n_patches"]),
@@ -163,30 +162,31 @@ def _shares(bench: dict[str, Any]) -> Table:
     return table
 
 
-def in_words(bench: dict[str, Any]) -> str:
-    """What the figures mean: speed-ups, time against tokens, the agent's share, the limit."""
+def summary(bench: dict[str, Any]) -> str:
+    """Sentences on speed-ups, step time against patches, the agent's share and the bottleneck."""
     found = ratios(bench)
     flops = {contender["n_patches"]: contender["flops"] for contender in bench["contenders"]}
 
-    def tell(name: str, sentence: str, percent: bool = False) -> str:
+    def sentence(name: str, template: str, percent: bool = False) -> str:
         if name not in found:
             return ""
         values = found[name]
         if spread(values) > MAX_SPREAD:
             return (
-                f"The {name} is not told: its {len(values)} repeats spread by {spread(values):.0%}."
+                f"The {name} is not reported: the spread of its {len(values)} repeats is "
+                f"{spread(values):.0%}."
             )
         middle = statistics.median(values)
-        return sentence.format(f"{middle:.1%}" if percent else f"{middle:.2f}")
+        return template.format(f"{middle:.1%}" if percent else f"{middle:.2f}")
 
     sentences = [
-        tell(
+        sentence(
             SPEED_UP,
-            "An epoch with the agent at 40 patches runs {} times as many images per second as "
+            "An epoch with the agent at 40 patches processes {} times as many images per second as "
             "vit-pytorch with all patches.",
         ),
-        tell(PAPER_SPEED_UP, "It runs {} times as many as the paper's way with 40."),
-        tell(CEILING_SHARE, "A step at 64 patches reaches {} of the matrix ceiling.", True),
+        sentence(PAPER_SPEED_UP, "It processes {} times as many as the paper's way with 40."),
+        sentence(CEILING_SHARE, "A step at 64 patches reaches {} of the matmul ceiling.", True),
     ]
     for n_patches in (40, 16):
         name = time_ratio(n_patches)
@@ -194,26 +194,26 @@ def in_words(bench: dict[str, Any]) -> str:
             ideal = flops[64] / flops[n_patches]
             share = statistics.median(found[name]) / ideal
             sentences.append(
-                tell(
+                sentence(
                     name,
-                    f"At {n_patches} patches it is faster by {{}}, where its FLOPs fall by "
-                    f"{ideal:.2f} ({share:.0%}).",
+                    f"At {n_patches} patches it is {{}} times as fast, with 1/{ideal:.2f} of the "
+                    f"FLOPs ({share:.0%} of the ideal speed-up).",
                 )
             )
     sentences += [
-        tell(AGENT_SHARE, "The agent takes {} of a step at 40 patches.", True),
-        _limit(bench),
+        sentence(AGENT_SHARE, "The agent takes {} of a step at 40 patches.", True),
+        _bottleneck(bench),
     ]
     return " ".join(filter(None, sentences))
 
 
-def _limit(bench: dict[str, Any]) -> str:
-    """What keeps the step from the ceiling, by the measured shares of its parts."""
+def _bottleneck(bench: dict[str, Any]) -> str:
+    """How far a step is from the ceiling, and which of its parts is the bottleneck."""
     full = next((c for c in bench["contenders"] if (c["name"], c["n_patches"]) == (OURS, 64)), None)
     if full is None or not full["step_shares"]:
         return ""
     seconds = statistics.median(full["step_seconds"])
-    floor = full["flops"] / statistics.median(full["ceiling"])
+    bound = full["flops"] / statistics.median(full["ceiling"])
     shares = dict(full["step_shares"])
     parts = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
     largest = max(
@@ -221,15 +221,15 @@ def _limit(bench: dict[str, Any]) -> str:
     )
     idle = full["idle_share"]
     return (
-        f"What limits it: {1000 * (seconds - floor):.0f} of {1000 * seconds:.0f} ms are above the "
-        f"floor of {1000 * floor:.0f} ms. The work is {parts}; next to the products themselves the "
-        f"largest part is {largest}."
+        f"{1000 * (seconds - bound):.0f} of {1000 * seconds:.0f} ms are above the lower bound of "
+        f"{1000 * bound:.0f} ms. Parts of the step: {parts}; the largest part besides the matrix "
+        f"products is {largest}."
         + ("" if idle is None else f" The GPU is idle for {idle:.0%} of the time.")
     )
 
 
-def draw_bench(bench: dict[str, Any], path: Path) -> None:
-    """Plot images per second and step time against patches, with the lines of the FLOP count."""
+def plot_bench(bench: dict[str, Any], path: Path) -> None:
+    """Plot images per second and step time against patches, with lines proportional to FLOPs."""
     batch = bench["batch_size"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for contender in sorted(bench["contenders"], key=lambda c: int(c["n_patches"])):
@@ -243,13 +243,14 @@ def draw_bench(bench: dict[str, Any], path: Path) -> None:
             step = [statistics.median(c["step_seconds"] or [math.nan]) for c in group]
             epoch = [statistics.median(c["epoch_step_seconds"]) for c in group]
             rates.plot(patches, [batch / seconds for seconds in epoch], **style)
-            if name != AGENT:  # whose steps are those without it
+            if name != AGENT:  # its steps are those without the agent
                 times.plot(patches, [1000 * seconds for seconds in step], **style)
             if name == OURS:
-                falls = [contender["flops"] / group[-1]["flops"] for contender in group]
-                label = "by FLOPs"
-                rates.plot(patches, [batch / epoch[-1] / fall for fall in falls], "k:", label=label)
-                times.plot(patches, [1000 * step[-1] * fall for fall in falls], "k:", label=label)
+                style = {"color": "k", "linestyle": ":", "label": "proportional to FLOPs"}
+                flops = np.array([contender["flops"] for contender in group])
+                relative = flops / flops[-1]
+                rates.plot(patches, batch / epoch[-1] / relative, **style)
+                times.plot(patches, 1000 * step[-1] * relative, **style)
                 rates.set_xticks(patches)
                 times.set_xticks(patches)
         rates.set(xlabel="patches", ylabel="images per second", ylim=(0, None), title="Whole epoch")

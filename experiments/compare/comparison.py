@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from vit_patch_env.config import EnvConfig
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import check_choice, check_integer
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.compare.display import CompareDisplay

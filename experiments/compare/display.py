@@ -1,6 +1,5 @@
-"""What a person watches while a comparison runs: a table of methods and seeds."""
+"""Progress of a comparison on the console: a table of methods and seeds."""
 
-import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,34 +17,33 @@ class CompareDisplay(OnTerminal):
     """A live table on a terminal; elsewhere one line per run.
 
     Args:
-        tasks: the runs, which change as they go on.
-        n_jobs: runs at once.
-        console: where it is shown.
+        tasks: the runs, whose state changes.
+        n_jobs: runs in parallel.
+        console: to print to.
     """
 
     def __init__(self, tasks: "list[Task]", n_jobs: int, console: Console) -> None:
         self.tasks = tasks
         self.n_jobs = n_jobs
         self.console = console
-        self.started = time.monotonic()
         self.live = Live(self.table(), console=console, refresh_per_second=2)
 
     def update(self) -> None:
-        """Show how far the runs are."""
+        """Show the progress of the runs."""
         if self.console.is_terminal:
             self.live.update(self.table())
 
     def show_end(self, task: "Task") -> None:
-        """Print a line for a run that has ended, where there is no table."""
+        """Print a line for a run that has ended, where no table is shown."""
         if not self.console.is_terminal:
-            what = f"{task.note} on all test images" if task.state == "done" else task.note
+            note = f"{task.note} on all test images" if task.state == "done" else task.note
             self.console.print(
-                f"{task.name} {task.state} after {task.seconds:.0f} s: {what}. {self.summary()}",
+                f"{task.name} {task.state} after {task.seconds:.0f} s: {note}. {self.summary()}",
                 highlight=False, markup=False, soft_wrap=True,
             )  # fmt: skip
 
     def table(self) -> Table:
-        """Methods down, seeds across: test accuracy, share trained, or what there is to say."""
+        """One row per method, one column per seed: test accuracy, progress or state."""
         seeds = list(dict.fromkeys(task.seed for task in self.tasks))
         methods = list(dict.fromkeys(task.method for task in self.tasks))
         cells = {(task.method, task.seed): self._cell(task) for task in self.tasks}
@@ -58,18 +56,22 @@ class CompareDisplay(OnTerminal):
         return table
 
     def summary(self) -> str:
-        """How many runs are done, running, failed and left, and the time left."""
+        """Numbers of runs by state, and the estimated time left."""
         counts = dict.fromkeys(("done", "running", "failed", "waiting"), 0)
         for task in self.tasks:
             counts[task.state] += 1
-        said = [f"{count} {state}" for state, count in counts.items() if count]
+        parts = [f"{count} {state}" for state, count in counts.items() if count]
         left = self.seconds_left()
         if left is not None:
-            said.append(f"about {_duration(left)} left")
-        return ", ".join(said)
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """An estimate from the share trained and the time that runs of the same method took."""
+        """An estimate from the runs' progress and the time that runs of the same method took.
+
+        Returns:
+            Seconds; None before the first run is done, and at the end.
+        """
         known: dict[str, list[float]] = {}
         for task in self.tasks:
             if task.state == "done":
@@ -78,10 +80,10 @@ class CompareDisplay(OnTerminal):
         left = [task for task in self.tasks if task.state in ("waiting", "running")]
         if not all_seconds or not left:
             return None
-        usual = sum(all_seconds) / len(all_seconds)
+        mean = sum(all_seconds) / len(all_seconds)
         work = 0.0
         for task in left:
-            seconds = known.get(task.method, [usual])
+            seconds = known.get(task.method, [mean])
             work += sum(seconds) / len(seconds) * (1 - task.progress)
         return work / min(self.n_jobs, len(left))
 

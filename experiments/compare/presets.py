@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
-
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import CompareOptions
 

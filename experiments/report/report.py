@@ -1,4 +1,4 @@
-"""`vit-patch report`: a comparison's files as a page, and as a section of a README."""
+"""`vit-patch report`: a comparison as a page with tables and plots, and as a README section."""
 
 import base64
 import os
@@ -9,20 +9,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from vit_patch_env.experiments.compare.results import read_comparison
+from vit_patch_env.experiments.compare.results import Comparison, read_comparison
 from vit_patch_env.experiments.options.commands import ReportOptions
-from vit_patch_env.experiments.report.measures import Measures
-from vit_patch_env.experiments.report.plots import Plot, draw_plots
+from vit_patch_env.experiments.report.cells import Table
+from vit_patch_env.experiments.report.findings import findings, highlights
+from vit_patch_env.experiments.report.metrics import ComparisonMetrics
+from vit_patch_env.experiments.report.paper_comparison import against_paper
+from vit_patch_env.experiments.report.plots import Plot, make_plots
 from vit_patch_env.experiments.report.settings import settings, sources, warnings
 from vit_patch_env.experiments.report.tables import (
-    Table,
     cost_table,
     paired_table,
     readme_table,
     table2,
     time_table,
 )
-from vit_patch_env.experiments.report.text import against_paper, findings, highlights
 from vit_patch_env.system.files import replacing
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -30,37 +31,44 @@ HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 
 
 class Report:
-    """A comparison's report.
+    """A comparison's report: call `prepare`, then `run`.
 
     Args:
-        options: which comparison.
-        console: where problems and the main table are shown.
-
-    Raises:
-        ValueError: without compare.json, without a finished run, or if the README has not one
-            pair of markers.
+        options: of the command.
+        console: to print to.
     """
 
     def __init__(self, options: ReportOptions, console: Console) -> None:
         self.folder = Path(options.folder)
         self.console = console
         self.readme = None if options.readme is None else Path(options.readme)
+        self.comparison: Comparison | None = None
+
+    def prepare(self) -> None:
+        """Read and check the comparison and the README; nothing is written.
+
+        Raises:
+            ValueError: without compare.json or a finished run, if the README does not have exactly
+                one pair of markers, or if the folder of plots is a link.
+        """
         if self.readme is not None:
             split_readme(self.readme)
         if (self.folder / PLOTS).is_symlink():
             raise ValueError(f"expected a folder of plots, got the link {self.folder / PLOTS}")
-        self.comparison = read_comparison(self.folder)
-        if not self.comparison.runs:
-            problems = "".join(f"; {problem}" for problem in self.comparison.problems)
+        comparison = read_comparison(self.folder)
+        if not comparison.runs:
+            problems = "".join(f"; {problem}" for problem in comparison.problems)
             raise ValueError(
                 f"expected at least one finished run in {self.folder}, got none{problems}"
             )
+        self.comparison = comparison
 
     def run(self) -> None:
-        """Write report.html, report.md and plots/, and the README's section if asked for."""
-        measures = Measures(self.comparison)
-        plots = draw_plots(measures)
-        content = {**self._content(measures), "plots": plots}
+        """Write report.html, report.md, plots/ and, if given, the section of the README."""
+        assert self.comparison is not None, "call prepare first"
+        metrics = ComparisonMetrics(self.comparison)
+        plots = make_plots(metrics)
+        content = {**_content(metrics), "plots": plots}
         written = [self.folder / HTML, self.folder / MARKDOWN]
         folder = self.folder / PLOTS
         folder.mkdir(exist_ok=True)
@@ -71,50 +79,33 @@ class Report:
         _write(written[1], _render("report.md.j2", content))
         if self.readme is not None:
             before, after = split_readme(self.readme)
-            section = self._readme_section(measures, content, self.readme)
+            section = self._readme_section(metrics, content, self.readme)
             self.readme.write_bytes(before + section.encode() + after)
             written.append(self.readme)
         self._show(content["tables"][0], content["warnings"], written)
 
-    def _content(self, measures: Measures) -> dict[str, Any]:
-        """What the templates show."""
-        comparison = self.comparison
-        preset = comparison.content.get("preset")
-        return {
-            "title": f"Comparison: {preset or self.folder.resolve().name}",
-            "findings": findings(measures),
-            "against_paper": against_paper(measures),
-            "settings": settings(comparison),
-            "sources": sources(comparison),
-            "warnings": warnings(comparison),
-            "command": comparison.content.get("command", ""),
-            "tables": [
-                table
-                for make in (table2, cost_table, paired_table, time_table)
-                if (table := make(measures)) is not None and table.columns
-            ],
-        }
-
-    def _readme_section(self, measures: Measures, content: dict[str, Any], readme: Path) -> str:
-        """What stands between the markers; paths are relative to the README."""
-        here = Path(os.path.relpath(self.folder, readme.parent)).as_posix()
+    def _readme_section(
+        self, metrics: ComparisonMetrics, content: dict[str, Any], readme: Path
+    ) -> str:
+        """The text between the markers; paths are relative to the README."""
+        folder = Path(os.path.relpath(self.folder, readme.parent)).as_posix()
         plots: list[Plot] = content["plots"]
-        front = f"accuracy_over_{measures.costs[-1].measure}"
+        front = f"accuracy_over_{metrics.costs[-1].metric}"
         return _render(
             "readme.md.j2",
             {
                 **content,
-                "folder": here,
+                "folder": folder,
                 "readme": readme.name,
-                "table": readme_table(measures),
+                "table": readme_table(metrics),
                 "plot": next((plot for plot in plots if plot.name == front), None),
-                "highlights": highlights(measures),
-                "seeds": ", ".join(map(str, self.comparison.seeds)),
+                "highlights": highlights(metrics),
+                "seeds": ", ".join(map(str, metrics.comparison.seeds)),
             },
         )
 
     def _show(self, main: Table, problems: list[str], written: list[Path]) -> None:
-        """Print the main table, what was left out and what was written."""
+        """Print the main table, the excluded runs and the paths of the written files."""
         table = RichTable(title=main.title, title_justify="left")
         table.add_column("Approach")
         for column in main.columns:
@@ -129,10 +120,10 @@ class Report:
 
 
 def split_readme(path: Path) -> tuple[bytes, bytes]:
-    """What stands up to the first marker, with it, and from the last one on.
+    """The text up to and including the first marker, and that from the second marker on.
 
     Raises:
-        ValueError: if the file cannot be read or does not hold each marker once, in order.
+        ValueError: if the file cannot be read or does not contain each marker once, in order.
     """
     try:
         content = path.read_bytes()
@@ -150,6 +141,23 @@ def split_readme(path: Path) -> tuple[bytes, bytes]:
         )
     before, _, rest = content.partition(begin)
     return before + begin, end + rest.partition(end)[2]
+
+
+def _content(metrics: ComparisonMetrics) -> dict[str, Any]:
+    """The values of the templates."""
+    comparison = metrics.comparison
+    name = comparison.content.get("preset") or comparison.folder.resolve().name
+    tables = (table(metrics) for table in (table2, cost_table, paired_table, time_table))
+    return {
+        "title": f"Comparison: {name}",
+        "findings": findings(metrics),
+        "against_paper": against_paper(metrics),
+        "settings": settings(comparison),
+        "sources": sources(comparison),
+        "warnings": warnings(comparison),
+        "command": comparison.content.get("command", ""),
+        "tables": [table for table in tables if table is not None and table.columns],
+    }
 
 
 def _render(template: str, content: dict[str, Any]) -> str:

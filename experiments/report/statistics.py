@@ -1,4 +1,4 @@
-"""What a sample of seeds tells: means with bootstrap intervals, paired comparisons, fronts."""
+"""Statistics over seeds: means with bootstrap intervals, paired comparisons, Pareto fronts."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import bootstrap
 
 MIN_SEEDS = 10
-"""With fewer, a bootstrap interval is too narrow to be trusted."""
+"""With fewer seeds, a bootstrap interval is too narrow."""
 
 _TOLERANCE = 1e-9  # rounding of sums, so that a ratio of equals is 1
 
@@ -19,11 +19,11 @@ class Estimate(NamedTuple):
     """A mean over seeds and its 95 % bootstrap interval.
 
     Attributes:
-        mean: not a number for an empty sample.
-        low: end of the interval; not a number with fewer than two values.
-        high: its other end.
-        lowest: of the values.
-        highest: of the values.
+        mean: NaN for an empty sample.
+        low: lower end of the interval; NaN with fewer than two values.
+        high: upper end of the interval.
+        lowest: smallest value.
+        highest: largest value.
         n: number of values.
     """
 
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
     n: int
 
     def side(self, value: float) -> int | None:
-        """-1 or 1 if the interval is below or above a value, 0 if it holds it, else None."""
+        """-1 or 1 if the interval is below or above a value, 0 if it contains it, else None."""
         if self.n < 2:
             return None
         if self.high < value - _TOLERANCE:
@@ -44,9 +44,9 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and percentile bootstrap interval of the values that are finite.
+    """Mean and percentile bootstrap interval of the finite values.
 
-    The generator is fixed: the same values give the same interval.
+    The random generator's seed is fixed: the same values give the same interval.
     """
     sample = np.array([value for value in values if math.isfinite(value)])
     if sample.size == 0:
@@ -68,29 +68,29 @@ def paired(
     reference: Mapping[int, float],
     function: Callable[[float, float], float],
 ) -> Estimate:
-    """Estimate of a difference or ratio, seed by seed over the seeds that both have."""
+    """Estimate of a paired difference or ratio, over the seeds that both have."""
     shared = [seed for seed in values if seed in reference]
     return estimate(function(values[seed], reference[seed]) for seed in shared)
 
 
 def difference(value: float, reference: float) -> float:
-    """How much larger the value is."""
+    """The value minus the reference."""
     return value - reference
 
 
 def ratio(value: float, reference: float) -> float:
-    """How many times the reference the value is; not a number over zero."""
+    """The value divided by the reference; NaN for a reference of 0."""
     return value / reference if reference else math.nan
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (cost, value) that no other beats, from cheap to costly."""
-    front = [name for name in points if not beaten_by(name, points)]
+    """Names of the points (cost, value) that no other dominates, from cheap to expensive."""
+    front = [name for name in points if not dominating(name, points)]
     return sorted(front, key=lambda name: points[name])
 
 
-def beaten_by(name: str, points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points that cost no more and are worth no less, and are not its equal."""
+def dominating(name: str, points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points that dominate one: no higher cost, no lower value, not both equal."""
     cost, value = points[name]
     return [
         other
@@ -102,20 +102,23 @@ def beaten_by(name: str, points: Mapping[str, tuple[float, float]]) -> list[str]
 
 
 def time_to(level: float, accuracy: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
-    """Seconds at the first epoch whose accuracy is at least the level; else not a number."""
+    """Seconds at the end of the first epoch whose accuracy is at least the level; else NaN."""
     reached = np.flatnonzero(accuracy >= level - _TOLERANCE)
     return float(seconds[reached[0]]) if reached.size else math.nan
 
 
 def round_levels(runs: Sequence[NDArray[np.float64]], n_levels: int = 3) -> list[float]:
-    """Round accuracies to time: the highest that half of the runs reach, and lower ones.
+    """Round accuracies for the time to accuracy: up to the highest that half of the runs reach.
 
-    They are multiples of 5 %, 10 % apart where there is room, and above what most runs have
-    after their first epoch.
+    They are multiples of 5 %, 10 % apart where possible, and above the median accuracy after the
+    first epoch.
 
     Args:
         runs: (n_epochs,) accuracies of each run, in [0, 1].
-        n_levels: at most so many, ascending.
+        n_levels: maximum number of levels.
+
+    Returns:
+        The levels, ascending.
     """
     histories = [run[np.isfinite(run)] for run in runs]
     histories = [history for history in histories if history.size]
@@ -130,12 +133,12 @@ def round_levels(runs: Sequence[NDArray[np.float64]], n_levels: int = 3) -> list
 
 
 def spread_out(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the values, at least a gap apart where [low, high] has room for it."""
+    """Positions close to the values, at least a gap apart if [low, high] is large enough."""
     if not values:
         return []
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
     order, offsets = np.argsort(values, kind="stable"), gap * np.arange(len(values))
-    # Nearest in the least-squares sense: what is left of the gaps must not fall.
+    # Least squares: the positions minus their offsets must not decrease.
     nearest = isotonic_regression(np.asarray(values)[order] - offsets).x
     positions = np.empty(len(values))
     positions[order] = np.clip(nearest, low, high - offsets[-1]) + offsets

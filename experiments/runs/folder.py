@@ -20,9 +20,9 @@ import typeguard
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from vit_patch_env.config import EnvConfig
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.checks import shown
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import (
     DQNOptions,

@@ -16,9 +16,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from vit_patch_env.config import EnvConfig
 from vit_patch_env.agents import PatchBandit
 from vit_patch_env.checks import check_integer
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,

@@ -20,9 +20,9 @@ from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
-from vit_patch_env.config import EnvConfig
 from vit_patch_env import ENV_ID, CountAction, Episode, Selector, ViTPatchSelectEnv
 from vit_patch_env.checks import check_integer
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,

@@ -1,0 +1,46 @@
+"""Numbers and names in the sentences of a report."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from vit_patch_env.experiments.report.statistics import MIN_SEEDS, Estimate
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with `and` before the last; semicolons between them where a name has a comma."""
+    names = list(names)
+    separator = "; " if any("," in name for name in names) else ", "
+    return " and ".join(filter(None, [separator.join(names[:-1]), *names[-1:]]))
+
+
+def unique(values: Iterable[Any]) -> list[str]:
+    """Each value once, in order, without empty ones."""
+    return list(dict.fromkeys(str(value) for value in values if value))
+
+
+def counted(number: Any, noun: str) -> str:
+    """A number with its noun: "1 epoch", "2 epochs"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * share:+.2f}"
+
+
+def points_interval(value: Estimate) -> str:
+    """The interval of a difference in percentage points, to follow the mean."""
+    return f" [{points(value.low)}, {points(value.high)}]" if value.n > 1 else ""
+
+
+def ratio_interval(value: Estimate) -> str:
+    """The interval of a ratio, to follow the mean."""
+    return f" [{value.low:.2f}, {value.high:.2f}]" if value.n > 1 else ""
+
+
+def points_range(value: Estimate) -> str:
+    """The range over the seeds, where there are too few for an interval to be accurate."""
+    if not 1 < value.n < MIN_SEEDS:
+        return ""
+    low, high = points(value.lowest), points(value.highest)
+    return f" Per seed, the accuracy differs by {low} to {high} points."
