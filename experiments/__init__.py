@@ -1,6 +1,5 @@
 """Experiments with ViTPatchSelect-v0: the command line, a monitor and checkpoints for scripts."""
 
-from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
-from vit_patch_env.experiments.runs.monitor import EpochFigures, StepFigures, TrainingMonitor
+import lazy_loader
 
-__all__ = ["EpochFigures", "RunCheckpoint", "StepFigures", "TrainingMonitor"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,7 +15,7 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import DQNOptions
-from vit_patch_env.experiments.runs.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
@@ -134,7 +134,7 @@ def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
     from vit_patch_env.experiments.runs.evaluate import Evaluation
 
     result = train(tmp_path / "run")
-    again = Evaluation(EvaluateOptions(str(tmp_path / "run")), Console(quiet=True)).run()
+    again = Evaluation(EvaluateOptions(run=str(tmp_path / "run")), Console(quiet=True)).run()
     assert again["test"] == result["test"]
 
 

@@ -17,7 +17,7 @@ from vit_patch_env.experiments.compare.methods import METHODS, method_options
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.runs.folder import RunFolder, checksum, command_line
+from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, command_line
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
 SMALL = tuple(  # those for 16 patches

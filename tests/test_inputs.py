@@ -18,9 +18,9 @@ from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
 from vit_patch_env.experiments.options.commands import EvaluateOptions, TrainOptions
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.evaluate import Evaluation
-from vit_patch_env.experiments.runs.folder import RunFolder
-from vit_patch_env.experiments.runs.train import resumed_options
+from vit_patch_env.experiments.runs.resume import resumed_options
 
 FACTOR = int(os.environ.get("TRIED_MORE", "1"))
 """How many times as often properties are tried: `make faults` sets it."""
@@ -176,7 +176,9 @@ def finished(tmp_path_factory):
 
 
 def evaluated(run):
-    Evaluation(EvaluateOptions(str(run)), Console(quiet=True)).run()
+    evaluation = Evaluation(EvaluateOptions(run=str(run)), Console(quiet=True))
+    evaluation.prepare()
+    evaluation.run()
 
 
 READERS = {

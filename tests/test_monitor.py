@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import TINY
 from vit_patch_env import CountAction, ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, MultiOutputDQN
-from vit_patch_env.experiments import EpochFigures, StepFigures, TrainingMonitor
+from vit_patch_env.experiments import EpochMetrics, StepMetrics, TrainingMonitor
 from vit_patch_env.experiments.runs.display import Display
 from vit_patch_env.training.run import TrainingRun
 
@@ -90,7 +90,7 @@ def test_steps_that_changed_nothing_are_counted_and_shown(capsys):
     FixedRule("random", env, n_keep=4).learn(14, callback=[monitor, Overflow()])
     assert monitor.n_skipped == 3
     show = Display(Console(width=200, force_terminal=False), 2)
-    figures = EpochFigures(*[1.0] * 12, n_skipped=3)
+    figures = EpochMetrics(*[1.0] * 12, n_skipped=3)
     show.show_epoch(figures)
     assert "3 steps skipped" in capsys.readouterr().out
 
@@ -215,6 +215,6 @@ def test_epochs_are_told_with_their_number_or_the_share_of_the_budget(n_epochs, 
 def test_the_bar_moves_with_the_share_of_the_budget():
     display = Display(Console(file=io.StringIO(), force_terminal=True), None)
     info = {"loss": 1.0, "epoch": 3, "progress": 0.25}
-    display.show_step(StepFigures(99, info, None, 4.0))
+    display.show_step(StepMetrics(99, info, None, 4.0))
     (bar,) = display.progress.tasks
     assert (bar.percentage, bar.fields["epoch"]) == (25, "4")

@@ -8,7 +8,7 @@ from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, train
 from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
 from vit_patch_env.experiments.cli import main
-from vit_patch_env.experiments.runs.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 SHORT = [*TINY_OPTIONS, "--epochs", "1", "--episodes", "3"]
 

@@ -7,7 +7,7 @@ import pytest
 from tests.fabricated import fabricate, write_result
 from vit_patch_env.experiments.compare.results import FULL, check_run, read_comparison
 from vit_patch_env.experiments.compare.run_result import complete_env, read_run
-from vit_patch_env.experiments.runs.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 METHODS = ("simple_vit", "agentvit")
 FLOPS = {"budget": "flops"}

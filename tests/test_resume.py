@@ -17,9 +17,9 @@ from tests.faults.runs import newest_step
 from tests.faults.runs import trajectory as course
 from tests.test_cli import refused
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, lock_folder
+from vit_patch_env.experiments.run_folder.tables import RunTables
 from vit_patch_env.experiments.runs import train as training
-from vit_patch_env.experiments.runs.folder import RunFolder, checksum, lock_folder
-from vit_patch_env.experiments.runs.tables import RunTables
 from vit_patch_env.experiments.runs.train import Run
 
 

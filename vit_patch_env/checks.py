@@ -89,8 +89,8 @@ def from_text(annotation: Any, text: Any) -> Any:
         text: such as "3", "0.5" or "None".
     """
     if isinstance(text, tuple):
-        kinds = get_args(_kinds(annotation)[0][0])
-        return tuple(from_text(kinds[0], one) for one in text)
+        item = get_args(_kinds(annotation)[0][0])[0]
+        return tuple(from_text(item, one) for one in text)
     kinds, _ = _kinds(annotation)
     if text == "None" and types.NoneType in kinds:
         return None
@@ -144,7 +144,7 @@ def describe(annotation: Any) -> str:
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        word = _NAMES.get(kind, "a list")
+        word = _NAMES.get(kind) or _listed_kind(kind)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -162,6 +162,12 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
     union = get_origin(annotation) in (Union, types.UnionType)
     kinds = list(get_args(annotation)) if union else [annotation]
     return sorted(kinds, key=lambda kind: kind is types.NoneType), metadata
+
+
+def _listed_kind(kind: Any) -> str:
+    """Of a tuple of any length: "a list, each an integer in [1, inf)"."""
+    item = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return f"a list, each {describe(item)}" if item is not None else str(kind)
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -153,7 +153,7 @@ class EnvConfig:
         Literal["rgb_array"] | None,
         SAME_RUN,
         PYTHON_ONLY,
-        Doc("rgb_array for pictures of the selection")
+        Doc("rgb_array for pictures of the selection"),
     ] = None
 
     def check(self) -> None:

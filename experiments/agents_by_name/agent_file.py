@@ -3,46 +3,53 @@
 import io
 import json
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
-from vit_patch_env.experiments.options.commands import DQNOptions
-from vit_patch_env.experiments.runs.folder import options_from_json
+from vit_patch_env.agents.bandit.options import BanditOptions
+from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
+from vit_patch_env.arguments import arguments, from_json
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.experiments.options.commands import ActionsName
+from vit_patch_env.experiments.options.saved import with_present_names
+from vit_patch_env.names import ObservationName
 
 CARD = "vit_patch_env.json"
 PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
 
 
-@dataclass(frozen=True)
+@arguments
 class AgentCard:
     """What must be known of an agent to make it again.
 
     Attributes:
         agent: its name on the command line.
         n_patches: that it picks among.
-        observation: that it looks at.
-        actions: how it names patches: mask, count or top_k.
+        observation: that it uses.
+        actions: how it selects patches: mask, count or top_k.
         sb3: values of a Stable-Baselines3 algorithm.
         dqn: values of the agents paper and branching.
+        bandit: values of the agent bandit.
         provenance: the command, versions and machine that made it.
     """
 
     agent: str
     n_patches: int
-    observation: str
-    actions: str = "mask"
+    observation: ObservationName
+    actions: ActionsName = "mask"
     sb3: tuple[str, ...] = ()
     dqn: DQNOptions = field(default_factory=DQNOptions)
+    bandit: BanditOptions = field(default_factory=BanditOptions)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def save_agent(path: Path, agent: BaseAlgorithm, card: AgentCard) -> None:
     """Write an agent as Stable-Baselines3 saves it, and its card with it."""
-    buffer = io.BytesIO()  # as an error in writing would not be told as such
+    buffer = io.BytesIO()  # as zipfile hides errors in writing
     agent.save(buffer)
     path.write_bytes(buffer.getvalue())
     with zipfile.ZipFile(path, "a") as file:
@@ -53,20 +60,20 @@ def read_card(path: Path) -> AgentCard:
     """The card of an agent's file.
 
     Raises:
-        ValueError: if it is none.
+        ArgumentError: if it is not one.
     """
     try:
         with zipfile.ZipFile(path) as file:
-            card: AgentCard = options_from_json(AgentCard, json.loads(file.read(CARD)))
-        return card
+            values = with_present_names(json.loads(file.read(CARD)))
+        return from_json(AgentCard, values)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"agent must be a file that vit-patch pretrain wrote, got {path}: {error}"
+        raise ArgumentError(
+            "agent", f"must be a file that vit-patch pretrain wrote, got {path}: {error}"
         ) from error
 
 
 def agent_path(agent: str) -> Path | None:
-    """The file that an agent's name stands for; None for an agent that begins anew."""
+    """The file that an agent's name stands for; None for an agent that starts untrained."""
     if agent == "pretrained":
         return PRETRAINED
     return Path(agent) if agent.endswith(".zip") or "/" in agent else None

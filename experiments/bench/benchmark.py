@@ -23,7 +23,7 @@ from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unsta
 from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
-from vit_patch_env.experiments.runs.folder import device_name, provenance, write_json
+from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
 from vit_patch_env.names import PrecisionName
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 

@@ -3,27 +3,28 @@
 All that is known of a run is in its folder; a second call goes on where the first one stopped.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import check_choice, check_integer
+from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.compare.display import CompareDisplay
-from vit_patch_env.experiments.compare.methods import METHODS, method_options
+from vit_patch_env.experiments.compare.method_options import method_options
+from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import (
     COMPARE,
@@ -31,124 +32,59 @@ from vit_patch_env.experiments.compare.results import (
     complete_env,
     is_timed,
     read_run,
-    timed_budget,
 )
+from vit_patch_env.experiments.compare.tasks import Task, make_tasks
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
+from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.runs.folder import (
-    OF_THE_FOLDER,
-    RunFolder,
+from vit_patch_env.experiments.run_folder.folder import (
     lock_folder,
-    option_words,
     provenance,
     read_json,
     write_json,
 )
-from vit_patch_env.experiments.runs.train import flat, make_env, train_in_background
-
-State = Literal["waiting", "running", "done", "failed"]
+from vit_patch_env.experiments.runs.background import train_in_background
+from vit_patch_env.experiments.runs.environment import make_env
+from vit_patch_env.experiments.runs.resume import run_config
 
 N_ATTEMPTS = 2
 """How often a run is started that fails."""
 
 
-@dataclass(eq=False)
-class Task:
-    """A method with a seed, and what has become of it.
-
-    Attributes:
-        followed: the task whose run says how many patches to keep.
-        timed: the task whose run says how many seconds it may take.
-        note: what a person should know: the accuracy of a finished run, why one failed.
-        attempts: how often it was started in this call.
-        seconds: how long it took or has taken, for an estimate of the time left.
-        progress: share of its budget used, as of its last epoch.
-    """
-
-    method: str
-    seed: int
-    folder: RunFolder
-    followed: "Task | None" = None
-    timed: "Task | None" = None
-    state: State = "waiting"
-    note: str = ""
-    attempts: int = 0
-    seconds: float = 0.0
-    progress: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """As its folder is called."""
-        return f"{self.method}__{self.seed}"
-
-    @property
-    def needed(self) -> "list[Task]":
-        """The tasks whose runs must be done first."""
-        return [task for task in (self.followed, self.timed) if task is not None]
-
-    def options(self, env: EnvConfig, checkpoint_every: str) -> TrainOptions:
-        """The options of its run, in a comparison of this environment."""
-        if is_timed(vars(env)):
-            env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
-        followed = self.followed.folder if self.followed else None
-        options = method_options(self.method, self.seed, env, self.folder.path, followed)
-        return replace(options, checkpoint_every=checkpoint_every)
-
-
 class Comparison:
-    """A comparison whose options, and the runs that its folder holds, have been checked.
+    """A comparison, which `prepare` checks and `run` trains.
 
     Args:
         options: what to compare.
         console: where progress is shown.
-
-    Raises:
-        ValueError: for bad options, or a folder that holds another comparison or a damaged run.
     """
 
+    images: dict[str, Any]
+    tasks: list[Task]
+    threads: int
+    lock: FileLock
+
     def __init__(self, options: CompareOptions, console: Console) -> None:
-        self.console = console
-        check_integer(1, jobs=options.jobs)
-        parse_interval(options.checkpoint_every)
-        for name, values in (("methods", options.methods), ("seeds", options.seeds)):
-            if not values:
-                raise ValueError(f"{name} must be at least one, got none")
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{name} must differ from each other, got {twice} twice")
-        for seed in options.seeds:
-            check_integer(0, 4294967295, seed=seed)
-        for method in options.methods:
-            check_choice(tuple(METHODS), methods=method)
-            followed = METHODS[method].follows
-            if followed not in (None, *options.methods):
-                raise ValueError(
-                    f"method {method} keeps as many patches as {followed}, which must be among the "
-                    f"methods, got {', '.join(options.methods)}"
-                )
-            if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
-                raise ValueError(
-                    f"method {method} repeats another run step by step: expected budget epochs, "
-                    f"where all have as many steps, got {options.env.budget}"
-                )
-        if is_timed(vars(options.env)) and FULL not in options.methods:
-            raise ValueError(
-                f"without --seconds all may take as long as {FULL}, which must be among the "
-                f"methods, got {', '.join(options.methods)}"
-            )
-        for name in ("model", "keep_rate", "observation", "reward"):
-            if getattr(options.env, name) != getattr(EnvConfig(), name):
-                raise ValueError(f"{name} is chosen by the methods, got {name} for all of them")
-        if options.env.data_dir is not None:
-            data_dir = str(Path(options.env.data_dir).resolve())
-            options = replace(options, env=replace(options.env, data_dir=data_dir))
         self.options = options
+        self.console = console
         self.path = Path(options.out or Path("results") / options.preset)
+
+    def prepare(self) -> None:
+        """Check the options, load the images, and lock the folder and check the runs in it.
+
+        Raises:
+            ValueError: for bad options, or a folder that holds another comparison or a damaged run.
+        """
+        check_options(self.options)
+        if self.options.env.data_dir is not None:
+            data_dir = str(Path(self.options.env.data_dir).resolve())
+            self.options = replace(self.options, env=replace(self.options.env, data_dir=data_dir))
+        options = self.options
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
-        self.tasks = self._tasks()
+        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
         for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
             if path.is_symlink():
                 raise ValueError(f"expected a folder of the comparison's own, got the link {path}")
@@ -164,8 +100,8 @@ class Comparison:
     def run(self) -> None:
         """Train what has not been trained; exits with status 1 if a run failed.
 
-        A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each behind a
-        checkpoint, from which the same command goes on; a second Ctrl-C ends them at once.
+        A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each after a
+        checkpoint, from which the same command resumes; a second Ctrl-C ends them at once.
         """
         try:
             with stopping(self._ask_to_stop) as received:
@@ -173,7 +109,7 @@ class Comparison:
         finally:
             self.lock.release()
         if received:
-            self._say("Interrupted. Runs are kept as far as they came; the same command goes on.")
+            self._say("Interrupted. Unfinished runs are kept; the same command resumes them.")
             sys.exit(128 + received[0])
         failed = [task for task in self.tasks if task.state != "done"]
         if failed:
@@ -214,13 +150,15 @@ class Comparison:
 
     def _ask_to_stop(self) -> None:
         """What a signal does, beside ending the wait."""
-        say("stopping the runs, each behind a checkpoint; a second signal ends them at once")
+        say("stopping the runs, each after a checkpoint; a second signal ends them at once")
 
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
         given = self.options.env
         if is_timed(vars(given)):
-            given = replace(given, seconds=1.0)  # which a run will tell that there is not yet
+            given = replace(
+                given, seconds=1.0
+            )  # a run that is not finished yet will determine them
         shared = make_env(given)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
@@ -228,29 +166,12 @@ class Comparison:
         for name in self.options.methods:
             options = method_options(name, 0, given, self.path)
             if METHODS[name].follows and options.env.n_patches_desired is None:
-                # What it keeps, a run will tell that there is not yet.
+                # A run that is not finished yet will determine it.
                 options = replace(options, env=replace(options.env, n_patches_desired=1))
             env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
             env.data  # noqa: B018  (here a model says what it cannot do)
-            if METHODS[name].agent != "matched":  # which repeats a run that there is not yet
+            if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
-
-    def _tasks(self) -> list[Task]:
-        """Every run, the seeds one after the other, what others need first."""
-        tasks: dict[tuple[str, int], Task] = {}
-        timed = FULL if is_timed(vars(self.options.env)) else None
-        methods = sorted(
-            self.options.methods,
-            key=lambda name: (name != timed, METHODS[name].follows is not None),
-        )
-        for seed in self.options.seeds:
-            for name in methods:
-                task = Task(name, seed, RunFolder(self.path / "runs" / f"{name}__{seed}"))
-                followed = METHODS[name].follows
-                task.followed = tasks[followed, seed] if followed else None
-                task.timed = tasks[timed, seed] if timed and name != timed else None
-                tasks[name, seed] = task
-        return list(tasks.values())
 
     def _kept_configuration(self) -> dict[str, Any]:
         """What the folder holds from an earlier call."""
@@ -378,22 +299,52 @@ class Comparison:
 def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
     """The command that asks for all of a comparison, whatever calls it was made in."""
     options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
-    default = PRESETS[options.preset]
-    words = ["vit-patch", "compare", "--preset", options.preset]
-    words += option_words(options, default, without=("preset", "env"))
-    return shlex.join(words + option_words(options.env, default.env))
+    return command("compare", options, PRESETS[options.preset], given=("preset",))
 
 
 def _differences(found: TrainOptions, expected: TrainOptions) -> str:
     """The values in which two runs differ, those aside that do not change a run."""
-    old, new = (
-        {
-            name: value
-            for name, value in flat(options).items()
-            if name not in (*OF_THE_FOLDER, "follow")
-        }
-        for options in (found, expected)
-    )
+    old, new = run_config(found), run_config(expected)
+    for values in (old, new):
+        del values["follow"]
     return ", ".join(
         f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
     )
+
+
+def check_options(options: CompareOptions) -> None:
+    """Check the options of a comparison.
+
+    Raises:
+        ArgumentError: naming the option that is bad.
+    """
+    parse_interval(options.checkpoint_every)
+    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+        if not values:
+            raise ArgumentError(name, "must be at least one, got none")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ArgumentError(name, f"must differ from each other, got {twice} twice")
+    chosen = ", ".join(options.methods)
+    for method in options.methods:
+        check_choice(tuple(METHODS), methods=method)
+        followed = METHODS[method].follows
+        if followed not in (None, *options.methods):
+            raise ArgumentError(
+                "methods",
+                f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
+            )
+        if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
+            raise ArgumentError(
+                "budget",
+                f"must be epochs, where all runs have as many steps, for method {method}, which "
+                f"repeats another run step by step, got {options.env.budget}",
+            )
+    if is_timed(vars(options.env)) and FULL not in options.methods:
+        raise ArgumentError(
+            "methods",
+            f"must include {FULL}, whose time all may take if seconds is not given, got {chosen}",
+        )
+    for name in ("model", "keep_rate", "observation", "reward"):
+        if getattr(options.env, name) != getattr(EnvConfig, name):
+            raise ArgumentError(name, f"is chosen by the methods, got {getattr(options.env, name)}")

@@ -1,16 +1,12 @@
 """Progress of a comparison on the console: a table of methods and seeds."""
 
-from typing import TYPE_CHECKING
-
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.tasks import Task
 from vit_patch_env.experiments.runs.display import OnTerminal
-
-if TYPE_CHECKING:
-    from vit_patch_env.experiments.compare.comparison import Task
 
 
 class CompareDisplay(OnTerminal):
@@ -22,7 +18,7 @@ class CompareDisplay(OnTerminal):
         console: to print to.
     """
 
-    def __init__(self, tasks: "list[Task]", n_jobs: int, console: Console) -> None:
+    def __init__(self, tasks: list[Task], n_jobs: int, console: Console) -> None:
         self.tasks = tasks
         self.n_jobs = n_jobs
         self.console = console
@@ -33,7 +29,7 @@ class CompareDisplay(OnTerminal):
         if self.console.is_terminal:
             self.live.update(self.table())
 
-    def show_end(self, task: "Task") -> None:
+    def show_end(self, task: Task) -> None:
         """Print a line for a run that has ended, where no table is shown."""
         if not self.console.is_terminal:
             note = f"{task.note} on all test images" if task.state == "done" else task.note
@@ -87,7 +83,7 @@ class CompareDisplay(OnTerminal):
             work += sum(seconds) / len(seconds) * (1 - task.progress)
         return work / min(self.n_jobs, len(left))
 
-    def _cell(self, task: "Task") -> str:
+    def _cell(self, task: Task) -> str:
         if task.state == "running":
             return f"at {task.progress:.0%}"
         return {"done": task.note, "failed": "[red]failed", "waiting": "[dim]-"}[task.state]

@@ -7,7 +7,8 @@ from typing import Any
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.runs.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.patches.grid import patches_per_side
 
 
 def method_options(

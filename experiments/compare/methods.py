@@ -124,7 +124,8 @@ METHODS: dict[str, Method] = {
         agent="pss_linear",
     ),
     "token_expansion": Method(
-        "Token Expansion", "baseline", "Huang et al. 2024, arXiv:2404.00672", model="token_expansion"
+        "Token Expansion", "baseline", "Huang et al. 2024, arXiv:2404.00672",
+        model="token_expansion",
     ),
     "quadratic": Method(
         "Growing, squared", "rule",

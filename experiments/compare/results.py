@@ -10,6 +10,8 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from vit_patch_env.arguments import from_json
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.run_result import (
     RunResult,
@@ -19,7 +21,7 @@ from vit_patch_env.experiments.compare.run_result import (
     read_config,
     read_run,
 )
-from vit_patch_env.experiments.runs.folder import RunFolder, options_from_json
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 __all__ = [
     "BASELINE", "COMPARE", "FULL", "METHOD_KEYS", "Comparison", "RunResult", "check_run",
@@ -161,8 +163,8 @@ def _read_content(folder: Path) -> dict[str, Any]:
         if not re.fullmatch(r"\w+", name):  # it is part of a folder's name
             raise ValueError(f"{folder}: damaged: expected names of methods, got {name!r}")
     try:
-        options_from_json(EnvConfig, content["env"])
-    except TypeError as error:
+        from_json(EnvConfig, content["env"])
+    except ArgumentError as error:
         raise ValueError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
     if complete_env(content["env"])["budget"] != "epochs":
         read_checked(path, TypeAdapter(_BudgetFields))

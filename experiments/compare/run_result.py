@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 
 from vit_patch_env.checks import shown
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.runs.folder import CONFIG, RESULT, checksum, read_json
-from vit_patch_env.experiments.runs.tables import METRICS, SELECTED, STEPS
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, checksum, read_json
+from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
 
 METRICS_COLUMNS = (
     "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",

@@ -6,14 +6,12 @@ wrong is refused in our one line, whether it was typed or passed in Python.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, get_origin
 
 import tyro
 
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, Argument, declared
 from vit_patch_env.checks import ArgumentError, describe, from_text
-
-Options = TypeVar("Options")
 
 FLAT_GROUPS = ("env",)
 """Groups whose arguments have no prefix on the command line."""
@@ -60,10 +58,11 @@ def _word(argument: Argument, default: Any) -> tuple[Any, Any]:
     """Type and default of an argument as tyro takes it."""
     kind = get_origin(argument.annotation) is Annotated and argument.annotation.__origin__
     if is_dataclass(argument.annotation):
-        words: Any = _words(argument.annotation, default)
+        words = _words(argument.annotation, default)
+        annotation: Any = words
         if argument.name in FLAT_GROUPS:
-            words = tyro.conf.OmitArgPrefixes[words]
-        return words, field(default_factory=words)
+            annotation = Annotated[words, tyro.conf.OmitArgPrefixes]
+        return annotation, field(default_factory=words)
     if kind is bool:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
     if get_origin(kind) is tuple:
@@ -73,7 +72,7 @@ def _word(argument: Argument, default: Any) -> tuple[Any, Any]:
         str, tyro.conf.arg(help=argument.doc, metavar=_metavar(argument.annotation))
     ]
     if POSITIONAL in argument.annotation.__metadata__:
-        return tyro.conf.Positional[text], field()
+        return Annotated[text, tyro.conf.Positional], field()
     return text, str(default)
 
 
@@ -97,7 +96,7 @@ def _default(kind: Any, argument: Argument, defaults: Any) -> Any:
     return argument.default
 
 
-def _options(kind: type[Options], words: Any) -> Options:
+def _options(kind: Any, words: Any) -> Any:
     """The options that these words are, checked."""
     values: dict[str, Any] = {}
     for argument in _on_command_line(kind):

@@ -45,9 +45,9 @@ class TrainOptions:
     follow: Annotated[
         str | None, Doc("run whose number of patches in each step the agent matched repeats")
     ] = None
-    sampling: Annotated[
-        SamplingName, Doc("how schedules and matched sample their patches")
-    ] = "uniform"
+    sampling: Annotated[SamplingName, Doc("how schedules and matched sample their patches")] = (
+        "uniform"
+    )
     seed: Annotated[Seed, Doc("seed of the ViT, its data and the agent")] = 0
     out: Annotated[
         str | None,
@@ -103,13 +103,11 @@ PRETRAIN_ENV = EnvConfig(
 class PretrainOptions:
     """Train an agent over many short training runs, and save it for `train --agent FILE`."""
 
-    agent: Annotated[
-        str, Doc("bandit, paper, branching, or an algorithm of Stable-Baselines3")
-    ] = "bandit"
+    agent: Annotated[str, Doc("bandit, paper, branching, or an algorithm of Stable-Baselines3")] = (
+        "bandit"
+    )
     episodes: Annotated[Count, Doc("short training runs to learn from")] = 200
-    jobs: Annotated[
-        Count, Doc("environments at once, each in its own process with one thread")
-    ] = 1
+    jobs: Annotated[Count, Doc("environments at once, each in its own process with one thread")] = 1
     budgets: Annotated[
         tuple[Count, ...],
         Doc(

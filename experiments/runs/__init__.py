@@ -1,1 +1,1 @@
-"""`vit-patch train`, `evaluate` and `pretrain`, and the folder that a run writes."""
+"""`vit-patch train`, `evaluate` and `pretrain`, and what watches a run."""

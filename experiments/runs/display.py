@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vit_patch_env.experiments.runs.monitor import EpochFigures, StepFigures
+from vit_patch_env.experiments.runs.monitor import EpochMetrics, StepMetrics
 
 
 class OnTerminal:
@@ -50,7 +50,7 @@ class Display(OnTerminal):
     def __init__(self, console: Console, n_epochs: int | None) -> None:
         self.console = console
         self.n_epochs = n_epochs
-        self.latest: EpochFigures | None = None
+        self.latest: EpochMetrics | None = None
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -63,7 +63,7 @@ class Display(OnTerminal):
         self.figures = Text("", no_wrap=True)
         self.live = Live(Group(self.progress, self.figures), console=console, refresh_per_second=4)
 
-    def show_step(self, step: StepFigures) -> None:
+    def show_step(self, step: StepMetrics) -> None:
         """Move the bar on."""
         figures = [f"loss {step.info['loss']:.3f}", f"{step.n_selected_mean:.1f} patches"]
         if step.epsilon is not None:
@@ -75,7 +75,7 @@ class Display(OnTerminal):
         epoch = self._epoch(step.info["epoch"] + 1)
         self.progress.update(self.task, completed=step.info["progress"], epoch=epoch)
 
-    def show_epoch(self, epoch: EpochFigures) -> None:
+    def show_epoch(self, epoch: EpochMetrics) -> None:
         """Keep the epoch's figures for the bar; print them where there is none."""
         self.latest = epoch
         if not self.console.is_terminal:

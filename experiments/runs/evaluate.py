@@ -1,4 +1,4 @@
-"""`vit-patch evaluate`: a run's test figures again, from its files, of which none is executed."""
+"""`vit-patch evaluate`: a run's test metrics again, from its files, none of which is executed."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,34 +6,49 @@ from typing import Any
 from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_model
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
-from vit_patch_env.experiments.options.commands import EvaluateOptions
+from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
+from vit_patch_env.experiments.run_folder.folder import AGENT, VIT, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
-from vit_patch_env.experiments.runs.folder import AGENT, VIT, RunFolder
-from vit_patch_env.experiments.runs.train import evaluate, make_env
+from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
 
 
 class Evaluation:
-    """A run, loaded and ready to be evaluated.
+    """A finished run, which `prepare` loads and `run` evaluates.
 
     Args:
         options: which run, and where its images and device are now.
-        console: where the figures are shown.
-
-    Raises:
-        ValueError: if the folder holds no finished run or a damaged one, or its images are gone.
+        console: where the metrics are shown.
     """
 
+    env: ViTPatchSelectEnv
+    agent: BaseAlgorithm
+    actions: ActionsName
+
     def __init__(self, options: EvaluateOptions, console: Console) -> None:
+        self.options = options
         self.console = console
-        folder = RunFolder(options.run)
+
+    def prepare(self) -> None:
+        """Load the run.
+
+        Raises:
+            ValueError: if the folder holds no finished run or a damaged one, or its images are
+                gone.
+        """
+        folder = RunFolder(self.options.run)
         folder.check_files(VIT, AGENT)
         result = folder.read_result()
         trained = folder.options
-        changes = {"data_dir": options.data_dir, "device": options.device}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        self.env = make_env(replace(trained.env, **changes))  # type: ignore[arg-type]
+        env = replace(
+            trained.env,
+            data_dir=self.options.data_dir or trained.env.data_dir,
+            device=self.options.device or trained.env.device,
+        )
+        self.env = make_env(env)
         classes = list(self.env.data.classes)
         if classes != result.get("classes"):
             raise ValueError(f"expected the run's classes {result.get('classes')}, got {classes}")
@@ -52,7 +67,7 @@ class Evaluation:
         self.agent = make_agent(saved, self.env)
 
     def run(self) -> dict[str, Any]:
-        """Evaluate on the test images and print the figures."""
-        result = {"test": evaluate(self.env, self.env.episode, self.agent, self.actions)}
-        show_result(result, self.console)
-        return result
+        """Evaluate on the test images and print the metrics."""
+        metrics = evaluate_on_test(self.env, self.env.episode, self.agent, self.actions)
+        show_result({"test": metrics}, self.console)
+        return {"test": metrics}

@@ -18,7 +18,7 @@ from vit_patch_env import Episode, Metrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 
-class StepFigures(NamedTuple):
+class StepMetrics(NamedTuple):
     """One step of the first environment, and the mean number of patches of its epoch so far."""
 
     step: int
@@ -27,7 +27,7 @@ class StepFigures(NamedTuple):
     n_selected_mean: float
 
 
-class EpochFigures(NamedTuple):
+class EpochMetrics(NamedTuple):
     """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies.
 
     Agent's seconds and images per second are not told apart between several environments: then
@@ -126,8 +126,8 @@ class TrainingMonitor(BaseCallback):
         log_interval: int = 10,
         max_episodes: int | None = None,
         hyperparameters: dict[str, Any] | None = None,
-        on_step: Callable[[StepFigures], None] | None = None,
-        on_epoch: Callable[[EpochFigures], None] | None = None,
+        on_step: Callable[[StepMetrics], None] | None = None,
+        on_epoch: Callable[[EpochMetrics], None] | None = None,
     ) -> None:
         super().__init__()
         if log_interval < 1:
@@ -183,7 +183,7 @@ class TrainingMonitor(BaseCallback):
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
         if self.notify_step is not None:
             self.notify_step(
-                StepFigures(
+                StepMetrics(
                     self._n_steps,
                     infos[0],
                     epsilon,
@@ -241,7 +241,7 @@ class TrainingMonitor(BaseCallback):
         epoch_train = self.clock.train - sums.began.train
         alone = self.training_env.num_envs == 1
         epoch_agent = self.clock.agent - sums.began.agent if alone else float("nan")
-        figures = EpochFigures(
+        figures = EpochMetrics(
             epoch=info["epoch"] + 1,
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,

@@ -16,49 +16,63 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from vit_patch_env.agents import PatchBandit
-from vit_patch_env.checks import check_integer
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import FixedRule, PatchBandit
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,
-    RULES,
+    agent_kind,
     make_agent,
     resolve_agent,
 )
-from vit_patch_env.experiments.options.commands import PretrainOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import (
+    ActionsName,
+    PretrainOptions,
+    TrainOptions,
+)
+from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
-from vit_patch_env.experiments.runs.folder import pretrain_command, provenance
-from vit_patch_env.experiments.runs.train import make_env
+from vit_patch_env.experiments.run_folder.folder import provenance
+from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.system.files import replacing
 
 
 class Pretraining:
-    """An agent and its environments, ready to learn: all that a user can get wrong was checked.
+    """An agent that learns over many short runs: `prepare` checks, `run` learns and saves.
 
     Ctrl-C ends it early: what was learned by then is saved.
 
     Args:
         options: of the agent and the short runs.
         console: where progress is shown.
-
-    Raises:
-        ValueError: for bad options, unusable data, or a file that is there already.
     """
 
+    train_options: TrainOptions
+    env: ViTPatchSelectEnv
+
     def __init__(self, options: PretrainOptions, console: Console) -> None:
+        self.options = options
         self.console = console
         self.path = Path(options.out)
-        check_integer(1, episodes=options.episodes, jobs=options.jobs)
-        for epochs in options.budgets:
-            check_integer(1, budgets=epochs)
-        check_integer(0, 4294967295, seed=options.seed)
+
+    def prepare(self) -> None:
+        """Check everything a user can get wrong, and load the images.
+
+        Raises:
+            ValueError: for bad options, unusable data, or a file that exists.
+        """
+        options = self.options
         if self.path.suffix != ".zip":
-            raise ValueError(f"out must end in .zip, got {options.out}")
+            raise ArgumentError("out", f"must end in .zip, got {options.out}")
         if self.path.exists() and not options.overwrite:
-            raise ValueError(f"out must be a new file, got {self.path}: add --overwrite")
-        if options.agent in RULES or agent_path(options.agent) is not None:
-            raise ValueError(f"agent must be one that learns from the start, got {options.agent}")
+            raise ArgumentError("out", f"must be a new file, got {self.path}: add --overwrite")
+        from_file = agent_path(options.agent) is not None
+        if from_file or agent_kind(options.agent).algorithm is FixedRule:
+            raise ArgumentError(
+                "agent", f"must be one that learns from the start, got {options.agent}"
+            )
         self.train_options = resolve_agent(
             TrainOptions(
                 agent=options.agent,
@@ -67,27 +81,26 @@ class Pretraining:
                 sb3=options.sb3,
                 env=options.env,
                 dqn=options.dqn,
+                bandit=options.bandit,
             )
         )
-        self.options = options
-        env = make_env(self.train_options.env)
+        self.env = make_env(self.train_options.env)
         self._say(f"Loading {options.env.dataset} ...")
-        env.data  # noqa: B018  (loaded now, so that a broken image is found here)
-        make_agent(self.train_options, env)
-        self.env = env
+        self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
+        make_agent(self.train_options, self.env)
 
     def run(self) -> None:
         """Learn over the episodes, and write the agent's file."""
         options = self.options
-        worlds: list[Callable[[], gym.Env[Any, Any]]] = [
-            partial(_world, replace(self.train_options.env, epochs=epochs), options.actions)
+        makers: list[Callable[[], gym.Env[Any, Any]]] = [
+            partial(_make_env, replace(self.train_options.env, epochs=epochs), options.actions)
             for epochs in options.budgets or (options.env.epochs,) * options.jobs
         ]
-        if len(worlds) > 1:
+        if len(makers) > 1:
             fork_context()  # whose processes have the libraries
-            vec_env: VecEnv = SubprocVecEnv(worlds, start_method="forkserver")
+            vec_env: VecEnv = SubprocVecEnv(makers, start_method="forkserver")
         else:
-            vec_env = DummyVecEnv(worlds)
+            vec_env = DummyVecEnv(makers)
         self._say(
             f"{options.agent} learns over {options.episodes} runs of about "
             f"{self.env.expected_steps} steps, {options.jobs} at once."
@@ -110,8 +123,9 @@ class Pretraining:
             actions=options.actions,
             sb3=options.sb3,
             dqn=options.dqn,
+            bandit=options.bandit,
             provenance={
-                **provenance(pretrain_command(options)),
+                **provenance(command("pretrain", options, PretrainOptions())),
                 "episodes": len(watch.returns),
                 "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
             },
@@ -126,7 +140,7 @@ class Pretraining:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _world(options: EnvConfig, actions: str) -> Any:
+def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
     """An environment in a process of its own, or in this one."""
     torch.set_num_threads(1)
     return Monitor(ACTIONS[actions](make_env(options)))

@@ -20,8 +20,8 @@ from tests.faults.injection import Faults, Outcome, damages, unfinished_run
 from tests.faults.runs import AGENTS
 from vit_patch_env.experiments.cli import parse
 from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.run_folder.folder import processor_name
 from vit_patch_env.experiments.runs import train
-from vit_patch_env.experiments.runs.folder import processor_name
 
 
 def checkpoint_cost(folder: Path) -> dict[str, float]:

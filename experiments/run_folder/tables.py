@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.runs.monitor import EpochFigures
+from vit_patch_env.experiments.runs.monitor import EpochMetrics
 from vit_patch_env.system.files import replacing
 
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
@@ -28,7 +28,7 @@ class RunTables:
         self._texts = dict.fromkeys((METRICS, STEPS, SELECTED), "")
 
     def append_epoch(
-        self, figures: EpochFigures, selected: NDArray[np.float64], n_selected: list[int]
+        self, figures: EpochMetrics, selected: NDArray[np.float64], n_selected: list[int]
     ) -> None:
         """Add an epoch, and write the files; where they cannot be written, the next epoch does.
 

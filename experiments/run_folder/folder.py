@@ -9,28 +9,22 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pandas as pd
 import torch
-import typeguard
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from vit_patch_env.agents import MultiOutputDQN
-from vit_patch_env.checks import shown
-from vit_patch_env.config import EnvConfig
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
-from vit_patch_env.experiments.options.commands import (
-    DQNOptions,
-    EnvConfig,
-    PretrainOptions,
-    TrainOptions,
-)
-from vit_patch_env.experiments.runs.tables import METRICS, SELECTED, STEPS
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.options.saved import train_options
+from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
 from vit_patch_env.system.files import remove_partial, replacing
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -39,12 +33,6 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 _FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT)
-
-OF_THE_FOLDER = (
-    "out", "overwrite", "resume", "checkpoint_every", "checkpoints_kept", "data_dir", "device",
-    "log_interval",
-)  # fmt: skip
-"""Options that may be others when a run is gone on with: they do not change its course."""
 
 _PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
 
@@ -107,7 +95,8 @@ class RunFolder:
         for file in self._files():
             file.unlink()
         write_json(
-            self.path / CONFIG, {"options": asdict(options), **provenance(command_line(options))}
+            self.path / CONFIG,
+            {"options": asdict(options), **provenance(command("train", options, TrainOptions()))},
         )
 
     def prepare(self) -> None:
@@ -131,14 +120,11 @@ class RunFolder:
             ValueError: if the folder holds no run.
         """
         try:
-            options: TrainOptions = options_from_json(
-                TrainOptions, self._read_json(CONFIG)["options"]
-            )
-        except (KeyError, TypeError) as error:
+            return train_options(self._read_json(CONFIG)["options"])
+        except (KeyError, ArgumentError) as error:
             raise ValueError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
-        return options
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.
@@ -255,80 +241,20 @@ def lock_folder(path: Path, name: str) -> FileLock:
     return lock
 
 
-def options_from_json(kind: Any, values: Any) -> Any:
-    """A dataclass of options from JSON, of which every value is of the field's type.
-
-    Args:
-        kind: the dataclass; fields that are not given have their defaults.
-        values: what the JSON holds.
-
-    Raises:
-        TypeError: naming the value that is not, or that belongs to no field.
-    """
-    if not isinstance(values, dict):
-        raise TypeError(f"expected an object of options, got {shown(values)}")
-    given = {MultiOutputDQN.renamed.get(name, name): value for name, value in values.items()}
-    for name, hint in get_type_hints(kind).items():
-        if name not in given:
-            continue
-        value = given[name]
-        if is_dataclass(hint):
-            given[name] = options_from_json(hint, value)
-            continue
-        value = given[name] = tuple(value) if isinstance(value, list) else value
-        try:
-            if isinstance(value, bool) and "bool" not in str(hint):
-                raise typeguard.TypeCheckError(f"{value} is no number")
-            typeguard.check_type(value, hint)
-        except typeguard.TypeCheckError as error:
-            raise TypeError(f"{name}: {' '.join(str(error).split())}") from error
-    return kind(**given)
-
-
 def checksum(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def provenance(command: str | None = None) -> dict[str, Any]:
+def provenance(used: str | None = None) -> dict[str, Any]:
     """What a figure is written with: the command, by default this one, versions and machine."""
     n_threads = torch.get_num_threads()
     return {
-        "command": command or shlex.join(["vit-patch", *sys.argv[1:]]),
+        "command": used or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{processor_name()}, {n_threads} thread{'s' * (n_threads > 1)}",
     }
-
-
-def command_line(options: TrainOptions) -> str:
-    """The command that asks for these options, without the values that are defaults."""
-    words = ["vit-patch", "train", *option_words(options, TrainOptions(), without=("env", "dqn"))]
-    words += option_words(options.env, EnvConfig())
-    return shlex.join(words + option_words(options.dqn, DQNOptions(), prefix="dqn."))
-
-
-def pretrain_command(options: PretrainOptions) -> str:
-    """The command that asks for these options, without the values that are defaults."""
-    default = PretrainOptions()
-    words = ["vit-patch", "pretrain", *option_words(options, default, without=("env", "dqn"))]
-    words += option_words(options.env, default.env)
-    return shlex.join(words + option_words(options.dqn, default.dqn, prefix="dqn."))
-
-
-def option_words(
-    given: Any, default: Any, prefix: str = "", without: tuple[str, ...] = ()
-) -> list[str]:
-    """The words of a command line that set the values in which two dataclasses differ."""
-    words: list[str] = []
-    for name, value in vars(given).items():
-        usual = getattr(default, name)
-        if value == usual or name in without:
-            continue
-        words.append(f"--{prefix}{name}".replace("_", "-"))
-        if not (value is True and usual is False):
-            words += map(str, value if isinstance(value, tuple) else (value,))
-    return words
 
 
 def processor_name() -> str:

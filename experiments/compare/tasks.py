@@ -1,0 +1,82 @@
+"""The runs of a comparison, and which of them need others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.compare.method_options import method_options
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.results import FULL, is_timed, timed_budget
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.run_folder.folder import RunFolder
+
+State = Literal["waiting", "running", "done", "failed"]
+
+
+@dataclass(eq=False)
+class Task:
+    """A method with a seed, and what has become of it.
+
+    Attributes:
+        followed: the task whose run says how many patches to keep.
+        timed: the task whose run says how many seconds it may take.
+        note: what a person should know: the accuracy of a finished run, why one failed.
+        attempts: how often it was started in this call.
+        seconds: how long it took or has taken, for an estimate of the time left.
+        progress: share of its budget used, as of its last epoch.
+    """
+
+    method: str
+    seed: int
+    folder: RunFolder
+    followed: "Task | None" = None
+    timed: "Task | None" = None
+    state: State = "waiting"
+    note: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    progress: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As its folder is called."""
+        return f"{self.method}__{self.seed}"
+
+    @property
+    def needed(self) -> "list[Task]":
+        """The tasks whose runs must be done first."""
+        return [task for task in (self.followed, self.timed) if task is not None]
+
+    def options(self, env: EnvConfig, checkpoint_every: str) -> TrainOptions:
+        """The options of its run, in a comparison of this environment."""
+        if is_timed(vars(env)):
+            env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
+        followed = self.followed.folder if self.followed else None
+        options = method_options(self.method, self.seed, env, self.folder.path, followed)
+        return replace(options, checkpoint_every=checkpoint_every)
+
+
+def make_tasks(
+    path: Path, methods: Sequence[str], seeds: Sequence[int], env: EnvConfig
+) -> list[Task]:
+    """Every run, one seed after the other, those that others need first.
+
+    Args:
+        path: folder of the comparison.
+        methods: to compare.
+        seeds: of the runs.
+        env: what all runs share.
+    """
+    tasks: dict[tuple[str, int], Task] = {}
+    timed = FULL if is_timed(vars(env)) else None
+    ordered = sorted(methods, key=lambda name: (name != timed, METHODS[name].follows is not None))
+    for seed in seeds:
+        for name in ordered:
+            task = Task(name, seed, RunFolder(path / "runs" / f"{name}__{seed}"))
+            followed = METHODS[name].follows
+            task.followed = tasks[followed, seed] if followed else None
+            task.timed = tasks[timed, seed] if timed and name != timed else None
+            tasks[name, seed] = task
+    return list(tasks.values())

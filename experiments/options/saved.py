@@ -1,0 +1,38 @@
+"""Options that were saved in files, also by earlier versions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_patch_env.arguments import from_json
+from vit_patch_env.experiments.options.commands import TrainOptions
+
+_RENAMED = {
+    "draw": "sampling",
+    "eps_start": "exploration_initial_eps",
+    "eps_end": "exploration_final_eps",
+    "eps_decay": "exploration_decay_steps",
+}
+"""Present names of arguments, by those before version 0.2."""
+
+
+def train_options(values: Any) -> TrainOptions:
+    """The options in a run's config.json.
+
+    Raises:
+        ArgumentError: naming an argument that is unknown, or whose value is not valid.
+    """
+    return from_json(TrainOptions, with_present_names(values))
+
+
+def with_present_names(values: Any) -> Any:
+    """JSON of options with the names of earlier versions replaced."""
+    if not isinstance(values, Mapping):
+        return values
+    present = {_RENAMED.get(name, name): with_present_names(one) for name, one in values.items()}
+    texts = present.get("sb3")
+    if present.get("agent") == "bandit" and isinstance(texts, list) and "bandit" not in present:
+        # The bandit's values were texts like those of Stable-Baselines3's algorithms.
+        pairs = [str(text).partition("=") for text in texts]
+        numbers = {name: float(text) if "." in text else int(text) for name, _, text in pairs}
+        present |= {"sb3": [], "bandit": numbers}
+    return present

@@ -1,0 +1,53 @@
+"""A run in its own process."""
+
+import multiprocessing.connection
+import os
+import signal
+import threading
+import warnings
+from pathlib import Path
+from typing import TextIO, cast
+
+import torch
+from rich.console import Console
+
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.process.messages import fail, show_warning
+from vit_patch_env.experiments.process.output import BestEffortOutput
+from vit_patch_env.experiments.runs.resume import resumed_if_possible
+from vit_patch_env.experiments.runs.train import Run
+
+
+def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None:
+    """Train in this process, started for it, with its output in a log.
+
+    An interrupted run of the same options is resumed, if one of its checkpoints is intact;
+    otherwise it starts again.
+
+    Args:
+        options: of the run, with its folder as `out`.
+        n_threads: of torch.
+        log: path of a file that is appended to.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with Path(log).open("a", buffering=1) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        warnings.showwarning = show_warning
+        torch.set_num_threads(n_threads)
+        console = Console(file=cast("TextIO", BestEffortOutput(file)), width=120)
+        try:
+            run = Run(resumed_if_possible(options), console)
+            run.prepare()
+        except (ValueError, OSError) as error:
+            fail(error)
+        run.run()
+
+
+def _end_with_parent() -> None:
+    """Stop this process when the one that waits for it is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

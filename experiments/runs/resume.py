@@ -1,0 +1,77 @@
+"""Which options a run is resumed with."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
+from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.options.flat import flat, replaced, same_run
+from vit_patch_env.experiments.process.messages import say
+from vit_patch_env.experiments.run_folder.folder import RunFolder
+
+
+def resumed_options(options: TrainOptions) -> TrainOptions:
+    """The options of the run that `options.resume` names, with what may differ replaced.
+
+    Raises:
+        ValueError: if there is no run that can be resumed, or another value is asked for.
+    """
+    assert options.resume is not None
+    folder = RunFolder(options.resume)
+    if folder.is_finished:
+        raise ArgumentError(
+            "resume",
+            f"must be a run that is not finished, got {folder.path}: see its metrics with "
+            f"vit-patch evaluate {folder.path}",
+        )
+    kept = folder.options
+    if options.out is not None:
+        raise ArgumentError("out", f"is the run's own folder, {folder.path}, got {options.out}")
+    given, usual, of_run = flat(options), flat(TrainOptions()), flat(kept)
+    may_differ = same_run(options)
+    for name, value in given.items():
+        if name not in may_differ and value not in (usual[name], of_run[name]):
+            raise ArgumentError(
+                name, f"must be that of the resumed run, {of_run[name]}, got {value}"
+            )
+    changes = {name: given[name] for name in may_differ if given[name] != usual[name]}
+    return replaced(kept, {**changes, "out": str(folder.path), "resume": None, "overwrite": False})
+
+
+def resumed_if_possible(options: TrainOptions) -> TrainOptions:
+    """The options to resume the run that the folder `options.out` holds, or to start it again."""
+    assert options.out is not None
+    folder = RunFolder(options.out)
+    options = with_absolute_paths(options)
+    if not folder.holds_run:
+        return options
+    try:
+        same = run_config(folder.options) == run_config(resolve_agent(options))
+        resumable = same and CheckpointFolder(folder.checkpoints).load_newest() is not None
+    except ValueError as error:
+        say(f"starts again, as the existing run cannot be resumed: {error}")
+        return options
+    return replace(options, resume=options.out, out=None) if resumable else options
+
+
+def run_config(options: TrainOptions) -> dict[str, Any]:
+    """The values that the course of a run depends on."""
+    may_differ = same_run(options)
+    return {name: value for name, value in flat(options).items() if name not in may_differ}
+
+
+def with_absolute_paths(options: TrainOptions) -> TrainOptions:
+    """The options with paths that hold in every working folder."""
+    env, agent, follow = options.env, options.agent, options.follow
+    if env.data_dir is not None:
+        env = replace(env, data_dir=str(Path(env.data_dir).resolve()))
+    path = agent_path(agent)
+    if path is not None and agent != "pretrained":
+        agent = str(path.resolve())
+    if follow is not None:
+        follow = str(Path(follow).resolve())
+    return replace(options, env=env, agent=agent, follow=follow)

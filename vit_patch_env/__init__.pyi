@@ -1,0 +1,28 @@
+from .data.datasets import load_dataset
+from .data.splits import ImageData
+from .data.torch_datasets import from_torch
+from .env import ViTPatchSelectEnv
+from .episode import Episode, Selector
+from .models.simple_vit import SimpleViT
+from .training.evaluation import Metrics
+from .training.run import TrainingRun
+from .training.trainer import Trainer
+from .wrappers import CountAction, TopKAction
+
+ENV_ID: str
+__version__: str
+
+__all__ = [
+    "CountAction",
+    "Episode",
+    "ImageData",
+    "Metrics",
+    "Selector",
+    "SimpleViT",
+    "TopKAction",
+    "Trainer",
+    "TrainingRun",
+    "ViTPatchSelectEnv",
+    "from_torch",
+    "load_dataset",
+]
