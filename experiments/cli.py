@@ -32,8 +32,8 @@ does its work in `run`.
 """
 
 
-def parse(args: list[str] | None = None) -> tuple[str, Any]:
-    """The command that these arguments, by default the command line's, ask for, and its options.
+def parse(args: list[str] | None = None) -> Any:
+    """The options of the command that these arguments, by default the command line's, ask for.
 
     Exits with a message and status 2 where they cannot be understood.
 
@@ -68,13 +68,13 @@ def main(args: list[str] | None = None) -> None:
     from vit_patch_env.experiments.process.messages import fail
 
     try:
-        name, options = parse(args)
+        options = parse(args)
     except ValueError as error:
         fail(error)
-    _run(name, options)
+    _run(options)
 
 
-def _run(name: str, options: Any) -> None:
+def _run(options: Any) -> None:
     """Run a command on a console."""
     from rich.console import Console
 
@@ -86,7 +86,8 @@ def _run(name: str, options: Any) -> None:
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     warnings.showwarning = show_warning
-    module, _, class_name = COMMANDS[name][1].partition(":")
+    where = next(where for kind, where in COMMANDS.values() if type(options) is kind)
+    module, _, class_name = where.partition(":")
     try:
         kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
         command = kind(options, console)

@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
-from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
-from vit_patch_env.experiments.cli import main
-from vit_patch_env.experiments.options.commands import DQNOptions
+from vit_patch_env.experiments.cli import main, parse
+from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
+from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 FILES = {
@@ -134,8 +134,9 @@ def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
     from vit_patch_env.experiments.runs.evaluate import Evaluation
 
     result = train(tmp_path / "run")
-    again = Evaluation(EvaluateOptions(run=str(tmp_path / "run")), Console(quiet=True)).run()
-    assert again["test"] == result["test"]
+    evaluation = Evaluation(EvaluateOptions(run=str(tmp_path / "run")), Console(quiet=True))
+    evaluation.prepare()
+    assert evaluation.run()["test"] == result["test"]
 
 
 def test_same_seed_same_metrics_times_aside(tmp_path):
@@ -209,51 +210,64 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--dataset", "imagenet"], "dataset must be one of digits, cifar10"),
+        (["--dataset", "imagenet"], "--dataset must be one of digits, cifar10"),
         (
             ["--agent", "sarsa"],
-            "agent must be one of paper, branching, bandit, pretrained, all, random",
+            "--agent must be one of paper, branching, bandit, all, random",
         ),
         (["--agent", "dqn"], "count (CountAction) for Discrete (dqn, qrdqn)"),
         (["--agent", "sac"], "top_k (TopKAction) for Box (sac, td3)"),
-        (["--agent", "ppo", "--actions", "bits"], "actions must be one of mask, count, top_k"),
-        (["--agent", "bandit", "--actions", "count"], "actions must be mask for agent bandit"),
+        (["--agent", "ppo", "--actions", "bits"], "--actions must be one of mask, count, top_k"),
+        (["--agent", "bandit", "--actions", "count"], "--actions must be mask for agent bandit"),
         (["--agent", "bandit", "--observation", "none"], "needs an observation with run features"),
-        (["--agent", "random", "--draw", "spread"], "draw belongs to schedules and to matched"),
-        (["--agent", "pss", "--draw", "grid"], "draw must be one of uniform, spread, got 'grid'"),
-        (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
-        (["--budget", "joules"], "budget must be one of epochs, flops, seconds, got 'joules'"),
-        (["--budget", "seconds"], "seconds must be given where budget is seconds"),
-        (["--budget", "seconds", "--seconds", "0"], "seconds must be in (0, inf), got 0"),
-        (["--reward", "profit"], "reward must be one of paper, validation, progress, aic"),
-        (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
-        (["--patch-size", "5"], "image_size must be divisible by patch_size"),
-        (["--dim", "18"], "dim must be divisible by 4, got 18"),
-        (["--n-patches-desired", "17"], "n_patches_desired must be in [1, 16], got 17"),
-        (["--alpha", "-0.1"], "alpha must be in [0, 1], got -0.1"),
+        (
+            ["--agent", "random", "--sampling", "spread"],
+            "--sampling belongs to pss, pss_linear, flip, quadratic, matched, got agent random",
+        ),
+        (
+            ["--agent", "pss", "--sampling", "grid"],
+            "--sampling must be one of uniform, spread, got 'grid'",
+        ),
+        (["--epochs", "0"], "--epochs must be in [1, inf), got 0"),
+        (["--epochs", "many"], "--epochs must be an integer in [1, inf), got 'many'"),
+        (["--budget", "joules"], "--budget must be one of epochs, flops, seconds, got 'joules'"),
+        (["--budget", "seconds"], "--seconds must be given where budget is seconds"),
+        (["--budget", "seconds", "--seconds", "0"], "--seconds must be in (0, inf), got 0"),
+        (["--reward", "profit"], "--reward must be one of paper, validation, progress, aic"),
+        (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
+        (["--patch-size", "5"], "--image-size must be divisible by patch_size"),
+        (["--dim", "18"], "--dim must be divisible by 4, got 18"),
+        (["--n-patches-desired", "17"], "--n-patches-desired must be in [1, 16], got 17"),
+        (["--alpha", "-0.1"], "--alpha must be in [0, 1], got -0.1"),
         (["--dataset", "folder", "--data-dir", "/nowhere"], "'/nowhere': no such folder"),
-        (["--device", "tpu"], "device must be auto, cpu, cuda"),
-        (["--sb3", "gamma=1"], "--sb3 values belong to a Stable-Baselines3 algorithm"),
+        (["--device", "tpu"], "--device must be auto, cpu, cuda"),
+        (["--sb3", "gamma=1"], "--sb3 belongs to algorithms of Stable-Baselines3, got agent paper"),
         (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
-        (["--agent", "ppo", "--dqn.tau", "0.5"], "--dqn values belong to paper and branching"),
+        (
+            ["--agent", "ppo", "--dqn.tau", "0.5"],
+            "--dqn belongs to paper, branching, got",
+        ),
+        (["--agent", "ppo", "--follow", "run"], "--follow belongs to matched, got agent ppo"),
+        (["--agent", "matched"], "--follow must name a run where agent is matched"),
         (
             ["--dqn.exploration-initial-eps", "2"],
-            "exploration_initial_eps must be in [0, 1], got 2",
+            "--dqn.exploration-initial-eps must be in [0, 1], got 2",
         ),
         (
             ["--dqn.exploration-decay-steps", "nan"],
-            "exploration_decay_steps must be in (0, inf], got nan",
+            "--dqn.exploration-decay-steps must be in (0, inf], got nan",
         ),
-        (["--dqn.train-freq", "0"], "train_freq must be in [1, inf), got 0"),
-        (["--dqn.target-update-interval", "0"], "target_update_interval must be in [1, inf)"),
-        (["--seed", "-1"], "seed must be in [0, 4294967295], got -1"),
-        (["--log-interval", "0"], "log_interval must be at least 1, got 0"),
+        (["--dqn.train-freq", "0"], "--dqn.train-freq must be in [1, inf), got 0"),
+        (["--dqn.target-update-interval", "0"], "target-update-interval must be in [1, inf)"),
+        (["--agent", "bandit", "--bandit.n-stages", "1"], "--bandit.n-stages must be in [2, inf)"),
+        (["--seed", "-1"], "--seed must be in [0, 4294967295], got -1"),
+        (["--log-interval", "0"], "--log-interval must be in [1, inf), got 0"),
         (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),
         (["--agent", "ppo", "--sb3", "policy=x"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "n_steps=abc"], "--sb3 values are refused by ppo"),
         (["--agent", "ppo", "--sb3", "batch_size=1"], "--sb3 values are refused by ppo"),
-        (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
+        (["--batch-size", "5000"], "--batch-size must be in [1, 460], got 5000"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(args, message, tmp_path, capsys):
@@ -312,9 +326,11 @@ def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatc
 def test_every_value_of_environment_and_agent_is_on_the_command_line():
     env = dict(signature(ViTPatchSelectEnv).parameters)
     del env["render_mode"]  # not for a command line
-    assert {field.name: field.default for field in fields(EnvConfig)} == {
+    options = flat(TrainOptions())
+    assert {name: options[name] for name in env} == {
         name: parameter.default for name, parameter in env.items()
     }
+    assert parse(["train", "--dim-head", "8", "--dqn.tau", "0.5"]).env.dim_head == 8
     dqn = signature(MultiOutputDQN).parameters
     for field in fields(DQNOptions):
         assert field.default == dqn[field.name].default

@@ -13,11 +13,13 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.display import CompareDisplay
-from vit_patch_env.experiments.compare.methods import METHODS, method_options
+from vit_patch_env.experiments.compare.method_options import method_options
+from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, command_line
+from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
 SMALL = tuple(  # those for 16 patches
@@ -327,14 +329,14 @@ def test_a_presets_values_can_be_changed_one_by_one(name):
 def test_a_runs_command_asks_for_its_options(name, tmp_path):
     env = EnvConfig(epochs=3, flip=False, n_patches_desired=None)
     options = method_options(name, 2, env, tmp_path / "run")
-    assert parse(shlex.split(command_line(options))[1:]) == options
+    assert parse(shlex.split(command("train", options, TrainOptions()))[1:]) == options
 
 
 def test_commands_name_every_kind_of_value():
     words = "train --agent ppo --sb3 n_steps=8 ent_coef=0.1 --dqn.tau 0.5 --overwrite --flip True"
     options = parse(words.split())
     assert isinstance(options, TrainOptions)
-    assert parse(shlex.split(command_line(options))[1:]) == options
+    assert parse(shlex.split(command("train", options, TrainOptions()))[1:]) == options
 
 
 def test_the_live_table_tells_states_and_the_time_left(tmp_path):
@@ -342,7 +344,9 @@ def test_the_live_table_tells_states_and_the_time_left(tmp_path):
     options = parse(
         ["compare", *TINY_OPTIONS, "--out", str(tmp_path), "--methods", "vit", "simple_vit"]
     )
-    tasks = Comparison(options, console).tasks
+    comparison = Comparison(options, console)
+    comparison.prepare()
+    tasks = comparison.tasks
     for task, state in zip(tasks, ("done", "running", "failed", "waiting"), strict=True):
         task.state = state
     tasks[0].note, tasks[0].seconds, tasks[1].progress = "71.2%", 600.0, 0.5

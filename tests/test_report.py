@@ -45,7 +45,9 @@ def run_report(folder, readme=None):
         What it printed.
     """
     console = Console(file=io.StringIO(), width=120)
-    report = Report(ReportOptions(str(folder), None if readme is None else str(readme)), console)
+    report = Report(
+        ReportOptions(folder=str(folder), readme=None if readme is None else str(readme)), console
+    )
     report.prepare()
     report.run()
     return console.file.getvalue()

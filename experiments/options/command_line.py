@@ -17,10 +17,8 @@ FLAT_GROUPS = ("env",)
 """Groups whose arguments have no prefix on the command line."""
 
 
-def parse(
-    commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: str
-) -> tuple[str, Any]:
-    """The command that the words ask for, and its options.
+def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: str) -> Any:
+    """The options of the command that the words ask for.
 
     Exits with status 2 and a message where they cannot be understood.
 
@@ -40,7 +38,7 @@ def parse(
         union = subcommand if union is None else union | subcommand
     given = tyro.cli(union, prog=prog, args=args)
     name = next(name for name, one in words.items() if isinstance(given, one))
-    return name, _options(commands[name][0], given)
+    return _options(commands[name][0], given)
 
 
 def _words(kind: Any, defaults: Any) -> type[Any]:

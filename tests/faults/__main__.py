@@ -31,6 +31,7 @@ def checkpoint_cost(folder: Path) -> dict[str, float]:
     options = parse(args)
     assert isinstance(options, TrainOptions)
     training = train.Run(options, Console(quiet=True))
+    training.prepare()
     sizes: list[int] = []
     checkpoint = training.checkpoint
     save = checkpoint.folder.save
