@@ -41,7 +41,7 @@ def forkserver_starts_early(own_cache):
 
 @pytest.fixture(scope="module")
 def data():
-    return load_dataset("digits", train_fraction=0.1)
+    return load_dataset("digits", train_fraction=0.05, val_fraction=0.2)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def data():
     [(VitPytorch, 64), (PaperLoop, 40), (Ours, 40), (Ours, 64), (OursWithAgent, 16)],
 )
 def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
-    contender = kind(data, 16, CPU, n_keep)
+    contender = kind(data, 8, CPU, n_keep)
     contender.steps(1)
-    assert len(data.train.images) < 10 * 16
+    assert len(data.train.images) < 10 * 8
     contender.epoch(10)  # more steps than an epoch has
     parts = contender.parts()
     if kind is OursWithAgent:
