@@ -1,1 +1,1 @@
-"""`vit-patch bench`: steps and epochs timed beside the baselines."""
+"""`vit-patch bench`: time of training steps and epochs, compared with baselines."""

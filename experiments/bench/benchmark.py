@@ -1,4 +1,4 @@
-"""`vit-patch bench`: training steps and epochs timed beside baselines and matmul throughput.
+"""`vit-patch bench`: training steps and epochs, compared with baselines and matmul throughput.
 
 Each contender has its own process, which waits while others are measured: measurements are
 interleaved, and each contender has its own peak memory.

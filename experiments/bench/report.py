@@ -221,9 +221,9 @@ def _bottleneck(bench: dict[str, Any]) -> str:
     )
     idle = full["idle_share"]
     return (
-        f"{1000 * (seconds - bound):.0f} of {1000 * seconds:.0f} ms are above the lower bound of "
-        f"{1000 * bound:.0f} ms. Parts of the step: {parts}; the largest part besides the matrix "
-        f"products is {largest}."
+        f"At 64 patches {1000 * (seconds - bound):.0f} of {1000 * seconds:.0f} ms are above the "
+        f"lower bound of {1000 * bound:.0f} ms, its FLOPs at the matmul ceiling. Parts of the "
+        f"step: {parts}; the largest part besides the matrix products is {largest}."
         + ("" if idle is None else f" The GPU is idle for {idle:.0%} of the time.")
     )
 

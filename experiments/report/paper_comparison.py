@@ -41,7 +41,7 @@ def claim(metrics: ComparisonMetrics) -> str:
 
 
 def against_paper(metrics: ComparisonMetrics) -> list[str]:
-    """The results beside the paper's, and how the settings differ."""
+    """The results next to the paper's, and how the settings differ."""
     if metrics.comparison.budget != "epochs":
         return reasons(metrics.comparison)
     methods = [name for name in TABLE2 if name in metrics.points("seconds")]
