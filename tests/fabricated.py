@@ -60,7 +60,7 @@ def fabricate(
         "image_size": 32, "patch_size": 32 // side, "dim": 96, "depth": 4, "heads": 6,
         "dim_head": 16, "mlp_dim": 192, "batch_size": 64, "epochs": epochs,
         "learning_rate": 0.001, "optimizer": "adam", "schedule": "constant",
-        "n_patches_desired": 40, "observation": "attention_output", "device": "cpu",
+        "n_patches_desired": min(40, side**2), "observation": "attention_output", "device": "cpu",
         "precision": "auto", "budget": "epochs", "seconds": None, **(env or {}),
     }  # fmt: skip
     origin = {

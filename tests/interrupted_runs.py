@@ -7,6 +7,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from tests.conftest import TINY
+from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
 from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
@@ -19,7 +20,7 @@ AGENTS = {
     "ppo": {},
     "a2c": {},
     "trpo": {},
-    "bandit": {"sb3": ("decision_steps=5",)},
+    "bandit": {"bandit": BanditOptions(decision_steps=5)},
     "random": {},
     "spread": {},
     "centre": {},

@@ -67,7 +67,7 @@ def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
 def test_contenders_train_on_the_number_of_patches_that_is_asked_for(data):
     seen = []
     agent = OursWithAgent(data, 8, CPU, 16)
-    agent.trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[1])))
+    agent.run.trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[1])))
     agent.epoch(10)
     assert seen == [16] * 10
     paper = PaperLoop(data, 8, CPU, 40)
@@ -351,7 +351,7 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
         def run(self):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore")
 
-    monkeypatch.setattr("vit_patch_env.experiments.cli.Run", Command)
+    monkeypatch.setattr("vit_patch_env.experiments.runs.train.Run", Command)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--batch-size", "512"])
     assert stop.value.code == 2
@@ -362,12 +362,12 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--epoch-steps", "15"], "epoch_steps must be a multiple of 10"),
-        (["--repeats", "0"], "repeats must be in [1, inf), got 0"),
-        (["--batch-size", "2000"], "batch_size must be in [1, "),
-        (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, got 'fp8'"),
-        (["--dataset", "nothing"], "dataset must be one of"),
-        (["--device", "tpu"], "device must be"),
+        (["--epoch-steps", "15"], "--epoch-steps must be a multiple of 10"),
+        (["--repeats", "0"], "--repeats must be in [1, inf), got 0"),
+        (["--batch-size", "2000"], "--batch-size must be in [1, "),
+        (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
+        (["--dataset", "nothing"], "--dataset must be one of"),
+        (["--device", "tpu"], "--device must be"),
     ],
 )
 def test_bad_options_are_one_line(args, message, capsys):

@@ -56,7 +56,7 @@ def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     assert comparison["seeds"] == [3]
     for name in SMALL:
         run = read_run(smoke / "runs" / f"{name}__3")
-        assert run.figure("flops") > 0
+        assert run.metric("flops") > 0
         assert len(run.epochs) == 2
     # The command in a run's folder makes the same run again.
     again = tmp_path / "again"
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
     finally:
         signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command resumes them" in capsys.readouterr().out
     assert len(list(metrics.parent.glob("checkpoints/*.ckpt"))) == 1
     size = metrics.stat().st_size
     time.sleep(0.5)
@@ -242,9 +242,12 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
         (["--preset", "table3"], f"preset must be one of {', '.join(PRESETS)}, got 'table3'"),
         (["--methods", "magic"], "methods must be one of vit, simple_vit, ats_vit"),
         (["--methods", "tome", "tome"], "methods must differ from each other, got tome twice"),
-        (["--methods", "random"], "keeps as many patches as agentvit, which must be among"),
+        (
+            ["--methods", "random"],
+            "--methods must include agentvit, whose number of patches random keeps",
+        ),
         (["--seeds", "1", "1"], "seeds must differ from each other, got 1 twice"),
-        (["--seeds", "-1"], "seed must be in [0, 4294967295], got -1"),
+        (["--seeds", "-1"], "--seeds must be a list, each an integer in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
         (["--model", "tome"], "model is chosen by the methods"),
@@ -252,16 +255,16 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
         (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),
         (
             ["--budget", "flops", "--methods", *RULES],
-            "random_matched repeats another run step by step: expected budget epochs, "
-            "where all have as many steps, got flops",
+            "--budget must be epochs, where all runs have as many steps, for method "
+            "random_matched, which repeats another run step by step, got flops",
         ),
         (
             ["--budget", "seconds", "--methods", "agentvit", "random"],
-            "may take as long as simple_vit, which must be among the methods, got agentvit, random",
+            "--methods must include simple_vit, whose time all may take",
         ),
         (["--seconds", "3"], "got budget epochs and seconds 3.0"),
         (["--dataset", "imagenet"], "dataset must be one of digits"),
-        (["--batch-size", "5000"], "batch_size must be in [1, 460], got 5000"),
+        (["--batch-size", "5000"], "--batch-size must be in [1, 460], got 5000"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, capsys):
@@ -278,11 +281,11 @@ def test_all_patches_are_worth_the_epochs_and_fewer_buy_more_steps(tmp_path):
     assert len(runs) == 4
     assert numbers(tmp_path, "simple_vit__0") == [16] * 14
     # The agent pays for what it sees of all patches.
-    assert 14 < runs["agentvit"].figure("n_steps") < runs["flip"].figure("n_steps")
-    total = runs["simple_vit"].figure("flops")
+    assert 14 < runs["agentvit"].metric("n_steps") < runs["flip"].metric("n_steps")
+    total = runs["simple_vit"].metric("flops")
     for run in runs.values():
         assert run.progress[-1] == 1
-        assert total <= run.figure("flops") < 1.1 * total
+        assert total <= run.metric("flops") < 1.1 * total
     assert read_comparison(tmp_path).steps_per_epoch == 7
 
 

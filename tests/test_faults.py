@@ -55,7 +55,7 @@ def test_a_killed_worker_is_restarted_once(n_kills, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("vit_patch_env.experiments.compare.comparison.wait", wait)
     if n_kills == 1:
         compare(tmp_path / "out")
-        assert f"from step {killed[0]} on" in (run / "log.txt").read_text().replace("\n", " ")
+        assert f"resumed at step {killed[0]}" in (run / "log.txt").read_text().replace("\n", " ")
         monkeypatch.undo()
         assert trajectory(run) == trajectory(compare(tmp_path / "uninterrupted"))
         return

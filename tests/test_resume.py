@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     assert not (out / "result.json").exists()
     # TensorBoard shows each step once, though the broken-off process was further on.
     main(["train", "--resume", str(out)])
-    assert f"from step {step} on" in capsys.readouterr().out
+    assert f"resumed at step {step}" in capsys.readouterr().out
     train(tmp_path / "unbroken", "--agent", "random")
     assert course(out) == course(tmp_path / "unbroken")
     assert not (out / "checkpoints").exists()

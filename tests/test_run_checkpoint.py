@@ -91,7 +91,7 @@ def test_resuming_a_completed_run_restores_its_end(tmp_path, monkeypatch):
     steps, other_monitor, _ = learn(other, tmp_path / "run", resume=True)
     assert steps == expected
     assert other_monitor.n_calls == monitor.n_calls == N_STEPS
-    assert other_env.evaluate("test", episode="last") == env.last_episode.evaluate("test")
+    assert other_env.last_episode.evaluate("test") == env.last_episode.evaluate("test")
 
 
 def test_several_environments_with_wrappers_of_stable_baselines(tmp_path, monkeypatch):
@@ -210,8 +210,10 @@ def test_the_agents_environment_is_unwrapped_after_learning(tmp_path):
 
 
 def test_the_run_config_does_not_depend_on_the_folder():
-    from vit_patch_env.experiments.runs.train import _course
+    from vit_patch_env.experiments.runs.resume import run_config
 
     options = TrainOptions()
-    assert _course(options) == _course(replace(options, out="x", checkpoint_every="1", resume="y"))
-    assert _course(options) != _course(replace(options, seed=1))
+    assert run_config(options) == run_config(
+        replace(options, out="x", checkpoint_every="1", resume="y")
+    )
+    assert run_config(options) != run_config(replace(options, seed=1))

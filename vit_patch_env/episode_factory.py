@@ -245,8 +245,8 @@ class EpisodeFactory:
             torch.default_generator.manual_seed(seed)
             model = self._make_model(n_classes, channels)
         if model.n_patches != self.config.n_patches:
-            raise ValueError(
-                f"model must have {self.config.n_patches} patches, got {model.n_patches}"
+            raise ArgumentError(
+                "model", f"must have {self.config.n_patches} patches, got {model.n_patches}"
             )
         return model
 

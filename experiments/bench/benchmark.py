@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.status import Status
 
 from vit_patch_env import load_dataset
-from vit_patch_env.checks import check_choice, check_integer
+from vit_patch_env.checks import ArgumentError, check_choice, check_integer
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
 from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unstable_ratios
@@ -63,9 +63,10 @@ class Bench:
             max_repeats=options.max_repeats,
         )  # fmt: skip
         if options.epoch_steps % 10 or options.epoch_steps < 10:
-            raise ValueError(
-                f"epoch_steps must be a multiple of 10, as the agent learns every tenth step, "
-                f"got {options.epoch_steps}"
+            raise ArgumentError(
+                "epoch_steps",
+                "must be a multiple of 10, as the agent learns every tenth step, "
+                f"got {options.epoch_steps}",
             )
         n_images = len(load_dataset(**self.data).train.images)
         check_integer(1, n_images, batch_size=options.batch_size)

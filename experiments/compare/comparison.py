@@ -181,15 +181,17 @@ class Comparison:
         kept = read_json(path)
         asked = asdict(self.options.env)
         if kept.get("images", self.images) != self.images:
-            raise ValueError(
-                f"out must be a folder without another comparison, got {self.path}, made on other "
-                f"images of {self.options.env.dataset}"
+            raise ArgumentError(
+                "out",
+                f"must be a folder without another comparison, got {self.path}, made on other "
+                f"images of {self.options.env.dataset}",
             )
         for name, value in complete_env(kept.get("env", asked)).items():
             if name not in ("data_dir", "device") and asked.get(name) != value:
-                raise ValueError(
-                    f"out must be a folder without another comparison, got {self.path}, made with "
-                    f"{name} {value} where now {asked.get(name)} is asked for"
+                raise ArgumentError(
+                    "out",
+                    f"must be a folder without another comparison, got {self.path}, made with "
+                    f"{name} {value} where now {asked.get(name)} is asked for",
                 )
         return kept
 

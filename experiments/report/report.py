@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.compare.results import Comparison, read_comparison
 from vit_patch_env.experiments.options.commands import ReportOptions
 from vit_patch_env.experiments.report.cells import Table
@@ -128,7 +129,7 @@ def split_readme(path: Path) -> tuple[bytes, bytes]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"readme must be a file, got {path}: {error.strerror}") from error
+        raise ArgumentError("readme", f"must be a file, got {path}: {error.strerror}") from error
     begin, end = BEGIN.encode(), END.encode()
     if (
         content.count(begin) != 1

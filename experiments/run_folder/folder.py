@@ -67,9 +67,10 @@ class RunFolder:
         held = self._files()
         if held:
             unfinished = "" if self.is_finished else f", go on with it (--resume {self.path})"
-            raise ValueError(
-                f"out must be a folder without a run, got {self.path}, which holds "
-                f"{held[0].name}: choose another{unfinished}, or add --overwrite"
+            raise ArgumentError(
+                "out",
+                f"must be a folder without a run, got {self.path}, which holds "
+                f"{held[0].name}: choose another{unfinished}, or add --overwrite",
             )
 
     def lock(self) -> FileLock:
@@ -225,19 +226,19 @@ def lock_folder(path: Path, name: str) -> FileLock:
         ValueError: if another process works there, or the folder cannot be made.
     """
     if (path / LOCK).is_symlink():
-        raise ValueError(
-            f"{name} must be a folder with a lock of its own, got the link {path / LOCK}"
+        raise ArgumentError(
+            name, f"must be a folder with a lock of its own, got the link {path / LOCK}"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(
-            f"{name} must be a folder that no other process is at work in, got {path}"
+        raise ArgumentError(
+            name, f"must be a folder that no other process is at work in, got {path}"
         ) from error
     except OSError as error:
-        raise ValueError(f"{name} must be a folder, got {path}: {error.strerror}") from error
+        raise ArgumentError(name, f"must be a folder, got {path}: {error.strerror}") from error
     return lock
 
 

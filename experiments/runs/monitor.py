@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
 
 from vit_patch_env import Episode, Metrics
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 
@@ -131,7 +132,7 @@ class TrainingMonitor(BaseCallback):
     ) -> None:
         super().__init__()
         if log_interval < 1:
-            raise ValueError(f"log_interval must be at least 1, got {log_interval}")
+            raise ArgumentError("log_interval", f"must be at least 1, got {log_interval}")
         self.log_interval = log_interval
         self.max_episodes = max_episodes
         self.hyperparameters = hyperparameters or {}

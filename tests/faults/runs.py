@@ -23,7 +23,7 @@ AGENTS: dict[str, list[str]] = {
     "branching": [],
     "ppo": [],
     "a2c": [],
-    "bandit": ["--sb3", "decision_steps=5"],
+    "bandit": ["--bandit.decision-steps", "5"],
     "random": [],
     "spread": [],
     "centre": ["--observation", "none"],
@@ -111,5 +111,5 @@ def newest_step(run: Path) -> int:
 
 def resumed_step(log: Path) -> int:
     """Step that the last resumed run in a log started from; 0 for the beginning."""
-    words = log.read_text().replace("\n", " ").rpartition(", from step ")[2].split()
+    words = log.read_text().replace("\n", " ").rpartition(", resumed at step ")[2].split()
     return int(words[0]) if words[1:2] == ["on."] else 0

@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.resize import resize_square
 from vit_patch_env.system.files import replacing
 from vit_patch_env.system.memory import check_fits
@@ -42,11 +43,13 @@ def find_folder_splits(root: Path) -> FolderSplits:
     try:
         if not root.is_dir():
             problem = "a file" if root.exists() else "no such folder"
-            raise ValueError(f"data_dir must be a folder of images, got {str(root)!r}: {problem}")
+            raise ArgumentError(
+                "data_dir", f"must be a folder of images, got {str(root)!r}: {problem}"
+            )
         return _find_splits(root)
     except OSError as error:
-        raise ValueError(
-            f"data_dir must be a folder that can be read, got {str(root)!r}: {error.strerror}"
+        raise ArgumentError(
+            "data_dir", f"must be a folder that can be read, got {str(root)!r}: {error.strerror}"
         ) from error
 
 
