@@ -240,13 +240,13 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
     ("args", "message"),
     [
         (["--preset", "table3"], f"preset must be one of {', '.join(PRESETS)}, got 'table3'"),
-        (["--methods", "magic"], "methods must be one of vit, simple_vit, ats_vit"),
-        (["--methods", "tome", "tome"], "methods must differ from each other, got tome twice"),
+        (["--methods", "magic"], "--methods must be one of vit, simple_vit, ats_vit"),
+        (["--methods", "tome", "tome"], "--methods must differ from each other, got tome twice"),
         (
             ["--methods", "random"],
             "--methods must include agentvit, whose number of patches random keeps",
         ),
-        (["--seeds", "1", "1"], "seeds must differ from each other, got 1 twice"),
+        (["--seeds", "1", "1"], "--seeds must differ from each other, got 1 twice"),
         (["--seeds", "-1"], "--seeds must be a list, each an integer in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),

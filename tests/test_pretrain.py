@@ -79,12 +79,12 @@ def refused_training(capsys, tmp_path, *args):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--out", "agent.pt"], "out must end in .zip, got agent.pt"),
-        (["--agent", "random"], "agent must be one that learns from the start, got random"),
-        (["--agent", "pretrained"], "agent must be one that learns from the start"),
-        (["--episodes", "0"], "episodes must be in [1, inf), got 0"),
-        (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
-        (["--budgets", "0"], "budgets must be in [1, inf), got 0"),
+        (["--out", "agent.pt"], "--out must end in .zip, got agent.pt"),
+        (["--agent", "random"], "--agent must be one that learns from the start, got random"),
+        (["--agent", "pretrained"], "--agent must be one that learns from the start"),
+        (["--episodes", "0"], "--episodes must be in [1, inf), got 0"),
+        (["--jobs", "0"], "--jobs must be in [1, inf), got 0"),
+        (["--budgets", "0"], "--budgets must be a list, each an integer in [1, inf), got 0"),
     ],
 )
 def test_bad_values_are_refused(args, message, tmp_path, capsys, monkeypatch):
@@ -101,7 +101,8 @@ def test_a_file_is_kept_unless_overwriting_is_asked_for(agent_file, capsys):
 def test_an_agent_of_other_patches_is_refused(agent_file, tmp_path, capsys):
     args = ("--agent", str(agent_file), "--patch-size", "16", "--n-patches-desired", "2")
     error = refused_training(capsys, tmp_path, *args)
-    assert "picks among 16 patches, expected the run's 4" in error
+    assert "--agent must pick among the run's 4 patches, got" in error
+    assert "which picks among 16 patches" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -136,4 +137,4 @@ def test_a_card_without_the_agents_weights_is_refused(agent_file, tmp_path, caps
 
 def test_learning_on_is_for_files_alone(tmp_path, capsys):
     error = refused_training(capsys, tmp_path, "--agent", "paper", "--agent-learns")
-    assert "agent_learns is for the file of a pre-trained agent, got agent paper" in error
+    assert "--agent-learns is for the file of a pre-trained agent, got agent paper" in error

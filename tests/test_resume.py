@@ -1,4 +1,4 @@
-"""`vit-patch train --resume`: what a broken-off run is gone on with, and what is refused."""
+"""`vit-patch train --resume`: what an interrupted run is resumed with, and what is refused."""
 
 import json
 import os
@@ -13,8 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY_OPTIONS
-from tests.faults.runs import newest_step
-from tests.faults.runs import trajectory as course
+from tests.faults.runs import newest_step, trajectory
 from tests.test_cli import refused
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, lock_folder
@@ -55,18 +54,18 @@ def random_runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         train(root / "whole", "--agent", "random")
-        return stopped(root / "run", "--agent", "random"), course(root / "whole")
+        return stopped(root / "run", "--agent", "random"), trajectory(root / "whole")
 
 
 @pytest.fixture
 def broken(random_runs, tmp_path):
-    """The stopped run's folder, to be gone on with."""
+    """The stopped run's folder, to be resumed."""
     return Path(shutil.copytree(random_runs[0], tmp_path / "run"))
 
 
 @pytest.fixture
 def expected(random_runs):
-    """The course of the run that was not broken off."""
+    """The trajectory of the run that was not interrupted."""
     return random_runs[1]
 
 
@@ -81,17 +80,17 @@ def in_one_line():
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     out = stopped(tmp_path / "run", "--agent", "random", number=signal.SIGINT)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "vit-patch: stopping behind a checkpoint; a second signal ends it at once"
+    assert said[0] == "vit-patch: stopping after a checkpoint; a second signal ends it at once"
     step = newest_step(out)
     assert (
-        said[1] == f"vit-patch: stopped at step {step}; go on with: vit-patch train --resume {out}"
+        said[1] == f"vit-patch: stopped at step {step}; resume with: vit-patch train --resume {out}"
     )
     assert not (out / "result.json").exists()
     # TensorBoard shows each step once, though the broken-off process was further on.
     main(["train", "--resume", str(out)])
     assert f"resumed at step {step}" in capsys.readouterr().out
     train(tmp_path / "unbroken", "--agent", "random")
-    assert course(out) == course(tmp_path / "unbroken")
+    assert trajectory(out) == trajectory(tmp_path / "unbroken")
     assert not (out / "checkpoints").exists()
     points = []
     for run in (out, tmp_path / "unbroken"):
@@ -108,22 +107,22 @@ def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
     for path in (broken / "checkpoints").iterdir():
         path.unlink()
     main(["train", "--resume", str(broken)])
-    assert "from its start, as there is no checkpoint yet" in capsys.readouterr().out
-    assert course(broken) == expected
+    assert "from the start, as there is no checkpoint yet" in capsys.readouterr().out
+    assert trajectory(broken) == expected
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--dim", "32"], "dim must be that of the run that is gone on with, 16, got 32"),
-        (["--agent", "ppo"], "agent must be that of the run that is gone on with, random, got ppo"),
+        (["--dim", "32"], "--dim must be that of the resumed run, 16, got 32"),
+        (["--agent", "ppo"], "--agent must be that of the resumed run, random, got ppo"),
         (
             ["--dqn.tau", "0.5"],
-            "dqn.tau must be that of the run that is gone on with, None, got 0.5",
+            "--dqn.tau must be that of the resumed run, 0.1, got 0.5",
         ),
         (["--out", "elsewhere"], "out is the run's own folder"),
-        (["--checkpoint-every", "5h"], "checkpoint_every must be a number of steps"),
-        (["--checkpoints-kept", "0"], "checkpoints_kept must be in [1, inf), got 0"),
+        (["--checkpoint-every", "5h"], "--checkpoint-every must be a number of steps"),
+        (["--checkpoints-kept", "0"], "--checkpoints-kept must be in [1, inf), got 0"),
     ],
 )
 def test_other_options_are_refused(broken, args, message, capsys):
@@ -150,12 +149,12 @@ def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
     assert "with config.json" in refused(capsys, "train", "--resume", str(tmp_path / "nowhere"))
     train(tmp_path / "run", "--agent", "random")
     line = refused(capsys, "train", "--resume", str(tmp_path / "run"))
-    assert f"see its figures with vit-patch evaluate {tmp_path / 'run'}" in line
+    assert f"see its metrics with vit-patch evaluate {tmp_path / 'run'}" in line
 
 
 def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, capsys):
     line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(broken))
-    assert f"go on with it (--resume {broken}), or add --overwrite" in line
+    assert f"resume it (--resume {broken}), or add --overwrite" in line
     train(broken, "--overwrite", "--agent", "all")
     assert not (broken / "checkpoints").exists()
     assert RunFolder(broken).options.agent == "all"
@@ -184,7 +183,7 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
     main(["train", "--resume", str(broken)])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vit-patch: warning: using an older checkpoint: expected an intact")
-    assert course(broken) == expected
+    assert trajectory(broken) == expected
 
 
 def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
@@ -266,7 +265,7 @@ def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, c
     train(tmp_path / "run", "--agent", "random")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert "No space left on device: the results are tried again" in said[0]
+    assert "No space left on device: writing the results is tried again" in said[0]
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -285,10 +284,11 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(
             train(out, "--agent", "random", "--checkpoint-every", "4")
     assert stop.value.code == 2
     assert (
-        f"once there is room, go on with: vit-patch train --resume {out}" in capsys.readouterr().err
+        f"once there is space, resume with: vit-patch train --resume {out}"
+        in capsys.readouterr().err
     )
     main(["train", "--resume", str(out)])
-    assert course(out) == expected
+    assert trajectory(out) == expected
 
 
 def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
@@ -300,7 +300,7 @@ def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         train(tmp_path / "run", "--agent", "random")
     assert stop.value.code == 128 + signal.SIGTERM
-    assert "stopped without results; go on with: " in capsys.readouterr().err
+    assert "stopped without results; resume with: " in capsys.readouterr().err
 
 
 class Broken:
@@ -324,7 +324,7 @@ def test_a_run_survives_its_output(error, tmp_path, expected, monkeypatch):
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(f"sys.{stream}", Broken(error))
     train(tmp_path / "run", "--agent", "random")
-    assert course(tmp_path / "run") == expected
+    assert trajectory(tmp_path / "run") == expected
     assert newest_step(stopped(tmp_path / "other", "--agent", "random")) > 0
 
 
@@ -337,7 +337,7 @@ def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, ca
 
     monkeypatch.setattr(training, "make_env", slow)
     line = refused(capsys, "train", "--resume", str(broken))
-    assert "resume must be a run that is not finished" in line
+    assert "--resume must be a run that is not finished" in line
     assert newest_step(broken) > 0
 
 
@@ -379,4 +379,4 @@ def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vit-patch: warning: the tables of ")
     assert "cannot be written: No space left on device" in line
-    assert course(tmp_path / "run") == expected
+    assert trajectory(tmp_path / "run") == expected

@@ -66,7 +66,7 @@ class RunFolder:
         """
         held = self._files()
         if held:
-            unfinished = "" if self.is_finished else f", go on with it (--resume {self.path})"
+            unfinished = "" if self.is_finished else f", resume it (--resume {self.path})"
             raise ArgumentError(
                 "out",
                 f"must be a folder without a run, got {self.path}, which holds "

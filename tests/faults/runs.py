@@ -112,4 +112,4 @@ def newest_step(run: Path) -> int:
 def resumed_step(log: Path) -> int:
     """Step that the last resumed run in a log started from; 0 for the beginning."""
     words = log.read_text().replace("\n", " ").rpartition(", resumed at step ")[2].split()
-    return int(words[0]) if words[1:2] == ["on."] else 0
+    return int(words[0].rstrip(".")) if words else 0
