@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tests.test_training import make_trainer
+from tests.test_training import make_run
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.patches.selection import mask_to_keep
@@ -63,7 +63,7 @@ def assert_equal(ours, plain):
 def test_the_fast_step_equals_a_plain_one(depth, mask, batch_size, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = make_trainer(
+        trainer = make_run(
             model=SimpleViT(
                 n_classes=4, image_size=SIDE * PATCH, dim=32, depth=depth, heads=HEADS,
                 dim_head=DIM_HEAD, mlp_dim=64,
