@@ -63,7 +63,7 @@ def assert_equal(ours, plain):
 def test_the_fast_step_equals_a_plain_one(depth, mask, batch_size, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trainer = make_run(
+        run = make_run(
             model=SimpleViT(
                 n_classes=4, image_size=SIDE * PATCH, dim=32, depth=depth, heads=HEADS,
                 dim_head=DIM_HEAD, mlp_dim=64,
@@ -71,7 +71,7 @@ def test_the_fast_step_equals_a_plain_one(depth, mask, batch_size, seed):
         )  # fmt: skip
         # Not the stream's: a patch of the crop's border is constant, its LayerNorm mere rounding.
         images = torch.randn(batch_size, 3, SIDE * PATCH, SIDE * PATCH)
-    model, batch = trainer.model, Batch(images, torch.arange(batch_size) % 4)
+    model, batch = run.trainer.model, Batch(images, torch.arange(batch_size) % 4)
     before = {
         name: value.detach().double().requires_grad_()
         for name, value in copy.deepcopy(model).named_parameters()
@@ -80,9 +80,9 @@ def test_the_fast_step_equals_a_plain_one(depth, mask, batch_size, seed):
 
     everything = torch.arange(SIDE**2)
     attended = plain_attention(before, plain_tokens(before, batch.images.double(), everything), 0)
-    assert_equal(trainer.observe(batch.images), attended.mean(dim=(0, 2)))
+    assert_equal(run.observe(batch.images), attended.mean(dim=(0, 2)))
 
-    loss = trainer.train_step(batch, keep)
+    loss = run.trainer.step(batch, keep)
     plain_loss = F.cross_entropy(
         plain_logits(before, batch.images.double(), keep, depth), batch.labels
     )
