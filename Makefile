@@ -1,11 +1,11 @@
-# make train | test | check | bench | compare | results | memory | faults | clean. Choose the interpreter and the environment:
+# make train | test | check | docs | bench | compare | results | memory | faults | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check bench compare results memory faults format clean
+.PHONY: train test check docs bench compare results memory faults format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -25,6 +25,10 @@ check: $(READY)   ## what continuous integration checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY)    ## write the tables in docs/ that are generated from the code
+	$(BIN)/python -m vit_patch_env.experiments.docs
 
 bench: $(READY)   ## measure steps and epochs beside the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)

@@ -114,18 +114,11 @@ class EnvConfig:
     ] = None
     observation: Annotated[
         ObservationName,
-        Doc(
-            "what the agent sees of the next batch; with +run three features of the run are "
-            "appended"
-        ),
+        Doc("what the agent sees of the next batch; +run appends three features of the run"),
     ] = "attention_output"
     reward: Annotated[
         RewardName,
-        Doc(
-            "paper (equation 2.3), validation (decrease of the validation loss), progress "
-            "(relative decrease of the training loss per FLOP) or aic (log-likelihood minus the "
-            "share of tokens)"
-        ),
+        Doc("what the agent is rewarded for: see docs/environment.md#reward"),
     ] = "paper"
     reward_every: Annotated[
         Count, Doc("steps between measurements of the validation loss, for the reward validation")
