@@ -25,6 +25,7 @@ check: $(READY)   ## what continuous integration checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY)   ## measure steps and epochs beside the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)
