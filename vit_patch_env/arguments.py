@@ -9,6 +9,7 @@ From such a declaration come the check of every value, the signature of what tak
 is resumed (`SAME_RUN`) and the tables of the documentation (`declared`).
 """
 
+import difflib
 import inspect
 import json
 from collections.abc import Callable
@@ -141,12 +142,17 @@ def takes(
     def decorate(
         method: Callable[[Owner, Config], None],
     ) -> Callable[Concatenate[Owner, P], None]:
+        signature = inspect.signature(kind)
+
         @wraps(method)
         def taking(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            for name in kwargs.keys() - signature.parameters.keys():
+                close = difflib.get_close_matches(name, signature.parameters, n=1)
+                hint = "".join(f", did you mean {one}?" for one in close)
+                raise TypeError(f"{type(self).__name__} has no argument {name}{hint}")
             method(self, kind(*args, **kwargs))
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        signature = inspect.signature(kind)
         parameters = [own, *signature.parameters.values()]
         taking.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         taking.__annotations__ = {}
