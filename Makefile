@@ -49,7 +49,7 @@ memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must n
 faults: $(READY)  ## kill runs, fill disks, damage files; the outcome goes to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
-	$(BIN)/python -m tests.faults --document docs/reliability.md $(FAULTS)
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 format: $(READY)
 	$(BIN)/ruff format .
