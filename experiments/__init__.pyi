@@ -1,4 +1,5 @@
 from .checkpoints.callback import RunCheckpoint
-from .runs.monitor import EpochMetrics, StepMetrics, TrainingMonitor
+from .runs.epoch_metrics import EpochMetrics, StepMetrics
+from .runs.monitor import TrainingMonitor
 
 __all__ = ["EpochMetrics", "RunCheckpoint", "StepMetrics", "TrainingMonitor"]

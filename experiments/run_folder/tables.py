@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics
+from vit_patch_env.experiments.runs.epoch_metrics import EpochMetrics
 from vit_patch_env.system.files import replacing
 
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"

@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics, StepMetrics
+from vit_patch_env.experiments.runs.epoch_metrics import EpochMetrics, StepMetrics
 
 
 class OnTerminal:
