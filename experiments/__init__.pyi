@@ -1,5 +1,6 @@
 from .checkpoints.callback import RunCheckpoint
-from .runs.epoch_metrics import EpochMetrics, StepMetrics
+from .run_folder.tables import EpochMetrics
 from .runs.monitor import TrainingMonitor
+from .runs.sums import StepMetrics
 
 __all__ = ["EpochMetrics", "RunCheckpoint", "StepMetrics", "TrainingMonitor"]

@@ -86,7 +86,7 @@ print(usage.ru_utime + usage.ru_stime, "torch" in sys.modules)
 
 
 def cpu_seconds(code):
-    """CPU time of a process that runs the code, including its start, and whether it loads torch."""
+    """CPU time of a process that runs the code, and whether it needed torch."""
     seconds, torch = run("-c", CPU_SECONDS.format(code=code)).split()[-2:]
     return float(seconds), torch == "True"
 

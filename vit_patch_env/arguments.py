@@ -9,6 +9,7 @@ command-line options, reading and writing JSON (`from_json`, `to_json`), and whi
 when a run is resumed (`SAME_RUN`).
 """
 
+import difflib
 import inspect
 import json
 from collections.abc import Callable
@@ -143,12 +144,17 @@ def takes(
     def decorate(
         method: Callable[[Owner, Config], None],
     ) -> Callable[Concatenate[Owner, P], None]:
+        signature = inspect.signature(kind)
+
         @wraps(method)
         def wrapper(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            for name in kwargs.keys() - signature.parameters.keys():
+                close = difflib.get_close_matches(name, signature.parameters, n=1)
+                hint = "".join(f", did you mean {one}?" for one in close)
+                raise TypeError(f"{type(self).__name__} has no argument {name}{hint}")
             method(self, kind(*args, **kwargs))
 
         self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        signature = inspect.signature(kind)
         parameters = [self_parameter, *signature.parameters.values()]
         wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {}

@@ -1,4 +1,4 @@
-"""Metrics of a training step and an epoch, and the sums and times they are computed from."""
+"""Metrics of a training step, and the sums and times that an epoch's metrics are computed from."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,28 +14,6 @@ class StepMetrics(NamedTuple):
     info: dict[str, Any]
     epsilon: float | None
     n_selected_mean: float
-
-
-class EpochMetrics(NamedTuple):
-    """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies.
-
-    With several environments the agent's time cannot be attributed to one of them:
-    `agent_seconds` and `images_per_second` are NaN.
-    """
-
-    epoch: int  # of its episode, from 1
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    n_selected: float
-    reward: float
-    epsilon: float | None
-    images_per_second: float
-    train_seconds: float
-    agent_seconds: float
-    flops: float  # of training steps, observations and rewards
-    progress: float  # share of the budget used at its end
-    n_skipped: int  # steps whose gradient was not finite
 
 
 class Clock(NamedTuple):
