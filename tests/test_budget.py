@@ -424,7 +424,7 @@ def test_seconds_end_soon_after():
     assert shares[-2] < shares[-1] == 1
 
 
-def test_seconds_are_said_not_to_be_the_same_on_every_replay():
+def test_a_budget_of_seconds_is_documented_as_not_reproducible():
     text = " ".join(ViTPatchSelectEnv.__doc__.split())
-    assert "including the agent's own and excluding evaluation; it differs between replays" in text
+    assert "including the agent's and excluding evaluation; such runs are not reproducible" in text
     assert "no times except the share of a budget of seconds" in text

@@ -237,5 +237,5 @@ def test_the_kernel_is_right_on_processors_without_avx512(dtype, monkeypatch):
         assert (qkv.grad - exact.grad).norm() < 2 * TOLERANCE[dtype] * exact.grad.norm() + 1e-4
 
 
-def test_keep_freed_memory_says_whether_it_could():
+def test_keep_freed_memory_returns_whether_it_is_possible():
     assert keep_freed_memory() in (True, False)

@@ -552,11 +552,14 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"budget": None}, "budget must be one of epochs, flops, seconds, got None"),
         (
             {"budget": "seconds"},
-            "seconds must be given where budget is seconds, and only there, "
+            "seconds must be given if and only if budget is seconds, "
             "got budget seconds and seconds None",
         ),
-        ({"seconds": 3}, "and only there, got budget epochs and seconds 3"),
-        ({"budget": "flops", "seconds": 3}, "and only there, got budget flops and seconds 3"),
+        ({"seconds": 3}, "if and only if budget is seconds, got budget epochs and seconds 3"),
+        (
+            {"budget": "flops", "seconds": 3},
+            "if and only if budget is seconds, got budget flops and seconds 3",
+        ),
         ({"budget": "seconds", "seconds": 0}, r"seconds must be in \(0, inf\), got 0"),
         ({"budget": "seconds", "seconds": -1}, r"seconds must be in \(0, inf\), got -1"),
         ({"budget": "seconds", "seconds": np.nan}, r"seconds must be in \(0, inf\), got nan"),

@@ -75,7 +75,7 @@ def test_corrupt_images_are_left_out_and_named_if_that_is_asked_for(make_folder,
     broken = [root / "cat" / "002.png", root / "dog" / "000.png"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:60])
-    named = f"2 of 12 images cannot be read and are left out: {broken[0]}, {broken[1]}"
+    named = f"2 of 12 images cannot be read and are skipped: {broken[0]}, {broken[1]}"
     for _ in ("decoded", "from the cache"):
         with pytest.warns(UserWarning, match=named):
             images, labels, classes = load_image_folder(root, 12, own_cache, skip_corrupt=True)
@@ -185,7 +185,7 @@ def test_a_broken_cache_is_rebuilt(make_folder, own_cache):
 
 def test_a_cache_that_cannot_be_written_is_only_a_warning(make_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="decoded images cannot be kept"):
+    with pytest.warns(UserWarning, match="decoded images cannot be cached"):
         images, _, _ = load_image_folder(make_folder() / "train", 12, tmp_path / "file" / "cache")
     assert len(images) == 40
 

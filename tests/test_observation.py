@@ -11,8 +11,8 @@ from vit_patch_env.observation import (
     RUN_FEATURES,
     mean_attention_output,
     mean_attention_received,
-    nothing,
     run_features,
+    zeros,
 )
 
 
@@ -44,8 +44,8 @@ def test_observations_are_float32_within_their_bounds(name, model):
     assert ((values >= observation.low) & (values <= observation.high)).all()
 
 
-def test_nothing_is_a_zero_for_every_patch(model):
-    assert torch.equal(nothing(model, torch.rand(3, 3, 16, 16)), torch.zeros(16))
+def test_zeros_has_a_zero_for_every_patch(model):
+    assert torch.equal(zeros(model, torch.rand(3, 3, 16, 16)), torch.zeros(16))
 
 
 @pytest.mark.parametrize("name", list(OBSERVATIONS))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.splits import Split
 from vit_patch_env.models.simple_vit import SimpleViT
-from vit_patch_env.observation import mean_attention_output, nothing
+from vit_patch_env.observation import mean_attention_output, zeros
 from vit_patch_env.training import run as training_run
 from vit_patch_env.training import stopwatch
 from vit_patch_env.training.budget import Budget
@@ -132,7 +132,7 @@ def test_step_keeps_time_apart(monkeypatch):
 
     def look(model, images):
         pass_time(5)
-        return nothing(model, images)
+        return zeros(model, images)
 
     for module in (training_run, stopwatch):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))

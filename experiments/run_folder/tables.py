@@ -2,15 +2,37 @@
 
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics
 from vit_patch_env.system.files import replacing
 
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
+
+
+class EpochMetrics(NamedTuple):
+    """One epoch of the first environment; a row of `metrics.csv`.
+
+    Accuracies are in [0, 1], losses are cross-entropies. With several environments the agent's time cannot be attributed to one of them:
+    `agent_seconds` and `images_per_second` are NaN.
+    """
+
+    epoch: int  # of its episode, from 1
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    n_selected: float
+    reward: float
+    epsilon: float | None
+    images_per_second: float
+    train_seconds: float
+    agent_seconds: float
+    flops: float  # of training steps, observations and rewards
+    progress: float  # share of the budget used at its end
+    n_skipped: int  # steps whose gradient was not finite
 
 
 class RunTables:

@@ -15,7 +15,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics, StepMetrics
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics
+from vit_patch_env.experiments.runs.sums import StepMetrics
 
 
 class OnTerminal:

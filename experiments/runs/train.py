@@ -34,11 +34,11 @@ from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
-from vit_patch_env.experiments.run_folder.tables import RunTables
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
 from vit_patch_env.experiments.runs.event_log import EventLog
-from vit_patch_env.experiments.runs.monitor import EpochMetrics, TrainingMonitor
+from vit_patch_env.experiments.runs.monitor import TrainingMonitor
 from vit_patch_env.experiments.runs.resume import (
     resumed_options,
     run_config,
