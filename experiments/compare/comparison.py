@@ -18,24 +18,24 @@ from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError, check_choice
-from vit_patch_env.config import EnvConfig
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
-from vit_patch_env.experiments.checkpoints.interval import parse_interval
+from vit_patch_env.experiments.compare.configuration import (
+    check_options,
+    compare_command,
+    differences,
+)
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import METHODS
-from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import (
     COMPARE,
-    FULL,
     complete_env,
     is_timed,
     read_run,
 )
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
-from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.signals import stopping
@@ -47,7 +47,6 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env
-from vit_patch_env.experiments.runs.resume import run_config
 
 N_ATTEMPTS = 2
 """How often a run is started that fails."""
@@ -212,7 +211,7 @@ class Comparison:
                         "remove it, or bring that run back"
                     )
             expected = task.options(self.options.env, self.options.checkpoint_every)
-            differences = _differences(task.folder.options, expected)
+            differences = differences(task.folder.options, expected)
             if differences:
                 raise ValueError(
                     f"{task.folder.path} is a run of another configuration ({differences}): "
@@ -296,57 +295,3 @@ class Comparison:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
-    """The command that asks for all of a comparison, whatever calls it was made in."""
-    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
-    return command("compare", options, PRESETS[options.preset], given=("preset",))
-
-
-def _differences(found: TrainOptions, expected: TrainOptions) -> str:
-    """The values in which two runs differ, those aside that do not change a run."""
-    old, new = run_config(found), run_config(expected)
-    for values in (old, new):
-        del values["follow"]
-    return ", ".join(
-        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
-    )
-
-
-def check_options(options: CompareOptions) -> None:
-    """Check the options of a comparison.
-
-    Raises:
-        ArgumentError: naming the option that is bad.
-    """
-    parse_interval(options.checkpoint_every)
-    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
-        if not values:
-            raise ArgumentError(name, "must be at least one, got none")
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise ArgumentError(name, f"must differ from each other, got {twice} twice")
-    chosen = ", ".join(options.methods)
-    for method in options.methods:
-        check_choice(tuple(METHODS), methods=method)
-        followed = METHODS[method].follows
-        if followed not in (None, *options.methods):
-            raise ArgumentError(
-                "methods",
-                f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
-            )
-        if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
-            raise ArgumentError(
-                "budget",
-                f"must be epochs, where all runs have as many steps, for method {method}, which "
-                f"repeats another run step by step, got {options.env.budget}",
-            )
-    if is_timed(vars(options.env)) and FULL not in options.methods:
-        raise ArgumentError(
-            "methods",
-            f"must include {FULL}, whose time all may take if seconds is not given, got {chosen}",
-        )
-    for name in ("model", "keep_rate", "observation", "reward"):
-        if getattr(options.env, name) != getattr(EnvConfig, name):
-            raise ArgumentError(name, f"is chosen by the methods, got {getattr(options.env, name)}")

@@ -16,8 +16,8 @@ METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
 class EpochMetrics(NamedTuple):
     """One epoch of the first environment; a row of `metrics.csv`.
 
-    Accuracies are in [0, 1], losses are cross-entropies. With several environments the agent's time cannot be attributed to one of them:
-    `agent_seconds` and `images_per_second` are NaN.
+    Accuracies are in [0, 1], losses are cross-entropies. With several environments the agent's time
+    cannot be attributed to one of them: `agent_seconds` and `images_per_second` are NaN.
     """
 
     epoch: int  # of its episode, from 1
