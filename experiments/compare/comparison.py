@@ -211,10 +211,10 @@ class Comparison:
                         "remove it, or bring that run back"
                     )
             expected = task.options(self.options.env, self.options.checkpoint_every)
-            differences = differences(task.folder.options, expected)
-            if differences:
+            differing = differences(task.folder.options, expected)
+            if differing:
                 raise ValueError(
-                    f"{task.folder.path} is a run of another configuration ({differences}): "
+                    f"{task.folder.path} is a run of another configuration ({differing}): "
                     "remove it or choose another --out"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
