@@ -249,7 +249,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
             "--dqn belongs to paper, branching, got",
         ),
         (["--agent", "ppo", "--follow", "run"], "--follow belongs to matched, got agent ppo"),
-        (["--agent", "matched"], "--follow must name a run where agent is matched"),
+        (["--agent", "matched"], "--follow must be a run if and only if agent is matched"),
         (
             ["--dqn.exploration-initial-eps", "2"],
             "--dqn.exploration-initial-eps must be in [0, 1], got 2",

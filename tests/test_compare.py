@@ -166,7 +166,7 @@ def test_a_comparison_can_grow(smoke):
 def test_another_configuration_is_refused_by_name(smoke, capsys):
     options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
     line = refused(capsys, "compare", *options, "--epochs", "3")
-    assert "made with epochs 2 where now 3 is asked for" in line
+    assert "made with epochs 2 instead of 3" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:
@@ -250,17 +250,17 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
         (["--seeds", "-1"], "--seeds must be a list, each an integer in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
-        (["--model", "tome"], "model is chosen by the methods"),
-        (["--reward", "aic"], "reward is chosen by the methods"),
+        (["--model", "tome"], "model is set by the methods"),
+        (["--reward", "aic"], "reward is set by the methods"),
         (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),
         (
             ["--budget", "flops", "--methods", *RULES],
-            "--budget must be epochs, where all runs have as many steps, for method "
+            "--budget must be epochs, so that all runs have as many steps, for method "
             "random_matched, which repeats another run step by step, got flops",
         ),
         (
             ["--budget", "seconds", "--methods", "agentvit", "random"],
-            "--methods must include simple_vit, whose time all may take",
+            "--methods must include simple_vit, whose training time is the budget",
         ),
         (["--seconds", "3"], "got budget epochs and seconds 3.0"),
         (["--dataset", "imagenet"], "dataset must be one of digits"),

@@ -80,8 +80,8 @@ def refused_training(capsys, tmp_path, *args):
     ("args", "message"),
     [
         (["--out", "agent.pt"], "--out must end in .zip, got agent.pt"),
-        (["--agent", "random"], "--agent must be one that learns from the start, got random"),
-        (["--agent", "pretrained"], "--agent must be one that learns from the start"),
+        (["--agent", "random"], "--agent must be one that learns from scratch, got random"),
+        (["--agent", "pretrained"], "--agent must be one that learns from scratch"),
         (["--episodes", "0"], "--episodes must be in [1, inf), got 0"),
         (["--jobs", "0"], "--jobs must be in [1, inf), got 0"),
         (["--budgets", "0"], "--budgets must be a list, each an integer in [1, inf), got 0"),

@@ -120,7 +120,7 @@ def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
             ["--dqn.tau", "0.5"],
             "--dqn.tau must be that of the resumed run, 0.1, got 0.5",
         ),
-        (["--out", "elsewhere"], "out is the run's own folder"),
+        (["--out", "elsewhere"], "out must be the folder of the resumed run"),
         (["--checkpoint-every", "5h"], "--checkpoint-every must be a number of steps"),
         (["--checkpoints-kept", "0"], "--checkpoints-kept must be in [1, inf), got 0"),
     ],
@@ -187,7 +187,7 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
 
 
 def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
-    message = f"out must be a folder that no other process is at work in, got {broken}"
+    message = f"out must be a folder that no other process is using, got {broken}"
     with RunFolder(broken).lock():
         assert message in refused(capsys, "train", "--resume", str(broken))
         words = ["train", *TINY_OPTIONS, "--overwrite", "--out", str(broken)]
@@ -198,7 +198,7 @@ def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
 def test_a_second_comparison_in_a_folder_is_refused(tmp_path, capsys):
     with lock_folder(tmp_path, "out"):
         words = ["compare", *TINY_OPTIONS, "--methods", "simple_vit", "--out", str(tmp_path)]
-        assert "no other process is at work in" in refused(capsys, *words)
+        assert "no other process is using" in refused(capsys, *words)
 
 
 def test_nothing_is_written_through_links(tmp_path, capsys):
@@ -244,7 +244,9 @@ def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys)
     with zipfile.ZipFile(out / "agent.zip", "w") as archive:
         for name, part in content.items():
             archive.writestr(name, part)
-    assert "expected agent.zip as result.json was written" in refused(capsys, "evaluate", str(out))
+    assert "expected agent.zip with the checksum in result.json" in refused(
+        capsys, "evaluate", str(out)
+    )
     result = json.loads((out / "result.json").read_text())
     result["files"]["agent.zip"] = checksum(out / "agent.zip")
     (out / "result.json").write_text(json.dumps(result))
@@ -265,7 +267,7 @@ def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, c
     train(tmp_path / "run", "--agent", "random")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert "No space left on device: writing the results is tried again" in said[0]
+    assert "No space left on device: writing the results is retried" in said[0]
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -337,7 +339,7 @@ def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, ca
 
     monkeypatch.setattr(training, "make_env", slow)
     line = refused(capsys, "train", "--resume", str(broken))
-    assert "--resume must be a run that is not finished" in line
+    assert "--resume must be an unfinished run" in line
     assert newest_step(broken) > 0
 
 
