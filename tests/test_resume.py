@@ -27,7 +27,7 @@ def train(out, *args):
 
 
 def stopped(out, *args, number=signal.SIGTERM):
-    """A run that was told to stop after its first epoch."""
+    """A run that was stopped after its first epoch."""
     end_epoch = Run._end_epoch
 
     def signalled(run, figures):
@@ -49,7 +49,7 @@ def stopped(out, *args, number=signal.SIGTERM):
 
 @pytest.fixture(scope="module")
 def random_runs(tmp_path_factory):
-    """A run of random patches that was stopped after an epoch, and the whole one's course."""
+    """A run of random patches that was stopped after an epoch, and the trajectory of an uninterrupted one."""
     root = tmp_path_factory.mktemp("random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
@@ -71,13 +71,13 @@ def expected(random_runs):
 
 @pytest.fixture
 def in_one_line():
-    """Warnings are shown, as on the command line, and are no errors."""
+    """Warnings are shown, as on the command line, and are not errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         yield
 
 
-def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
+def test_a_stopped_run_prints_how_to_resume(tmp_path, capsys):
     out = stopped(tmp_path / "run", "--agent", "random", number=signal.SIGINT)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "vit-patch: stopping after a checkpoint; a second signal ends it at once"
@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     assert points[0] == points[1]
 
 
-def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, capsys):
     for path in (broken / "checkpoints").iterdir():
         path.unlink()
     main(["train", "--resume", str(broken)])
@@ -129,7 +129,7 @@ def test_other_options_are_refused(broken, args, message, capsys):
     assert message in refused(capsys, "train", "--resume", str(broken), *args)
 
 
-def test_what_does_not_change_the_course_may_be_changed(broken, capsys):
+def test_options_that_do_not_affect_results_may_change(broken, capsys):
     words = ["--checkpoint-every", "3", "--checkpoints-kept", "1", "--device", "cpu"]
     main(["train", "--resume", str(broken), *words, "--log-interval", "5"])
     assert (broken / "result.json").exists()
@@ -152,7 +152,7 @@ def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
     assert f"see its metrics with vit-patch evaluate {tmp_path / 'run'}" in line
 
 
-def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, capsys):
+def test_a_new_run_in_an_unfinished_runs_folder_is_refused_with_a_hint(broken, capsys):
     line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(broken))
     assert f"resume it (--resume {broken}), or add --overwrite" in line
     train(broken, "--overwrite", "--agent", "all")
@@ -160,7 +160,7 @@ def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, ca
     assert RunFolder(broken).options.agent == "all"
 
 
-def test_a_configuration_that_was_changed_is_noticed(broken, capsys):
+def test_a_changed_configuration_is_detected(broken, capsys):
     path = broken / "config.json"
     config = json.loads(path.read_text())
     config["options"]["env"]["learning_rate"] = 0.5
@@ -229,7 +229,7 @@ class Attack:
         return os.mkdir, ("attacked",)
 
 
-def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys):
+def test_evaluation_executes_no_code_from_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     train(out, "--agent", "ppo", "--epochs", "1")
@@ -254,7 +254,7 @@ def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "attacked").exists()
 
 
-def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, capsys):
+def test_writing_results_is_retried_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vit_patch_env.experiments.runs.train.RETRY_SECONDS", 0.0)
     write, fails = RunFolder.write_result, [True, True, False]
 
@@ -293,7 +293,7 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(
     assert trajectory(out) == expected
 
 
-def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
+def test_a_signal_ends_the_wait_for_disk_space(tmp_path, monkeypatch, capsys):
     def full(folder, result):
         signal.raise_signal(signal.SIGTERM)
         raise OSError(28, "No space left on device")
@@ -306,7 +306,7 @@ def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
 
 
 class Broken:
-    """A file of which nobody reads any more, or on a disk that is full."""
+    """A pipe without a reader, or a file on a full disk."""
 
     def __init__(self, error):
         self.error = error
@@ -330,7 +330,7 @@ def test_a_run_survives_its_output(error, tmp_path, expected, monkeypatch):
     assert newest_step(stopped(tmp_path / "other", "--agent", "random")) > 0
 
 
-def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, capsys):
+def test_a_run_that_was_finished_meanwhile_is_not_changed(broken, monkeypatch, capsys):
     make_env = training.make_env
 
     def slow(options):
