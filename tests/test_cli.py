@@ -231,7 +231,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--epochs", "0"], "--epochs must be in [1, inf), got 0"),
         (["--epochs", "many"], "--epochs must be an integer in [1, inf), got 'many'"),
         (["--budget", "joules"], "--budget must be one of epochs, flops, seconds, got 'joules'"),
-        (["--budget", "seconds"], "--seconds must be given where budget is seconds"),
+        (["--budget", "seconds"], "--seconds must be given if and only if budget is seconds"),
         (["--budget", "seconds", "--seconds", "0"], "--seconds must be in (0, inf), got 0"),
         (["--reward", "profit"], "--reward must be one of paper, validation, progress, aic"),
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),

@@ -123,7 +123,7 @@ def test_time_for_counting_flops_is_excluded_once(budget, monkeypatch):
     monkeypatch.setattr(TrainingRun, "flops", count_for_long)
     agent.learn(10**6, callback=monitor, reset_num_timesteps=False)
     assert monitor.n_calls > 20
-    assert round(monitor.clock.apart / 1000) == (monitor.n_calls if budget == "flops" else 0)
+    assert round(monitor.clock.excluded / 1000) == (monitor.n_calls if budget == "flops" else 0)
 
 
 def test_recorded_patches_are_those_trained_on_with_any_actions():

@@ -49,7 +49,7 @@ def stopped(out, *args, number=signal.SIGTERM):
 
 @pytest.fixture(scope="module")
 def random_runs(tmp_path_factory):
-    """A run of random patches that was stopped after an epoch, and the trajectory of an uninterrupted one."""
+    """A run of random patches stopped after an epoch, and an uninterrupted one's trajectory."""
     root = tmp_path_factory.mktemp("random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
