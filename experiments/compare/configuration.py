@@ -14,13 +14,13 @@ from vit_patch_env.experiments.runs.resume import run_config
 
 
 def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
-    """The command that asks for all of a comparison, whatever calls it was made in."""
+    """The single command for all runs of a comparison, which may result from several calls."""
     options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
     return command("compare", options, PRESETS[options.preset], given=("preset",))
 
 
 def differences(found: TrainOptions, expected: TrainOptions) -> str:
-    """The values in which two runs differ, those aside that do not change a run."""
+    """The values that affect results and differ between two runs."""
     old, new = run_config(found), run_config(expected)
     for values in (old, new):
         del values["follow"]
@@ -33,7 +33,7 @@ def check_options(options: CompareOptions) -> None:
     """Check the options of a comparison.
 
     Raises:
-        ArgumentError: naming the option that is bad.
+        ArgumentError: naming the option that is not valid.
     """
     parse_interval(options.checkpoint_every)
     for name, values in (("methods", options.methods), ("seeds", options.seeds)):
@@ -54,14 +54,15 @@ def check_options(options: CompareOptions) -> None:
         if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
             raise ArgumentError(
                 "budget",
-                f"must be epochs, where all runs have as many steps, for method {method}, which "
+                f"must be epochs, so that all runs have as many steps, for method {method}, which "
                 f"repeats another run step by step, got {options.env.budget}",
             )
     if is_timed(vars(options.env)) and FULL not in options.methods:
         raise ArgumentError(
             "methods",
-            f"must include {FULL}, whose time all may take if seconds is not given, got {chosen}",
+            f"must include {FULL}, whose training time is the budget if seconds is not given, "
+            f"got {chosen}",
         )
     for name in ("model", "keep_rate", "observation", "reward"):
         if getattr(options.env, name) != getattr(EnvConfig, name):
-            raise ArgumentError(name, f"is chosen by the methods, got {getattr(options.env, name)}")
+            raise ArgumentError(name, f"is set by the methods, got {getattr(options.env, name)}")

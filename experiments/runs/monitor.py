@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import HParam, Image
 from vit_patch_env import Episode, Metrics
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
-from vit_patch_env.experiments.runs.sums import Clock, EpochSums, StepMetrics
+from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 _SAVED_ATTRIBUTES = (
