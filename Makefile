@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	@echo 'Installing vit-patch-env and what it needs into $(VENV): a minute or more, about 5 GB with CUDA.'
+	@echo 'Installing vit-patch-env and its dependencies into $(VENV): a minute or more, about 5 GB with CUDA.'
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
@@ -21,7 +21,7 @@ train: $(READY)   ## train AgentViT on the digits that ship with scikit-learn
 test: $(READY)    ## run the test suite
 	$(BIN)/python -m pytest
 
-check: $(READY)   ## what continuous integration checks besides the tests
+check: $(READY)   ## formatting, linting and types, as in continuous integration
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,7 +30,7 @@ check: $(READY)   ## what continuous integration checks besides the tests
 docs: $(READY)    ## write the tables in docs/ that are generated from the code
 	$(BIN)/python -m vit_patch_env.experiments.docs
 
-bench: $(READY)   ## measure steps and epochs beside the baselines: make bench BENCH='--dataset cifar10'
+bench: $(READY)   ## measure steps and epochs against the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)
 
 compare: $(READY) ## train all methods: make compare COMPARE='--preset table2 --jobs 1'
@@ -46,7 +46,7 @@ results: $(READY) ## write the reports in results/ and the results in docs/compa
 memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
 
-faults: $(READY)  ## kill runs, fill disks, damage files; the outcome goes to docs/reliability.md
+faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
 	$(BIN)/python -m tests.faults $(FAULTS)

@@ -1,4 +1,4 @@
-"""Agents for MultiBinary environments; they know the Gymnasium API and nothing of the ViT."""
+"""Agents for MultiBinary environments; they use the Gymnasium API alone, not the ViT."""
 
 import lazy_loader
 

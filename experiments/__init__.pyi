@@ -1,4 +1,6 @@
 from .checkpoints.callback import RunCheckpoint
-from .runs.monitor import EpochMetrics, StepMetrics, TrainingMonitor
+from .run_folder.tables import EpochMetrics
+from .runs.epoch_sums import StepMetrics
+from .runs.monitor import TrainingMonitor
 
 __all__ = ["EpochMetrics", "RunCheckpoint", "StepMetrics", "TrainingMonitor"]

@@ -25,17 +25,17 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "compare": (CompareOptions, "compare.comparison:Comparison"),
     "report": (ReportOptions, "report.report:Report"),
 }
-"""Options of each command, and the class that runs it: imported when needed, as that takes long.
+"""Options of each command, and the class that runs it: imported when needed, as that is slow.
 
-It is made with the options and a console, checks all that a user can get wrong in `prepare`, and
-does its work in `run`.
+The class is constructed with the options and a console; `prepare` checks all user input, and `run`
+does the work.
 """
 
 
 def parse(args: list[str] | None = None) -> Any:
-    """The options of the command that these arguments, by default the command line's, ask for.
+    """The options of a command from these arguments, by default those of the command line.
 
-    Exits with a message and status 2 where they cannot be understood.
+    Exits with a message and status 2 if they cannot be parsed.
 
     Raises:
         ArgumentError: naming an option whose value is not valid.
@@ -47,7 +47,7 @@ def parse(args: list[str] | None = None) -> Any:
 
 
 def _preset_name(args: list[str]) -> str:
-    """The preset, whose values are the defaults of all the others."""
+    """The given preset, which determines the defaults of all other options."""
     for word, following in zip(args, [*args[1:], ""], strict=True):
         if word == "--preset":
             return following
@@ -57,9 +57,9 @@ def _preset_name(args: list[str]) -> str:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run `vit-patch` with these arguments, by default the command line's.
+    """Run `vit-patch` with these arguments, by default those of the command line.
 
-    Exits with status 2 and one line on standard error where an argument is bad.
+    Exits with status 2 and one line on standard error if an argument is not valid.
     """
     args = sys.argv[1:] if args is None else args
     if args == ["--version"]:
@@ -86,12 +86,12 @@ def _run(options: Any) -> None:
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     warnings.showwarning = show_warning
-    where = next(where for kind, where in COMMANDS.values() if type(options) is kind)
-    module, _, class_name = where.partition(":")
+    location = next(location for kind, location in COMMANDS.values() if type(options) is kind)
+    module, _, class_name = location.partition(":")
     try:
         kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
         command = kind(options, console)
-        # All that a user can get wrong comes up here; later errors are ours, with a traceback.
+        # User errors are reported here; later errors are bugs and have a traceback.
         command.prepare()
     except (ValueError, OSError) as error:
         fail(error)
@@ -107,7 +107,7 @@ def _run(options: Any) -> None:
         if not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
-        fail(f"out of memory{_memory_asked_for(options)}: {first}")
+        fail(f"out of memory{_memory_hint(options)}: {first}")
 
 
 def _interrupted() -> NoReturn:
@@ -118,8 +118,8 @@ def _interrupted() -> NoReturn:
     sys.exit(130)
 
 
-def _memory_asked_for(options: Any) -> str:
+def _memory_hint(options: Any) -> str:
     group = getattr(options, "env", options)
     if not hasattr(group, "batch_size"):
         return ""
-    return f" with --batch-size {group.batch_size}; half of it needs about half as much"
+    return f" with --batch-size {group.batch_size}; half of that needs about half the memory"

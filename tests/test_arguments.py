@@ -70,7 +70,7 @@ def test_objects_pass_where_they_are_declared():
         Config(folder=thing)
 
 
-def test_what_takes_arguments_has_their_signature():
+def test_methods_that_take_arguments_have_their_signature():
     assert Owner(n_steps=3, texts=("x",)).config == Config(n_steps=3, texts=("x",))
     signature = inspect.signature(Owner)
     assert list(signature.parameters) == ["n_steps", "name", "folder", "texts", "inner"]
@@ -128,7 +128,7 @@ def test_json_that_is_not_valid_is_named(values, message):
         (Literal["a", "b"], "a", "a"),
     ],
 )
-def test_texts_stand_for_values(annotation, text, value):
+def test_texts_represent_values(annotation, text, value):
     assert from_text(annotation, text) == value
     assert type(from_text(annotation, text)) is type(value)
 

@@ -75,7 +75,7 @@ def test_epochs_differ():
     assert not torch.equal(stream.next().labels, stream.next().labels)
 
 
-def test_same_seed_same_stream_whatever_the_global_generators_do():
+def test_same_seed_same_stream_if_the_global_generators_change():
     first = make_stream(seed=5)
     expected = [first.next() for _ in range(8)]
     second = make_stream(seed=5)

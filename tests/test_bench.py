@@ -64,7 +64,7 @@ def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
         assert not parts
 
 
-def test_contenders_train_on_the_number_of_patches_that_is_asked_for(data):
+def test_contenders_train_on_the_given_number_of_patches(data):
     seen = []
     agent = OursWithAgent(data, 8, CPU, 16)
     agent.run.trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[1])))
@@ -284,7 +284,7 @@ def small_bench(monkeypatch, tmp_path):
     return make
 
 
-def test_a_whole_benchmark_writes_its_files(small_bench, tmp_path):
+def test_a_complete_benchmark_writes_its_files(small_bench, tmp_path):
     small_bench().run()
     written = json.loads((tmp_path / "bench" / "bench.json").read_text())
     alone, agent = written["contenders"]

@@ -90,7 +90,7 @@ class WithoutProducts(nn.Module):
         return images.mean(dim=(1, 2, 3))[:, None] * self.weight
 
 
-def test_a_budget_says_what_share_is_used():
+def test_the_share_of_a_budget():
     assert Budget("epochs", 20).share(5) == 0.25
     assert Budget("seconds", 2).share(3.0) == 1
     assert Budget("flops", 100).share(10) == 0.1
@@ -112,7 +112,7 @@ def test_flops_are_added_up_without_rounding(monkeypatch, flops):
     assert len(run_episode(make(), n_selected=16)) == 14
 
 
-def test_fewer_patches_buy_more_steps_for_the_same_flops():
+def test_fewer_patches_allow_more_steps_for_the_same_flops():
     env = make(epochs=1)
     run_episode(env, n_selected=16)
     budget = env.episode.flops()
@@ -140,7 +140,7 @@ def test_the_last_step_may_cost_more_than_is_left():
     assert env.episode.flops() > 1.05 * env.episode.run.budget.total
 
 
-def test_observations_are_paid_from_the_flops():
+def test_observations_count_against_the_flops():
     env = make(observation="attention_output")
     results = run_episode(env, n_selected=16)
     run = env.episode.run
@@ -150,7 +150,7 @@ def test_observations_are_paid_from_the_flops():
     assert progress_of(results)[0] == pytest.approx((1 + share) / 14)
 
 
-def test_held_out_losses_are_paid_from_the_flops():
+def test_validation_losses_count_against_the_flops():
     env = make(reward="validation", reward_every=3)
     _, info = env.reset(seed=0)
     n_val = len(env.data.val.labels)
@@ -189,7 +189,7 @@ MODEL_CASES = [
 
 @pytest.mark.parametrize("model", MODEL_CASES, ids=[*MODEL_CASES[:-1], "own"])
 def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
-    """Whatever ran before, drew from the global generators or was asked between."""
+    """Independent of earlier runs, the global generators and reads in between."""
     monkeypatch.setattr(flop_meter, "_RECOUNT", 5)
     sizes = {"epochs": 1, "depth": 2 if model == "token_expansion" else 1}
     env = make(model=model, observation="none+run", **sizes)
@@ -211,7 +211,7 @@ def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
             assert step[1:] == expected[1:]
 
 
-def test_a_users_own_model_gets_what_its_own_epochs_cost():
+def test_a_users_model_gets_the_flops_of_its_own_epochs():
     own, usual = make(model=maker(Twice), epochs=1), make(epochs=1)
     assert len(run_episode(own, n_selected=16)) == len(run_episode(usual, n_selected=16)) == 7
     assert own.episode.flops() == pytest.approx(2 * usual.episode.flops(), rel=0.01)
@@ -234,7 +234,7 @@ def test_a_model_whose_cost_depends_on_its_weights_has_one_budget():
     assert len(budgets) == 1
 
 
-def test_models_that_reduce_tokens_get_what_a_simple_vit_costs():
+def test_models_that_reduce_tokens_get_the_flops_of_a_simple_vit():
     budgets = set()
     lengths = {}
     for name in ("simple_vit", "tome", "ats_vit"):
@@ -257,7 +257,7 @@ def test_a_rate_follows_the_flops():
     assert shares[stages == 2][0] == pytest.approx(1 / 21, rel=0.01)
 
 
-def test_a_rate_is_asked_for_before_the_end_alone():
+def test_rates_are_requested_only_before_the_end():
     class Asked(SimpleViT):
         def train_rate(self, progress):
             assert 0 <= progress < 1
@@ -294,7 +294,7 @@ def test_the_learning_rate_follows_the_flops():
 
 
 @pytest.mark.parametrize("n_desired", [None, 4])
-def test_n_steps_estimates_an_episode_of_the_desired_number(n_desired):
+def test_expected_steps_are_those_with_the_desired_number_of_patches(n_desired):
     env = make(n_patches_desired=n_desired, epochs=1)
     assert abs(env.expected_steps - len(run_episode(env, n_selected=n_desired or 16))) <= 1
 
@@ -308,13 +308,13 @@ def test_no_episode_is_longer_than_max_steps(name):
         assert len(results) == env.max_steps
 
 
-def test_max_steps_are_known_for_epochs_and_nearly_without_end_for_seconds():
+def test_max_steps_are_exact_for_epochs_and_unlimited_for_seconds():
     assert make(budget="epochs").max_steps == make(budget="epochs").expected_steps == 14
     assert make(budget="seconds", seconds=1).max_steps > 10**9
     assert make(budget="seconds", seconds=1).expected_steps == 14
 
 
-def test_asking_for_steps_leaves_the_global_generators_alone():
+def test_reading_the_steps_does_not_change_the_global_generators():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -350,7 +350,7 @@ def test_models_that_cannot_be_counted_are_refused_in_one_line(kwargs, reason):
         _ = env.episode
 
 
-def test_a_count_that_fails_in_mid_run_is_said_rather_than_going_on_for_ever():
+def test_a_count_that_fails_during_a_run_raises_an_error():
     class Failing(SimpleViT):
         def forward(self, images, keep=None):
             if images.is_meta and keep is not None and len(keep) == 3:
@@ -365,7 +365,7 @@ def test_a_count_that_fails_in_mid_run_is_said_rather_than_going_on_for_ever():
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that is advanced explicitly."""
 
     now = 1000.0
 
@@ -382,7 +382,7 @@ def clock(monkeypatch):
 
 
 def timed_episode(env, clock, before_step=lambda: None):
-    """Steps at no time at all, by an agent that takes a second for each."""
+    """Steps that take no time, by an agent that takes a second for each."""
     env.reset(seed=0)
     clock.now += 500  # what nobody does before the first step does not count
     results = []
@@ -393,7 +393,7 @@ def timed_episode(env, clock, before_step=lambda: None):
     return results
 
 
-def test_seconds_pass_from_the_first_step_with_the_agents_own(clock):
+def test_seconds_are_measured_from_the_first_step_and_include_the_agents(clock):
     env = make(budget="seconds", seconds=8, schedule="cosine", learning_rate=0.01)
     results = timed_episode(env, clock)
     assert progress_of(results) == [second / 8 for second in range(9)]
@@ -424,7 +424,7 @@ def test_seconds_end_soon_after():
     assert shares[-2] < shares[-1] == 1
 
 
-def test_seconds_are_said_not_to_be_the_same_on_every_replay():
+def test_a_budget_of_seconds_is_documented_as_not_reproducible():
     text = " ".join(ViTPatchSelectEnv.__doc__.split())
-    assert "including the agent's own and excluding evaluation; it differs between replays" in text
+    assert "including the agent's and excluding evaluation; such runs are not reproducible" in text
     assert "no times except the share of a budget of seconds" in text

@@ -22,7 +22,7 @@ UNIT = Annotated[float, Interval(ge=0, le=1)]
         (Annotated[int, Interval(ge=1)], np.int64(3)),
     ],
 )
-def test_check_accepts_what_lies_inside(annotation, value):
+def test_check_accepts_values_in_range(annotation, value):
     assert check(annotation, value=value) == value
 
 
@@ -36,7 +36,7 @@ def test_check_accepts_what_lies_inside(annotation, value):
         (UNIT, "[0, 1]", math.nan),
     ],
 )
-def test_check_names_what_was_expected_and_what_came(annotation, interval, value):
+def test_check_states_what_was_expected_and_what_was_given(annotation, interval, value):
     with pytest.raises(ValueError, match="alpha must be in") as error:
         check(annotation, alpha=value)
     assert interval in str(error.value)
@@ -44,7 +44,7 @@ def test_check_names_what_was_expected_and_what_came(annotation, interval, value
 
 
 @pytest.mark.parametrize("value", ["1", True, None, [0.5]])
-def test_numbers_are_no_text_and_no_truth_values(value):
+def test_texts_and_booleans_are_not_numbers(value):
     with pytest.raises(ValueError, match=r"alpha must be a number in \[0, 1\], got"):
         check(UNIT, alpha=value)
 

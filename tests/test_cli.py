@@ -89,7 +89,7 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
         "attended", "quadratic",
     ],
 )  # fmt: skip
-def test_every_agent_trains_and_is_evaluated_again_to_the_same_figures(agent, tmp_path, capsys):
+def test_every_agent_trains_and_is_evaluated_again_to_the_same_metrics(agent, tmp_path, capsys):
     out = tmp_path / agent
     result = train(out, "--agent", agent)
     table = capsys.readouterr().out.split("Test images")[1].split("Trained")[0]
@@ -105,7 +105,7 @@ def test_every_agent_trains_and_is_evaluated_again_to_the_same_figures(agent, tm
 @pytest.mark.parametrize(
     ("agent", "actions"), [("dqn", "count"), ("qrdqn", "count"), ("sac", "top_k"), ("td3", "top_k")]
 )
-def test_other_algorithms_name_patches_their_own_way(agent, actions, tmp_path, capsys):
+def test_other_algorithms_use_other_actions(agent, actions, tmp_path, capsys):
     out = tmp_path / agent
     values = ["--sb3", "learning_starts=3", "buffer_size=50"]
     train(out, "--agent", agent, "--actions", actions, *values)
@@ -139,7 +139,7 @@ def test_evaluation_equals_the_result_to_the_last_digit(tmp_path):
     assert evaluation.run()["test"] == result["test"]
 
 
-def test_same_seed_same_metrics_times_aside(tmp_path):
+def test_same_seed_same_metrics_except_times(tmp_path):
     for name in ("one", "two"):
         train(tmp_path / name, "--seed", "3")
         torch.rand(7)
@@ -231,7 +231,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--epochs", "0"], "--epochs must be in [1, inf), got 0"),
         (["--epochs", "many"], "--epochs must be an integer in [1, inf), got 'many'"),
         (["--budget", "joules"], "--budget must be one of epochs, flops, seconds, got 'joules'"),
-        (["--budget", "seconds"], "--seconds must be given where budget is seconds"),
+        (["--budget", "seconds"], "--seconds must be given if and only if budget is seconds"),
         (["--budget", "seconds", "--seconds", "0"], "--seconds must be in (0, inf), got 0"),
         (["--reward", "profit"], "--reward must be one of paper, validation, progress, aic"),
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
@@ -249,7 +249,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
             "--dqn belongs to paper, branching, got",
         ),
         (["--agent", "ppo", "--follow", "run"], "--follow belongs to matched, got agent ppo"),
-        (["--agent", "matched"], "--follow must name a run where agent is matched"),
+        (["--agent", "matched"], "--follow must be a run if and only if agent is matched"),
         (
             ["--dqn.exploration-initial-eps", "2"],
             "--dqn.exploration-initial-eps must be in [0, 1], got 2",
@@ -300,7 +300,7 @@ def test_broken_files_of_a_run_are_named(tmp_path, capsys):
     assert "expected JSON in" in refused(capsys, "evaluate", str(out))
 
 
-def test_renamed_classes_are_noticed(make_folder, tmp_path, capsys):
+def test_renamed_classes_are_detected(make_folder, tmp_path, capsys):
     root, out = make_folder(n_images=80), tmp_path / "run"
     train(out, "--dataset", "folder", "--data-dir", str(root), "--agent", "all", "--epochs", "1")
     for split in ("train", "test"):
@@ -316,7 +316,7 @@ def test_out_must_not_be_a_file(tmp_path, capsys):
             assert f"out must be a folder, got {out}" in refused(capsys, "train", *args)
 
 
-def test_by_default_runs_go_to_a_folder_with_a_telling_name(tmp_path, monkeypatch):
+def test_by_default_runs_go_to_a_folder_with_a_descriptive_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "random", "--seed", "5"])
     (out,) = Path("runs").iterdir()

@@ -118,7 +118,7 @@ def test_finished_runs_are_kept_and_others_trained(smoke, capsys):
         assert (path.stat().st_mtime_ns == when) == ("flip__3" not in str(path))
 
 
-def test_the_control_is_refused_where_its_agent_was_made_anew(smoke, capsys):
+def test_the_control_is_refused_if_its_agent_was_trained_again(smoke, capsys):
     run = smoke / "runs" / "agentvit__3"
     saved = {name: (run / name).read_text() for name in ("steps.csv", "result.json")}
     try:
@@ -147,7 +147,7 @@ def test_other_images_are_not_mixed_in(smoke, capsys):
         path.write_text(text)
 
 
-def test_the_comparisons_command_asks_for_all_of_it(smoke):
+def test_the_comparisons_command_gives_all_of_its_options(smoke):
     comparison = json.loads((smoke / "compare.json").read_text())
     options = parse(shlex.split(comparison["command"])[1:])
     assert list(options.methods) == comparison["methods"]
@@ -166,7 +166,7 @@ def test_a_comparison_can_grow(smoke):
 def test_another_configuration_is_refused_by_name(smoke, capsys):
     options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
     line = refused(capsys, "compare", *options, "--epochs", "3")
-    assert "made with epochs 2 where now 3 is asked for" in line
+    assert "made with epochs 2 instead of 3" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:
@@ -198,7 +198,7 @@ def test_a_damaged_run_is_refused_by_name(smoke, capsys, name, damage, message):
         path.write_text(text)
 
 
-def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp_path, capfd):
+def test_a_failed_run_and_those_that_follow_it_are_named_and_the_rest_continues(tmp_path, capfd):
     blocked = tmp_path / "out" / "runs" / "agentvit__0"
     blocked.mkdir(parents=True)
     (blocked / "config.json").mkdir()  # what the run cannot replace
@@ -212,7 +212,7 @@ def test_a_failed_run_is_named_those_that_follow_it_too_and_the_rest_goes_on(tmp
     assert "simple_vit__0 done" in shown
 
 
-def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeypatch):
     metrics = tmp_path / "runs" / "simple_vit__0" / "metrics.csv"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
@@ -250,17 +250,17 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
         (["--seeds", "-1"], "--seeds must be a list, each an integer in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, inf), got 0"),
         (["--epochs", "0"], "epochs must be in [1, inf), got 0"),
-        (["--model", "tome"], "model is chosen by the methods"),
-        (["--reward", "aic"], "reward is chosen by the methods"),
+        (["--model", "tome"], "model is set by the methods"),
+        (["--reward", "aic"], "reward is set by the methods"),
         (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),
         (
             ["--budget", "flops", "--methods", *RULES],
-            "--budget must be epochs, where all runs have as many steps, for method "
+            "--budget must be epochs, so that all runs have as many steps, for method "
             "random_matched, which repeats another run step by step, got flops",
         ),
         (
             ["--budget", "seconds", "--methods", "agentvit", "random"],
-            "--methods must include simple_vit, whose time all may take",
+            "--methods must include simple_vit, whose training time is the budget",
         ),
         (["--seconds", "3"], "got budget epochs and seconds 3.0"),
         (["--dataset", "imagenet"], "dataset must be one of digits"),
@@ -274,7 +274,7 @@ def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, ca
     assert not out.exists()
 
 
-def test_all_patches_are_worth_the_epochs_and_fewer_buy_more_steps(tmp_path):
+def test_all_patches_take_the_epochs_and_fewer_allow_more_steps(tmp_path):
     options = ["--seeds", "0", "--methods", "simple_vit", "agentvit", "flip", "evit"]
     compare(tmp_path, "--budget", "flops", *options)
     runs = {run.method: run for run in read_comparison(tmp_path).runs.values()}
@@ -289,7 +289,7 @@ def test_all_patches_are_worth_the_epochs_and_fewer_buy_more_steps(tmp_path):
     assert read_comparison(tmp_path).steps_per_epoch == 7
 
 
-def test_others_may_train_as_long_as_with_all_patches(tmp_path, capsys):
+def test_the_training_time_with_all_patches_is_the_others_budget(tmp_path, capsys):
     options = [*TINY_OPTIONS, "--out", str(tmp_path), "--budget", "seconds"]
     options += ["--seeds", "1", "--methods", "random", "agentvit", "simple_vit"]
     main(["compare", *options])
@@ -310,7 +310,7 @@ def test_others_may_train_as_long_as_with_all_patches(tmp_path, capsys):
     assert f"seconds {seconds} instead of {round(seconds + 1, 3)}" in line
 
 
-def test_seconds_that_are_given_hold_for_all(tmp_path):
+def test_given_seconds_are_the_budget_of_all_runs(tmp_path):
     compare(tmp_path, "--budget", "seconds", "--seconds", "0.2", "--methods", "simple_vit", "vit")
     runs = read_comparison(tmp_path).runs
     assert len(runs) == 4
@@ -329,7 +329,7 @@ def test_a_presets_values_can_be_changed_one_by_one(name):
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_runs_command_asks_for_its_options(name, tmp_path):
+def test_a_runs_command_gives_its_options(name, tmp_path):
     env = EnvConfig(epochs=3, flip=False, n_patches_desired=None)
     options = method_options(name, 2, env, tmp_path / "run")
     assert parse(shlex.split(command("train", options, TrainOptions()))[1:]) == options
@@ -342,7 +342,7 @@ def test_commands_name_every_kind_of_value():
     assert parse(shlex.split(command("train", options, TrainOptions()))[1:]) == options
 
 
-def test_the_live_table_tells_states_and_the_time_left(tmp_path):
+def test_the_live_table_shows_states_and_the_time_left(tmp_path):
     console = Console(width=100, file=io.StringIO())
     options = parse(
         ["compare", *TINY_OPTIONS, "--out", str(tmp_path), "--methods", "vit", "simple_vit"]

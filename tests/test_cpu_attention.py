@@ -68,7 +68,7 @@ def test_the_kernel_equals_exact_attention_to_its_type(
     st.sampled_from(DTYPES), st.integers(1, 9), st.integers(1, MAX_TOKENS), st.integers(1, 5),
     st.sampled_from([32, 64, 128]), st.sampled_from([32, 96, 128]), st.integers(0, 2**31),
 )  # fmt: skip
-def test_attention_of_scalars_equals_the_general_way(
+def test_attention_of_scalars_equals_general_attention(
     dtype, batch, n_tokens, heads, dim_head, dim, seed
 ):
     generator = torch.Generator().manual_seed(seed)
@@ -137,7 +137,7 @@ def test_the_kernel_takes_tensors_that_are_not_contiguous(dtype):
         ((2, 8, 3 * 160), 1, torch.float32),
     ],
 )
-def test_what_the_kernel_cannot_take_goes_the_general_way(shape, heads, dtype):
+def test_unsupported_inputs_take_the_general_path(shape, heads, dtype):
     qkv = torch.randn(shape).to(dtype)
     assert not fits(qkv, dtype, shape[2] // (3 * heads))
     out = attend(qkv, heads, 0.1)
@@ -237,5 +237,5 @@ def test_the_kernel_is_right_on_processors_without_avx512(dtype, monkeypatch):
         assert (qkv.grad - exact.grad).norm() < 2 * TOLERANCE[dtype] * exact.grad.norm() + 1e-4
 
 
-def test_keep_freed_memory_says_whether_it_could():
+def test_keep_freed_memory_returns_whether_it_is_possible():
     assert keep_freed_memory() in (True, False)

@@ -14,7 +14,7 @@ N_DIGITS = 1797
 
 
 def same_images(one, other):
-    """Whether two sets of images are the same, in whatever order."""
+    """Whether two sets of images are the same, in any order."""
     return sorted(one.flatten(1).tolist()) == sorted(other.flatten(1).tolist())
 
 
@@ -68,7 +68,7 @@ def test_images_are_resized():
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
 def test_downloaded_data_sets_are_read_from_their_files(name, monkeypatch, tmp_path):
-    """torchvision's own reading is replaced, as its files cannot be had without a network."""
+    """torchvision's reading is replaced, as its files need a network."""
     shape = (100, 28, 28) if name == "fashion_mnist" else (100, 32, 32, 3)
     asked = []
 
@@ -96,7 +96,7 @@ def test_downloaded_data_sets_are_read_from_their_files(name, monkeypatch, tmp_p
 
 
 def test_a_cifar_folder_in_the_published_layout_is_read(tmp_path, monkeypatch):
-    """The real reader on files made here: CIFAR-10's pickled batches, checksums apart."""
+    """The real reader on files made here: CIFAR-10's pickled batches, without checksums."""
     root = tmp_path / datasets.CIFAR10.base_folder
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_a_failed_download_says_where_the_files_were_expected(tmp_path, monkeypa
 
 
 def test_every_split_is_shuffled_the_same_way_each_time(make_folder):
-    """Batches of one class alone would show an agent what it was not trained on."""
+    """Batches of a single class would be unlike those that an agent was trained on."""
     root = make_folder(n_images=100)
     data, again = (load_dataset("folder", data_dir=root, image_size=12) for _ in range(2))
     for split in ("train", "val", "test"):
@@ -171,7 +171,7 @@ def test_from_torch_refuses_labels_without_a_class():
         ({"name": "digits", "train_fraction": 0.004}, "expected enough images of every class"),
     ],
 )
-def test_bad_input_names_what_was_expected_and_what_came(kwargs, message):
+def test_bad_input_states_what_was_expected_and_what_was_given(kwargs, message):
     with pytest.raises(ValueError, match=message):
         load_dataset(**kwargs)
 

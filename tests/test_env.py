@@ -27,7 +27,7 @@ INFO_KEYS = {
 
 
 def run_episode(env, seed=0, n_selected=None, after_step=lambda: None):
-    """Every step's results: of the first patches, or random masks of a generator of its own."""
+    """Every step's results: of the first patches, or random masks of their own generator."""
     rng = np.random.default_rng(0)
     env.reset(seed=seed)
     n_patches = env.action_space.shape[0]
@@ -68,7 +68,7 @@ def test_both_checkers_pass_for_the_other_observation_and_rendering():
     ],
 )
 def test_both_checkers_pass_for_the_run_and_a_budget_of_flops(kwargs):
-    """And with them, that info is the same on every replay."""
+    """With them, info is reproducible."""
     kwargs["budget"] = "flops"
     check_env(make(**kwargs).unwrapped)
     sb3_check_env(make(**kwargs))
@@ -155,7 +155,7 @@ def test_reward_is_equation_2_3():
         assert reward == pytest.approx(0.3 * info["reward_loss"] + 0.7 * info["reward_patch"])
 
 
-def test_without_a_desired_number_fewer_patches_pay():
+def test_without_a_desired_number_fewer_patches_are_rewarded():
     for step in run_episode(make(n_patches_desired=None)):
         assert step[4]["reward_patch"] == -step[4]["n_selected"] / 16
 
@@ -167,7 +167,7 @@ def held_out_loss(env, n_images):
 
 
 @pytest.mark.parametrize("n_images", [10, 999])  # of 52, in batches of 64 or less
-def test_validation_rewards_add_up_to_the_held_out_losss_decrease(n_images):
+def test_validation_rewards_add_up_to_the_decrease_of_the_validation_loss(n_images):
     env = make(reward="validation", reward_every=4, reward_images=n_images).unwrapped
     env.reset(seed=0)
     first = held_out_loss(env, n_images)
@@ -202,8 +202,8 @@ def test_aic_weighs_the_loss_against_the_share_of_patches():
 
 
 @pytest.mark.parametrize("model", ["simple_vit", "ats_vit"])
-def test_rewards_look_and_do_not_touch(model):
-    """Whatever is rewarded, the run is the same, and so are the terms of equation 2.3."""
+def test_the_reward_does_not_change_the_run(model):
+    """With any reward, the run and the terms of equation 2.3 are the same."""
     infos = []
     for reward in REWARDS:
         env = make(model=model, epochs=1, reward=reward, reward_every=3)
@@ -211,7 +211,7 @@ def test_rewards_look_and_do_not_touch(model):
     assert infos[1:] == infos[:1] * (len(REWARDS) - 1)
 
 
-def test_asking_for_flops_changes_no_reward():
+def test_reading_flops_changes_no_reward():
     kwargs = {"model": "ats_vit", "epochs": 1, "reward": "progress"}
     expected = run_episode(make(**kwargs), n_selected=8)
     env = make(**kwargs)
@@ -219,7 +219,7 @@ def test_asking_for_flops_changes_no_reward():
     assert [step[1] for step in results] == [step[1] for step in expected]
 
 
-def test_a_held_out_loss_that_is_not_finite_ends_the_run():
+def test_a_validation_loss_that_is_not_finite_ends_the_run():
     class Unfit(SimpleViT):
         def forward(self, images, keep=None):
             logits = super().forward(images, keep)
@@ -237,8 +237,8 @@ def test_a_held_out_loss_that_is_not_finite_ends_the_run():
 
 
 @pytest.mark.parametrize("observation", ["attention_received+run", "none+run"])
-def test_the_runs_figures_follow_the_patches(observation):
-    """Over more steps than the running means reach back."""
+def test_run_features_follow_the_patches(observation):
+    """Over more steps than the window of the running means."""
     env = make(observation=observation, batch_size=16, train_fraction=0.5, epochs=4)
     plain = make(observation=observation.removesuffix("+run"), batch_size=16, train_fraction=0.5)
     seen, info = env.reset(seed=0)
@@ -258,7 +258,7 @@ def test_the_runs_figures_follow_the_patches(observation):
         assert seen[-1] == pytest.approx(share, rel=1e-5)
 
 
-def test_the_runs_figures_stay_in_bounds_after_a_divergence():
+def test_run_features_stay_in_bounds_after_a_divergence():
     env = make(observation="attention_output+run").unwrapped
     env.reset(seed=0)
     with torch.no_grad():
@@ -269,7 +269,7 @@ def test_the_runs_figures_stay_in_bounds_after_a_divergence():
 
 
 @pytest.mark.parametrize("observation", ["attention_received", "none"])
-def test_an_empty_action_keeps_a_patch_whatever_the_runs_figures(observation):
+def test_an_empty_action_keeps_a_patch_for_any_run_features(observation):
     """They are higher than any patch's value."""
     masks = []
     for name in (observation, f"{observation}+run"):
@@ -281,7 +281,7 @@ def test_an_empty_action_keeps_a_patch_whatever_the_runs_figures(observation):
     assert np.array_equal(*masks)
 
 
-def test_evaluate_shows_a_selector_a_run_that_is_over():
+def test_evaluate_shows_a_selector_the_features_of_a_finished_run():
     seen = []
 
     class All:
@@ -300,7 +300,7 @@ def test_evaluate_shows_a_selector_a_run_that_is_over():
         assert observation[:-3].sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_observation_is_that_of_the_batch_to_come(tiny_env):
+def test_the_observation_is_of_the_next_batch(tiny_env):
     tiny_env.reset(seed=0)
     for _ in range(3):
         observation = tiny_env.step(np.ones(16, dtype=np.int8))[0]
@@ -310,7 +310,7 @@ def test_observation_is_that_of_the_batch_to_come(tiny_env):
         assert np.allclose(observation, expected.numpy(), atol=1e-6)
 
 
-def test_same_seed_same_run_whatever_else_draws_from_the_global_generators():
+def test_same_seed_same_run_if_others_use_the_global_generators():
     one = run_episode(make(), seed=3)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
@@ -322,7 +322,7 @@ def test_same_seed_same_run_whatever_else_draws_from_the_global_generators():
         assert first[1:] == second[1:]
 
 
-def test_a_reset_leaves_the_global_generators_alone():
+def test_a_reset_does_not_change_the_global_generators():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -373,7 +373,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_env):
     assert not tiny_env.step(np.ones(16, dtype=np.int8))[4]["diverged"]
 
 
-def test_a_gradient_that_is_not_finite_is_told_and_ten_of_them_in_turn_end_the_run(tiny_env):
+def test_a_gradient_that_is_not_finite_is_reported_and_ten_in_a_row_end_the_run(tiny_env):
     tiny_env.reset(seed=0)
     model = tiny_env.episode.model
     mask = np.ones(16, dtype=np.int8)
@@ -397,7 +397,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_ten_of_them_in_turn_end_the_r
     assert not truncated
 
 
-def test_returned_observations_are_the_callers_own(tiny_env):
+def test_returned_observations_are_copies(tiny_env):
     observation, _ = tiny_env.reset(seed=0)
     observation[:] = -99
     tiny_env.step(np.zeros(16, dtype=np.int8))  # would pick by the changed values
@@ -408,7 +408,7 @@ def test_returned_observations_are_the_callers_own(tiny_env):
     ][1][1]  # fmt: skip
 
 
-def test_evaluate_gives_figures_of_each_split(tiny_env):
+def test_evaluate_returns_metrics_of_each_split(tiny_env):
     tiny_env.reset(seed=0)
     figures = {split: tiny_env.evaluate(split) for split in ("train", "val", "test")}
     assert len(set(figures.values())) == 3
@@ -433,7 +433,7 @@ def test_evaluate_with_a_selector_uses_its_patches(tiny_env):
     assert tiny_env.evaluate("val", selector=All()) == tiny_env.evaluate("val")
 
 
-def test_evaluation_changes_nothing_in_the_run():
+def test_evaluation_does_not_change_the_run():
     plain = run_episode(make())
     env = make()
     env.reset(seed=0)
@@ -465,7 +465,7 @@ def test_the_selecting_vit_learns():
     assert env.unwrapped.evaluate("test").accuracy > 0.7
 
 
-def test_a_users_own_images_and_model(tiny_env):
+def test_a_users_images_and_model(tiny_env):
     made = []
 
     def model(n_classes, channels):
@@ -552,11 +552,14 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"budget": None}, "budget must be one of epochs, flops, seconds, got None"),
         (
             {"budget": "seconds"},
-            "seconds must be given where budget is seconds, and only there, "
+            "seconds must be given if and only if budget is seconds, "
             "got budget seconds and seconds None",
         ),
-        ({"seconds": 3}, "and only there, got budget epochs and seconds 3"),
-        ({"budget": "flops", "seconds": 3}, "and only there, got budget flops and seconds 3"),
+        ({"seconds": 3}, "if and only if budget is seconds, got budget epochs and seconds 3"),
+        (
+            {"budget": "flops", "seconds": 3},
+            "if and only if budget is seconds, got budget flops and seconds 3",
+        ),
         ({"budget": "seconds", "seconds": 0}, r"seconds must be in \(0, inf\), got 0"),
         ({"budget": "seconds", "seconds": -1}, r"seconds must be in \(0, inf\), got -1"),
         ({"budget": "seconds", "seconds": np.nan}, r"seconds must be in \(0, inf\), got nan"),

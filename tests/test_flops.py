@@ -12,7 +12,7 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models import make_model
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.names import ModelName
-from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, nothing
+from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, zeros
 from vit_patch_env.training import flop_meter
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import FlopCount
@@ -29,8 +29,8 @@ def by_hand(n_tokens, batch=8):
     return 2 * 3 * batch * (embedding + 2 * layer + dim * classes)
 
 
-def test_a_steps_flops_are_those_of_its_products():
-    run = make_run(observe=nothing)
+def test_a_steps_flops_are_those_of_its_matrix_products():
+    run = make_run(observe=zeros)
     run.step()
     assert run.flops() == by_hand(16)
     run.step(torch.tensor([1, 4, 9]))
@@ -40,7 +40,7 @@ def test_a_steps_flops_are_those_of_its_products():
 
 
 def test_observations_count_and_cost_less_than_a_step():
-    seen, unseen = make_run(), make_run(observe=nothing)
+    seen, unseen = make_run(), make_run(observe=zeros)
     for run in (seen, unseen):
         run.step()
     images = seen.batch.images
@@ -49,7 +49,7 @@ def test_observations_count_and_cost_less_than_a_step():
     assert seen.flops() == unseen.flops() + observation
 
 
-def test_counting_leaves_the_run_as_it_was():
+def test_counting_does_not_change_the_run():
     counted, plain = make_run(), make_run()
     for _ in range(3):
         losses = [run.step().loss for run in (counted, plain)]
@@ -59,7 +59,7 @@ def test_counting_leaves_the_run_as_it_was():
 
 def test_flops_follow_the_rate_of_a_model_that_grows():
     model = make_model("token_expansion", n_classes=4, **SIZES)
-    run = make_run(model=model, observe=nothing)
+    run = make_run(model=model, observe=zeros)
     costs, before = [], 0
     for _ in range(20):
         run.step()
@@ -94,7 +94,7 @@ def test_a_users_model_that_needs_values_is_counted_on_them():
     assert count.computed
 
 
-def test_the_environment_tells_an_episodes_flops():
+def test_the_environment_returns_an_episodes_flops():
     env = ViTPatchSelectEnv(**TINY)
     env.reset(seed=0)
     assert env.episode.flops() == 0
@@ -111,7 +111,7 @@ def test_every_models_steps_and_observations_are_counted(name, observation):
     assert run.flops() > 0
 
 
-def test_a_model_that_cannot_be_counted_trains_all_the_same():
+def test_a_model_whose_flops_cannot_be_counted_still_trains():
     class Uncopied(SimpleViT):
         def __deepcopy__(self, memo):
             raise TypeError("no copies")
@@ -124,15 +124,15 @@ def test_a_model_that_cannot_be_counted_trains_all_the_same():
     assert math.isnan(run.flops())  # and said once
 
 
-def test_step_flops_are_those_of_a_step_to_come():
-    run = make_run(observe=nothing)
+def test_step_flops_are_those_of_the_next_step():
+    run = make_run(observe=zeros)
     assert run.step_flops() == by_hand(16)
     assert run.step_flops(torch.tensor([3, 5])) == by_hand(2)
     assert run.flops() == 0
 
 
-def test_held_out_losses_count_by_their_images():
-    run = make_run(observe=nothing)
+def test_validation_losses_count_by_their_images():
+    run = make_run(observe=zeros)
     images, labels = run.batch
     run.validation_loss([run.batch])
     assert run.flops() == by_hand(16) / 3
@@ -157,7 +157,7 @@ def test_runs_do_not_share_what_depends_on_their_images():
             make_run(
                 model=make_model("ats_vit", n_classes=4, **SIZES).requires_grad_(),
                 known_flops=known_flops,
-                observe=nothing,
+                observe=zeros,
                 seed=seed,
             )
             for known_flops in ({}, shared)
@@ -169,11 +169,11 @@ def test_runs_do_not_share_what_depends_on_their_images():
     assert not shared
 
 
-def test_what_depends_on_the_images_is_counted_anew_after_a_while(monkeypatch):
+def test_flops_that_depend_on_the_images_are_counted_again_after_a_while(monkeypatch):
     counts = iter(range(1000, 2000))
     monkeypatch.setattr(flop_meter, "_RECOUNT", 4)
     monkeypatch.setattr(FlopCount, "_count", lambda *args: next(counts))
-    run = make_run(model=make_model("ats_vit", n_classes=4, **SIZES), observe=nothing)
+    run = make_run(model=make_model("ats_vit", n_classes=4, **SIZES), observe=zeros)
     totals = [0.0]
     for _ in range(10):
         run.flop_meter.add(Work("train"))

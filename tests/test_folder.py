@@ -52,7 +52,7 @@ def test_the_cache_is_rebuilt_when_files_change(make_folder, own_cache, change):
         assert torch.equal(after[1:], before[1:])
 
 
-def test_every_image_size_has_a_cache_of_its_own(make_folder, own_cache):
+def test_every_image_size_has_its_own_cache(make_folder, own_cache):
     root = make_folder() / "train"
     assert load_image_folder(root, 12, own_cache)[0].shape[-1] == 12
     assert load_image_folder(root, 8, own_cache)[0].shape[-1] == 8
@@ -69,13 +69,13 @@ def test_an_unreadable_image_is_named_and_leaves_no_cache(make_folder, own_cache
     assert all(path.suffix == ".so" for path in own_cache.iterdir())
 
 
-def test_corrupt_images_are_left_out_and_named_if_that_is_asked_for(make_folder, own_cache):
+def test_corrupt_images_are_skipped_and_named_on_request(make_folder, own_cache):
     root = make_folder(splits=("train",), n_images=6) / "train"
     whole, _, _ = load_image_folder(root, 12, own_cache)
     broken = [root / "cat" / "002.png", root / "dog" / "000.png"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:60])
-    named = f"2 of 12 images cannot be read and are left out: {broken[0]}, {broken[1]}"
+    named = f"2 of 12 images cannot be read and are skipped: {broken[0]}, {broken[1]}"
     for _ in ("decoded", "from the cache"):
         with pytest.warns(UserWarning, match=named):
             images, labels, classes = load_image_folder(root, 12, own_cache, skip_corrupt=True)
@@ -143,7 +143,7 @@ def test_a_single_folder_of_classes_has_a_share_held_out(make_folder, splits):
     assert sizes == [28, 4, 8]
 
 
-def test_train_and_test_folders_are_kept_apart(make_folder):
+def test_train_and_test_folders_are_separate_splits(make_folder):
     data = load_dataset("folder", data_dir=make_folder(), image_size=12)
     assert [len(split.labels) for split in (data.train, data.val, data.test)] == [36, 4, 40]
     assert data.flip
@@ -185,7 +185,7 @@ def test_a_broken_cache_is_rebuilt(make_folder, own_cache):
 
 def test_a_cache_that_cannot_be_written_is_only_a_warning(make_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="decoded images cannot be kept"):
+    with pytest.warns(UserWarning, match="decoded images cannot be cached"):
         images, _, _ = load_image_folder(make_folder() / "train", 12, tmp_path / "file" / "cache")
     assert len(images) == 40
 
@@ -207,7 +207,7 @@ def test_images_of_every_common_mode_become_rgb(mode, ok, make_folder, own_cache
             load_image_folder(root / "train", 12, own_cache)
 
 
-def test_split_folders_are_no_classes_and_hidden_folders_neither(make_folder, tmp_path):
+def test_split_folders_and_hidden_folders_are_not_classes(make_folder, tmp_path):
     root = make_folder(splits=("Train", "Test"))
     with pytest.raises(ValueError, match="got Test, Train among the classes"):
         find_folder_splits(root)

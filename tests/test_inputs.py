@@ -23,7 +23,7 @@ from vit_patch_env.experiments.runs.evaluate import Evaluation
 from vit_patch_env.experiments.runs.resume import resumed_options
 
 FACTOR = int(os.environ.get("TRIED_MORE", "1"))
-"""How many times as often properties are tried: `make faults` sets it."""
+"""Factor on the number of examples of a property: `make faults` sets it."""
 
 
 def tried(n_times):
@@ -56,7 +56,7 @@ ARGUMENTS = sorted(inspect.signature(ViTPatchSelectEnv).parameters)
 
 
 def accepted(function, *args):
-    """What a function returns; None where it refuses in one line that says what came."""
+    """What a function returns; None if it raises a one-line error that states what was given."""
     try:
         return function(*args)
     except ValueError as error:
@@ -103,7 +103,7 @@ DTYPES = [
 
 @st.composite
 def arrays(draw, n=16):
-    """Arrays of any type, mostly of shape (n,), and things that are hardly arrays."""
+    """Arrays of any type, mostly of shape (n,), and other objects."""
     odd = draw(st.sampled_from([None] * 8 + [Hostile(), {}, "1" * n, [[1], [1, 2]], [[]], 5, ()]))
     if odd is not None:
         return odd

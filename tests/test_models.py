@@ -84,7 +84,7 @@ def test_contract(name, depth, channels, training):
 
 
 @every_model
-def test_observations_are_of_the_patches_alone(name):
+def test_observations_exclude_prefix_tokens(name):
     model, images = make(name), random_images()
     mean = model.first_attention(images).mean(dim=(0, 2))
     assert torch.allclose(model.mean_first_attention(images), mean, atol=1e-6)
@@ -103,7 +103,7 @@ def test_dropped_pixels_change_nothing_and_kept_ones_do(name):
 
 
 @every_model
-def test_images_do_not_see_each_other(name):
+def test_images_do_not_affect_each_other(name):
     model, images = make(name).eval(), random_images(5)
     together = model(images)
     for index in range(5):
@@ -121,7 +121,7 @@ def test_gradients_reach_every_parameter(name):
 
 
 @every_model
-def test_it_learns_its_images(name):
+def test_models_fit_their_training_images(name):
     model, images, labels = make(name), random_images(8), torch.arange(8) % 4
     first = F.cross_entropy(model.eval()(images), labels)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -134,7 +134,7 @@ def test_it_learns_its_images(name):
 
 
 @every_model
-def test_a_seed_settles_everything(name):
+def test_a_seed_determines_everything(name):
     images, outputs = random_images(), []
     for _ in range(2):
         model = make(name, seed=3).train()
@@ -191,7 +191,7 @@ def test_fewer_tokens_reach_the_last_block(name, n_tokens, n_evaluated):
         ("token_expansion", 4),
     ],
 )
-def test_a_models_reduction_comes_on_top_of_the_selection(name, n_tokens):
+def test_a_models_reduction_adds_to_the_selection(name, n_tokens):
     model = make(name)
     keep = torch.arange(0, 16, 2)
     n_last = tokens_in_last_mlp(model, random_images(), keep, **train_options(model))
@@ -214,7 +214,7 @@ def test_flops_are_counted_on_shapes_alone(name):
         assert counter.get_total_flops() >= full.get_total_flops()
 
 
-def test_only_adaptive_token_sampling_lets_the_images_decide():
+def test_only_adaptive_token_sampling_depends_on_the_images():
     assert [name for name, model in MODELS.items() if model.data_dependent] == ["ats_vit"]
 
 
@@ -222,7 +222,7 @@ def test_only_adaptive_token_sampling_lets_the_images_decide():
 
 
 @pytest.mark.parametrize("name", WITH_KEEP_RATE)
-def test_a_model_has_its_published_keep_rate_unless_told(name):
+def test_a_model_has_its_published_keep_rate_by_default(name):
     assert make(name).keep_rate == MODELS[name].published_keep_rate
     assert make(name, keep_rate=0.6).keep_rate == 0.6
     check_model(name, 1)
@@ -288,7 +288,7 @@ def test_vit_equals_vit_pytorchs():
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
 
 
-def test_the_class_token_begins_at_zero_and_positions_small():
+def test_the_class_token_starts_at_zero_and_positions_small():
     model = make("vit", dim=64)
     assert not model.class_token.any()
     assert model.positions.std().item() == pytest.approx(0.02, rel=0.1)
@@ -365,7 +365,7 @@ def test_sample_tokens_inverts_the_distribution_point_by_point(scores, n_padding
     assert set(sampled.nonzero()[:, 0].tolist()) == drawn
 
 
-def test_sample_tokens_without_any_score_draws_none():
+def test_sample_tokens_without_any_score_samples_none():
     mask = torch.ones(1, 3, dtype=torch.bool)
     for value in (0.0, math.nan):
         assert not sample_tokens(torch.full((1, 3), value), 2, mask).any()
@@ -404,7 +404,7 @@ def test_ats_vit_equals_a_plain_one(keep_rate, n_keep, seed):
     assert_equals_plain("ats_vit", plain_ats, keep_rate, n_keep, seed)
 
 
-def test_ats_vit_keeps_as_many_tokens_as_the_image_asks_for():
+def test_ats_vit_keeps_as_many_tokens_as_the_image_needs():
     model = make("ats_vit")
     images = random_images(6)
     alone = [tokens_in_last_mlp(model, image[None]) for image in images]
@@ -413,7 +413,7 @@ def test_ats_vit_keeps_as_many_tokens_as_the_image_asks_for():
     assert tokens_in_last_mlp(model, images) == max(alone)
 
 
-def test_ats_vit_outlives_what_is_not_a_number():
+def test_ats_vit_survives_nan():
     assert make("ats_vit")(torch.full((2, 3, 16, 16), math.nan)).isnan().all()
 
 
@@ -449,7 +449,7 @@ def test_evit_equals_a_plain_one(keep_rate, n_keep, seed):
     assert_equals_plain("evit", plain_evit, keep_rate, n_keep, seed)
 
 
-def test_evit_keeps_no_token_more_for_a_rounding_error():
+def test_evit_keeps_no_extra_token_because_of_rounding():
     model = make("evit", image_size=40, depth=1, keep_rate=0.55)  # 0.55 * 100 > 55
     assert tokens_in_last_mlp(model, random_images(1, size=40)) == 1 + 55 + 1
 
@@ -523,7 +523,7 @@ def test_tome_never_merges_more_than_half():
 # PatchMerger
 
 
-def test_patch_merger_stands_in_the_middle():
+def test_patch_merger_is_in_the_middle():
     model, images = make("patch_merger", keep_rate=0.3), random_images()
     tokens = model.merger(model.blocks[1](model.blocks[0](model.embed(images))))
     assert tokens.shape[1] == 5
@@ -547,7 +547,7 @@ def test_patch_dropout_keeps_its_share(keep_rate, size, n_keep, n_tokens):
     assert tokens_in_last_mlp(model, images, torch.arange(n_keep)) == n_tokens
 
 
-def test_patch_dropout_draws_for_each_image_and_step():
+def test_patch_dropout_samples_for_each_image_and_step():
     model = make("patch_dropout")
     images = random_images(1).expand(2, -1, -1, -1)
     logits, later = model(images), model(images)
@@ -556,7 +556,7 @@ def test_patch_dropout_draws_for_each_image_and_step():
     assert torch.equal(model.eval()(images)[0], model(images)[1])
 
 
-def test_patch_dropout_shares_no_draws_with_the_rest_of_the_program():
+def test_patch_dropout_does_not_share_the_global_generator():
     images = random_images()
     model, disturbed = make("patch_dropout"), make("patch_dropout")
     before = torch.get_rng_state()

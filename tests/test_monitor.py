@@ -48,7 +48,7 @@ def test_one_short_episode_fills_tensorboard(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["random", "a2c"])
-def test_other_agents_are_watched_the_same_way(kind, tmp_path):
+def test_other_agents_are_monitored_the_same_way(kind, tmp_path):
     log = str(tmp_path)
     agent = (
         FixedRule("random", make(), n_keep=4, tensorboard_log=log)
@@ -59,7 +59,7 @@ def test_other_agents_are_watched_the_same_way(kind, tmp_path):
     assert set(read_events(tmp_path / "run_1").Tags()["scalars"]) >= SCALARS
 
 
-def test_epoch_figures_are_those_of_the_environment():
+def test_epoch_metrics_are_those_of_the_environment():
     env = make(epochs=3)
     epochs, steps = [], []
     monitor = TrainingMonitor(on_epoch=epochs.append, on_step=steps.append, max_episodes=1)
@@ -76,7 +76,7 @@ def test_epoch_figures_are_those_of_the_environment():
     assert not monitor.diverged
 
 
-def test_steps_that_changed_nothing_are_counted_and_shown(capsys):
+def test_skipped_steps_are_counted_and_shown(capsys):
     env = make(epochs=2)
     epochs = []
 
@@ -95,7 +95,7 @@ def test_steps_that_changed_nothing_are_counted_and_shown(capsys):
     assert "3 steps skipped" in capsys.readouterr().out
 
 
-def test_time_is_told_apart():
+def test_time_is_split_between_vit_and_agent():
     env = make()
     epochs = []
     monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
@@ -111,9 +111,7 @@ def test_time_is_told_apart():
 
 
 @pytest.mark.parametrize("budget", ["epochs", "flops"])
-def test_counting_flops_is_told_apart_where_steps_do_it_and_once_where_the_callback_does(
-    budget, monkeypatch
-):
+def test_time_for_counting_flops_is_excluded_once(budget, monkeypatch):
     count = TrainingRun.flops
 
     def count_for_long(run):
@@ -125,10 +123,10 @@ def test_counting_flops_is_told_apart_where_steps_do_it_and_once_where_the_callb
     monkeypatch.setattr(TrainingRun, "flops", count_for_long)
     agent.learn(10**6, callback=monitor, reset_num_timesteps=False)
     assert monitor.n_calls > 20
-    assert round(monitor.clock.apart / 1000) == (monitor.n_calls if budget == "flops" else 0)
+    assert round(monitor.clock.excluded / 1000) == (monitor.n_calls if budget == "flops" else 0)
 
 
-def test_patches_are_those_trained_on_whatever_actions_mean():
+def test_recorded_patches_are_those_trained_on_with_any_actions():
     epochs = []
     monitor = TrainingMonitor(
         max_episodes=2, on_epoch=lambda figures: epochs.append((figures, monitor.selected))
@@ -142,7 +140,7 @@ def test_patches_are_those_trained_on_whatever_actions_mean():
         assert selected.sum() == pytest.approx(figures.n_selected)
 
 
-def test_an_epoch_that_the_budget_cuts_short_is_told_of():
+def test_an_epoch_that_the_budget_cuts_short_is_reported():
     env = make(budget="flops", observation="none")
     epochs, steps = [], []
     monitor = TrainingMonitor(on_epoch=epochs.append, on_step=steps.append, max_episodes=1)
@@ -155,7 +153,7 @@ def test_an_epoch_that_the_budget_cuts_short_is_told_of():
     assert len(steps) > 2 * env.expected_steps / 3 > 14
 
 
-def test_learning_goes_on_within_an_episode():
+def test_learning_continues_within_an_episode():
     epochs = []
     monitor = TrainingMonitor(on_epoch=epochs.append)
     agent = FixedRule("all", make())
@@ -171,7 +169,7 @@ def test_a_log_interval_of_no_steps_is_refused():
         TrainingMonitor(log_interval=0)
 
 
-def test_episodes_and_second_runs_are_counted_on():
+def test_episodes_and_second_runs_are_counted():
     monitor = TrainingMonitor(max_episodes=2)
     agent = FixedRule("all", make())
     agent.learn(1000, callback=monitor)
@@ -192,7 +190,7 @@ def test_several_environments_are_averaged(kind):
     envs.close()
 
 
-def test_a_divergence_is_told():
+def test_a_divergence_is_reported():
     env = make(learning_rate=1e30)
     monitor = TrainingMonitor(max_episodes=1)
     with np.errstate(all="ignore"):
@@ -203,7 +201,7 @@ def test_a_divergence_is_told():
 @pytest.mark.parametrize(
     ("n_epochs", "said"), [(5, "epoch 2/5: loss"), (None, "epoch 2 (38%): loss")]
 )
-def test_epochs_are_told_with_their_number_or_the_share_of_the_budget(n_epochs, said):
+def test_epochs_are_printed_with_their_number_or_the_share_of_the_budget(n_epochs, said):
     console = Console(file=io.StringIO(), width=200)
     display, epochs = Display(console, n_epochs), []
     monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)

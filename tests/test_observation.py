@@ -11,8 +11,8 @@ from vit_patch_env.observation import (
     RUN_FEATURES,
     mean_attention_output,
     mean_attention_received,
-    nothing,
     run_features,
+    zeros,
 )
 
 
@@ -28,7 +28,7 @@ def test_mean_attention_output_is_the_mean_over_dim_and_batch(model):
     assert torch.allclose(mean_attention_output(model, images), expected, atol=1e-7)
 
 
-def test_mean_attention_received_is_shared_out_among_the_patches(model):
+def test_mean_attention_received_sums_to_one_over_the_patches(model):
     received = mean_attention_received(model, torch.rand(3, 3, 16, 16))
     assert received.shape == (16,)
     assert received.sum().item() == pytest.approx(1, abs=1e-5)
@@ -44,8 +44,8 @@ def test_observations_are_float32_within_their_bounds(name, model):
     assert ((values >= observation.low) & (values <= observation.high)).all()
 
 
-def test_nothing_is_a_zero_for_every_patch(model):
-    assert torch.equal(nothing(model, torch.rand(3, 3, 16, 16)), torch.zeros(16))
+def test_zeros_has_a_zero_for_every_patch(model):
+    assert torch.equal(zeros(model, torch.rand(3, 3, 16, 16)), torch.zeros(16))
 
 
 @pytest.mark.parametrize("name", list(OBSERVATIONS))
@@ -72,6 +72,6 @@ def test_run_features_are_float32_within_their_bounds(progress, ratio, share):
     assert np.concatenate((np.zeros(9, np.float32), values)) in OBSERVATIONS["none+run"].space(9)
 
 
-def test_run_features_stand_in_their_order():
+def test_run_features_are_in_order():
     assert run_features(0.25, 3, 0.5).tolist() == [0.25, 3, 0.5]
     assert FEATURES_AFTER_RUN.tolist() == [1, 0, 1]

@@ -21,7 +21,7 @@ def agent_file(tmp_path_factory):
     return path
 
 
-def test_a_file_says_what_it_is_and_how_it_was_made(agent_file):
+def test_a_file_describes_the_agent_and_its_provenance(agent_file):
     card = read_card(agent_file)
     assert (card.agent, card.n_patches, card.observation) == ("bandit", 16, "none+run")
     assert card.provenance["command"].startswith("vit-patch pretrain ")
@@ -59,7 +59,7 @@ def test_frozen_agents_of_other_algorithms_too(tmp_path):
     assert RunFolder(tmp_path / "run").read_result()["n_steps"] == 14
 
 
-def test_environments_at_once_and_of_several_lengths(tmp_path):
+def test_parallel_environments_of_several_lengths(tmp_path):
     path = tmp_path / "bandit.zip"
     main(["pretrain", *SHORT, "--budgets", "1", "2", "--out", str(path)])
     assert read_card(path).provenance["episodes"] >= 3
@@ -80,8 +80,8 @@ def refused_training(capsys, tmp_path, *args):
     ("args", "message"),
     [
         (["--out", "agent.pt"], "--out must end in .zip, got agent.pt"),
-        (["--agent", "random"], "--agent must be one that learns from the start, got random"),
-        (["--agent", "pretrained"], "--agent must be one that learns from the start"),
+        (["--agent", "random"], "--agent must be one that learns from scratch, got random"),
+        (["--agent", "pretrained"], "--agent must be one that learns from scratch"),
         (["--episodes", "0"], "--episodes must be in [1, inf), got 0"),
         (["--jobs", "0"], "--jobs must be in [1, inf), got 0"),
         (["--budgets", "0"], "--budgets must be a list, each an integer in [1, inf), got 0"),
@@ -135,6 +135,6 @@ def test_a_card_without_the_agents_weights_is_refused(agent_file, tmp_path, caps
     assert "cannot be loaded" in error
 
 
-def test_learning_on_is_for_files_alone(tmp_path, capsys):
+def test_continued_learning_is_only_for_files(tmp_path, capsys):
     error = refused_training(capsys, tmp_path, "--agent", "paper", "--agent-learns")
     assert "--agent-learns is for the file of a pre-trained agent, got agent paper" in error

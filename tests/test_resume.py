@@ -27,7 +27,7 @@ def train(out, *args):
 
 
 def stopped(out, *args, number=signal.SIGTERM):
-    """A run that was told to stop after its first epoch."""
+    """A run that was stopped after its first epoch."""
     end_epoch = Run._end_epoch
 
     def signalled(run, figures):
@@ -49,7 +49,7 @@ def stopped(out, *args, number=signal.SIGTERM):
 
 @pytest.fixture(scope="module")
 def random_runs(tmp_path_factory):
-    """A run of random patches that was stopped after an epoch, and the whole one's course."""
+    """A run of random patches stopped after an epoch, and an uninterrupted one's trajectory."""
     root = tmp_path_factory.mktemp("random")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
@@ -71,13 +71,13 @@ def expected(random_runs):
 
 @pytest.fixture
 def in_one_line():
-    """Warnings are shown, as on the command line, and are no errors."""
+    """Warnings are shown, as on the command line, and are not errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         yield
 
 
-def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
+def test_a_stopped_run_prints_how_to_resume(tmp_path, capsys):
     out = stopped(tmp_path / "run", "--agent", "random", number=signal.SIGINT)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "vit-patch: stopping after a checkpoint; a second signal ends it at once"
@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path, capsys):
     assert points[0] == points[1]
 
 
-def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, capsys):
     for path in (broken / "checkpoints").iterdir():
         path.unlink()
     main(["train", "--resume", str(broken)])
@@ -120,7 +120,7 @@ def test_a_run_without_a_checkpoint_begins_again(broken, expected, capsys):
             ["--dqn.tau", "0.5"],
             "--dqn.tau must be that of the resumed run, 0.1, got 0.5",
         ),
-        (["--out", "elsewhere"], "out is the run's own folder"),
+        (["--out", "elsewhere"], "out must be the folder of the resumed run"),
         (["--checkpoint-every", "5h"], "--checkpoint-every must be a number of steps"),
         (["--checkpoints-kept", "0"], "--checkpoints-kept must be in [1, inf), got 0"),
     ],
@@ -129,7 +129,7 @@ def test_other_options_are_refused(broken, args, message, capsys):
     assert message in refused(capsys, "train", "--resume", str(broken), *args)
 
 
-def test_what_does_not_change_the_course_may_be_changed(broken, capsys):
+def test_options_that_do_not_affect_results_may_change(broken, capsys):
     words = ["--checkpoint-every", "3", "--checkpoints-kept", "1", "--device", "cpu"]
     main(["train", "--resume", str(broken), *words, "--log-interval", "5"])
     assert (broken / "result.json").exists()
@@ -152,7 +152,7 @@ def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
     assert f"see its metrics with vit-patch evaluate {tmp_path / 'run'}" in line
 
 
-def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, capsys):
+def test_a_new_run_in_an_unfinished_runs_folder_is_refused_with_a_hint(broken, capsys):
     line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(broken))
     assert f"resume it (--resume {broken}), or add --overwrite" in line
     train(broken, "--overwrite", "--agent", "all")
@@ -160,7 +160,7 @@ def test_a_new_run_in_a_broken_ones_folder_is_refused_with_the_way_on(broken, ca
     assert RunFolder(broken).options.agent == "all"
 
 
-def test_a_configuration_that_was_changed_is_noticed(broken, capsys):
+def test_a_changed_configuration_is_detected(broken, capsys):
     path = broken / "config.json"
     config = json.loads(path.read_text())
     config["options"]["env"]["learning_rate"] = 0.5
@@ -187,7 +187,7 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
 
 
 def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
-    message = f"out must be a folder that no other process is at work in, got {broken}"
+    message = f"out must be a folder that no other process is using, got {broken}"
     with RunFolder(broken).lock():
         assert message in refused(capsys, "train", "--resume", str(broken))
         words = ["train", *TINY_OPTIONS, "--overwrite", "--out", str(broken)]
@@ -198,7 +198,7 @@ def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
 def test_a_second_comparison_in_a_folder_is_refused(tmp_path, capsys):
     with lock_folder(tmp_path, "out"):
         words = ["compare", *TINY_OPTIONS, "--methods", "simple_vit", "--out", str(tmp_path)]
-        assert "no other process is at work in" in refused(capsys, *words)
+        assert "no other process is using" in refused(capsys, *words)
 
 
 def test_nothing_is_written_through_links(tmp_path, capsys):
@@ -229,7 +229,7 @@ class Attack:
         return os.mkdir, ("attacked",)
 
 
-def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys):
+def test_evaluation_executes_no_code_from_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     train(out, "--agent", "ppo", "--epochs", "1")
@@ -244,7 +244,9 @@ def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys)
     with zipfile.ZipFile(out / "agent.zip", "w") as archive:
         for name, part in content.items():
             archive.writestr(name, part)
-    assert "expected agent.zip as result.json was written" in refused(capsys, "evaluate", str(out))
+    assert "expected agent.zip with the checksum in result.json" in refused(
+        capsys, "evaluate", str(out)
+    )
     result = json.loads((out / "result.json").read_text())
     result["files"]["agent.zip"] = checksum(out / "agent.zip")
     (out / "result.json").write_text(json.dumps(result))
@@ -252,7 +254,7 @@ def test_evaluation_executes_nothing_out_of_a_run(tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "attacked").exists()
 
 
-def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, capsys):
+def test_writing_results_is_retried_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vit_patch_env.experiments.runs.train.RETRY_SECONDS", 0.0)
     write, fails = RunFolder.write_result, [True, True, False]
 
@@ -265,7 +267,7 @@ def test_results_are_tried_again_where_the_disk_is_full(tmp_path, monkeypatch, c
     train(tmp_path / "run", "--agent", "random")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert "No space left on device: writing the results is tried again" in said[0]
+    assert "No space left on device: writing the results is retried" in said[0]
     assert (tmp_path / "run" / "result.json").exists()
 
 
@@ -291,7 +293,7 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(
     assert trajectory(out) == expected
 
 
-def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
+def test_a_signal_ends_the_wait_for_disk_space(tmp_path, monkeypatch, capsys):
     def full(folder, result):
         signal.raise_signal(signal.SIGTERM)
         raise OSError(28, "No space left on device")
@@ -304,7 +306,7 @@ def test_a_signal_ends_the_waiting_for_room(tmp_path, monkeypatch, capsys):
 
 
 class Broken:
-    """A file of which nobody reads any more, or on a disk that is full."""
+    """A pipe without a reader, or a file on a full disk."""
 
     def __init__(self, error):
         self.error = error
@@ -328,7 +330,7 @@ def test_a_run_survives_its_output(error, tmp_path, expected, monkeypatch):
     assert newest_step(stopped(tmp_path / "other", "--agent", "random")) > 0
 
 
-def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, capsys):
+def test_a_run_that_was_finished_meanwhile_is_not_changed(broken, monkeypatch, capsys):
     make_env = training.make_env
 
     def slow(options):
@@ -337,7 +339,7 @@ def test_a_run_that_was_finished_meanwhile_is_left_alone(broken, monkeypatch, ca
 
     monkeypatch.setattr(training, "make_env", slow)
     line = refused(capsys, "train", "--resume", str(broken))
-    assert "--resume must be a run that is not finished" in line
+    assert "--resume must be an unfinished run" in line
     assert newest_step(broken) > 0
 
 

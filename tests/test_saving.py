@@ -14,7 +14,7 @@ from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 
 
 def play(env, n_steps, seed=0):
-    """What comes of random actions, the same for the same seed."""
+    """The results of random actions, the same for the same seed."""
     rng = np.random.default_rng(seed)
     said = []
     for _ in range(n_steps):
@@ -24,7 +24,7 @@ def play(env, n_steps, seed=0):
 
 
 class WithDropout(SimpleViT):
-    """A user's own model, which draws from torch's global generator."""
+    """A user's own model, which uses torch's global generator."""
 
     def pool(self, tokens):
         return nn.functional.dropout(super().pool(tokens), training=self.training)
@@ -48,7 +48,7 @@ def dropout_model(n_classes, channels):
         {"reward": "progress", "observation": "none+run"},
     ],
 )
-def test_a_loaded_run_takes_the_same_course(kwargs, tmp_path):
+def test_a_loaded_run_continues_identically(kwargs, tmp_path):
     env = ViTPatchSelectEnv(**TINY | kwargs)
     env.reset(seed=1)
     *_, (seen, *_) = play(env, 5)
@@ -96,7 +96,7 @@ def test_the_episode_that_ended_is_saved_too(tmp_path):
     assert other.steps_done == 2
 
 
-def test_a_budget_of_seconds_goes_on_where_it_was(tmp_path):
+def test_a_budget_of_seconds_resumes(tmp_path):
     kwargs = TINY | {"budget": "seconds", "seconds": 50.0}
     env = ViTPatchSelectEnv(**kwargs)
     env.reset(seed=0)
@@ -108,7 +108,7 @@ def test_a_budget_of_seconds_goes_on_where_it_was(tmp_path):
     assert 0.4 < play(other, 1)[0][3]["progress"] < 0.6
 
 
-def test_time_that_is_set_aside_is_no_training_time():
+def test_excluded_time_is_not_training_time():
     env = ViTPatchSelectEnv(**TINY)
     env.reset(seed=0)
     play(env, 2)
@@ -118,7 +118,7 @@ def test_time_that_is_set_aside_is_no_training_time():
     assert env.episode.timings.train_seconds < 100
 
 
-def test_a_users_model_that_keeps_to_its_own_generator_is_restored(tmp_path):
+def test_a_users_model_with_its_own_generator_is_restored(tmp_path):
     env = ViTPatchSelectEnv(**TINY | {"model": dropout_model})
     env.reset(seed=1)
     play(env, 2)
@@ -152,7 +152,7 @@ def test_other_arguments_are_named(kwargs, message, tmp_path):
         other.evaluate("val")
 
 
-def test_other_images_are_noticed(make_folder, tmp_path):
+def test_other_images_are_detected(make_folder, tmp_path):
     kwargs = TINY | {"dataset": "folder", "batch_size": 8}
     env = ViTPatchSelectEnv(**kwargs, data_dir=str(make_folder(n_images=20)))
     env.reset(seed=0)
@@ -183,7 +183,7 @@ def test_before_the_first_reset_there_is_nothing_to_save(tiny_env, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_close_frees_everything_and_a_reset_begins_anew():
+def test_close_frees_everything_and_a_reset_starts_anew():
     env = ViTPatchSelectEnv(**TINY)
     first, _ = env.reset(seed=0)
     play(env, 14)

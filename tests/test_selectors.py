@@ -55,7 +55,7 @@ def test_random_patches_vary_and_cover_the_image():
     assert masks.mean(axis=0) == pytest.approx(0.25, abs=0.12)
 
 
-def test_random_patches_follow_their_seed_and_no_global_generator():
+def test_random_patches_depend_on_their_seed_and_no_global_generator():
     observation = np.zeros(16, dtype=np.float32)
     first, second = (make_rule(RandomPatches, n_keep=4, seed=3) for _ in range(2))
     for _ in range(5):

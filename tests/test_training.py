@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.splits import Split
 from vit_patch_env.models.simple_vit import SimpleViT
-from vit_patch_env.observation import mean_attention_output, nothing
+from vit_patch_env.observation import mean_attention_output, zeros
 from vit_patch_env.training import run as training_run
 from vit_patch_env.training import stopwatch
 from vit_patch_env.training.budget import Budget
@@ -71,7 +71,7 @@ def test_train_step_is_plain_adam_on_the_kept_patches():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_learns_its_images(dtype):
+def test_training_fits_its_images(dtype):
     run = make_run(learning_rate=5e-3, dtype=dtype)
     batch = run.batch
     first = run.trainer.step(batch).item()
@@ -109,7 +109,7 @@ def test_validation_loss_is_that_of_an_evaluation():
     assert run.step().loss == plain.step().loss
 
 
-def test_seconds_begin_with_the_first_step():
+def test_seconds_are_measured_from_the_first_step():
     run = make_run()
     run.evaluate(Split(run.stream.images, run.stream.labels))
     assert run.stopwatch.training == 0
@@ -123,7 +123,7 @@ def test_seconds_begin_with_the_first_step():
     )
 
 
-def test_step_keeps_time_apart(monkeypatch):
+def test_step_measures_training_and_observation_separately(monkeypatch):
     now = 100.0
 
     def pass_time(seconds):
@@ -132,7 +132,7 @@ def test_step_keeps_time_apart(monkeypatch):
 
     def look(model, images):
         pass_time(5)
-        return nothing(model, images)
+        return zeros(model, images)
 
     for module in (training_run, stopwatch):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
@@ -144,7 +144,7 @@ def test_step_keeps_time_apart(monkeypatch):
     assert run.stopwatch.training == 21
 
 
-def test_observe_leaves_model_and_gradients_alone():
+def test_observe_does_not_change_model_or_gradients():
     run = make_run()
     before = [parameter.clone() for parameter in run.trainer.model.parameters()]
     run.observe(run.batch.images)
@@ -238,7 +238,7 @@ class Constant(torch.nn.Module):
         return torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(images), -1)
 
 
-def test_evaluate_asks_for_the_patches_of_every_batch():
+def test_evaluate_selects_patches_for_every_batch():
     run = make_run()
     asked = []
 
@@ -270,7 +270,7 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
     assert learning_rate_factor(1.0, 0.01, 1.0, "cosine") == 1.0
 
 
-def test_the_schedule_reaches_the_optimiser():
+def test_the_schedule_reaches_the_optimizer():
     run = make_run(
         schedule=partial(learning_rate_factor, step_share=1 / 20, warmup=0.25, schedule="cosine"),
         learning_rate=0.1,

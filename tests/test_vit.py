@@ -56,7 +56,7 @@ def test_dropped_patches_get_no_gradient(model):
     assert seen.sum() == 16
 
 
-def test_positions_tell_patches_apart(model):
+def test_positions_distinguish_patches(model):
     images = torch.full((1, 3, 16, 16), 0.5)
     outputs = [model(images, torch.tensor([patch])) for patch in range(16)]
     assert len({tuple(output[0].tolist()) for output in outputs}) == 16

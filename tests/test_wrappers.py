@@ -251,7 +251,7 @@ def test_a_step_before_the_first_reset_is_refused():
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "attended"])
-def test_same_seed_same_patches_whatever_other_generators_do(sampling):
+def test_same_seed_same_patches_if_other_generators_change(sampling):
     first = masks_of(CountAction(Echo(), sampling=sampling), seed=3)
     np.random.seed(99)  # noqa: NPY002
     env = CountAction(Echo(), sampling=sampling)
@@ -260,7 +260,7 @@ def test_same_seed_same_patches_whatever_other_generators_do(sampling):
     assert not np.array_equal(masks_of(env, seed=4), first)
 
 
-def test_sampling_leaves_the_global_and_the_environments_generator_alone():
+def test_sampling_does_not_use_the_global_or_the_environments_generator():
     env = CountAction(Echo())
     np.random.seed(5)  # noqa: NPY002
     env.reset(seed=0)

@@ -4,9 +4,9 @@
     class EnvConfig:
         epochs: Annotated[int, Interval(ge=1), Doc("passes over the training images")] = 20
 
-From such a declaration come the check of every value, the signature of what takes them
-(`takes`), the options of the command line, files and back (`from_json`), what may differ when a run
-is resumed (`SAME_RUN`) and the tables of the documentation (`declared`).
+Everything else follows from the declaration: the check of every value, signatures (`takes`),
+command-line options, reading and writing JSON (`from_json`, `to_json`), and which values may change
+when a run is resumed (`SAME_RUN`).
 """
 
 import difflib
@@ -46,34 +46,34 @@ class Mark(NamedTuple):
 
 
 SAME_RUN: Final = Mark("same run")
-"""Of an argument that does not change the course of a run: a resumed run may have another."""
+"""Marks an argument that does not affect a run's results: it may change when a run is resumed."""
 
 PYTHON_ONLY: Final = Mark("Python only")
-"""Of an argument that a command line has no use for."""
+"""Marks an argument that is not available on the command line."""
 
 POSITIONAL: Final = Mark("positional")
-"""Of an argument that a command line takes without its name."""
+"""Marks an argument that is positional on the command line."""
 
 
 class OrObject(NamedTuple):
-    """Marks an argument that also takes objects, which no file holds; their user checks them.
+    """Marks an argument that also accepts objects, which are not checked here and cannot be saved.
 
     Attributes:
-        what: such as "an ImageData".
+        description: of the objects, such as "an ImageData".
     """
 
-    what: str
+    description: str
 
 
 class Argument(NamedTuple):
-    """What is declared of an argument.
+    """The declaration of an argument.
 
     Attributes:
         name: as in Python.
         annotation: type and range.
-        default: None for a group of arguments, too.
-        doc: one line.
-        changes_run: whether another value would change the course of a run.
+        default: default value; None for a group of arguments.
+        doc: description in one line.
+        changes_run: whether the value affects the results of a run.
     """
 
     name: str
@@ -84,8 +84,10 @@ class Argument(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The values that it takes, in words."""
-        objects = [data.what for data in _metadata(self.annotation) if isinstance(data, OrObject)]
+        """The accepted values, in words."""
+        objects = [
+            data.description for data in _metadata(self.annotation) if isinstance(data, OrObject)
+        ]
         return " or ".join((describe(self.annotation), *objects))
 
 
@@ -93,8 +95,8 @@ class Argument(NamedTuple):
 def arguments(kind: type[Config]) -> type[Config]:
     """Make a class a frozen dataclass of keyword-only fields whose values are checked.
 
-    A class that declares `check(self)` has it called where every single value is valid, for what
-    depends on several of them.
+    If the class defines `check(self)`, it is called once every single value is valid, to check
+    values that depend on each other.
     """
     kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
     kind.__post_init__ = _check  # type: ignore[attr-defined]
@@ -115,7 +117,7 @@ def _check(config: Any) -> None:
 
 @cache
 def declared(kind: Any) -> tuple[Argument, ...]:
-    """The arguments that a class of them declares, in order."""
+    """The arguments that a configuration class declares, in order."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(_argument(field, hints[field.name]) for field in fields(kind))
 
@@ -134,7 +136,7 @@ def _metadata(annotation: Any) -> tuple[Any, ...]:
 def takes(
     kind: Callable[P, Config],
 ) -> Callable[[Callable[[Owner, Config], None]], Callable[Concatenate[Owner, P], None]]:
-    """Let a method that is called with a configuration take its arguments instead.
+    """Let a method that expects a configuration take the configuration's arguments instead.
 
     The method's signature is the configuration's, for editors, type checkers and `help`.
     """
@@ -145,29 +147,29 @@ def takes(
         signature = inspect.signature(kind)
 
         @wraps(method)
-        def taking(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        def wrapper(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:
             for name in kwargs.keys() - signature.parameters.keys():
                 close = difflib.get_close_matches(name, signature.parameters, n=1)
                 hint = "".join(f", did you mean {one}?" for one in close)
                 raise TypeError(f"{type(self).__name__} has no argument {name}{hint}")
             method(self, kind(*args, **kwargs))
 
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        parameters = [own, *signature.parameters.values()]
-        taking.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        taking.__annotations__ = {}
-        return taking
+        self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        parameters = [self_parameter, *signature.parameters.values()]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {}
+        return wrapper
 
     return decorate
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The values as JSON holds them."""
+    """The values as JSON-compatible data."""
     return asdict(config)
 
 
 def from_json(kind: type[Config], values: Any) -> Config:
-    """A configuration from what JSON held; arguments that are not given have their defaults.
+    """A configuration from parsed JSON; missing arguments have their defaults.
 
     Raises:
         ArgumentError: naming an argument that is unknown, or whose value is not valid.
@@ -180,7 +182,7 @@ def from_json(kind: type[Config], values: Any) -> Config:
 
 
 def _argument_error(kind: Any, error: ValidationError) -> ArgumentError:
-    """The error in our words, with the argument's name among its group's: "env.epochs"."""
+    """Pydantic's error as ours, with the name of the argument's group: "env.epochs"."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ArgumentError):

@@ -1,6 +1,6 @@
-"""Checks of what a user passes in: ValueErrors that name what was expected and what came.
+"""Checks of user input: ValueErrors that state what was expected and what was given.
 
-pydantic decides whether a value is of a type and in its range; the words are ours, in one line.
+pydantic checks types and ranges; the messages are our own, in one line.
 """
 
 import types
@@ -20,20 +20,20 @@ Share = Annotated[float, Interval(gt=0, le=1)]
 InnerShare = Annotated[float, Interval(gt=0, lt=1)]
 """In (0, 1)."""
 
-_OUTSIDE = {
+_OUT_OF_RANGE = {
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
 }  # fmt: skip
-"""pydantic's names of the errors of numbers that are outside a range."""
+"""pydantic's names of the errors for numbers outside a range."""
 
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
 
 class ArgumentError(ValueError):
-    """A value that an argument must not have.
+    """An invalid value of an argument.
 
     Args:
         name: of the argument, as in Python.
-        problem: what was expected and what came, such as "must be in [0, 1], got 2".
+        problem: what was expected and what was given, such as "must be in [0, 1], got 2".
     """
 
     def __init__(self, name: str, problem: str) -> None:
@@ -41,21 +41,21 @@ class ArgumentError(ValueError):
         self.name = name
         self.problem = problem
 
-    def __reduce__(self) -> tuple[Any, ...]:  # for errors that come from other processes
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
         return type(self), (self.name, self.problem)
 
 
 def shown(value: object) -> str:
-    """A value in one line of a message, cut where it is long."""
+    """A value's repr in one line, truncated if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an integer of thousands of digits, an object that is none of ours
+    except Exception:  # an integer of thousands of digits, or a user's object whose repr fails
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar as Python's number; anything else as it is."""
+    """A NumPy scalar as a Python number; any other value unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -64,7 +64,7 @@ def check(annotation: Any, **values: object) -> Any:
 
     Args:
         annotation: such as `Annotated[int, Interval(ge=1)]`, `Literal["a", "b"]` or `str | None`.
-        values: by the name that the user knows them by.
+        values: by the names that the user knows.
 
     Returns:
         The last value, as Python's own type.
@@ -82,10 +82,10 @@ def check(annotation: Any, **values: object) -> Any:
 
 
 def from_text(annotation: Any, text: Any) -> Any:
-    """The value that a text, or a tuple of texts, stands for; the text itself if it is not one.
+    """The value that a text, or a tuple of texts, represents; the text itself if there is none.
 
     Args:
-        annotation: what the value must be; whether it is, `check` finds out.
+        annotation: type of the value; `check` then verifies it.
         text: such as "3", "0.5" or "None".
     """
     if isinstance(text, tuple):
@@ -119,19 +119,19 @@ def check_choice(choices: Sequence[object], **values: object) -> None:
         ArgumentError: "precision must be one of auto, fp32, bf16, got 'fp8'".
     """
     for name, value in values.items():
-        # Arrays, which compare element by element, and other containers are never a choice.
+        # Arrays, which compare element by element, and other containers are never valid.
         if not isinstance(value, Hashable) or value not in choices:
             raise ArgumentError(name, f"must be one of {_listed(choices)}, got {shown(value)}")
 
 
 def problem(annotation: Any, error: ValidationError) -> str:
-    """What is wrong with a value that pydantic refused, in our words."""
+    """The problem with a value that pydantic rejected, as in `ArgumentError`."""
     first = error.errors()[0]
     metadata = _kinds(annotation)[1]
     expected = describe(annotation)
     if first["type"] == "multiple_of":
         expected = f"divisible by {_multiple(metadata)}"
-    elif first["type"] in _OUTSIDE and _interval(metadata):
+    elif first["type"] in _OUT_OF_RANGE and _interval(metadata):
         expected = f"in {_interval(metadata)}"
     return f"must be {expected}, got {shown(first['input'])}"
 
@@ -154,7 +154,7 @@ def describe(annotation: Any) -> str:
 
 
 def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
-    """The types that an annotation is a union of, None last, and its metadata."""
+    """The types in an annotation's union, None last, and its metadata."""
     metadata: tuple[Any, ...] = ()
     if get_origin(annotation) is Annotated:
         annotation, *rest = get_args(annotation)
@@ -165,13 +165,13 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
 
 
 def _listed_kind(kind: Any) -> str:
-    """Of a tuple of any length: "a list, each an integer in [1, inf)"."""
+    """A tuple of any length in words: "a list, each an integer in [1, inf)"."""
     item = get_args(kind)[0] if get_origin(kind) is tuple else None
     return f"a list, each {describe(item)}" if item is not None else str(kind)
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a type that has few: those of a Literal, and of bool."""
+    """The values of a Literal or of bool; empty for other types."""
     if kind is bool:
         return (False, True)
     return get_args(kind) if get_origin(kind) is Literal else ()
@@ -182,7 +182,7 @@ def _listed(choices: Sequence[object]) -> str:
 
 
 def _interval(metadata: tuple[Any, ...]) -> str:
-    """The range in brackets, such as "(0, 1]"; nothing where there is none."""
+    """The range in brackets, such as "(0, 1]"; empty without a range."""
     for data in metadata:
         if isinstance(data, Interval):
             low = f"({_bound(data.gt, '-inf')}" if data.ge is None else f"[{data.ge}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     MakeModel = Callable[[int, int], nn.Module]
     Dataset = DatasetName | ImageData
     Model = ModelName | MakeModel
-else:  # what files and command lines can hold
+else:  # values that can be saved and given on the command line
     Dataset, Model = DatasetName, ModelName
 
 Count = Annotated[int, Interval(ge=1)]
@@ -54,7 +54,7 @@ class EnvConfig:
     ] = 0.1
     skip_corrupt: Annotated[
         bool,
-        Doc("skip images of a folder that cannot be read, with a warning, instead of refusing all"),
+        Doc("skip images of a folder that cannot be read, with a warning, instead of stopping"),
     ] = False
     image_size: Annotated[
         int,
@@ -72,25 +72,27 @@ class EnvConfig:
     model: Annotated[
         Model,
         OrObject("a function of (n_classes, channels)"),
-        Doc("simple_vit (the paper's), vit, or one of those that reduce their tokens themselves"),
+        Doc("simple_vit (the paper's), vit, or a model that reduces its tokens itself"),
     ] = "simple_vit"
     keep_rate: Annotated[
         float | None,
         Interval(gt=0, le=1),
-        Doc("share of tokens that such a model keeps; as published by default"),
+        Doc("share of tokens that such a model keeps; by default the published one"),
     ] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 64
     epochs: Annotated[
-        Count, Doc("passes over the training images; of a budget of FLOPs, what they cost")
+        Count, Doc("passes over the training images; for a budget of FLOPs, passes on all patches")
     ] = 20
     budget: Annotated[
         BudgetName,
-        Doc("what ends an episode: epochs; the FLOPs of so many epochs on all patches; seconds"),
+        Doc(
+            "unit of an episode's length: epochs, the FLOPs of `epochs` on all patches, or seconds"
+        ),
     ] = "epochs"
     seconds: Annotated[
         float | None,
         Interval(gt=0),
-        Doc("length of a budget of seconds, of wall-clock time without evaluation"),
+        Doc("budget of seconds: wall-clock time excluding evaluation"),
     ] = None
     learning_rate: Annotated[float, Interval(gt=0), Doc("peak learning rate of the ViT")] = 1e-3
     optimizer: Annotated[
@@ -101,7 +103,7 @@ class EnvConfig:
         ScheduleName, Doc("learning rate after the warm-up: constant (the paper's) or cosine")
     ] = "constant"
     warmup_epochs: Annotated[
-        int, Interval(ge=0), Doc("epochs of linear warm-up; of other budgets the same share")
+        int, Interval(ge=0), Doc("epochs of linear warm-up; the same share of other budgets")
     ] = 0
     label_smoothing: Annotated[
         float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
@@ -110,11 +112,11 @@ class EnvConfig:
         int, Interval(ge=0), Doc("pixels of padding for random crops; 0 for no cropping")
     ] = 4
     flip: Annotated[
-        bool | None, Doc("mirror half of the images; by default where the data set allows it")
+        bool | None, Doc("mirror half of the images; by default if the data set allows it")
     ] = None
     observation: Annotated[
         ObservationName,
-        Doc("what the agent sees of the next batch; +run appends three features of the run"),
+        Doc("what the agent observes of the next batch; +run appends three features of the run"),
     ] = "attention_output"
     reward: Annotated[
         RewardName,
@@ -124,11 +126,11 @@ class EnvConfig:
         Count, Doc("steps between measurements of the validation loss, for the reward validation")
     ] = 50
     reward_images: Annotated[
-        Count, Doc("validation images that it is measured on: the first of the split")
+        Count, Doc("number of validation images it is measured on: the first ones of the split")
     ] = 512
     n_patches_desired: Annotated[
         int | None,
-        Doc("patches that the reward asks for and rules keep, at least 1; None for the fewest"),
+        Doc("patches that the reward favours and rules keep, at least 1; None: as few as possible"),
     ] = 40
     alpha: Annotated[
         float, Interval(ge=0, le=1), Doc("weight of the loss against the number of patches")
@@ -146,14 +148,14 @@ class EnvConfig:
         Literal["rgb_array"] | None,
         SAME_RUN,
         PYTHON_ONLY,
-        Doc("rgb_array for pictures of the selection"),
+        Doc("rgb_array for images of the selection"),
     ] = None
 
     def check(self) -> None:
-        """Check what depends on several arguments.
+        """Check the arguments that depend on each other.
 
         Raises:
-            ArgumentError: naming the one that does not fit.
+            ArgumentError: with the name of the invalid one.
         """
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)

@@ -1,4 +1,4 @@
-"""ViTPatchSelect-v0: a Vision Transformer's training run behind the Gymnasium API."""
+"""ViTPatchSelect-v0: a Vision Transformer's training run as a Gymnasium environment."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Description
     One episode is one training run of a ViT from fresh weights, one step is one batch. Before each
     batch the agent observes how the ViT's first layer attends to it, and selects the patches to
-    train on. It is rewarded for a low loss at few patches. After AgentViT (Cauteruccio et al.
+    train on. It is rewarded for a low loss with few patches. After AgentViT (Cauteruccio et al.
     2024).
 
     ## Observation space
@@ -56,41 +56,41 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `-(loss + n_selected / n_patches)`. More about each in `vit_patch_env/reward.py`.
 
     ## Episode end
-    Truncated when the budget is used; schedules follow the share that is. `budget="epochs"`:
-    `epochs` passes over the training images. `"flops"`: what `epochs` passes on all patches
-    cost a SimpleViT of these sizes, so that fewer patches per step buy more steps; observations
-    and rewards are paid from it too. `"seconds"`: wall-clock time since the first step, including
-    the agent's own and excluding evaluation; it differs between replays. Terminated if the loss is
-    not finite, with a reward of -100. A step whose gradient is not finite, while its loss is,
-    changes no weights; ten such steps in a row end the run as well.
+    Truncated when the budget is used up; learning rate schedules follow the share used.
+    `budget="epochs"`: `epochs` passes over the training images. `"flops"`: the FLOPs of `epochs`
+    passes of a SimpleViT of these sizes on all patches, so that fewer patches per step allow more
+    steps; observations and rewards use it too. `"seconds"`: wall-clock time since the first step,
+    including the agent's and excluding evaluation; such runs are not reproducible. Terminated if
+    the loss is not finite, with a reward of -100. A step with a finite loss but a gradient that is
+    not finite changes no weights; ten such steps in a row end the run as well.
 
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
-    `empty_action`, `skipped`, `diverged`. It holds no times except the share of a budget of
-    seconds, so that it is the same on every replay without one. That of `reset` has
+    `empty_action`, `skipped`, `diverged`. It contains no times except the share of a budget of
+    seconds, so that it is reproducible with any other budget. The info of `reset` has
     `budget_steps`.
 
     ## Saving
-    `env.unwrapped.save(path)` writes everything that the rest of the run depends on, `load(path)`
-    resumes it, in another process too, as if there had been no interruption.
+    `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
+    in another process, as if it had not been interrupted.
 
     ## Arguments
     All keyword-only: those of `vit_patch_env.config.EnvConfig`, where type, range, default and
     meaning of each are declared. Through `gym.make` they are JSON values; `dataset` and `model`
-    also take objects when the class is used directly. A `model` function makes a model from
-    (n_classes, channels); the model has `n_patches`, `model(images, keep=None)` and
+    also take objects when the class is used directly. A `model` function maps (n_classes, channels)
+    to a model, which has `n_patches`, `model(images, keep=None)` and
     `model.first_attention(images)`.
 
     Attributes:
         config: the arguments.
         n_patches: patches of an image.
         batch_size: images per step.
-        epochs: as in the arguments.
-        device: that the ViT trains on.
+        epochs: of the arguments.
+        device: of the ViT.
 
     Raises:
-        ValueError: for a value outside its range, naming what was expected and what came.
+        ValueError: for an invalid value, stating what was expected and what was given.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -128,7 +128,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     @property
     def last_episode(self) -> Episode:
-        """The episode that ended last: vectorised environments have reset themselves since then.
+        """The episode that ended last, for vectorised environments, which then reset themselves.
 
         Raises:
             ValueError: if none has ended yet.
@@ -138,13 +138,13 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return self._last_episode
 
     def ask(self, question: Callable[[Episode], Answer], *, ended: bool = False) -> Answer:
-        """What a function says of the running episode, or of the one that ended last.
+        """The result of a function of the running episode, or of the one that ended last.
 
         For environments in other processes: `vec_env.env_method("ask", attrgetter("timings"))`.
 
         Args:
-            question: that can be pickled.
-            ended: whether to ask `last_episode`.
+            question: a function that can be pickled.
+            ended: whether to call it with `last_episode`.
         """
         return question(self.last_episode if ended else self.episode)
 
@@ -155,17 +155,17 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     @property
     def budget_steps(self) -> int:
-        """Steps on all patches that the budget is worth; for seconds, those of `epochs` passes."""
+        """The budget in steps on all patches; for a budget of seconds, those of `epochs` passes."""
         return self._factory.budget_steps
 
     @property
     def expected_steps(self) -> int:
-        """Steps per episode; under a budget of FLOPs those with `n_patches_desired` patches."""
+        """Steps per episode; for a budget of FLOPs, with `n_patches_desired` patches per step."""
         return self._factory.expected_steps
 
     @property
     def max_steps(self) -> int:
-        """Steps that no episode exceeds: the number to let an algorithm learn for."""
+        """Upper bound on the steps of an episode: the number to pass to `learn`."""
         return self._factory.max_steps
 
     @property
@@ -176,7 +176,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin a training run with new weights, data order and augmentation.
+        """Start a training run with new weights, data order and augmentation.
 
         All of them come from `np_random`: the same seed gives the same run.
 
@@ -187,7 +187,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             check_integer(0, seed=seed)
             seed = int(seed)
         if not isinstance(options, dict | None) or options:
-            raise ArgumentError("options", f"must be none, as none is known, got {shown(options)}")
+            raise ArgumentError(
+                "options", f"must be None, as there are no options, got {shown(options)}"
+            )
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         self._episode = self._factory.make(weights_seed, stream_seed)
@@ -242,7 +244,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return draw_selection(images.cpu().numpy(), patch_mask)
 
     def close(self) -> None:
-        """Free images, models and episodes; a later `reset` loads the images anew."""
+        """Free images, models and episodes; a later `reset` loads the images again."""
         self._episode = self._last_episode = None
         self._factory.free()
         release_freed_memory(self.device)
@@ -260,7 +262,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """Resume where `save` was called, in an environment of the same arguments.
 
         Arguments that may differ: `data_dir`, `device`, `render_mode`. On one machine and device,
-        with the same number of threads, every step is the same as without the interruption. Nothing
+        with the same number of threads, every step is the same as without the interruption. No code
         in the file is executed.
 
         Returns:
@@ -274,7 +276,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return self.episode.view(), self._reset_info()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `save` writes, as plain data and tensors; the tensors are the run's own, not copies.
+        """What `save` writes, as plain data and tensors, which are not copied.
 
         Raises:
             ValueError: before the first reset.
@@ -318,7 +320,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._episode, self._last_episode = current, last
 
     def image_statistics(self) -> dict[str, Any]:
-        """What distinguishes the images from others: plain data."""
+        """Statistics that identify the images, as plain data."""
         data = self.data
         return {
             **{name: len(getattr(data, name).labels) for name in get_args(SplitName)},
@@ -327,7 +329,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         }
 
     def _fixed_arguments(self) -> dict[str, Any]:
-        """The arguments that a resumed run must have in common; objects by their class's name."""
+        """The arguments that a resumed run must not change; objects by the name of their class."""
         values = {
             one.name: getattr(self.config, one.name)
             for one in declared(EnvConfig)

@@ -1,4 +1,4 @@
-"""One episode: a ViT's training run, what an agent sees of it, and what its steps are worth."""
+"""One episode: a ViT's training run with observations and rewards."""
 
 import math
 from typing import Any, NamedTuple, Protocol, get_args
@@ -29,7 +29,7 @@ _WINDOW = 50
 """Steps that running means are taken over."""
 
 MAX_SKIPPED = 10
-"""Consecutive skipped steps that end a run: its weights no longer change."""
+"""Consecutive skipped steps that end a run, since its weights no longer change."""
 
 N_SHOWN = 8
 """Images of a batch that are kept for rendering."""
@@ -49,12 +49,12 @@ class Selector(Protocol):
 
 
 class Selection(NamedTuple):
-    """The patches that an action selects, never none of them.
+    """The patches that an action selects, at least one.
 
     Attributes:
         patch_mask: (n_patches,), True = train on this patch.
-        empty_action: whether the action selected none, so that the patch with the highest
-            observation is selected instead.
+        empty_action: whether the action selected none, in which case the patch with the highest
+            observation is selected.
     """
 
     patch_mask: NDArray[np.bool_]
@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
 
 
 class RewardSettings(NamedTuple):
-    """Which reward, and its values; as the environment's arguments of these names."""
+    """The reward and its parameters, as in the environment's arguments."""
 
     name: RewardName
     n_patches_desired: int | None
@@ -87,13 +87,13 @@ class RewardSettings(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Where an episode's time went, in seconds.
+    """Time that an episode spent, in seconds.
 
     Attributes:
         train_seconds: training steps, batches included.
         observe_seconds: the agent's observations.
-        reset_seconds: making the episode.
-        excluded_seconds: counting FLOPs, checkpoints and the like, which no training needs.
+        reset_seconds: creating the episode.
+        excluded_seconds: counting FLOPs, and what `exclude_time` excludes, such as checkpoints.
     """
 
     train_seconds: float
@@ -103,20 +103,20 @@ class Timings(NamedTuple):
 
 
 class Episode:
-    """What `reset` makes and `step` advances.
+    """One episode, created by `reset` and advanced by `step`.
 
     Args:
         run: of the ViT.
-        data: that it trains on.
-        observation: what the agent sees.
-        reward: what it is rewarded for.
+        data: to train and evaluate on.
+        observation: of the agent.
+        reward: of the agent.
         validation: batches that the validation loss is measured on, if the reward needs it.
 
     Attributes:
         run: of the ViT.
-        values: the patches' part of the observation of the next batch, (n_patches,) float32; the
-            last finite one after a divergence.
-        shown: the first images of the batch last trained on, normalised, and its patch mask; None
+        values: observation of the next batch without run features, (n_patches,) float32; after a
+            divergence, the last finite one.
+        shown: the first images of the last training batch, normalised, and its patch mask; None
             before the first step.
     """
 
@@ -149,14 +149,14 @@ class Episode:
 
     @property
     def patch_mask(self) -> NDArray[np.bool_]:
-        """(n_patches,), what the last step trained on; all patches before the first."""
+        """(n_patches,) patches that the last step trained on; all before the first step."""
         if self.shown is None:
             return np.ones_like(self.values, dtype=np.bool_)
         return self.shown[1].copy()
 
     @property
     def timings(self) -> Timings:
-        """Where the time went so far."""
+        """Time spent so far."""
         seconds = self.run.stopwatch.seconds
         return Timings(
             seconds["train"],
@@ -174,10 +174,10 @@ class Episode:
         self.run.stopwatch.seconds["other"] += seconds
 
     def view(self, values: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """What the agent sees of the next batch, or of other ones after the run.
+        """The agent's observation of the next batch, or of other batches after the run.
 
         Args:
-            values: the patches' part of the observation of other batches, (n_patches,).
+            values: observation of other batches without run features, (n_patches,).
         """
         if not self._observation.with_run:
             return (self.values if values is None else values).copy()
@@ -192,8 +192,8 @@ class Episode:
 
         Args:
             action: (n_patches,), 1 = train on this patch.
-            values: the patches' part of the observation that it answers; by default of the next
-                batch.
+            values: the observation that it is based on, without run features; by default that of
+                the next batch.
 
         Raises:
             ValueError: for another shape or values other than 0 and 1.
@@ -214,7 +214,7 @@ class Episode:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
-        flops_share = self._flops_share(keep)  # at the rate that the step trains with
+        flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         loss, skipped, values = run.step(keep)
         if np.isfinite(values).all():
             self.values = values
@@ -248,10 +248,10 @@ class Episode:
         """Metrics of the ViT on a split: loss, accuracy, macro precision, recall and F1.
 
         Args:
-            split: `val` for choices made while training, `test` for final metrics, or `train`.
-            selector: anything with Stable-Baselines3's predict(), asked deterministically for
-                the patches of each batch; by default all patches are used. Where it sees run
-                features, they are those of a run that has ended: 1, 0, 1.
+            split: `val` for decisions during training, `test` for final metrics, or `train`.
+            selector: anything with Stable-Baselines3's predict(), called deterministically for
+                the patches of each batch; by default all patches are used. Its run features, if
+                any, are those of a finished run: 1, 0, 1.
 
         Raises:
             ValueError: for an unknown split.
@@ -262,7 +262,7 @@ class Episode:
         def select(images: Tensor) -> Tensor | None:
             nonlocal state
             assert selector is not None
-            # After a divergence they are not finite, which policies refuse.
+            # After a divergence they may not be finite, which policies reject.
             values = np.nan_to_num(self.run.observe(images).cpu().numpy())
             action, state = selector.predict(self.view(values), state=state, deterministic=True)
             return self._keep(self.select(action, values).patch_mask)
@@ -271,11 +271,8 @@ class Episode:
         return self.run.evaluate(getattr(self.data, split), chosen)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the episode depends on, as plain data and tensors.
-
-        The run's tensors are its own, not copies.
-        """
-        # A copy, as otherwise the whole batch would be written.
+        """The complete state, as plain data and tensors; those of the run are not copied."""
+        # Cloned, as otherwise the entire batch would be written.
         shown = self.shown and (self.shown[0].clone(), torch.from_numpy(self.shown[1]))
         return {
             "run": self.run.state_dict(),
@@ -287,7 +284,7 @@ class Episode:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume another episode of the same arguments."""
+        """Resume from the state of another episode with the same arguments."""
         self.run.load_state_dict(state["run"])
         self.values = state["values"].numpy()
         self._initial_loss, self._mean_loss, self._val_loss = state["losses"]
@@ -309,7 +306,7 @@ class Episode:
         return mask_to_keep(patch_mask).to(self._device, non_blocking=True)
 
     def _val_loss_decrease(self) -> float:
-        """Of the validation loss since its last measurement; 0 where none is due."""
+        """Decrease of the validation loss since it was last measured; 0 between measurements."""
         run = self.run
         if not self._validation or (run.steps_done % self._reward.every and run.progress < 1):
             return 0.0
@@ -318,7 +315,7 @@ class Episode:
         return before - self._val_loss
 
     def _flops_share(self, keep: Tensor | None) -> float:
-        """The step's FLOPs over those of one on all patches, where the reward asks for them."""
+        """The step's FLOPs relative to a step on all patches, if the reward needs them."""
         if self._reward.name != "progress" or keep is None:
             return 1.0
         return self.run.step_flops(keep) / self.run.step_flops()

@@ -1,4 +1,4 @@
-"""Makes episodes from the arguments of the environment."""
+"""Creates episodes from the arguments of the environment."""
 
 import math
 import os
@@ -30,7 +30,7 @@ _IMPORTED_BY = os.getpid()
 
 
 class EpisodeFactory:
-    """The images, and an episode on them with fresh weights for every pair of seeds.
+    """Loads the images and creates episodes with fresh weights.
 
     Args:
         config: the arguments of the environment.
@@ -38,7 +38,7 @@ class EpisodeFactory:
     Attributes:
         config: the arguments.
         precision: device, and type of the matrix products.
-        observation: what the agent sees.
+        observation: of the agent.
 
     Raises:
         ValueError: for an unusable data set, model or device, or sizes that do not fit into memory.
@@ -58,7 +58,7 @@ class EpisodeFactory:
         if (config.budget == "seconds") != (config.seconds is not None):
             raise ArgumentError(
                 "seconds",
-                "must be given where budget is seconds, and only there, "
+                "must be given if and only if budget is seconds, "
                 f"got budget {config.budget} and seconds {config.seconds}",
             )
         self.config = config
@@ -66,7 +66,7 @@ class EpisodeFactory:
         self.precision = resolve_precision(config.precision, device)
         self.observation = OBSERVATIONS[config.observation]
         self._check_memory()
-        # Loaded at first use, so that making and pickling an environment is cheap.
+        # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
@@ -79,7 +79,7 @@ class EpisodeFactory:
         return self._data
 
     def free(self) -> None:
-        """Free the images; they are loaded anew when needed."""
+        """Free the images; they are loaded again when needed."""
         self._data = self._reference = None
 
     @property
@@ -94,7 +94,7 @@ class EpisodeFactory:
 
     @property
     def expected_steps(self) -> int:
-        """Steps per episode; under a budget of FLOPs those with `n_patches_desired` patches."""
+        """Steps per episode; for a budget of FLOPs, with `n_patches_desired` patches per step."""
         n_desired = self.config.n_patches_desired
         if self.config.budget != "flops" or n_desired is None:
             return self.budget_steps
@@ -103,14 +103,14 @@ class EpisodeFactory:
 
     @property
     def max_steps(self) -> int:
-        """Steps that no episode exceeds: the number to let an algorithm learn for."""
+        """Upper bound on the steps of an episode."""
         if self.config.budget == "flops":
             cost = self._reference_cost
             return math.ceil(self.budget_steps * cost.step(None) / cost.step(1))
         return self.budget_steps if self.config.budget == "epochs" else sys.maxsize
 
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
-        """A training run from fresh weights."""
+        """An episode with fresh weights."""
         if os.getpid() != _IMPORTED_BY:
             # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's
             # state but not its threads: its first parallel operation would wait for them forever.
@@ -162,7 +162,7 @@ class EpisodeFactory:
         return episode
 
     def _check_memory(self) -> None:
-        """Refuse sizes of which not even the weights would fit into memory."""
+        """Refuse sizes with which not even the weights fit into memory."""
         config = self.config
         if not isinstance(config.model, str):
             return
@@ -193,7 +193,7 @@ class EpisodeFactory:
         check_integer(1, n_images, batch_size=self.config.batch_size)
         if config.reward == "validation" and not len(data.val.images):
             raise ValueError("reward validation needs validation images, got 0 of them")
-        if isinstance(config.model, str):  # what a ViT refuses is reported before any training
+        if isinstance(config.model, str):  # so that invalid sizes are reported before training
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
@@ -210,7 +210,7 @@ class EpisodeFactory:
         return [Batch(normalize(images), labels) for images, labels in batches]
 
     def _new_budget(self) -> Budget:
-        """What the coming episode may use."""
+        """The budget of the next episode."""
         if self.config.seconds is not None:
             return Budget("seconds", self.config.seconds)
         if self.config.budget == "flops":
@@ -219,7 +219,7 @@ class EpisodeFactory:
 
     @property
     def _reference_cost(self) -> ReferenceCost:
-        """The cost of a SimpleViT of these sizes, or of a user's own model."""
+        """The cost of a SimpleViT of these sizes, or of a user's model."""
         if self._reference is None:
             shape = self.data.train.images.shape[1:]
             images = torch.zeros(self.config.batch_size, *shape, device=self.precision.device)
@@ -229,7 +229,7 @@ class EpisodeFactory:
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # its weights may decide over its FLOPs
+            torch.default_generator.manual_seed(0)  # as its FLOPs may depend on its weights
             if not isinstance(self.config.model, str):
                 return self.config.model(n_classes, channels).to(self.precision.device)
             return make_model(
@@ -237,10 +237,10 @@ class EpisodeFactory:
             )
 
     def _new_model(self, seed: int) -> nn.Module:
-        """A model with fresh weights that depend on the seed alone."""
+        """A model with fresh weights that depend only on the seed."""
         data = self.data
         n_classes, channels = len(data.classes), data.train.images.shape[1]
-        # Layers draw their weights from the global generator: lend it, and give it back.
+        # Layers use the global generator: seed it here, and restore it afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = self._make_model(n_classes, channels)

@@ -1,4 +1,4 @@
-"""The names that arguments choose from. What a name stands for is in the table of its topic."""
+"""The names that arguments accept; their meanings are in the modules given below them."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ ScheduleName = Literal["constant", "cosine"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 
 BudgetName = Literal["epochs", "flops", "seconds"]
-"""What a budget is counted in: `training/budget.py`."""
+"""Units of a budget: `training/budget.py`."""
 
 ObservationName = Literal[
     "attention_output", "attention_received", "none",

@@ -1,4 +1,4 @@
-"""What an agent sees of a batch and of the run: pure functions, chosen by name."""
+"""Observations of a batch and of the run: pure functions, chosen by name."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 from vit_patch_env.names import ObservationName
 
 RUN_FEATURES = 3
-"""Numbers that the observations `...+run` have after those of the patches."""
+"""Number of run features at the end of the observations `...+run`."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -20,7 +20,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 def mean_attention_output(model: Any, images: Tensor) -> Tensor:
     """First attention layer's output averaged over dim and batch: (n_patches,).
 
-    The paper's state (section 2.2). A model may offer the mean itself, as `mean_first_attention`.
+    The paper's state (section 2.2). A model may compute it itself, in `mean_first_attention`.
     """
     if hasattr(model, "mean_first_attention"):
         return model.mean_first_attention(images)  # type: ignore[no-any-return]
@@ -37,13 +37,13 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
     return attention.float().mean(dim=(0, 1, 2)).clamp(0, 1)
 
 
-def nothing(model: Any, images: Tensor) -> Tensor:
+def zeros(model: Any, images: Tensor) -> Tensor:
     """Zeros (n_patches,), at no cost: for rules that do not use an observation."""
     return torch.zeros(model.n_patches, device=images.device)
 
 
 def run_features(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:
-    """The state of the run, (3,): for agents that act differently at its start and at its end.
+    """The run features, (3,): for agents that act differently at the start and end of a run.
 
     Args:
         progress: share of the budget used, in [0, 1].
@@ -55,14 +55,14 @@ def run_features(progress: float, loss_ratio: float, selected_share: float) -> N
 
 
 FEATURES_AFTER_RUN = run_features(1, 0, 1)
-"""What an agent sees of a run that has ended."""
+"""Run features after the end of a run."""
 
 
 class Observation(NamedTuple):
-    """An observation's function of model and images, its bounds, and whether it includes the run.
+    """An observation: a function of model and images, its bounds, and whether it has run features.
 
     Attributes:
-        function: gives a value for each patch, (n_patches,).
+        function: maps model and images to a value per patch, (n_patches,).
         low: bound of these values.
         high: bound of these values.
         with_run: whether `run_features` are appended.
@@ -83,13 +83,13 @@ class Observation(NamedTuple):
         return cast("spaces.Space[NDArray[np.float32]]", box)
 
 
-_OF_A_BATCH = {
+_WITHOUT_RUN = {
     "attention_output": Observation(mean_attention_output, -_FLOAT32_MAX, _FLOAT32_MAX),
     "attention_received": Observation(mean_attention_received, 0.0, 1.0),
-    "none": Observation(nothing, 0.0, 1.0),
+    "none": Observation(zeros, 0.0, 1.0),
 }
 
 OBSERVATIONS: dict[ObservationName, Observation] = {
-    name: _OF_A_BATCH[name.removesuffix("+run")]._replace(with_run=name.endswith("+run"))
+    name: _WITHOUT_RUN[name.removesuffix("+run")]._replace(with_run=name.endswith("+run"))
     for name in get_args(ObservationName)
 }

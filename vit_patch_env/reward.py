@@ -18,7 +18,7 @@ class StepOutcome(NamedTuple):
     Attributes:
         loss: training loss of the step, on the selected patches.
         initial_loss: of the episode's first step.
-        mean_loss: running mean of the steps before; of the first step its own.
+        mean_loss: running mean of the previous steps; at the first step, its own.
         n_selected: patches trained on.
         n_desired: patches asked for, or None for as few as possible.
         n_patches: of an image.

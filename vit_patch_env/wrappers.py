@@ -53,7 +53,7 @@ class TopKAction(
         shape = (self.n_patches + 1,)
         try:
             values = np.asarray(action, dtype=np.float64)
-        except Exception as error:  # a ragged list, no numbers, what an object's __array__ raises
+        except Exception as error:  # a ragged list, no numbers, or whatever __array__ raises
             raise ValueError(
                 f"action must be numbers of shape {shape}, got {shown(action)}"
             ) from error
@@ -125,13 +125,13 @@ class CountAction(
             self.seed_sampling(seed)
         elif self._rng is None:
             self._rng = np.random.default_rng()
-        self._see(observation)
+        self._store_values(observation)
         return observation, info
 
     def step(self, action: np.int64) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Train on `counts[action]` sampled patches."""
         results = super().step(action)
-        self._see(results[0])
+        self._store_values(results[0])
         return results
 
     def action(self, action: Any) -> NDArray[np.int8]:
@@ -156,7 +156,7 @@ class CountAction(
         """Seed the generator of the patches without a reset."""
         self._rng = np.random.default_rng([seed, _SAMPLING_STREAM])
 
-    def _see(self, observation: Any) -> None:
+    def _store_values(self, observation: Any) -> None:
         if self.sampling == "attended":
             # A copy: the caller may change the observation after this call.
             self._patch_values = np.array(observation[: self.n_patches], dtype=np.float64)
@@ -203,7 +203,7 @@ def _standardise(values: NDArray[np.float64]) -> NDArray[np.float64]:
         raise ValueError(f"the observation must be finite for sampling='attended', got {values}")
     centred = values - values.mean()
     scale = centred.std()
-    # Rounding errors give equal values a small spread, which must not be taken for attention.
+    # Rounding errors give equal values a small spread, which must not be scaled up.
     if scale <= 1e-12 * np.abs(values).max():
         return np.zeros_like(values)
     standardised: NDArray[np.float64] = centred / scale

@@ -1,4 +1,4 @@
-"""Runs fixed rules with Stable-Baselines3's interface, in the place of an agent."""
+"""Runs fixed rules with Stable-Baselines3's interface, in place of an agent."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
 
 
 class FixedRule(OnlineAlgorithm):
-    """Runs a fixed rule in the place of an agent: `learn`, `predict`, `save` and `load`.
+    """Runs a fixed rule in place of an agent: `learn`, `predict`, `save` and `load`.
 
     Args:
         policy: a name in `RULES` (`all`, `random`, `spread`, `centre`, `attended`), or a

@@ -1,4 +1,4 @@
-"""Agents in files: what Stable-Baselines3 saves, and a card that says what the agent is for."""
+"""Agents in files: what Stable-Baselines3 saves, and a card that describes the agent."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import arguments, from_json
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.options.commands import ActionsName
-from vit_patch_env.experiments.options.saved import with_present_names
+from vit_patch_env.experiments.options.saved import with_current_names
 from vit_patch_env.names import ObservationName
 
 CARD = "vit_patch_env.json"
@@ -24,12 +24,12 @@ PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
 
 @arguments
 class AgentCard:
-    """What must be known of an agent to make it again.
+    """What is needed to construct an agent again.
 
     Attributes:
         agent: its name on the command line.
-        n_patches: that it picks among.
-        observation: that it uses.
+        n_patches: number of patches that it selects from.
+        observation: that it needs.
         actions: how it selects patches: mask, count or top_k.
         sb3: values of a Stable-Baselines3 algorithm.
         dqn: values of the agents paper and branching.
@@ -49,7 +49,7 @@ class AgentCard:
 
 def save_agent(path: Path, agent: BaseAlgorithm, card: AgentCard) -> None:
     """Write an agent as Stable-Baselines3 saves it, and its card with it."""
-    buffer = io.BytesIO()  # as zipfile hides errors in writing
+    buffer = io.BytesIO()  # since zipfile hides errors in writing
     agent.save(buffer)
     path.write_bytes(buffer.getvalue())
     with zipfile.ZipFile(path, "a") as file:
@@ -60,11 +60,11 @@ def read_card(path: Path) -> AgentCard:
     """The card of an agent's file.
 
     Raises:
-        ArgumentError: if it is not one.
+        ArgumentError: if it is not an agent's file.
     """
     try:
         with zipfile.ZipFile(path) as file:
-            values = with_present_names(json.loads(file.read(CARD)))
+            values = with_current_names(json.loads(file.read(CARD)))
         return from_json(AgentCard, values)
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ArgumentError(
@@ -73,7 +73,7 @@ def read_card(path: Path) -> AgentCard:
 
 
 def agent_path(agent: str) -> Path | None:
-    """The file that an agent's name stands for; None for an agent that starts untrained."""
+    """The file of an agent with this name; None for an agent that starts untrained."""
     if agent == "pretrained":
         return PRETRAINED
     return Path(agent) if agent.endswith(".zip") or "/" in agent else None

@@ -46,13 +46,13 @@ ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
 
 
 class AgentKind(NamedTuple):
-    """What stands behind an agent's name.
+    """The kind of agent that a name refers to.
 
     Attributes:
         algorithm: that learns or acts.
-        make: makes one.
-        options: the values and groups of values of `TrainOptions` that belong to it alone.
-        observation: that it needs if no other is asked for.
+        make: constructs the agent.
+        options: fields of `TrainOptions` that it accepts and not all agents do.
+        observation: its default observation; None for that of the environment.
         doc: what it does, for the documentation; rules and schedules have docstrings.
     """
 
@@ -91,12 +91,12 @@ AGENTS: dict[str, AgentKind] = {
 }  # fmt: skip
 """Agents of this package; other names are those of Stable-Baselines3's algorithms and of files."""
 
-_OWNED = ("dqn", "bandit", "sb3", "sampling", "follow")
-"""Values and groups of values of `TrainOptions` that belong to some agents only."""
+_OPTIONS_OF_SOME = ("dqn", "bandit", "sb3", "sampling", "follow")
+"""Fields of `TrainOptions` that only some agents accept."""
 
 
 def agent_kind(name: str) -> AgentKind:
-    """What an agent's name, or its file, stands for.
+    """The kind of an agent, given by its name or file.
 
     Raises:
         ArgumentError: for an unknown name.
@@ -120,7 +120,7 @@ def agent_kind(name: str) -> AgentKind:
 
 
 def agent_class(name: str) -> type[BaseAlgorithm]:
-    """The algorithm that an agent's name stands for.
+    """The algorithm of an agent, given by its name or file.
 
     Raises:
         ArgumentError: for an unknown name.
@@ -132,10 +132,10 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
     """The options with the observation and the actions that the agent needs.
 
     Raises:
-        ArgumentError: for a file that is none, or values that contradict it.
+        ArgumentError: for a file that is not an agent's, or values that contradict it.
     """
     path = agent_path(options.agent)
-    looks = options.env.observation != EnvConfig.observation
+    has_observation = options.env.observation != EnvConfig.observation
     if path is None:
         if options.agent_learns:
             raise ArgumentError(
@@ -143,15 +143,15 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
                 f"is for the file of a pre-trained agent, got agent {options.agent}",
             )
         kind = AGENTS.get(options.agent)
-        if kind is None or kind.observation is None or looks:
+        if kind is None or kind.observation is None or has_observation:
             return options
         return replace(options, env=replace(options.env, observation=kind.observation))
     card = read_card(path)
-    for name, given, usual, needed in (
+    for name, given, default, needed in (
         ("observation", options.env.observation, EnvConfig.observation, card.observation),
         ("actions", options.actions, TrainOptions.actions, card.actions),
     ):
-        if given not in (usual, needed):
+        if given not in (default, needed):
             raise ArgumentError(name, f"must be that of {options.agent}, {needed}, got {given}")
     env = replace(options.env, observation=card.observation)
     return replace(options, actions=card.actions, env=env)
@@ -160,12 +160,12 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
 def make_agent(
     options: TrainOptions, env: ViTPatchSelectEnv, vec_env: VecEnv | None = None
 ) -> BaseAlgorithm:
-    """The agent that the options ask for, on the CPU, with the options' seed.
+    """The agent of the options, on the CPU, with the options' seed.
 
     Args:
         options: of the run, as `resolve_agent` leaves them.
         env: that determines the run's sizes.
-        vec_env: what the agent acts in, if not in `env`.
+        vec_env: environments that the agent acts in; None for `env`.
 
     Raises:
         ValueError: for an unknown agent, one that does not take the actions, or a value
@@ -197,9 +197,9 @@ def make_agent(
 def _new_agent(
     options: TrainOptions, env: ViTPatchSelectEnv, vec_env: VecEnv | None
 ) -> BaseAlgorithm:
-    """An agent that has learned nothing yet."""
+    """An untrained agent."""
     kind = agent_kind(options.agent)
-    for name in _OWNED:
+    for name in _OPTIONS_OF_SOME:
         if getattr(options, name) != getattr(TrainOptions(), name) and name not in kind.options:
             owners = [owner for owner, one in AGENTS.items() if name in one.options]
             owner = ", ".join(owners) or "algorithms of Stable-Baselines3"
@@ -208,5 +208,5 @@ def _new_agent(
         raise ArgumentError(
             "actions", f"must be mask for agent {options.agent}, got {options.actions}"
         )
-    acts_in = ACTIONS[options.actions](env) if vec_env is None else vec_env
-    return kind.make(Request(options, env, acts_in))
+    training_env = ACTIONS[options.actions](env) if vec_env is None else vec_env
+    return kind.make(Request(options, env, training_env))

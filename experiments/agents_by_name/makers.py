@@ -1,4 +1,4 @@
-"""What makes each kind of agent."""
+"""Functions that construct each kind of agent."""
 
 import ast
 import inspect
@@ -18,26 +18,26 @@ from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
-SAMPLED_BY = {"uniform": "random", "spread": "spread"}
-"""The rule that samples patches in each way."""
+RULE_BY_SAMPLING = {"uniform": "random", "spread": "spread"}
+"""The rule for each way of sampling."""
 
 
 class Request(NamedTuple):
-    """What an agent is made for.
+    """What an agent is constructed for.
 
     Attributes:
         options: of the run.
         env: that determines the run's sizes.
-        acts_in: the environment, wrapped, or vectorised ones, that the agent acts in.
+        training_env: that the agent acts in: the environment, wrapped, or vectorised ones.
     """
 
     options: TrainOptions
     env: ViTPatchSelectEnv
-    acts_in: gym.Env[Any, Any] | VecEnv
+    training_env: gym.Env[Any, Any] | VecEnv
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Arguments that every agent gets."""
+        """Arguments of every agent."""
         return {"seed": self.options.seed, "device": "cpu"}
 
 
@@ -48,15 +48,15 @@ def make_dqn(policy: str, request: Request) -> BaseAlgorithm:
     """The paper's agent with one of its policies."""
     values = asdict(request.options.dqn)
     if values["exploration_decay_steps"] is None and request.options.env.budget != "epochs":
-        # The algorithm cannot infer the number of steps from how long it may learn.
+        # The algorithm does not know the number of steps, which `learn` only bounds.
         values["exploration_decay_steps"] = default_decay_steps(request.env.expected_steps)
-    return MultiOutputDQN(policy, request.acts_in, **values, **request.shared)
+    return MultiOutputDQN(policy, request.training_env, **values, **request.shared)
 
 
 def make_bandit(request: Request) -> BaseAlgorithm:
     """The bandit."""
     keywords = request.options.bandit.keywords()
-    return PatchBandit("BanditPolicy", request.acts_in, **keywords, **request.shared)
+    return PatchBandit("BanditPolicy", request.training_env, **keywords, **request.shared)
 
 
 def make_rule(name: str, request: Request) -> BaseAlgorithm:
@@ -66,14 +66,14 @@ def make_rule(name: str, request: Request) -> BaseAlgorithm:
         raise ArgumentError(
             "agent", f"{name} needs n_patches_desired, the number to keep, got None"
         )
-    return FixedRule(name, request.acts_in, n_keep=n_keep, **request.shared)
+    return FixedRule(name, request.training_env, n_keep=n_keep, **request.shared)
 
 
 def make_schedule(name: str, request: Request) -> BaseAlgorithm:
-    """Random patches, as many as a schedule says."""
+    """Random patches, with their number from a schedule."""
     count = ScheduledCount(name, request.env.n_patches, request.env.epochs)
-    rule = SAMPLED_BY[request.options.sampling]
-    return FixedRule(rule, request.acts_in, n_keep=count, **request.shared)
+    rule = RULE_BY_SAMPLING[request.options.sampling]
+    return FixedRule(rule, request.training_env, n_keep=count, **request.shared)
 
 
 def make_matched(request: Request) -> BaseAlgorithm:
@@ -82,7 +82,7 @@ def make_matched(request: Request) -> BaseAlgorithm:
     if options.follow is None:
         raise ArgumentError(
             "follow",
-            "must name a run where agent is matched, and only there, "
+            "must be a run if and only if agent is matched, "
             f"got agent {options.agent} and follow {options.follow}",
         )
     counts = RunFolder(options.follow).read_steps()
@@ -90,8 +90,8 @@ def make_matched(request: Request) -> BaseAlgorithm:
         raise ArgumentError(
             "follow", f"must be a run of {n_steps} steps, got {options.follow} of {len(counts)}"
         )
-    rule = SAMPLED_BY[options.sampling]
-    return FixedRule(rule, request.acts_in, n_keep=counts, **request.shared)
+    rule = RULE_BY_SAMPLING[options.sampling]
+    return FixedRule(rule, request.training_env, n_keep=counts, **request.shared)
 
 
 def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> BaseAlgorithm:
@@ -109,14 +109,14 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
             )
     if not {"n_steps", "batch_size"} & set(given):
         given = {**_rollout_defaults(algorithm, request.env.expected_steps), **given}
-    acts_in: Any = request.acts_in
+    training_env: Any = request.training_env
     try:
-        return algorithm("MlpPolicy", acts_in, **request.shared | given)
+        return algorithm("MlpPolicy", training_env, **request.shared | given)
     except (AssertionError, TypeError) as error:
         if "action spaces" in str(error):
             raise ArgumentError(
                 "agent",
-                f"{name} does not take {acts_in.action_space} as actions, got actions "
+                f"{name} does not take {training_env.action_space} as actions, got actions "
                 f"{request.options.actions}: choose mask for MultiBinary (ppo, a2c), count "
                 "(CountAction) for Discrete (dqn, qrdqn), top_k (TopKAction) for Box (sac, td3)",
             ) from error
@@ -124,7 +124,7 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
 
 
 def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:
-    """Rollouts of a tenth of the run, where the algorithm's own would be longer than that."""
+    """Rollouts of a tenth of the run, if the algorithm's default is longer than that."""
     if not issubclass(algorithm, OnPolicyAlgorithm):
         return {}
     parameters = inspect.signature(algorithm).parameters
@@ -135,7 +135,7 @@ def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str,
 
 
 def _parse(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Python values of "name=value" texts; what is no literal stays text."""
+    """Python values of "name=value" texts; values that are not literals stay text."""
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, separator, text = assignment.partition("=")

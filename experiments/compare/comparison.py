@@ -1,6 +1,6 @@
-"""`vit-patch compare`: methods x seeds, each run in a process of its own, as `train` would do it.
+"""`vit-patch compare`: methods x seeds, each run in its own process, as `train` would do it.
 
-All that is known of a run is in its folder; a second call goes on where the first one stopped.
+The state of a run is in its folder alone; a second call resumes where the first one stopped.
 """
 
 import sys
@@ -18,24 +18,24 @@ from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError, check_choice
-from vit_patch_env.config import EnvConfig
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
-from vit_patch_env.experiments.checkpoints.interval import parse_interval
+from vit_patch_env.experiments.compare.configuration import (
+    check_options,
+    compare_command,
+    differences,
+)
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import METHODS
-from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import (
     COMPARE,
-    FULL,
     complete_env,
     is_timed,
     read_run,
 )
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
-from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.signals import stopping
@@ -47,10 +47,9 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env
-from vit_patch_env.experiments.runs.resume import run_config
 
 N_ATTEMPTS = 2
-"""How often a run is started that fails."""
+"""How often a run that fails is started."""
 
 
 class Comparison:
@@ -87,24 +86,26 @@ class Comparison:
         self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
         for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
             if path.is_symlink():
-                raise ValueError(f"expected a folder of the comparison's own, got the link {path}")
+                raise ValueError(
+                    f"expected a folder in the comparison's folder, got the link {path}"
+                )
         self.lock = lock_folder(self.path, "out")
         try:
-            kept = self._kept_configuration()
+            saved = self._saved_configuration()
             self._find_finished()
-            self._write_configuration(kept)
+            self._write_configuration(saved)
         except BaseException:
             self.lock.release()
             raise
 
     def run(self) -> None:
-        """Train what has not been trained; exits with status 1 if a run failed.
+        """Train the runs that are not finished; exits with status 1 if one failed.
 
         A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each after a
         checkpoint, from which the same command resumes; a second Ctrl-C ends them at once.
         """
         try:
-            with stopping(self._ask_to_stop) as received:
+            with stopping(self._announce_stop) as received:
                 self._train(received)
         finally:
             self.lock.release()
@@ -117,12 +118,12 @@ class Comparison:
                 self._say(f"{task.name} {task.state}: {task.note}")
             sys.exit(1)
         self._say(
-            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. See what they say with\n"
+            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. Write a report with\n"
             f"  vit-patch report {self.path}"
         )
 
     def _train(self, received: list[int]) -> None:
-        """Train until all is done or a signal was received; no run outlives this."""
+        """Train until all runs are done or a signal is received; no run outlives this call."""
         display = CompareDisplay(self.tasks, self.options.jobs, self.console)
         running: dict[Task, BaseProcess] = {}
         context = fork_context()
@@ -148,8 +149,8 @@ class Comparison:
             for process in running.values():
                 process.join()
 
-    def _ask_to_stop(self) -> None:
-        """What a signal does, beside ending the wait."""
+    def _announce_stop(self) -> None:
+        """Called when a signal is received, which also ends the wait for the runs."""
         say("stopping the runs, each after a checkpoint; a second signal ends them at once")
 
     def _check_methods(self) -> None:
@@ -169,37 +170,37 @@ class Comparison:
                 # A run that is not finished yet will determine it.
                 options = replace(options, env=replace(options.env, n_patches_desired=1))
             env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
-            env.data  # noqa: B018  (here a model says what it cannot do)
+            env.data  # noqa: B018  (raises if the model is not possible)
             if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
 
-    def _kept_configuration(self) -> dict[str, Any]:
-        """What the folder holds from an earlier call."""
+    def _saved_configuration(self) -> dict[str, Any]:
+        """Content of compare.json from an earlier call; empty if there is none."""
         path = self.path / COMPARE
         if not path.exists():
             return {}
-        kept = read_json(path)
-        asked = asdict(self.options.env)
-        if kept.get("images", self.images) != self.images:
+        saved = read_json(path)
+        given = asdict(self.options.env)
+        if saved.get("images", self.images) != self.images:
             raise ArgumentError(
                 "out",
                 f"must be a folder without another comparison, got {self.path}, made on other "
                 f"images of {self.options.env.dataset}",
             )
-        for name, value in complete_env(kept.get("env", asked)).items():
-            if name not in ("data_dir", "device") and asked.get(name) != value:
+        for name, value in complete_env(saved.get("env", given)).items():
+            if name not in ("data_dir", "device") and given.get(name) != value:
                 raise ArgumentError(
                     "out",
                     f"must be a folder without another comparison, got {self.path}, made with "
-                    f"{name} {value} where now {asked.get(name)} is asked for",
+                    f"{name} {value} instead of {given.get(name)}",
                 )
-        return kept
+        return saved
 
     def _find_finished(self) -> None:
         """Mark the runs that are done.
 
         Raises:
-            ValueError: for one that is damaged, or that other options made.
+            ValueError: for one that is damaged or has other options.
         """
         for task in self.tasks:
             if not task.folder.is_finished:
@@ -209,13 +210,13 @@ class Comparison:
                 if other.state != "done":
                     raise ValueError(
                         f"{task.folder.path} follows {other.name}, which is not finished: "
-                        "remove it, or bring that run back"
+                        "remove it, or restore that run"
                     )
             expected = task.options(self.options.env, self.options.checkpoint_every)
-            differences = _differences(task.folder.options, expected)
-            if differences:
+            differing = differences(task.folder.options, expected)
+            if differing:
                 raise ValueError(
-                    f"{task.folder.path} is a run of another configuration ({differences}): "
+                    f"{task.folder.path} is a run of another configuration ({differing}): "
                     "remove it or choose another --out"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
@@ -223,19 +224,19 @@ class Comparison:
                 if counts[0] != counts[1]:
                     raise ValueError(
                         f"{task.folder.path} keeps other numbers of patches than "
-                        f"{task.followed.name}, which was made anew: remove it"
+                        f"{task.followed.name}, which was trained again: remove it"
                     )
             task.state = "done"
             self._note_result(task, result)
 
-    def _write_configuration(self, kept: dict[str, Any]) -> None:
+    def _write_configuration(self, saved: dict[str, Any]) -> None:
         """Write `compare.json`: what was compared in this call and in those before it."""
 
-        def united(name: str, values: tuple[Any, ...]) -> list[Any]:
-            return list(dict.fromkeys([*kept.get(name, []), *values]))
+        def merged(name: str, values: tuple[Any, ...]) -> list[Any]:
+            return list(dict.fromkeys([*saved.get(name, []), *values]))
 
-        methods = [name for name in METHODS if name in united("methods", self.options.methods)]
-        seeds = sorted(united("seeds", self.options.seeds))
+        methods = [name for name in METHODS if name in merged("methods", self.options.methods)]
+        seeds = sorted(merged("seeds", self.options.seeds))
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
             self.path / COMPARE,
@@ -255,7 +256,7 @@ class Comparison:
         )
 
     def _ready(self) -> Iterator[Task]:
-        """The runs that can begin."""
+        """The runs that can start."""
         for task in self.tasks:
             if task.state != "waiting":
                 continue
@@ -296,57 +297,3 @@ class Comparison:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
-    """The command that asks for all of a comparison, whatever calls it was made in."""
-    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
-    return command("compare", options, PRESETS[options.preset], given=("preset",))
-
-
-def _differences(found: TrainOptions, expected: TrainOptions) -> str:
-    """The values in which two runs differ, those aside that do not change a run."""
-    old, new = run_config(found), run_config(expected)
-    for values in (old, new):
-        del values["follow"]
-    return ", ".join(
-        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
-    )
-
-
-def check_options(options: CompareOptions) -> None:
-    """Check the options of a comparison.
-
-    Raises:
-        ArgumentError: naming the option that is bad.
-    """
-    parse_interval(options.checkpoint_every)
-    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
-        if not values:
-            raise ArgumentError(name, "must be at least one, got none")
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise ArgumentError(name, f"must differ from each other, got {twice} twice")
-    chosen = ", ".join(options.methods)
-    for method in options.methods:
-        check_choice(tuple(METHODS), methods=method)
-        followed = METHODS[method].follows
-        if followed not in (None, *options.methods):
-            raise ArgumentError(
-                "methods",
-                f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
-            )
-        if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
-            raise ArgumentError(
-                "budget",
-                f"must be epochs, where all runs have as many steps, for method {method}, which "
-                f"repeats another run step by step, got {options.env.budget}",
-            )
-    if is_timed(vars(options.env)) and FULL not in options.methods:
-        raise ArgumentError(
-            "methods",
-            f"must include {FULL}, whose time all may take if seconds is not given, got {chosen}",
-        )
-    for name in ("model", "keep_rate", "observation", "reward"):
-        if getattr(options.env, name) != getattr(EnvConfig, name):
-            raise ArgumentError(name, f"is chosen by the methods, got {getattr(options.env, name)}")

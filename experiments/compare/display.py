@@ -6,10 +6,10 @@ from rich.table import Table
 
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.tasks import Task
-from vit_patch_env.experiments.runs.display import OnTerminal
+from vit_patch_env.experiments.runs.display import LiveDisplay
 
 
-class CompareDisplay(OnTerminal):
+class CompareDisplay(LiveDisplay):
     """A live table on a terminal; elsewhere one line per run.
 
     Args:

@@ -14,15 +14,15 @@ class Method(NamedTuple):
 
     Attributes:
         title: in tables.
-        group: of the paper, an agent of ours, a fixed rule, or a baseline of others.
+        group: from the paper, an agent of this package, a fixed rule, or a published baseline.
         source: who published it, or what it is for.
         agent: what picks the patches.
         model: what is trained.
-        observation: what the agent sees; `none` for those that do not use it, as it costs.
+        observation: of the agent; `none` if unused, to save its cost.
         sampling: how a schedule samples its patches.
         reward: what the agent learns from.
         bandit: values of the agent `bandit`.
-        n_keep: patches that a rule keeps, if not as many as a method that it follows.
+        n_keep: patches that a rule keeps, unless it follows another method.
         follows: the method whose run of the same seed determines how many patches to keep.
     """
 
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
     ),
     "quadratic": Method(
         "Growing, squared", "rule",
-        "a sixteenth of the patches growing with the square of the progress to all: ours, by hand",
+        "from 1/16 of the patches to all with the square of the progress: our own schedule",
         agent="quadratic",
     ),
     "quadratic_spread": Method(

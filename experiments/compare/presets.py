@@ -1,4 +1,4 @@
-"""Comparisons by name: what they train, on what, how long and how often."""
+"""Comparisons by name: their methods, seeds, data and training."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import CompareOptions
 
 PRESETS: dict[str, CompareOptions] = {
-    # Every method on two cores in minutes: to see that all of it works.
+    # Every method on two cores in minutes, to check that everything works.
     "smoke": CompareOptions(
         preset="smoke",
         methods=tuple(METHODS),
@@ -53,7 +53,7 @@ BUDGET_METHODS = (
     "quadratic_spread",
 )  # fmt: skip
 
-# At equal FLOPs: fewer patches per step buy more steps.
+# At equal FLOPs: fewer patches per step allow more steps.
 PRESETS["budget"] = replace(
     PRESETS["table2"],
     preset="budget",

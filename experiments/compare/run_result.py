@@ -223,7 +223,7 @@ def parse_name(path: Path) -> tuple[str, int]:
 def _read_table(path: Path, checksums: Mapping[str, str]) -> pd.DataFrame:
     try:
         if checksum(path) != checksums.get(path.name):
-            raise ValueError(f"it is not the file that {RESULT} was written with")
+            raise ValueError(f"its checksum is not that in {RESULT}")
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error

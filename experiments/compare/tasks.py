@@ -1,4 +1,4 @@
-"""The runs of a comparison, and which of them need others."""
+"""The runs of a comparison and their dependencies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ State = Literal["waiting", "running", "done", "failed"]
 
 @dataclass(eq=False)
 class Task:
-    """A method with a seed, and what has become of it.
+    """A run of a method with a seed, and its state.
 
     Attributes:
-        followed: the task whose run says how many patches to keep.
-        timed: the task whose run says how many seconds it may take.
-        note: what a person should know: the accuracy of a finished run, why one failed.
+        followed: the task whose run determines how many patches to keep.
+        timed: the task whose run determines the budget of seconds.
+        note: for the user: the accuracy of a finished run, or why it failed.
         attempts: how often it was started in this call.
-        seconds: how long it took or has taken, for an estimate of the time left.
+        seconds: duration so far, for an estimate of the time left.
         progress: share of its budget used, as of its last epoch.
     """
 
@@ -41,16 +41,16 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As its folder is called."""
+        """The name of its folder."""
         return f"{self.method}__{self.seed}"
 
     @property
     def needed(self) -> "list[Task]":
-        """The tasks whose runs must be done first."""
+        """The tasks whose runs must be finished first."""
         return [task for task in (self.followed, self.timed) if task is not None]
 
     def options(self, env: EnvConfig, checkpoint_every: str) -> TrainOptions:
-        """The options of its run, in a comparison of this environment."""
+        """The options of its run, in a comparison with this environment."""
         if is_timed(vars(env)):
             env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
         followed = self.followed.folder if self.followed else None
@@ -61,7 +61,7 @@ class Task:
 def make_tasks(
     path: Path, methods: Sequence[str], seeds: Sequence[int], env: EnvConfig
 ) -> list[Task]:
-    """Every run, one seed after the other, those that others need first.
+    """All runs, seed by seed, each after those that it needs.
 
     Args:
         path: folder of the comparison.

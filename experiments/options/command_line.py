@@ -1,7 +1,7 @@
-"""From the words of a command line to options, by way of their declarations.
+"""Parses a command line into options, according to their declarations.
 
-tyro splits the words and writes the help; every value reaches it as text, so that what a user got
-wrong is refused in our one line, whether it was typed or passed in Python.
+tyro parses the arguments and prints the help. To tyro all values are texts, so that bad values are
+reported by our own checks, with the same one-line message as in Python.
 """
 
 from collections.abc import Mapping
@@ -18,49 +18,49 @@ FLAT_GROUPS = ("env",)
 
 
 def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: str) -> Any:
-    """The options of the command that the words ask for.
+    """The options of the command that is given by `args`.
 
-    Exits with status 2 and a message where they cannot be understood.
+    Exits with status 2 and a message if they cannot be parsed.
 
     Args:
         commands: by name, the class of the options and an instance that holds the defaults, or None
             for those of the class.
-        args: the words after the program's name.
+        args: the arguments after the program's name.
         prog: the program's name.
 
     Raises:
         ArgumentError: naming an option whose value is not valid.
     """
-    words = {name: _words(kind, defaults) for name, (kind, defaults) in commands.items()}
+    texts = {name: _text_class(kind, defaults) for name, (kind, defaults) in commands.items()}
     union: Any = None
-    for name, one in words.items():
+    for name, one in texts.items():
         subcommand = Annotated[one, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
         union = subcommand if union is None else union | subcommand
     given = tyro.cli(union, prog=prog, args=args)
-    name = next(name for name, one in words.items() if isinstance(given, one))
+    name = next(name for name, one in texts.items() if isinstance(given, one))
     return _options(commands[name][0], given)
 
 
-def _words(kind: Any, defaults: Any) -> type[Any]:
-    """A class with the same arguments as text, which tyro fills."""
+def _text_class(kind: Any, defaults: Any) -> type[Any]:
+    """A dataclass with the same arguments as texts, for tyro."""
     fields = []
     for argument in _on_command_line(kind):
         default = _default(kind, argument, defaults)
-        fields.append((argument.name, *_word(argument, default)))
-    words = make_dataclass(kind.__name__, fields, frozen=True)
-    words.__doc__ = kind.__doc__
-    return words
+        fields.append((argument.name, *_text_field(argument, default)))
+    texts = make_dataclass(kind.__name__, fields, frozen=True)
+    texts.__doc__ = kind.__doc__
+    return texts
 
 
-def _word(argument: Argument, default: Any) -> tuple[Any, Any]:
-    """Type and default of an argument as tyro takes it."""
+def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
+    """Type and default of an argument for tyro."""
     kind = get_origin(argument.annotation) is Annotated and argument.annotation.__origin__
     if is_dataclass(argument.annotation):
-        words = _words(argument.annotation, default)
-        annotation: Any = words
+        group = _text_class(argument.annotation, default)
+        annotation: Any = group
         if argument.name in FLAT_GROUPS:
-            annotation = Annotated[words, tyro.conf.OmitArgPrefixes]
-        return annotation, field(default_factory=words)
+            annotation = Annotated[group, tyro.conf.OmitArgPrefixes]
+        return annotation, field(default_factory=group)
     if kind is bool:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
     if get_origin(kind) is tuple:
@@ -94,20 +94,20 @@ def _default(kind: Any, argument: Argument, defaults: Any) -> Any:
     return argument.default
 
 
-def _options(kind: Any, words: Any) -> Any:
-    """The options that these words are, checked."""
+def _options(kind: Any, texts: Any) -> Any:
+    """The options that the texts represent, checked."""
     values: dict[str, Any] = {}
     for argument in _on_command_line(kind):
-        word = getattr(words, argument.name)
+        text = getattr(texts, argument.name)
         if is_dataclass(argument.annotation):
             try:
-                values[argument.name] = _options(argument.annotation, word)
+                values[argument.name] = _options(argument.annotation, text)
             except ArgumentError as error:
                 if argument.name in FLAT_GROUPS:
                     raise
                 raise ArgumentError(f"{argument.name}.{error.name}", error.problem) from error
         else:
-            values[argument.name] = from_text(argument.annotation, word)
+            values[argument.name] = from_text(argument.annotation, text)
     return kind(**values)
 
 

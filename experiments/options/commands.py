@@ -1,4 +1,4 @@
-"""What can be set on the command line: the options of each command, declared once."""
+"""The options of each command, declared once."""
 
 from dataclasses import field
 from typing import Annotated, Literal
@@ -96,7 +96,7 @@ PRETRAIN_ENV = EnvConfig(
     reward_every=1000,
     reward_images=2500,
 )
-"""A small ViT on a share of the images, for seconds."""
+"""A small ViT on a share of the images, which trains in seconds."""
 
 
 @arguments
@@ -107,7 +107,9 @@ class PretrainOptions:
         "bandit"
     )
     episodes: Annotated[Count, Doc("short training runs to learn from")] = 200
-    jobs: Annotated[Count, Doc("environments at once, each in its own process with one thread")] = 1
+    jobs: Annotated[
+        Count, Doc("parallel environments, each in its own process with one thread")
+    ] = 1
     budgets: Annotated[
         tuple[Count, ...],
         Doc(
@@ -136,7 +138,7 @@ class EvaluateOptions:
 
 @arguments
 class BenchOptions:
-    """Measure training steps and epochs beside the baselines and the machine's own ceiling."""
+    """Measure training steps and epochs against the baselines and the machine's peak speed."""
 
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
     data_dir: Annotated[str | None, Doc("as for train")] = None
@@ -146,7 +148,7 @@ class BenchOptions:
     ] = "auto"
     repeats: Annotated[Count, Doc("interleaved measurements of everything")] = 5
     max_repeats: Annotated[
-        Count, Doc("at most so many, where repeats spread by more than 20 %")
+        Count, Doc("maximum number of repeats, if they vary by more than 20 %")
     ] = 10
     steps: Annotated[Count, Doc("training steps per measurement of a step")] = 5
     epoch_steps: Annotated[
@@ -159,7 +161,7 @@ class BenchOptions:
 
 @arguments
 class CompareOptions:
-    """Train every method with every seed on one data set, and keep what was measured."""
+    """Train every method with every seed on one data set, and save the results."""
 
     preset: Annotated[
         str, Doc("smoke, table2, table2-cpu, budget or budget-cpu: defaults of the other values")
@@ -171,7 +173,7 @@ class CompareOptions:
         tuple[Seed, ...], Doc("runs with one seed share initial weights and data order")
     ] = ()
     out: Annotated[str | None, Doc("the comparison's folder; by default results/<preset>")] = None
-    jobs: Annotated[Count, Doc("runs at once; on a CPU they share its cores")] = 1
+    jobs: Annotated[Count, Doc("parallel runs; on a CPU they share its cores")] = 1
     checkpoint_every: Annotated[str, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=EnvConfig)
 

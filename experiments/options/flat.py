@@ -1,4 +1,4 @@
-"""Options as one level of values, by their names on the command line."""
+"""Options as a flat dictionary, by their names on the command line."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def flat(options: Any, groups: frozenset[str] | None = None) -> dict[str, Any]:
 
 
 def same_run(options: Any) -> frozenset[str]:
-    """Names of the values that do not change the course of a run."""
+    """Names of the values that do not affect the results of a run."""
     return frozenset(name for name, one, _ in _flat(options) if not one.changes_run)
 
 
@@ -43,21 +43,21 @@ def replaced(options: Options, changes: Mapping[str, Any]) -> Options:
 
 
 def command(name: str, options: Any, defaults: Any, given: tuple[str, ...] = ()) -> str:
-    """The shortest command that asks for these options.
+    """The shortest command that gives these options.
 
     Args:
         name: of the command.
         options: of the command.
         defaults: options whose values need not be given.
-        given: names of values that are given even so.
+        given: names of values to include even if they are the defaults.
     """
     words = ["vit-patch", name]
-    usual = flat(defaults)
+    default_values = flat(defaults)
     for option, value in flat(options).items():
-        if value == usual[option] and option not in given:
+        if value == default_values[option] and option not in given:
             continue
         words.append(f"--{option}".replace("_", "-"))
-        if not (value is True and usual[option] is False):
+        if not (value is True and default_values[option] is False):
             words += map(str, value if isinstance(value, tuple) else (value,))
     return shlex.join(words)
 

@@ -12,7 +12,7 @@ _RENAMED = {
     "eps_end": "exploration_final_eps",
     "eps_decay": "exploration_decay_steps",
 }
-"""Present names of arguments, by those before version 0.2."""
+"""Current names of arguments, by their names before version 0.2."""
 
 
 def train_options(values: Any) -> TrainOptions:
@@ -21,18 +21,18 @@ def train_options(values: Any) -> TrainOptions:
     Raises:
         ArgumentError: naming an argument that is unknown, or whose value is not valid.
     """
-    return from_json(TrainOptions, with_present_names(values))
+    return from_json(TrainOptions, with_current_names(values))
 
 
-def with_present_names(values: Any) -> Any:
+def with_current_names(values: Any) -> Any:
     """JSON of options with the names of earlier versions replaced."""
     if not isinstance(values, Mapping):
         return values
-    present = {_RENAMED.get(name, name): with_present_names(one) for name, one in values.items()}
-    texts = present.get("sb3")
-    if present.get("agent") == "bandit" and isinstance(texts, list) and "bandit" not in present:
+    current = {_RENAMED.get(name, name): with_current_names(one) for name, one in values.items()}
+    texts = current.get("sb3")
+    if current.get("agent") == "bandit" and isinstance(texts, list) and "bandit" not in current:
         # The bandit's values were texts like those of Stable-Baselines3's algorithms.
         pairs = [str(text).partition("=") for text in texts]
         numbers = {name: float(text) if "." in text else int(text) for name, _, text in pairs}
-        present |= {"sb3": [], "bandit": numbers}
-    return present
+        current |= {"sb3": [], "bandit": numbers}
+    return current

@@ -1,4 +1,4 @@
-"""The files of a run: where they are, how they are written and read."""
+"""The files of a run: their paths, writing and reading."""
 
 import csv
 import hashlib
@@ -47,8 +47,8 @@ class RunFolder:
         path: of the folder.
         vit: the ViT's weights.
         agent: the agent, as Stable-Baselines3 saves it.
-        log: what a run in the background printed.
-        checkpoints: of a run that is not finished.
+        log: output of a run in the background.
+        checkpoints: folder of an unfinished run's checkpoints.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -74,24 +74,26 @@ class RunFolder:
             )
 
     def lock(self) -> FileLock:
-        """Keep other processes from running in this folder, which is made if it is not there.
+        """Lock the folder against other processes; it is created if it does not exist.
 
         Returns:
-            The lock, to be released; the system does it where the process dies.
+            The lock, to be released; the system does so if the process dies.
 
         Raises:
-            ValueError: if another process runs there, or the folder cannot be made.
+            ValueError: if another process holds the lock, or the folder cannot be created.
         """
         return lock_folder(self.path, "out")
 
     def create(self, options: TrainOptions) -> None:
-        """Remove the run that the locked folder may hold, write `config.json`.
+        """Remove any run from the locked folder and write `config.json`.
 
         Raises:
             ValueError: if a link would lead out of the folder.
         """
         self.prepare()
-        (self.path / RESULT).unlink(missing_ok=True)  # first: without it, no run is finished
+        (self.path / RESULT).unlink(
+            missing_ok=True
+        )  # first, as a run with a result counts as finished
         CheckpointFolder(self.checkpoints).clear()
         for file in self._files():
             file.unlink()
@@ -101,21 +103,21 @@ class RunFolder:
         )
 
     def prepare(self) -> None:
-        """Remove what processes that died had begun to write in the locked folder."""
+        """Remove temporary files that killed processes left in the locked folder."""
         CheckpointFolder(self.checkpoints).remove_partial()
         remove_partial(self.path)
 
     def write(self, path: Path, content: Callable[[Path], None]) -> None:
-        """Let a function write a file of the folder, in the place of what is there."""
+        """Let a function write a file of the folder, which replaces an existing one."""
         try:
             with replacing(path) as partial:
                 content(partial)
-        except SafetensorError as error:  # which is what it makes of an error in writing
+        except SafetensorError as error:  # safetensors raises it for any error in writing
             raise OSError(str(error)) from error
 
     @property
     def options(self) -> TrainOptions:
-        """The options that the run was made with.
+        """The options of the run.
 
         Raises:
             ValueError: if the folder holds no run.
@@ -146,14 +148,14 @@ class RunFolder:
         del config["options"]
         names = (METRICS, STEPS, SELECTED, VIT, AGENT)
         files = {name: checksum(self.path / name) for name in names}
-        # Last of all, so that a run counts as finished only when it is.
+        # Written last, as a run with a result counts as finished.
         write_json(self.path / RESULT, {**result, **config, "files": files})
 
     def check_files(self, *names: str) -> None:
-        """Refuse files that are not those that the result was written with.
+        """Compare files with their checksums in `result.json`.
 
         Raises:
-            ValueError: naming the first one.
+            ValueError: naming the first one that is missing or differs.
         """
         digests = self.read_result().get("files")
         for name in names:
@@ -167,11 +169,11 @@ class RunFolder:
                 )
             elif not isinstance(digests, dict) or checksum(path) != digests[name]:
                 raise ValueError(
-                    f"expected {name} as {RESULT} was written with, got another in {self.path}"
+                    f"expected {name} with the checksum in {RESULT}, got another in {self.path}"
                 )
 
     def read_result(self) -> dict[str, Any]:
-        """What `result.json` holds.
+        """Content of `result.json`.
 
         Raises:
             ValueError: if the run was not finished.
@@ -180,12 +182,12 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return (self.path / RESULT).exists()
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was begun there."""
+        """Whether the folder holds a run, finished or not."""
         return (self.path / CONFIG).is_file()
 
     def progress(self) -> float:
@@ -195,7 +197,7 @@ class RunFolder:
             lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
             return float(list(csv.DictReader(lines))[-1]["progress"])
         except (OSError, IndexError, KeyError, TypeError, ValueError):
-            return 0.0  # no epoch yet, or the file is just being removed
+            return 0.0  # no epoch yet, or the file is being removed
 
     def log_end(self) -> str:
         """The last line of the run's log."""
@@ -203,7 +205,7 @@ class RunFolder:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _files(self) -> list[Path]:
-        """Files of a run that are there."""
+        """Existing files of a run."""
         names = [self.path / name for name in _FILES]
         found = [path for path in names if path.exists() or path.is_symlink()]
         return found + sorted(self.path.glob("events.out.tfevents.*"))
@@ -216,18 +218,18 @@ class RunFolder:
 
 
 def lock_folder(path: Path, name: str) -> FileLock:
-    """Make a folder, and keep other processes from working in it.
+    """Create a folder and lock it against other processes.
 
     Args:
         path: of the folder.
-        name: of the option that it comes from.
+        name: of the option that gives the path.
 
     Raises:
-        ValueError: if another process works there, or the folder cannot be made.
+        ValueError: if another process holds the lock, or the folder cannot be created.
     """
     if (path / LOCK).is_symlink():
         raise ArgumentError(
-            name, f"must be a folder with a lock of its own, got the link {path / LOCK}"
+            name, f"must be a folder whose lock is not a link, got the link {path / LOCK}"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -235,7 +237,7 @@ def lock_folder(path: Path, name: str) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ArgumentError(
-            name, f"must be a folder that no other process is at work in, got {path}"
+            name, f"must be a folder that no other process is using, got {path}"
         ) from error
     except OSError as error:
         raise ArgumentError(name, f"must be a folder, got {path}: {error.strerror}") from error
@@ -247,11 +249,11 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def provenance(used: str | None = None) -> dict[str, Any]:
-    """What a figure is written with: the command, by default this one, versions and machine."""
+def provenance(command_line: str | None = None) -> dict[str, Any]:
+    """The command, by default the current one, the versions and the machine of a result."""
     n_threads = torch.get_num_threads()
     return {
-        "command": used or shlex.join(["vit-patch", *sys.argv[1:]]),
+        "command": command_line or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{processor_name()}, {n_threads} thread{'s' * (n_threads > 1)}",
@@ -259,27 +261,27 @@ def provenance(used: str | None = None) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor as a person knows it."""
+    """The processor's name."""
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person knows it."""
+    """The device's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write readable JSON, with null for numbers that JSON does not have."""
+    """Write indented JSON, with null for NaN and infinity."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
         partial.write_text(text + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """The object in a JSON file.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if there is none.
     """
     try:
         content = json.loads(path.read_text())
@@ -291,7 +293,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for numbers that JSON cannot hold, as after a divergence."""
+    """The value with None for NaN and infinity, which occur after a divergence."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,23 +1,45 @@
-"""A run's tables: a row for each epoch and step, written whole at every epoch's end."""
+"""A run's tables: a row per epoch or step, rewritten after every epoch."""
 
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics
 from vit_patch_env.system.files import replacing
 
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
 
 
+class EpochMetrics(NamedTuple):
+    """One epoch of the first environment; a row of `metrics.csv`.
+
+    Accuracies are in [0, 1], losses are cross-entropies. With several environments
+    `agent_seconds` and `images_per_second` are NaN, as the agent's time is shared between them.
+    """
+
+    epoch: int  # of its episode, from 1
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    n_selected: float
+    reward: float
+    epsilon: float | None
+    images_per_second: float
+    train_seconds: float
+    agent_seconds: float
+    flops: float  # of training steps, observations and rewards
+    progress: float  # share of the budget used at its end
+    n_skipped: int  # steps whose gradient was not finite
+
+
 class RunTables:
     """`metrics.csv`, `steps.csv` and `selected.csv` of a run.
 
-    They are kept in memory too, so that a disk that was full for a while leaves no gap, and that a
-    checkpoint can hold them.
+    They are also kept in memory, so that a disk that is full for a while leaves no gap, and that
+    checkpoints can contain them.
 
     Args:
         folder: of the run.
@@ -28,19 +50,19 @@ class RunTables:
         self._texts = dict.fromkeys((METRICS, STEPS, SELECTED), "")
 
     def append_epoch(
-        self, figures: EpochMetrics, selected: NDArray[np.float64], n_selected: list[int]
+        self, metrics: EpochMetrics, selected: NDArray[np.float64], n_selected: list[int]
     ) -> None:
-        """Add an epoch, and write the files; where they cannot be written, the next epoch does.
+        """Add an epoch and write the files; if that fails, the next epoch writes them.
 
         Args:
-            figures: of the epoch.
+            metrics: of the epoch.
             selected: share of its steps in which each patch was selected, (n_patches,).
             n_selected: patches selected in each of its steps.
         """
         shares = pd.DataFrame([selected.round(4)])
-        shares.insert(0, "epoch", figures.epoch)
+        shares.insert(0, "epoch", metrics.epoch)
         for name, rows in (
-            (METRICS, pd.DataFrame([figures._asdict()])),
+            (METRICS, pd.DataFrame([metrics._asdict()])),
             (SELECTED, shares),
             (STEPS, pd.DataFrame({"n_selected": n_selected})),
         ):
@@ -52,13 +74,13 @@ class RunTables:
             self.write()
         except OSError as error:
             warnings.warn(
-                f"the tables of {self.folder} cannot be written: {error.strerror}; the run goes "
-                "on, and this is tried again after the next epoch",
+                f"the tables of {self.folder} cannot be written: {error.strerror}; the run "
+                "continues, and writing is retried after the next epoch",
                 stacklevel=2,
             )
 
     def write(self) -> None:
-        """Write the files, each in the place of what is there.
+        """Write the files, replacing existing ones.
 
         Raises:
             OSError: if they cannot be written.
@@ -73,6 +95,6 @@ class RunTables:
         return dict(self._texts)
 
     def load_state_dict(self, state: dict[str, str]) -> None:
-        """Go on behind these rows; what the files have beyond them is left out."""
+        """Continue after these rows; later rows of the files are removed."""
         self._texts.update(state)
         self._try_to_write()

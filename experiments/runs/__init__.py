@@ -1,1 +1,1 @@
-"""`vit-patch train`, `evaluate` and `pretrain`, and what watches a run."""
+"""`vit-patch train`, `evaluate` and `pretrain`, and monitoring of a run."""

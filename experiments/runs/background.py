@@ -19,17 +19,17 @@ from vit_patch_env.experiments.runs.train import Run
 
 
 def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None:
-    """Train in this process, started for it, with its output in a log.
+    """Train in this process, which was started for it, with its output in a log.
 
-    An interrupted run of the same options is resumed, if one of its checkpoints is intact;
-    otherwise it starts again.
+    An interrupted run with the same options is resumed if one of its checkpoints is intact;
+    otherwise the run starts from the beginning.
 
     Args:
         options: of the run, with its folder as `out`.
         n_threads: of torch.
         log: path of a file that is appended to.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with Path(log).open("a", buffering=1) as file:
         for stream in (1, 2):
@@ -46,7 +46,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
 
 
 def _end_with_parent() -> None:
-    """Stop this process when the one that waits for it is gone."""
+    """Stop this process when its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""What a person watches while a run trains, and the table at its end."""
+"""The live display of a run, and the tables at its end."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -15,11 +15,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vit_patch_env.experiments.runs.monitor import EpochMetrics, StepMetrics
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics
+from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
 
 
-class OnTerminal:
-    """Shows its `live` part while it is entered, if its console is a terminal."""
+class LiveDisplay:
+    """A context manager that shows `live` if its console is a terminal."""
 
     console: Console
     live: Live
@@ -39,12 +40,12 @@ class OnTerminal:
             self.live.stop()
 
 
-class Display(OnTerminal):
+class Display(LiveDisplay):
     """A live progress line on a terminal; elsewhere one line per epoch.
 
     Args:
         console: where it is shown.
-        n_epochs: of the run; None where its budget is another, and nobody knows.
+        n_epochs: of the run; None if its budget is not epochs, as it is unknown then.
     """
 
     def __init__(self, console: Console, n_epochs: int | None) -> None:
@@ -60,23 +61,23 @@ class Display(OnTerminal):
             console=console,
         )
         self.task = self.progress.add_task("training", total=1.0, epoch=self._epoch(1))
-        self.figures = Text("", no_wrap=True)
-        self.live = Live(Group(self.progress, self.figures), console=console, refresh_per_second=4)
+        self.metrics = Text("", no_wrap=True)
+        self.live = Live(Group(self.progress, self.metrics), console=console, refresh_per_second=4)
 
     def show_step(self, step: StepMetrics) -> None:
-        """Move the bar on."""
-        figures = [f"loss {step.info['loss']:.3f}", f"{step.n_selected_mean:.1f} patches"]
+        """Update the progress bar and the metrics beside it."""
+        metrics = [f"loss {step.info['loss']:.3f}", f"{step.n_selected_mean:.1f} patches"]
         if step.epsilon is not None:
-            figures.append(f"ε {step.epsilon:.2f}")
+            metrics.append(f"ε {step.epsilon:.2f}")
         if self.latest is not None:
-            figures.append(f"val accuracy {self.latest.val_accuracy:.1%}")
-            figures.append(f"{self.latest.images_per_second:.0f} images/s")
-        self.figures.plain = "  ".join(figures)
+            metrics.append(f"val accuracy {self.latest.val_accuracy:.1%}")
+            metrics.append(f"{self.latest.images_per_second:.0f} images/s")
+        self.metrics.plain = "  ".join(metrics)
         epoch = self._epoch(step.info["epoch"] + 1)
         self.progress.update(self.task, completed=step.info["progress"], epoch=epoch)
 
     def show_epoch(self, epoch: EpochMetrics) -> None:
-        """Keep the epoch's figures for the bar; print them where there is none."""
+        """Store the epoch's metrics for the live display, or print them if there is none."""
         self.latest = epoch
         if not self.console.is_terminal:
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
@@ -95,28 +96,28 @@ class Display(OnTerminal):
 
 
 def show_result(result: dict[str, Any], console: Console) -> None:
-    """Print the test figures, on all patches and on the agent's."""
+    """Print the test metrics, on all patches and on the agent's."""
     table = Table(title="Test images", title_justify="left")
     table.add_column("The ViT sees")
     columns = ("loss", "accuracy", "precision", "recall", "f1")
     for column in columns:
         table.add_column(column.capitalize() if column != "f1" else "F1", justify="right")
     for name, label in (("all_patches", "all patches"), ("agent_patches", "the agent's patches")):
-        figures = result["test"][name]
-        table.add_row(label, *(_number(column, figures[column]) for column in columns))
+        metrics = result["test"][name]
+        table.add_row(label, *(_number(column, metrics[column]) for column in columns))
     console.print(table)
 
 
 def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
-    """Print what the run cost and used."""
+    """Print the run's times and number of patches."""
     seconds = result["train_seconds"] + result["agent_seconds"]
     skipped = result["n_skipped"]
-    said = f" {skipped} steps changed nothing, as their gradient was not finite." if skipped else ""
+    note = f" {skipped} steps changed nothing, as their gradient was not finite." if skipped else ""
     console.print(
         f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device_name']} "
         f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
         f"{result['agent_seconds']:.1f} s the agent; "
-        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.{said}",
+        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.{note}",
         highlight=False,
         soft_wrap=True,
     )

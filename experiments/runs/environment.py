@@ -28,7 +28,7 @@ def evaluate_on_test(
     selector = cast("Selector", agent)
     if actions != "mask":
         wrapper = cast("gym.ActionWrapper[Any, Any, Any]", ACTIONS[actions](env))
-        selector = _Wrapped(selector, wrapper)
+        selector = _WrappedSelector(selector, wrapper)
     return {
         "all_patches": episode.evaluate("test")._asdict(),
         "agent_patches": episode.evaluate("test", selector)._asdict(),
@@ -36,7 +36,7 @@ def evaluate_on_test(
 
 
 def run_length(env: ViTPatchSelectEnv) -> str:
-    """How long a run trains, in words."""
+    """The length of a run, in words."""
     epochs = f"{env.epochs} epochs of {env.steps_per_epoch} steps"
     return {
         "epochs": epochs,
@@ -45,14 +45,14 @@ def run_length(env: ViTPatchSelectEnv) -> str:
     }[env.config.budget]
 
 
-class _Wrapped:
+class _WrappedSelector:
     """A selector whose actions a wrapper turns into patch masks."""
 
     def __init__(self, selector: Selector, wrapper: "gym.ActionWrapper[Any, Any, Any]") -> None:
         self.selector = selector
         self.wrapper = wrapper
         if isinstance(wrapper, CountAction):
-            wrapper.seed_sampling(0)  # so that an evaluation can be repeated
+            wrapper.seed_sampling(0)  # so that the evaluation is reproducible
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Patch mask and state."""

@@ -1,4 +1,4 @@
-"""`vit-patch evaluate`: a run's test metrics again, from its files, none of which is executed."""
+"""`vit-patch evaluate`: a run's test metrics, computed again without executing code from files."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ class Evaluation:
     """A finished run, which `prepare` loads and `run` evaluates.
 
     Args:
-        options: which run, and where its images and device are now.
+        options: the run, and its images' folder and device if they have changed.
         console: where the metrics are shown.
     """
 
@@ -37,7 +37,7 @@ class Evaluation:
 
         Raises:
             ValueError: if the folder holds no finished run or a damaged one, or its images are
-                gone.
+                missing.
         """
         folder = RunFolder(self.options.run)
         folder.check_files(VIT, AGENT)
@@ -61,7 +61,7 @@ class Evaluation:
                 f"expected the ViT's weights in {folder.vit}, got: {reason}"
             ) from error
         self.actions = trained.actions
-        # A run that repeats another one's numbers of patches has them in its own folder too.
+        # A run that repeats another run's numbers of patches also has them in its own folder.
         follow = None if trained.follow is None else str(folder.path)
         saved = replace(trained, agent=str(folder.agent), follow=follow)
         self.agent = make_agent(saved, self.env)

@@ -1,11 +1,10 @@
-"""A Stable-Baselines3 callback that watches a ViT being trained: TensorBoard and epoch figures."""
+"""A Stable-Baselines3 callback that logs and evaluates a ViT during training."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from operator import attrgetter, methodcaller
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,108 +15,44 @@ from stable_baselines3.common.logger import HParam, Image
 
 from vit_patch_env import Episode, Metrics
 from vit_patch_env.checks import ArgumentError
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics
+from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
-
-class StepMetrics(NamedTuple):
-    """One step of the first environment, and the mean number of patches of its epoch so far."""
-
-    step: int
-    info: dict[str, Any]
-    epsilon: float | None
-    n_selected_mean: float
-
-
-class EpochMetrics(NamedTuple):
-    """One epoch of the first environment; accuracies in [0, 1], losses are cross-entropies.
-
-    Agent's seconds and images per second are not told apart between several environments: then
-    they are not a number.
-    """
-
-    epoch: int  # of its episode, from 1
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    n_selected: float
-    reward: float
-    epsilon: float | None
-    images_per_second: float
-    train_seconds: float
-    agent_seconds: float
-    flops: float  # of training steps, observations and rewards
-    progress: float  # share of the budget used at its end
-    n_skipped: int  # steps whose gradient was not finite
-
-
-_FIGURES = (
+_SAVED_ATTRIBUTES = (
     "n_calls", "num_timesteps", "n_selected_mean", "selected", "n_selected", "n_skipped", "flops",
-    "peak_memory_bytes", "diverged", "_apart_seconds", "_past_train_seconds", "_past_flops",
-    "_n_episodes", "_n_steps", "_n_selected", "_steps_done", "_recent", "_seconds_aside",
+    "peak_memory_bytes", "diverged", "_excluded_seconds", "_train_seconds_before",
+    "_flops_before", "_n_episodes", "_n_steps", "_n_selected", "_steps_done", "_recent",
+    "_env_excluded_seconds",
 )  # fmt: skip
-"""Attributes of a `TrainingMonitor` that a checkpoint holds as they are."""
-
-
-class Clock(NamedTuple):
-    """Seconds since training began, by what they were spent on, up to the last epoch's end.
-
-    Attributes:
-        total: all of it.
-        train: training steps of the ViT.
-        apart: this callback (evaluation, logging), resets, checkpoints, the counting of FLOPs.
-    """
-
-    total: float = 0.0
-    train: float = 0.0
-    apart: float = 0.0
-
-    @property
-    def agent(self) -> float:
-        """What is left: observation, prediction, replay and updates."""
-        return self.total - self.train - self.apart
-
-
-@dataclass
-class _EpochSums:
-    """What an epoch's figures are made from."""
-
-    began: Clock
-    patch_masks: NDArray[np.float64]
-    n_selected: list[int] = field(default_factory=list)
-    loss: float = 0.0
-    reward: float = 0.0
-    n_skipped: int = 0
-
-    @property
-    def n_steps(self) -> int:
-        return len(self.n_selected)
+"""Attributes of a `TrainingMonitor` that a checkpoint contains unchanged."""
 
 
 class TrainingMonitor(BaseCallback):
-    """Logs to the agent's TensorBoard from the first steps on, and evaluates every epoch.
+    """Logs to the agent's TensorBoard, and evaluates the ViT after every epoch.
 
     Works with any Stable-Baselines3 algorithm and `FixedRule` on `ViTPatchSelect-v0`, also on
     several environments: scalars are averaged over them, epochs are those of the first. Tags:
     `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
-    `env/reward_patch`, `vit/skipped_steps` (so far, of gradients that were not finite); images once
-    an epoch: `vit/attention` (the observation) and `env/selected` (how often each patch was
-    selected).
+    `env/reward_patch`, `vit/skipped_steps` (steps so far whose gradient was not finite); images
+    after every epoch: `vit/attention` (the observation) and `env/selected` (how often each patch
+    was selected).
 
     Args:
         log_interval: steps between points.
         max_episodes: stop after so many episodes of the first environment; None for no limit.
         hyperparameters: shown in TensorBoard's HPARAMS tab.
-        on_step: called with every step's figures.
-        on_epoch: called with every epoch's figures.
+        on_step: called with the metrics of every step.
+        on_epoch: called with the metrics of every epoch.
 
     Attributes:
-        clock: where the time went so far.
+        clock: time spent so far.
         n_selected_mean: patches selected per step so far.
         selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
         n_selected: patches selected in each of its steps.
         n_skipped: steps so far whose gradient was not finite, so that they changed no weights.
         flops: of training steps, observations and rewards, up to the last epoch's end.
-        peak_memory_bytes: of this process while it trained, evaluation and counting apart.
+        peak_memory_bytes: of this process, excluding evaluation and counting FLOPs.
         diverged: whether a loss was not finite.
     """
 
@@ -136,8 +71,8 @@ class TrainingMonitor(BaseCallback):
         self.log_interval = log_interval
         self.max_episodes = max_episodes
         self.hyperparameters = hyperparameters or {}
-        self.notify_step = on_step
-        self.notify_epoch = on_epoch
+        self.step_callback = on_step
+        self.epoch_callback = on_epoch
         self.clock = Clock()
         self.n_selected_mean = float("nan")
         self.selected: NDArray[np.float64] = np.zeros(0)
@@ -149,10 +84,10 @@ class TrainingMonitor(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.clock = Clock()
-        self._apart_seconds = 0.0
-        # Of episodes that are over; less what this one trained for before learning began.
-        self._past_train_seconds = -self._ask(attrgetter("timings")).train_seconds
-        self._past_flops = -self._ask(methodcaller("flops"))
+        self._excluded_seconds = 0.0
+        # Of earlier episodes, minus what this one used before learning started.
+        self._train_seconds_before = -self._ask(attrgetter("timings")).train_seconds
+        self._flops_before = -self._ask(methodcaller("flops"))
         self.flops = 0
         self._device: torch.device = self._of_first_env("device")
         self.peak_memory_bytes = 0
@@ -162,7 +97,7 @@ class TrainingMonitor(BaseCallback):
         self._n_patches: int = self._of_first_env("n_patches")
         self._n_episodes = self._n_steps = self._n_selected = self.n_skipped = 0
         self.diverged = False
-        self._steps_done: int = self._of_first_env("steps_done")  # of the episode
+        self._steps_done: int = self._of_first_env("steps_done")  # in the episode
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -171,47 +106,37 @@ class TrainingMonitor(BaseCallback):
         }
         metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
         self._record("hparams", HParam(hyperparameters, metrics))
-        # What the episode has counted so far; reading its FLOPs, above, counts too.
-        self._seconds_aside = self._ask(attrgetter("timings")).excluded_seconds
+        # Read last, since reading the episode's FLOPs, above, takes excluded time.
+        self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         infos, done = self.locals["infos"], bool(self.locals["dones"][0])
-        self._ended = done  # then the environment has reset itself already
-        self._count(infos[0], self.locals["rewards"][0])
+        self._add_step(infos[0], float(self.locals["rewards"][0]), done)
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
-        if self.notify_step is not None:
-            self.notify_step(
-                StepMetrics(
-                    self._n_steps,
-                    infos[0],
-                    epsilon,
-                    sum(self._sums.n_selected) / self._sums.n_steps,
-                )
+        if self.step_callback is not None:
+            self.step_callback(
+                StepMetrics(self._n_steps, infos[0], epsilon, self._sums.n_selected_mean)
             )
         self._steps_done += 1
         if done or self._steps_done % self._steps_per_epoch == 0:
             self._end_epoch(infos[0], entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
-        if stop:  # the algorithm would count this episode after the callback, and is stopped first
+        if stop:  # before the algorithm counts this episode, which it does after the callback
             self.model._update_info_buffer(infos, self.locals["dones"])
         if done or self.n_calls % self.log_interval == 0:
             self._log_step()
-        self._apart_seconds += time.perf_counter() - entered
+        self._excluded_seconds += time.perf_counter() - entered
         return not stop
 
-    def _count(self, info: dict[str, Any], reward: float) -> None:
-        sums = self._sums
-        sums.n_selected.append(info["n_selected"])
-        sums.loss += info["loss"]
-        sums.reward += float(reward)
-        sums.n_skipped += info["skipped"]
+    def _add_step(self, info: dict[str, Any], reward: float, done: bool) -> None:
+        # Not the action, which wrappers of the environment may have converted. An environment that
+        # is done has already reset itself.
+        self._sums.add(info, reward, self._ask(attrgetter("patch_mask"), ended=done))
         self.n_skipped += info["skipped"]
-        # Not the action: wrappers of the environment make it mean something else.
-        sums.patch_masks += self._ask(attrgetter("patch_mask"), ended=self._ended)
         self._n_steps += 1
         self._n_selected += info["n_selected"]
         self.diverged |= info["diverged"]
@@ -220,34 +145,33 @@ class TrainingMonitor(BaseCallback):
     def _end_epoch(
         self, info: dict[str, Any], total_seconds: float, done: bool, epsilon: float | None
     ) -> None:
-        """Evaluate, log and report the epoch whose last step was just taken."""
+        """Evaluate, log and report the epoch that the current step completes."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory(self._device))
         timings = self._ask(attrgetter("timings"), ended=done)
-        # What the environment counted in its steps; what is counted here is in this callback.
-        self._apart_seconds += timings.excluded_seconds - self._seconds_aside
+        # Time excluded during the environment's steps; this callback's own is added in `_on_step`.
+        self._excluded_seconds += timings.excluded_seconds - self._env_excluded_seconds
         if done:
-            self._apart_seconds += self._ask(attrgetter("timings")).reset_seconds
-        self.clock = Clock(
-            total_seconds, self._past_train_seconds + timings.train_seconds, self._apart_seconds
-        )
-        flops = self._past_flops + self._ask(methodcaller("flops"), ended=done)
-        self._seconds_aside = self._ask(attrgetter("timings")).excluded_seconds
+            self._excluded_seconds += self._ask(attrgetter("timings")).reset_seconds
+        train_seconds = self._train_seconds_before + timings.train_seconds
+        self.clock = Clock(total_seconds, train_seconds, self._excluded_seconds)
+        flops = self._flops_before + self._ask(methodcaller("flops"), ended=done)
+        self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         epoch_flops, self.flops = flops - self.flops, flops
         if done:
-            self._past_train_seconds = self.clock.train
-            self._past_flops = flops
+            self._train_seconds_before = self.clock.train
+            self._flops_before = flops
             self._steps_done = 0
         val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
         sums = self._sums
-        epoch_train = self.clock.train - sums.began.train
-        alone = self.training_env.num_envs == 1
-        epoch_agent = self.clock.agent - sums.began.agent if alone else float("nan")
-        figures = EpochMetrics(
+        epoch_train = self.clock.train - sums.start.train
+        single_env = self.training_env.num_envs == 1
+        epoch_agent = self.clock.agent - sums.start.agent if single_env else math.nan
+        metrics = EpochMetrics(
             epoch=info["epoch"] + 1,
             train_loss=sums.loss / sums.n_steps,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
-            n_selected=sum(sums.n_selected) / sums.n_steps,
+            n_selected=sums.n_selected_mean,
             reward=sums.reward / sums.n_steps,
             epsilon=epsilon,
             images_per_second=sums.n_steps * self._images_per_step / (epoch_train + epoch_agent),
@@ -263,8 +187,8 @@ class TrainingMonitor(BaseCallback):
         self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
         self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
         self.model.dump_logs()
-        if self.notify_epoch is not None:
-            self.notify_epoch(figures)
+        if self.epoch_callback is not None:
+            self.epoch_callback(metrics)
         self._sums = self._new_sums()
         reset_peak_memory(self._device)
 
@@ -282,24 +206,24 @@ class TrainingMonitor(BaseCallback):
         self.model.dump_logs()
 
     def state_dict(self) -> dict[str, Any]:
-        """All figures so far, as plain data and arrays: for `RunCheckpoint`."""
+        """The complete state, as plain data and arrays, for `RunCheckpoint`."""
         return {
-            **{name: getattr(self, name) for name in _FIGURES},
+            **{name: getattr(self, name) for name in _SAVED_ATTRIBUTES},
             "clock": tuple(self.clock),
-            "sums": {**vars(self._sums), "began": tuple(self._sums.began)},
+            "sums": self._sums.state_dict(),
             "seconds": time.perf_counter() - self._started,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another of the same run was; the time in between does not count."""
-        for name in _FIGURES:
+        """Resume from the state of another monitor of the same run, without the time in between."""
+        for name in _SAVED_ATTRIBUTES:
             setattr(self, name, state[name])
         self.clock = Clock(*state["clock"])
-        self._sums = _EpochSums(**{**state["sums"], "began": Clock(*state["sums"]["began"])})
+        self._sums = EpochSums.from_state_dict(state["sums"])
         self._started = time.perf_counter() - state["seconds"]
 
-    def _new_sums(self) -> _EpochSums:
-        return _EpochSums(self.clock, np.zeros(self._n_patches))
+    def _new_sums(self) -> EpochSums:
+        return EpochSums(self.clock, np.zeros(self._n_patches))
 
     def _record(self, tag: str, value: Any) -> None:
         self.logger.record(tag, value, exclude=("stdout", "log", "json", "csv"))
@@ -308,14 +232,14 @@ class TrainingMonitor(BaseCallback):
         return self.training_env.get_attr(attribute, indices=[0])[0]
 
     def _ask(self, question: Callable[[Episode], Any], *, ended: bool = False) -> Any:
-        """The first environment's running episode, or the one that ended last."""
+        """The result of a function of the first environment's running or last ended episode."""
         return self.training_env.env_method("ask", question, ended=ended, indices=[0])[0]
 
 
 def _heat_map(
     values: NDArray[Any], low: float | None = None, high: float | None = None, zoom: int = 16
 ) -> Image:
-    """Values (n_patches,) as a picture of the patch grid; by default their range is the scale."""
+    """Values (n_patches,) as an image of the patch grid, scaled by default by their range."""
     low = values.min() if low is None else low
     high = values.max() if high is None else high
     side = math.isqrt(len(values))

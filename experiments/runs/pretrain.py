@@ -42,7 +42,7 @@ from vit_patch_env.system.files import replacing
 class Pretraining:
     """An agent that learns over many short runs: `prepare` checks, `run` learns and saves.
 
-    Ctrl-C ends it early: what was learned by then is saved.
+    Ctrl-C ends it early and saves the agent as it is.
 
     Args:
         options: of the agent and the short runs.
@@ -71,7 +71,7 @@ class Pretraining:
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
-                "agent", f"must be one that learns from the start, got {options.agent}"
+                "agent", f"must be one that learns from scratch, got {options.agent}"
             )
         self.train_options = resolve_agent(
             TrainOptions(
@@ -86,7 +86,7 @@ class Pretraining:
         )
         self.env = make_env(self.train_options.env)
         self._say(f"Loading {options.env.dataset} ...")
-        self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
+        self.env.data  # noqa: B018  (loaded now, so that a damaged image is reported here)
         make_agent(self.train_options, self.env)
 
     def run(self) -> None:
@@ -97,21 +97,21 @@ class Pretraining:
             for epochs in options.budgets or (options.env.epochs,) * options.jobs
         ]
         if len(makers) > 1:
-            fork_context()  # whose processes have the libraries
+            fork_context()  # preloads the libraries in the processes
             vec_env: VecEnv = SubprocVecEnv(makers, start_method="forkserver")
         else:
             vec_env = DummyVecEnv(makers)
         self._say(
             f"{options.agent} learns over {options.episodes} runs of about "
-            f"{self.env.expected_steps} steps, {options.jobs} at once."
+            f"{self.env.expected_steps} steps, {options.jobs} at a time."
         )
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         agent = make_agent(self.train_options, self.env, vec_env)
-        watch = _Episodes(options.episodes, self.console)
+        episodes = _Episodes(options.episodes, self.console)
         try:
-            agent.learn(self.env.max_steps * options.episodes, callback=watch)
+            agent.learn(self.env.max_steps * options.episodes, callback=episodes)
         except KeyboardInterrupt:
-            self._say(f"Interrupted after {len(watch.returns)} runs.")
+            self._say(f"Interrupted after {len(episodes.returns)} runs.")
         finally:
             signal.signal(signal.SIGTERM, before)
             vec_env.close()
@@ -126,8 +126,8 @@ class Pretraining:
             bandit=options.bandit,
             provenance={
                 **provenance(command("pretrain", options, PretrainOptions())),
-                "episodes": len(watch.returns),
-                "mean_return_of_last_ten": float(np.mean(watch.returns[-10:] or [math.nan])),
+                "episodes": len(episodes.returns),
+                "mean_return_of_last_ten": float(np.mean(episodes.returns[-10:] or [math.nan])),
             },
         )
         with replacing(self.path) as unfinished:
@@ -141,16 +141,16 @@ class Pretraining:
 
 
 def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
-    """An environment in a process of its own, or in this one."""
+    """An environment, in its own process or in this one."""
     torch.set_num_threads(1)
     return Monitor(ACTIONS[actions](make_env(options)))
 
 
 class _Episodes(BaseCallback):
-    """Ends learning after so many episodes, and tells of them.
+    """Ends learning after `n_episodes` episodes, and prints their mean return.
 
     Attributes:
-        returns: sums of rewards, by episode.
+        returns: of the episodes so far.
     """
 
     def __init__(self, n_episodes: int, console: Console) -> None:
@@ -173,16 +173,16 @@ class _Episodes(BaseCallback):
         return len(self.returns) < self.n_episodes
 
     def _schedule(self) -> str:
-        """The bandit's numbers of patches over a run, as it would choose them now."""
+        """The bandit's numbers of patches over a run, as it would choose them now, in words."""
         if not isinstance(self.model, PatchBandit):
             return ""
         policy = self.model.policy
         weights = policy.of_counts.mean()
         lengths = sorted({info["budget_steps"] for info in self.training_env.reset_infos})
-        said = ""
+        text = ""
         for n_steps in (lengths[0], lengths[-1], 4 * lengths[-1]):
             counts = [
                 policy.best_count(progress, n_steps, weights) for progress in np.linspace(0, 1, 6)
             ]
-            said += f"; of {n_steps} steps " + " ".join(map(str, counts))
-        return said
+            text += f"; of {n_steps} steps " + " ".join(map(str, counts))
+        return text

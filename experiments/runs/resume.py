@@ -1,4 +1,4 @@
-"""Which options a run is resumed with."""
+"""The options that a run is resumed with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,35 +15,37 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 
 def resumed_options(options: TrainOptions) -> TrainOptions:
-    """The options of the run that `options.resume` names, with what may differ replaced.
+    """The options of the run in the folder `options.resume`, with the values that may change.
 
     Raises:
-        ValueError: if there is no run that can be resumed, or another value is asked for.
+        ValueError: if there is no run to resume, or a given value must not change.
     """
     assert options.resume is not None
     folder = RunFolder(options.resume)
     if folder.is_finished:
         raise ArgumentError(
             "resume",
-            f"must be a run that is not finished, got {folder.path}: see its metrics with "
+            f"must be an unfinished run, got {folder.path}: see its metrics with "
             f"vit-patch evaluate {folder.path}",
         )
-    kept = folder.options
+    saved = folder.options
     if options.out is not None:
-        raise ArgumentError("out", f"is the run's own folder, {folder.path}, got {options.out}")
-    given, usual, of_run = flat(options), flat(TrainOptions()), flat(kept)
+        raise ArgumentError(
+            "out", f"must be the folder of the resumed run, {folder.path}, got {options.out}"
+        )
+    given, defaults, of_run = flat(options), flat(TrainOptions()), flat(saved)
     may_differ = same_run(options)
     for name, value in given.items():
-        if name not in may_differ and value not in (usual[name], of_run[name]):
+        if name not in may_differ and value not in (defaults[name], of_run[name]):
             raise ArgumentError(
                 name, f"must be that of the resumed run, {of_run[name]}, got {value}"
             )
-    changes = {name: given[name] for name in may_differ if given[name] != usual[name]}
-    return replaced(kept, {**changes, "out": str(folder.path), "resume": None, "overwrite": False})
+    changes = {name: given[name] for name in may_differ if given[name] != defaults[name]}
+    return replaced(saved, {**changes, "out": str(folder.path), "resume": None, "overwrite": False})
 
 
 def resumed_if_possible(options: TrainOptions) -> TrainOptions:
-    """The options to resume the run that the folder `options.out` holds, or to start it again."""
+    """The options to resume the run in the folder `options.out` if possible, else to start anew."""
     assert options.out is not None
     folder = RunFolder(options.out)
     options = with_absolute_paths(options)
@@ -53,19 +55,19 @@ def resumed_if_possible(options: TrainOptions) -> TrainOptions:
         same = run_config(folder.options) == run_config(resolve_agent(options))
         resumable = same and CheckpointFolder(folder.checkpoints).load_newest() is not None
     except ValueError as error:
-        say(f"starts again, as the existing run cannot be resumed: {error}")
+        say(f"starting from the beginning, as the existing run cannot be resumed: {error}")
         return options
     return replace(options, resume=options.out, out=None) if resumable else options
 
 
 def run_config(options: TrainOptions) -> dict[str, Any]:
-    """The values that the course of a run depends on."""
+    """The values that affect the results of a run."""
     may_differ = same_run(options)
     return {name: value for name, value in flat(options).items() if name not in may_differ}
 
 
 def with_absolute_paths(options: TrainOptions) -> TrainOptions:
-    """The options with paths that hold in every working folder."""
+    """The options with absolute paths."""
     env, agent, follow = options.env, options.agent, options.follow
     if env.data_dir is not None:
         env = replace(env, data_dir=str(Path(env.data_dir).resolve()))

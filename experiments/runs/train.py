@@ -34,11 +34,11 @@ from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
-from vit_patch_env.experiments.run_folder.tables import RunTables
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
 from vit_patch_env.experiments.runs.event_log import EventLog
-from vit_patch_env.experiments.runs.monitor import EpochMetrics, TrainingMonitor
+from vit_patch_env.experiments.runs.monitor import TrainingMonitor
 from vit_patch_env.experiments.runs.resume import (
     resumed_options,
     run_config,
@@ -47,7 +47,7 @@ from vit_patch_env.experiments.runs.resume import (
 
 RETRY_SECONDS = 60.0
 N_TRIES = 5
-"""How often, and how far apart, writing results to a full disk is tried."""
+"""Number of attempts at writing results to a full disk; `RETRY_SECONDS` between them."""
 
 
 class Run:
@@ -88,7 +88,7 @@ class Run:
             self.folder.check_free()
         self.env = make_env(options.env)
         self.console.print(f"Loading {options.env.dataset} ...", highlight=False)
-        self.env.data  # noqa: B018  (loaded now, so that a broken image is found here)
+        self.env.data  # noqa: B018  (loaded now, so that a damaged image is reported here)
         self.agent = make_agent(options, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs)
@@ -112,13 +112,11 @@ class Run:
         options = self.options
         if self.resumes:
             if self.folder.is_finished:
-                raise ArgumentError(
-                    "resume", f"must be a run that is not finished, got {options.out}"
-                )
+                raise ArgumentError("resume", f"must be an unfinished run, got {options.out}")
             self.folder.prepare()
         else:
             if not options.overwrite:
-                self.folder.check_free()  # again, as it may hold one by now
+                self.folder.check_free()  # again, as another process may have created one
             self.folder.create(options)
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
@@ -138,7 +136,7 @@ class Run:
         second one ends it at once.
         """
         try:
-            with stopping(self._ask_to_stop) as received:
+            with stopping(self._request_stop) as received:
                 self._train()
                 if self.checkpoint.stopped:
                     say(f"stopped at step {self.checkpoint.saved_steps}; {self._how_to_resume}")
@@ -179,7 +177,7 @@ class Run:
         return f"resume with: vit-patch train --resume {shlex.quote(str(self.folder.path))}"
 
     def _finish(self, received: list[int]) -> dict[str, Any]:
-        """Evaluate and write the results; wait a while for space on a full disk.
+        """Evaluate and write the results; wait for space if the disk is full.
 
         Args:
             received: signals received so far, which end the waiting.
@@ -190,7 +188,7 @@ class Run:
             except OSError as error:
                 if not n_left:
                     fail(f"{error}: once there is space, {self._how_to_resume}")
-                say(f"{error}: writing the results is tried again in {RETRY_SECONDS:.0f} s")
+                say(f"{error}: writing the results is retried in {RETRY_SECONDS:.0f} s")
             until = time.monotonic() + RETRY_SECONDS
             while time.monotonic() < until and not received:
                 time.sleep(0.1)
@@ -235,15 +233,15 @@ class Run:
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _ask_to_stop(self) -> None:
-        """What a signal does: let the current step end."""
+    def _request_stop(self) -> None:
+        """Stop after the current step; called when a signal is received."""
         self.checkpoint.stop()
         say("stopping after a checkpoint; a second signal ends it at once")
-        with suppress(OSError, SystemExit):  # where the terminal is gone
-            self.display.live.stop()  # as a second signal would leave it running
+        with suppress(OSError, SystemExit):  # if the terminal is closed
+            self.display.live.stop()  # here, as a second signal would not stop it
 
     def _card(self) -> AgentCard:
-        """What is needed to make the agent again, as for other runs."""
+        """The card with which other runs can load the agent."""
         options, path = self.options, agent_path(self.options.agent)
         if path is not None:
             return read_card(path)
@@ -257,9 +255,9 @@ class Run:
             bandit=options.bandit,
         )
 
-    def _end_epoch(self, figures: EpochMetrics) -> None:
-        self.tables.append_epoch(figures, self.monitor.selected, self.monitor.n_selected)
-        self.display.show_epoch(figures)
+    def _end_epoch(self, metrics: EpochMetrics) -> None:
+        self.tables.append_epoch(metrics, self.monitor.selected, self.monitor.n_selected)
+        self.display.show_epoch(metrics)
 
 
 def _default_out(options: TrainOptions) -> Path:

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in a stream: the pass over the images and the batch within it, both from 0."""
+    """A position in a stream: the epoch and the batch within it, both from 0."""
 
     epoch: int
     batch: int
@@ -73,7 +73,7 @@ class BatchStream:
 
     Every epoch's order and augmentation come from (seed, epoch) alone, so the stream is the
     same on every device and can be resumed at any `position`. The last, incomplete batch of an
-    epoch is left out: which images it holds changes with every shuffle.
+    epoch is dropped; its images differ between epochs.
 
     Args:
         images: (n_images, channels, height, width) uint8, on the device.
@@ -112,7 +112,7 @@ class BatchStream:
 
     @property
     def position(self) -> Position:
-        """Where the next batch comes from; assign it to resume there."""
+        """The position of the next batch; assign it to resume there."""
         return self._position
 
     @position.setter
@@ -128,7 +128,7 @@ class BatchStream:
         return {"seed": self.seed, "position": list(self._position)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another stream of the same images was."""
+        """Resume at the position of another stream of the same images."""
         self.seed = state["seed"]
         self.position = Position(*state["position"])
 
@@ -151,7 +151,7 @@ class BatchStream:
         return batch
 
     def _shuffle(self) -> None:
-        """Draw the epoch's order and augmentation, in one transfer each."""
+        """Sample the epoch's order and augmentation, with one transfer each."""
         rng = np.random.default_rng([self.seed, self._position.epoch])
         n_images = len(self.images)
         device = self.images.device

@@ -15,7 +15,7 @@ from vit_patch_env.names import DatasetName
 from vit_patch_env.system.cache import cache_dir
 
 Loader = Callable[[Path, int, bool], Source]
-"""Maps a folder, an image size and whether to skip corrupt images to what is there."""
+"""Maps a folder, an image size and whether to skip corrupt images to a data source."""
 
 
 def load_dataset(
@@ -33,14 +33,15 @@ def load_dataset(
     Args:
         name: `digits` (1,797 scans shipped with scikit-learn), `cifar10`, `cifar100`,
             `fashion_mnist` (downloaded on first use), `folder` (`data_dir/train/<class>/*` and
-            `data_dir/test/<class>/*`, or one of them, or class folders alone) or `synthetic`.
-        data_dir: where `folder` is, or where downloads are kept (by default the user's cache).
+            `data_dir/test/<class>/*`, only one of them, or class folders) or `synthetic`.
+        data_dir: image folder of `folder`; for the others, where downloads are kept (by default the
+            user's cache).
         image_size: height and width, in pixels.
         train_fraction: share of the training images to use, in (0, 1].
         val_fraction: share of those split off for validation, in (0, 1).
-        skip_corrupt: leave out images of `folder` that cannot be read, with a warning that names
-            them, instead of refusing all.
-        seed: of the stratified splits, the same for all runs that are to be compared.
+        skip_corrupt: skip images of `folder` that cannot be read, with a warning that lists them,
+            instead of raising an error.
+        seed: of the stratified splits; use the same for all runs to be compared.
 
     Raises:
         ValueError: for an unknown name, a fraction out of range, a folder that is missing, empty
@@ -75,7 +76,7 @@ def _load_digits(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # the scans count to 16
+    images = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # pixel values are 0 to 16
     images = resize_square(images.round().to(torch.uint8), image_size)
     split = Split(images, torch.from_numpy(digits.target).long())
     return Source(split, None, tuple(str(digit) for digit in range(10)), flip=False)
@@ -125,9 +126,9 @@ def _load_folder(root: Path, image_size: int, skip_corrupt: bool) -> Source:
 
 
 def _make_synthetic(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
-    """Four classes of 160 images: noise, and stripes in the quadrant that is the class.
+    """Four classes of 160 images: noise, with stripes in the quadrant that defines the class.
 
-    Stripes, as brightness alone is lost in the LayerNorm over each patch's values.
+    Stripes rather than brightness, which the LayerNorm over each patch's values removes.
     """
     rng = np.random.default_rng(0)
     n_classes, n_images, half = 4, 640, image_size // 2
@@ -137,7 +138,7 @@ def _make_synthetic(_root: Path, image_size: int, _skip_corrupt: bool) -> Source
         top, left = half * (label // 2), half * (label % 2)
         image[:, top : top + half, left : left + half : 2] += 100
     split = Split(torch.from_numpy(pixels), torch.from_numpy(labels).long())
-    # A mirrored image would show another class.
+    # A mirrored image would belong to another class.
     return Source(split, None, ("top left", "top right", "bottom left", "bottom right"), flip=False)
 
 

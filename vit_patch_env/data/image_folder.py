@@ -26,16 +26,16 @@ _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validat
 
 
 class FolderSplits(NamedTuple):
-    """Folders that hold one folder per class; `test` is None where there is only one."""
+    """Folders that hold one folder per class; `test` is None if there is only one."""
 
     train: Path
     test: Path | None
 
 
 def find_folder_splits(root: Path) -> FolderSplits:
-    """The training and test folder below `root`.
+    """The training and test folder in `root`.
 
-    `root/train` and `root/test`, only one of them, or `root` itself where it has neither.
+    These are `root/train` and `root/test`, only one of them, or `root` itself if it has neither.
 
     Raises:
         ValueError: if `root` is missing, empty, or a split has fewer than two classes.
@@ -77,14 +77,14 @@ def _find_splits(root: Path) -> FolderSplits:
 
 
 def _class_names(root: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden folders are none."""
+    """Names of the class folders, sorted, without hidden folders."""
     return sorted(
         entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
     )
 
 
 class _Folder(ImageFolder):  # type: ignore[misc]
-    """torchvision's, without hidden folders."""
+    """torchvision's ImageFolder without hidden folders."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         classes = _class_names(Path(directory))
@@ -96,14 +96,13 @@ def load_image_folder(
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images (n, 3, image_size, image_size) uint8, labels (n,) int64 and class names.
 
-    Decoded images are kept in the folder `cache`, and decoded anew when a file of `root` is
-    added, removed or changed.
+    Decoded images are cached, and decoded again when a file of `root` is added, removed or changed.
 
     Args:
         root: one folder per class.
         image_size: height and width, in pixels: the shorter side is resized, the centre kept.
-        cache: where decoded images are kept.
-        skip_corrupt: leave out files that cannot be decoded, with a warning that names them.
+        cache: folder for decoded images.
+        skip_corrupt: skip files that cannot be decoded, with a warning that lists them.
 
     Raises:
         ValueError: for a class without images, or a file that cannot be decoded.
@@ -124,16 +123,16 @@ def load_image_folder(
         try:
             _write_cache(path, fingerprint, decoded)
         except OSError as error:
-            warnings.warn(f"decoded images cannot be kept in {cache}: {error}", stacklevel=2)
+            warnings.warn(f"decoded images cannot be cached in {cache}: {error}", stacklevel=2)
     if decoded.corrupt:
         warnings.warn(
-            f"{len(decoded.corrupt)} of {len(paths)} images cannot be read and are left out: "
+            f"{len(decoded.corrupt)} of {len(paths)} images cannot be read and are skipped: "
             + ", ".join(str(paths[index]) for index in decoded.corrupt),
             stacklevel=2,
         )
-    whole = torch.ones(len(paths), dtype=torch.bool)
-    whole[list(decoded.corrupt)] = False
-    labels = torch.tensor(folder.targets)[whole]
+    readable = torch.ones(len(paths), dtype=torch.bool)
+    readable[list(decoded.corrupt)] = False
+    labels = torch.tensor(folder.targets)[readable]
     for label, class_name in enumerate(folder.classes):
         if label not in labels:
             raise ValueError(
@@ -144,43 +143,43 @@ def load_image_folder(
 
 
 class _Decoded(NamedTuple):
-    """Images (n, 3, image_size, image_size) uint8, and the files' indices that are left out."""
+    """Images (n, 3, image_size, image_size) uint8, and the indices of the skipped files."""
 
     images: Tensor
     corrupt: tuple[int, ...]
 
 
 def _read_cache(path: Path, fingerprint: str) -> _Decoded | None:
-    """What was kept for these files; None if there is nothing, or of other files."""
+    """The cached images of these files; None if they are not cached or have changed."""
     try:
         with safe_open(path, framework="pt") as file:
-            known = file.metadata()
-            if known["fingerprint"] == fingerprint:
+            metadata = file.metadata()
+            if metadata["fingerprint"] == fingerprint:
                 images = cast("Tensor", file.get_tensor("images"))
-                return _Decoded(images, tuple(json.loads(known.get("corrupt", "[]"))))
+                return _Decoded(images, tuple(json.loads(metadata.get("corrupt", "[]"))))
     except (
         OSError,
         SafetensorError,
         KeyError,
         TypeError,
         ValueError,
-    ):  # not there, or broken: it will be written anew
+    ):  # missing or damaged: it will be rewritten
         pass
     return None
 
 
 def _write_cache(path: Path, fingerprint: str, decoded: _Decoded) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {"fingerprint": fingerprint, "corrupt": json.dumps(decoded.corrupt)}
+    metadata = {"fingerprint": fingerprint, "corrupt": json.dumps(decoded.corrupt)}
     try:
         with replacing(path) as partial:
-            save_file({"images": decoded.images}, partial, known)
-    except SafetensorError as error:  # which is what it makes of an error in writing
+            save_file({"images": decoded.images}, partial, metadata)
+    except SafetensorError as error:  # safetensors raises it for any error in writing
         raise OSError(str(error)) from error
 
 
 def _fingerprint(samples: list[tuple[str, int]]) -> str:
-    """Hash of every file's path, size and time of change."""
+    """Hash of every file's path, size and modification time."""
     digest = hashlib.sha256()
     for sample, _ in samples:
         stat = os.stat(sample)  # noqa: PTH116  (half the time of Path.stat, over 60,000 files)
@@ -189,7 +188,7 @@ def _fingerprint(samples: list[tuple[str, int]]) -> str:
 
 
 def _decode(paths: list[Path], image_size: int, skip_corrupt: bool) -> _Decoded:
-    """Decoded images in the order of `paths`, without those that are left out."""
+    """Decoded images in the order of `paths`, without the skipped ones."""
     check_fits(3 * image_size**2 * len(paths), f"{len(paths)} images of image_size {image_size}")
     images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
 
@@ -203,13 +202,14 @@ def _decode(paths: list[Path], image_size: int, skip_corrupt: bool) -> _Decoded:
         return True
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        # Twice Pillow's limit is an error by itself.
+        # Up to twice its limit Pillow only warns: here that is an error, too.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         done = threads.map(decode, range(len(paths)))
-        whole = list(tqdm(done, "decoding images", total=len(paths), unit=" images", disable=None))
-    if not all(whole):
-        images = images[torch.tensor(whole)]
-    return _Decoded(images, tuple(index for index, is_whole in enumerate(whole) if not is_whole))
+        shown = tqdm(done, "decoding images", total=len(paths), unit=" images", disable=None)
+        readable = torch.tensor(list(shown), dtype=torch.bool)
+    if not readable.all():
+        images = images[readable]
+    return _Decoded(images, tuple((~readable).nonzero()[:, 0].tolist()))
 
 
 def _read_image(path: Path) -> Tensor:
@@ -222,10 +222,10 @@ def _read_image(path: Path) -> Tensor:
         with Image.open(path) as file:
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"8 bits per channel are needed, not mode {file.mode}")
-            # Transparent palettes only become RGB by way of RGBA.
+            # Palettes with transparency must be converted to RGBA first.
             image = (file.convert("RGBA") if file.mode == "P" else file).convert("RGB")
             return transforms.pil_to_tensor(image)  # type: ignore[no-any-return]
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # a damaged file can make Pillow raise anything
         raise ValueError(f"expected a readable image, got {path}: {error}") from error

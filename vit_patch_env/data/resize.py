@@ -8,7 +8,7 @@ from vit_patch_env.system.memory import check_fits
 
 
 def resize_square(images: Tensor, image_size: int) -> Tensor:
-    """Square images (..., channels, image_size, image_size): shorter side resized, centre kept.
+    """Square images (..., channels, image_size, image_size): shorter side resized, centre-cropped.
 
     Raises:
         ValueError: if they do not fit into memory.

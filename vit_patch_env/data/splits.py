@@ -12,7 +12,7 @@ from torch import Tensor
 from vit_patch_env.checks import InnerShare, Share, check
 
 TEST_FRACTION = 0.2
-"""Share held out for testing where a data set has no test split of its own."""
+"""Share held out for testing if a data set has no test split."""
 
 _PIXEL_VALUES = np.arange(256) / 255
 
@@ -34,8 +34,8 @@ class ImageData:
 
     Attributes:
         train: images to train on.
-        val: images split off the training images, for choices made while training.
-        test: images for final figures only.
+        val: images split off the training images, for decisions during training.
+        test: images for final metrics only.
         classes: class names, by label.
         flip: whether a mirrored image still belongs to its class.
     """
@@ -61,7 +61,7 @@ class ImageData:
 
     @cached_property
     def _pixel_shares(self) -> list[NDArray[np.float64]]:
-        """Per channel, which share of the training pixels has each of the 256 values."""
+        """Per channel, the share of training pixels with each of the 256 values."""
         channels = self.train.images.unbind(dim=1)
         counts = [torch.bincount(values.flatten(), minlength=256) for values in channels]
         return [(count / count.sum()).double().cpu().numpy() for count in counts]
@@ -76,7 +76,7 @@ class ImageData:
 
 
 class Source(NamedTuple):
-    """What a loader returns: `test` is None where the data set has no test split."""
+    """The result of a loader; `test` is None if the data set has no test split."""
 
     train: Split
     test: Split | None
@@ -98,18 +98,18 @@ def split_source(
     if test is None:
         train, test = _stratified(train, TEST_FRACTION, seed, "test split")
     else:
-        # Class by class, as folders are read, a batch would hold one class alone, and an agent
-        # would be shown batches unlike those that it was trained on.
+        # Folders are read class by class: without shuffling, a batch would contain a single class,
+        # unlike the batches that an agent was trained on.
         test = test.take(np.random.default_rng(seed).permutation(len(test.labels)))
-    n_left_out = round((1 - train_fraction) * len(train.labels))
-    if n_left_out >= len(source.classes):
+    n_unused = round((1 - train_fraction) * len(train.labels))
+    if n_unused >= len(source.classes):
         _, train = _stratified(train, train_fraction, seed, "train_fraction")
     train, val = _stratified(train, val_fraction, seed, "validation split")
     return ImageData(train, val, test, source.classes, source.flip)
 
 
 def _stratified(split: Split, share: float, seed: int, purpose: str) -> tuple[Split, Split]:
-    """(The rest, a share of the images), shuffled, both with the split's proportions."""
+    """(Rest, share) of the images, shuffled, both with the split's class proportions."""
     from sklearn.model_selection import train_test_split  # takes a second to import
 
     try:

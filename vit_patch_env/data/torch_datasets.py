@@ -1,4 +1,4 @@
-"""A user's own torch data sets."""
+"""Data from a user's torch data sets."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def from_torch(
     val_fraction: float = 0.1,
     seed: int = 0,
 ) -> ImageData:
-    """A user's own map-style data sets of (image, label) pairs, resized and split.
+    """Map-style data sets of (image, label) pairs, resized and split.
 
     Args:
         train: pairs of an image (PIL, or a tensor (channels, height, width): uint8, or floating
@@ -86,12 +86,10 @@ def _as_uint8(image: Any) -> Tensor:
         image = transforms.pil_to_tensor(image if image.mode == "L" else image.convert("RGB"))
     if not isinstance(image, Tensor) or image.ndim != 3:
         kind = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(
-            f"expected images of PIL, or tensors (channels, height, width), got {kind}"
-        )
+        raise ValueError(f"expected PIL images, or tensors (channels, height, width), got {kind}")
     if image.is_floating_point() and not 0 <= image.min() <= image.max() <= 1:
         raise ValueError(
-            "expected floating-point images in [0, 1], without a normalisation, "
+            "expected floating-point images in [0, 1], not normalised, "
             f"got values in [{image.min():.3g}, {image.max():.3g}]"
         )
     converted: Tensor = transforms.to_dtype(image, torch.uint8, scale=True)

@@ -1,8 +1,8 @@
-"""ViTs by name: SimpleViT, the original ViT, and ViTs that train on fewer tokens by themselves.
+"""ViTs by name: SimpleViT, the original ViT, and ViTs that reduce their tokens themselves.
 
-Each is a module of this folder with its class as `MODEL`. All are made of SimpleViT's blocks, so
-that only the method differs, and all take `model(images, keep)`: the tokens that a model drops or
-merges itself come on top of the dropped patches.
+Each is a module in this folder with its class as `MODEL`. All consist of SimpleViT's blocks, so
+that only the method differs, and all accept `model(images, keep)`: a model drops or merges tokens
+in addition to the dropped patches.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ def model_class(name: ModelName) -> "type[SimpleViT]":
 def make_model(
     name: ModelName, *, keep_rate: float | None = None, **vit_options: Any
 ) -> "SimpleViT":
-    """The model of that name, with fresh weights of torch's global generator.
+    """The model of that name, with weights initialised from torch's global generator.
 
     Args:
         name: of the model.
@@ -42,7 +42,7 @@ def make_model(
 
 
 def check_model(name: ModelName, keep_rate: float | None = None) -> None:
-    """Check the arguments of `make_model`, without building anything.
+    """Check the arguments of `make_model` without constructing a model.
 
     Raises:
         ValueError: for an unknown name, a keep_rate outside (0, 1] or of a model without one, or a

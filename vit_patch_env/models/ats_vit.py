@@ -15,17 +15,17 @@ from vit_patch_env.models.vit import ViT, class_attention
 class ATSViT(ViT):
     """A ViT whose blocks sample the tokens that matter to the class token, image by image.
 
-    A block draws a fixed number of times from its tokens, each with its significance as
-    probability, and goes on with the distinct ones: fewer where significance is concentrated. The
-    number of tokens adapts to the image; a batch is as wide as its image with most.
+    A block samples a fixed number of times from its tokens, with probabilities proportional to
+    their significance, and keeps the distinct ones: fewer if significance is concentrated. The
+    number of tokens adapts to the image; a batch is padded to the image with the most tokens.
 
-    Sampling begins behind the first quarter of the blocks, as published (block 4 of 12). Where
-    text and code of the publication differ we do as the text says: tokens are sampled in image
-    order, at fixed points of the inverse cumulative distribution. No gradient passes through it.
+    Sampling starts after the first quarter of the blocks, as published (block 4 of 12). Where the
+    paper and its code differ, this follows the paper: tokens are sampled in image order, at fixed
+    points of the inverse cumulative distribution. No gradient flows through the sampling.
 
     Args:
-        keep_rate: draws of a block as a share of the patches that entered the ViT, and so an upper
-            bound of the tokens kept; published: 108 of 197.
+        keep_rate: samples per block as a share of the ViT's input patches, and so an upper bound
+            on the tokens kept; published: 108 of 197.
         vit_options: of `SimpleViT`.
     """
 
@@ -52,15 +52,15 @@ class ATSViT(ViT):
 def sampled_attention(
     attention: Attention, tokens: Tensor, bias: Tensor, n_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """The tokens that the attention samples, with its output added, and their bias.
+    """The tokens that an attention layer samples, with its output added, and their bias.
 
-    Only the sampled tokens' queries are computed with; every token is a key.
+    Only the sampled tokens are used as queries; all tokens are keys.
 
     Args:
         attention: the layer.
         tokens: (batch, n_tokens, dim), the class token first.
         bias: (batch, n_tokens), 0 for a token and -inf for padding.
-        n_samples: draws.
+        n_samples: number of samples.
 
     Returns:
         Tokens (batch, n_sampled, dim), the class token first, and their bias (batch, n_sampled).
@@ -79,15 +79,15 @@ def sampled_attention(
 
 
 def sample_tokens(scores: Tensor, n_samples: int, mask: Tensor) -> Tensor:
-    """Whether each token is drawn: bool (batch, n_tokens), by inverse transform sampling.
+    """Whether each token is sampled: bool (batch, n_tokens), by inverse transform sampling.
 
-    A token is drawn where a fixed point (2 k - 1) / (2 n_samples), k = 1 ... n_samples, falls on
-    its step of the cumulative distribution; more points on one step are one token.
+    A token is sampled if a fixed point (2 k - 1) / (2 n_samples), k = 1 ... n_samples, falls into
+    its interval of the cumulative distribution; several points in one interval give one token.
 
     Args:
         scores: (batch, n_tokens), not negative; probabilities once they are normalised.
         n_samples: fixed points.
-        mask: bool (batch, n_tokens), false for padding, which is never drawn.
+        mask: bool (batch, n_tokens), False for padding, which is never sampled.
     """
     cumulative = scores.masked_fill(~mask, 0).cumsum(dim=1)
     total = cumulative[:, -1:].clamp(min=torch.finfo(scores.dtype).tiny)
@@ -96,7 +96,7 @@ def sample_tokens(scores: Tensor, n_samples: int, mask: Tensor) -> Tensor:
 
 
 def pack(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the chosen tokens, in their order, and a mask of those that are no padding.
+    """Indices of the chosen tokens, in order, and a mask that is False for padding.
 
     Args:
         chosen: bool (batch, n_tokens).

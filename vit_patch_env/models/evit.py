@@ -13,11 +13,11 @@ from vit_patch_env.models.vit import ViT, class_attention
 
 
 class EViT(ViT):
-    """A ViT that goes on with the tokens its class token attends to and fuses the rest into one.
+    """A ViT that keeps the tokens its class token attends to most and fuses the rest into one.
 
-    The blocks that do so begin at a quarter, half and three quarters of the depth, as published
-    (4, 7 and 10 of 12). A fused token is one like any other in later blocks. The rate is the same
-    all through training; the published code can lower it to that value over the first epochs.
+    The blocks at a quarter, half and three quarters of the depth do so, as published (4, 7 and 10
+    of 12). Later blocks treat a fused token like any other. The rate is constant over training; the
+    published code can also decrease it to this value over the first epochs.
 
     Args:
         keep_rate: share of the tokens kept by each of those blocks; published: 0.7.
@@ -39,7 +39,7 @@ class EViT(ViT):
                 continue
             qkv = block.attention.project(tokens)
             tokens = tokens + block.attention.combine(qkv)
-            # Rounded, as 0.55 * 100 is a little more than 55.
+            # Rounded first, as 0.55 * 100 is slightly more than 55.
             n_keep = math.ceil(round(self.keep_rate * (tokens.shape[1] - 1), 6))
             tokens = fuse(tokens, attentiveness(block.attention, qkv), n_keep)
             tokens = tokens + block.mlp(tokens)
@@ -64,7 +64,7 @@ def fuse(tokens: Tensor, weights: Tensor, n_keep: int) -> Tensor:
         tokens: (batch, n_tokens, dim), the class token first.
         weights: (batch, n_tokens - 1), attentiveness; in the sum they are not normalised, as in the
             published code.
-        n_keep: tokens kept besides the class token; where it is all of them, nothing is fused.
+        n_keep: tokens kept besides the class token; if these are all, nothing is fused.
     """
     if n_keep == weights.shape[1]:
         return tokens

@@ -11,10 +11,11 @@ from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class PatchDropoutViT(SimpleViT):
-    """SimpleViT that drops random patches in training, other ones for each image.
+    """SimpleViT that drops random patches in training, different ones for each image.
 
-    The layer is timm's. It draws from torch's global generator, which the model exchanges for one
-    of its own meanwhile: nothing else that draws changes a run, nor does the model change it.
+    The layer is timm's. It uses torch's global generator, whose state the model replaces by that of
+    its own generator during the call: the patches do not depend on other code that uses the global
+    generator, and do not affect it.
 
     Args:
         keep_rate: share of the patches kept, rounded down; published: 0.5.
@@ -36,16 +37,16 @@ class PatchDropoutViT(SimpleViT):
 
     def transform(self, tokens: Tensor) -> Tensor:
         """Tokens after all blocks: (batch, n_tokens, dim), in training fewer."""
-        with draws_of(self._generator(tokens.device)):
+        with sampling_from(self._generator(tokens.device)):
             tokens = self.dropout(tokens)
         return super().transform(tokens)
 
     def get_extra_state(self) -> Tensor:
-        """Where its draws are: saved with the weights."""
+        """State of the random generator, saved with the weights."""
         return self._generator(self._device).get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on drawing from there."""
+        """Restore the random generator."""
         self._generator(self._device).set_state(state.cpu())
 
     @property
@@ -61,8 +62,8 @@ class PatchDropoutViT(SimpleViT):
 
 
 @contextmanager
-def draws_of(generator: torch.Generator) -> Iterator[None]:
-    """While it lasts, torch's global generator of the same device draws what this one would."""
+def sampling_from(generator: torch.Generator) -> Iterator[None]:
+    """Within the block, torch's global generator of the same device continues `generator`."""
     device = generator.device
     on_cuda = device.type == "cuda"
     shared = torch.cuda.default_generators[device.index] if on_cuda else torch.default_generator

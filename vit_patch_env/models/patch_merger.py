@@ -10,8 +10,8 @@ from vit_patch_env.models.simple_vit import SimpleViT
 class PatchMergerViT(SimpleViT):
     """SimpleViT with a PatchMerger in the middle: learned queries that attend to the tokens.
 
-    The layer is vit-pytorch's. It stands behind the first half of the blocks, as published, or
-    behind the only one. Its number of outputs is fixed, whatever the number of patches it is given.
+    The layer is vit-pytorch's. It follows the first half of the blocks, as published, or the only
+    one. Its number of outputs does not depend on the number of input patches.
 
     Args:
         keep_rate: outputs of the layer as a share of all patches. Published: 8 outputs, which are
@@ -36,7 +36,7 @@ class PatchMergerViT(SimpleViT):
         for index, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if index == middle:
-                tokens = self.merger(tokens).to(tokens.dtype)  # autocast's is narrower
+                tokens = self.merger(tokens).to(tokens.dtype)  # autocast returns a narrower type
         return tokens
 
 

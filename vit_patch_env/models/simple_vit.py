@@ -35,7 +35,7 @@ def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_
 class SimpleViT(nn.Module):
     """SimpleViT whose forward pass takes the patches to keep as an argument.
 
-    The ViTs in `vit_patch_env.models` are subclasses that state only what differs.
+    The ViTs in `vit_patch_env.models` are subclasses that override only what differs.
 
     The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
 
@@ -58,7 +58,7 @@ class SimpleViT(nn.Module):
         n_prefix_tokens: tokens before the patches', such as a class token.
         data_dependent: whether the number of tokens depends on the images.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
-        package: that the model needs beyond this package's own requirements.
+        package: optional package that the model needs; None for none.
     """
 
     n_prefix_tokens = 0
@@ -107,7 +107,7 @@ class SimpleViT(nn.Module):
         Args:
             images: normalised images.
             keep: int64 indices (n_keep,) of the patches to compute with; None for all. Dropped
-                patches cost nothing: they are left out before the embedding.
+                patches cost nothing: they are removed before the embedding.
         """
         tokens = self.transform(self.embed(images, keep))
         return self.head(self.pool(tokens))  # type: ignore[no-any-return]
@@ -119,13 +119,13 @@ class SimpleViT(nn.Module):
         return tokens
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """What the head reads of the transformed tokens: (batch, dim)."""
+        """The head's input from the transformed tokens: (batch, dim)."""
         return self.norm(tokens).mean(dim=1)  # type: ignore[no-any-return]
 
     def first_attention(self, images: Tensor) -> Tensor:
         """The first attention layer's output (batch, n_patches, dim) on all patches.
 
-        The agent's view of a batch (paper, section 2.2).
+        Its mean is the paper's observation of a batch (section 2.2).
         """
         output: Tensor = self.blocks[0].attention(self.embed(images))
         return output[:, self.n_prefix_tokens :]
@@ -138,7 +138,7 @@ class SimpleViT(nn.Module):
     def first_attention_weights(self, images: Tensor) -> Tensor:
         """The first layer's attention (batch, heads, queries, keys) among all patches.
 
-        A query's row sums to 1: what goes to prefix tokens is shared out among the patches.
+        Each query's row sums to 1: prefix tokens are excluded before the softmax.
         """
         patches = self.embed(images)[:, self.n_prefix_tokens :]
         return self.blocks[0].attention.weights(patches)

@@ -12,12 +12,12 @@ from vit_patch_env.models.simple_vit import SimpleViT
 class TokenExpansionViT(SimpleViT):
     """SimpleViT that trains on a growing share of the tokens and ends with all of them.
 
-    In training, behind the first block, it starts from tokens spread evenly over the image, adds
-    those least like the ones it has, and averages each of the rest into the most similar of them.
-    No gradient passes through these choices. Evaluation sees all tokens.
+    In training, after the first block, it starts from tokens spread evenly over the image, adds the
+    least similar ones, and averages each remaining token into the most similar of them. No gradient
+    flows through the selection. Evaluation uses all tokens.
 
-    Where half of the first rate does not divide the tokens, the first ones are spread over the
-    whole image, while the published code leaves out its end.
+    If the number of initial tokens does not divide the number of tokens, they are still spread over
+    the entire image, while the published code omits its end.
 
     Args:
         keep_rate: share of the tokens in the first third of a run, half-way to 1 in the second and
@@ -38,7 +38,7 @@ class TokenExpansionViT(SimpleViT):
         return self.keep_rate, (1 + self.keep_rate) / 2, 1.0
 
     def train_rate(self, progress: float) -> float:
-        """Share of the tokens to train on at `progress`, the part of the run behind, in [0, 1)."""
+        """Share of the tokens to train on; `progress`, in [0, 1), is the share of the run done."""
         return self.stages[min(int(3 * progress), 2)]
 
     def forward(self, images: Tensor, keep: Tensor | None = None, rate: float = 1.0) -> Tensor:
@@ -66,7 +66,7 @@ class TokenExpansionViT(SimpleViT):
         """The tokens that the stages up to that rate select, the rest merged into them."""
         n_tokens = tokens.shape[1]
         rates = (self.keep_rate / 2, *(stage for stage in self.stages if stage < rate), rate)
-        # Rounded before it is rounded down, as 0.29 * 100 is a little less than 29.
+        # Rounded before it is rounded down, as 0.29 * 100 is slightly less than 29.
         n_first, *counts = (max(1, int(round(share * n_tokens, 6))) for share in rates)
         similarity = cosine_similarity(tokens, tokens)
         chosen = torch.zeros_like(similarity[:, 0], dtype=torch.bool)  # (batch, n_tokens)
@@ -81,9 +81,9 @@ class TokenExpansionViT(SimpleViT):
 
 
 def expand(chosen: Tensor, similarity: Tensor, n_added: int) -> Tensor:
-    """The chosen tokens and those least like them: bool (batch, n_tokens).
+    """The chosen tokens and those least similar to them: bool (batch, n_tokens).
 
-    A token is as much like the chosen ones as like the most similar of them.
+    A token's similarity to the chosen ones is its similarity to the most similar of them.
 
     Args:
         chosen: bool (batch, n_tokens), the same number for every image and at least one.
@@ -96,7 +96,7 @@ def expand(chosen: Tensor, similarity: Tensor, n_added: int) -> Tensor:
 
 
 def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int) -> Tensor:
-    """The chosen tokens, each the mean of itself and the others most like it.
+    """The chosen tokens, each averaged with the remaining tokens that are most similar to it.
 
     Args:
         tokens: (batch, n_tokens, dim).
@@ -105,14 +105,14 @@ def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int
         n_chosen: number of them in every image.
 
     Returns:
-        Tokens (batch, n_chosen, dim), in the order they had.
+        Tokens (batch, n_chosen, dim), in their original order.
     """
     order = chosen_first(chosen)
     kept, rest = order[:, :n_chosen], order[:, n_chosen:]
     partner = take(similarity, rest).masked_fill(~chosen[:, None], -torch.inf).argmax(dim=2)
-    place = (chosen.cumsum(dim=1) - 1).gather(1, partner)  # (batch, n_rest), among the kept
+    target = (chosen.cumsum(dim=1) - 1).gather(1, partner)  # (batch, n_rest), among the kept
     others = take(tokens, rest)
-    return take(tokens, kept).scatter_reduce(1, place[..., None].expand_as(others), others, "mean")
+    return take(tokens, kept).scatter_reduce(1, target[..., None].expand_as(others), others, "mean")
 
 
 MODEL = TokenExpansionViT

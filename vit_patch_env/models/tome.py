@@ -13,13 +13,13 @@ from vit_patch_env.models.simple_vit import SimpleViT
 class ToMe(SimpleViT):
     """SimpleViT that merges a number of pairs of similar tokens in every block.
 
-    Between attention and MLP the tokens whose keys are most alike are averaged. A token counts as
-    often as it has patches: in later averages, as a key in attention (proportional attention) and
-    in the mean that the head reads. No gradient passes through the choice of pairs.
+    Between attention and MLP the tokens with the most similar keys are averaged. A token is
+    weighted by its number of patches: in later averages, as a key in attention (proportional
+    attention) and in the mean pooling. No gradient flows through the choice of pairs.
 
     Args:
-        keep_rate: about the share of the tokens that are left behind the last block; a block
-            merges the same number of pairs as the others, but never more than half of its tokens.
+        keep_rate: approximate share of the tokens left after the last block; all blocks merge the
+            same number of pairs, but never more than half of their tokens.
             Published: 13 of 197 tokens in each of 12 blocks, which leaves 0.21.
         vit_options: of `SimpleViT`.
     """
@@ -35,7 +35,7 @@ class ToMe(SimpleViT):
         tokens = self.embed(images, keep)
         n_pairs = round((1 - self.keep_rate) * tokens.shape[1] / len(self.blocks))
         sizes = tokens.new_ones(tokens.shape[:2])  # (batch, n_tokens) in patches
-        bias = None  # of sizes that are all 1
+        bias = None  # while all sizes are 1
         for block in self.blocks:
             qkv = block.attention.project(tokens)
             tokens = tokens + block.attention.combine(qkv, bias)
@@ -49,10 +49,10 @@ class ToMe(SimpleViT):
 
 
 def bipartite_matching(metric: Tensor, n_merge: int) -> Tensor:
-    """Where each token goes when the most similar pairs merge: int64 (batch, n_tokens).
+    """Index of each token after the most similar pairs are merged: int64 (batch, n_tokens).
 
     Bipartite soft matching: of tokens 0, 2, 4, ... the `n_merge` that are most similar to one of
-    tokens 1, 3, 5, ... go to where that one goes. Places are 0 to n_tokens - n_merge - 1.
+    tokens 1, 3, 5, ... are merged into it. Indices are 0 to n_tokens - n_merge - 1.
 
     Args:
         metric: (batch, n_tokens, size), compared by their cosine.
@@ -68,23 +68,23 @@ def bipartite_matching(metric: Tensor, n_merge: int) -> Tensor:
 
 
 def merge(tokens: Tensor, sizes: Tensor, target: Tensor, n_merge: int) -> tuple[Tensor, Tensor]:
-    """Means of the tokens that go to the same place, weighted by size, and the places' sizes.
+    """Means of the tokens with the same target, weighted by size, and the merged sizes.
 
     Args:
         tokens: (batch, n_tokens, dim).
         sizes: (batch, n_tokens), in patches.
-        target: int64 (batch, n_tokens), the place of each token.
-        n_merge: tokens that merge, so many fewer are the places.
+        target: int64 (batch, n_tokens), the index of each token after merging.
+        n_merge: number of tokens that are merged into others.
 
     Returns:
-        Tokens (batch, n_places, dim) and sizes (batch, n_places).
+        Tokens (batch, n_merged, dim) and sizes (batch, n_merged).
     """
     batch, n_tokens, dim = tokens.shape
-    n_places = n_tokens - n_merge
-    merged_sizes = sizes.new_zeros(batch, n_places).scatter_add(1, target, sizes)
+    n_merged = n_tokens - n_merge
+    merged_sizes = sizes.new_zeros(batch, n_merged).scatter_add(1, target, sizes)
     weighted = (sizes / merged_sizes.gather(1, target))[..., None] * tokens
-    places = target[..., None].expand_as(weighted)
-    return weighted.new_zeros(batch, n_places, dim).scatter_add(1, places, weighted), merged_sizes
+    index = target[..., None].expand_as(weighted)
+    return weighted.new_zeros(batch, n_merged, dim).scatter_add(1, index, weighted), merged_sizes
 
 
 MODEL = ToMe

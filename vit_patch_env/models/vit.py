@@ -9,10 +9,10 @@ from vit_patch_env.models.simple_vit import SimpleViT
 
 
 class ViT(SimpleViT):
-    """SimpleViT with a class token, which is read out, and learned positions.
+    """SimpleViT with a class token, which is the head's input, and learned positions.
 
-    The class token begins at zero and positions at a standard deviation of 0.02, as in the
-    published code; the other weights begin as SimpleViT's.
+    The class token is initialised to zero, positions with a standard deviation of 0.02, as in the
+    published code; the other weights as SimpleViT's.
 
     Args:
         vit_options: of `SimpleViT`.

@@ -76,16 +76,16 @@ def load_state(path: Path) -> Any:
 
     Raises:
         VersionError: if it was written by another version of this package.
-        ValueError: if it is missing, damaged, or another file.
+        ValueError: if it is missing, damaged, or not a saved state.
     """
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise ValueError(f"expected a saved state in {path}, got: {error.strerror}") from error
     if bytes(content[: len(_MAGIC)]) != _MAGIC:
-        raise ValueError(f"expected a saved state in {path}, got another or a damaged file")
+        raise ValueError(f"expected a saved state in {path}, got another file or a damaged one")
     version = int.from_bytes(content[len(_MAGIC) : len(_HEADER)], "big")
-    if version == 1:  # before the checksum is verified, so that any such file is explained
+    if version == 1:  # before the checksum, so that old files always get this message
         raise VersionError(
             f"expected a state of version {_VERSION} in {path}, got 1, written by vit-patch-env "
             "before 0.2: resume it with that version"

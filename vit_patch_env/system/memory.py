@@ -1,4 +1,4 @@
-"""Memory of the process: freed blocks are kept for the next training step; what is a lack of it."""
+"""Memory: keeping freed blocks for the next step, size checks, out-of-memory detection, peaks."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks instead of handing them back; whether it could be told.
+    """Let glibc keep freed blocks instead of returning them to the system; whether it can.
 
-    By default every large tensor of a step on the CPU is mapped anew and its pages are faulted in
-    one by one, which can take longer than the step's arithmetic. The setting is the process's; its
-    peak memory stays about the same, but is not given back before its end.
+    By default every large tensor of a step on the CPU is mapped again, with a page fault for each
+    of its pages, which can take longer than the step's arithmetic. The setting applies to the
+    process: its peak memory stays about the same, but is not returned before the process ends.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory(device: torch.device) -> None:
-    """Give freed blocks back, to the system or to the device."""
+    """Return freed blocks to the system or the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -48,8 +48,8 @@ def release_freed_memory(device: torch.device) -> None:
         trim(0)
 
 
-def check_fits(n_bytes: int, what: str, device: torch.device | None = None) -> None:
-    """Refuse what is larger than a device's memory, by default the host's, before it is asked for.
+def check_fits(n_bytes: int, purpose: str, device: torch.device | None = None) -> None:
+    """Refuse an allocation larger than a device's memory, by default the host's, before it is made.
 
     Raises:
         ValueError: "expected ... to fit into 24.0 GB of memory, got 482.0 GB".
@@ -60,20 +60,20 @@ def check_fits(n_bytes: int, what: str, device: torch.device | None = None) -> N
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if n_bytes > available:
         raise ValueError(
-            f"expected {what} to fit into {available / 1e9:.1f} GB of memory, "
+            f"expected {purpose} to fit into {available / 1e9:.1f} GB of memory, "
             f"got {n_bytes // 10**9} GB"
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the host's or the device's, did not suffice."""
+    """Whether an error means that the host or the device ran out of memory."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from here; on other systems than Linux it counts from the start."""
+    """Reset `peak_memory`; on the CPU of systems other than Linux this is not possible."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():

@@ -1,4 +1,4 @@
-"""What an episode may use: a number of steps, FLOPs or seconds."""
+"""The budget of an episode: a number of steps, FLOPs or seconds."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from vit_patch_env.names import BudgetName
 
 
 class Budget(NamedTuple):
-    """How much a run may use.
+    """The length of a run.
 
     Attributes:
-        name: what is counted: `epochs`: training steps, whatever they cost; `flops`: FLOPs of
-            training steps, observations and rewards, the same on every machine; `seconds`:
-            training time since the first step, the agent's own included, evaluation excluded.
+        name: the unit. `epochs`: training steps, whatever they cost. `flops`: FLOPs of training
+            steps, observations and rewards, the same on every machine. `seconds`: training time
+            since the first step, including the agent's and excluding evaluation.
         total: steps, FLOPs or seconds.
     """
 
@@ -19,5 +19,5 @@ class Budget(NamedTuple):
     total: float
 
     def share(self, used: float) -> float:
-        """Share of the budget that so many steps, FLOPs or seconds are, in [0, 1]."""
+        """Share of the budget that `used` steps, FLOPs or seconds are, in [0, 1]."""
         return min(used / self.total, 1.0)

@@ -1,4 +1,4 @@
-"""What a model is worth on labelled images."""
+"""Evaluation of a model on labelled images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ def evaluate(
         model: maps normalised images and patches to keep to logits.
         split: uint8 images and labels on the model's device.
         normalize: maps uint8 images to what the model takes.
-        batch_size: images at once.
+        batch_size: images per batch.
         precision: of the model's matrix products.
         select: maps a batch of normalised images to the patches to keep (None: all).
 

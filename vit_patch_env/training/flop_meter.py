@@ -1,4 +1,4 @@
-"""How many FLOPs a run has used."""
+"""The FLOPs that a run has used."""
 
 import math
 import warnings
@@ -13,12 +13,12 @@ from vit_patch_env.training.trainer import rate_option
 
 
 class Work(NamedTuple):
-    """What determines the FLOPs of a piece of work.
+    """The properties of a computation that determine its FLOPs.
 
     Attributes:
         name: a training step, an observation of a batch, or the validation loss of a batch.
         n_keep: patches trained on; None for all.
-        rate: that the model trains with, if it has any.
+        rate: share of tokens from the model's `train_rate`; None for other models.
     """
 
     name: Literal["train", "observe", "validate"]
@@ -30,22 +30,22 @@ OBSERVATION = Work("observe")
 VALIDATION = Work("validate")
 
 _RECOUNT = 100
-"""Training steps that a count of FLOPs is used for where it depends on the images."""
+"""Training steps after which FLOPs that depend on the images are counted again."""
 
 
 class FlopMeter:
     """Adds up the FLOPs of a run's training steps, observations and validations.
 
-    Work is noted as it is done and counted when somebody asks. Where the number of tokens depends
-    on the images, work that was not counted yet is taken to cost as much as on the batch at hand,
-    which is counted anew every 100 training steps.
+    Work is recorded as it is done, and its FLOPs are counted on request. If the number of tokens
+    depends on the images, work is assumed to cost as much as on the current batch, and is counted
+    again every 100 training steps.
 
     Args:
         model: what is trained.
-        observe: maps the model and normalised images to the agent's view.
+        observe: maps the model and normalised images to an observation.
         known: FLOPs of work that depends on shapes alone, shared between runs of the same sizes.
-        required: whether the run cannot do without: then a model that cannot be counted is refused,
-            while otherwise its FLOPs are NaN, with a warning.
+        required: whether the run needs the FLOPs: then a model whose FLOPs cannot be counted is
+            refused, otherwise they are NaN, with a warning.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class FlopMeter:
         self.observe = observe
         self.required = required
         self._known: dict[Work, int] = {} if known is None else known
-        # Those that depend on the images belong to this run, and a reward's not to the budget, so
-        # that a run is the same whatever ran or was asked before.
+        # Counts that depend on the images are kept per run and purpose, so that a run does not
+        # depend on earlier runs, nor its budget on calls for the reward.
         self._known_of_images: dict[tuple[Work, str], int] = {}
-        # Integers as far as possible: a float of many FLOPs could miss the budget's last one.
+        # Integers where possible: a large float could be one FLOP short of the budget.
         self._uncounted: defaultdict[Work, float] = defaultdict(int)
         self._total: float = 0
         self._n_trained = 0
@@ -75,7 +75,7 @@ class FlopMeter:
         return not self._uncounted
 
     def add(self, work: Work, times: float = 1) -> None:
-        """Note work that was done."""
+        """Record work that was done."""
         if work.name == "train":
             self._n_trained += 1
             if self._n_trained % _RECOUNT == 0:
@@ -86,7 +86,7 @@ class FlopMeter:
         """FLOPs of all work so far; NaN if they cannot be counted.
 
         Args:
-            images: the batch at hand, normalised: (batch, channels, height, width).
+            images: the current batch, normalised: (batch, channels, height, width).
 
         Raises:
             ValueError: if they cannot be counted and are required.
@@ -95,7 +95,7 @@ class FlopMeter:
             for work, times in self._uncounted.items():
                 self._total += times * self.flops(work, images, "budget")
             self._uncounted.clear()
-        except Exception as error:  # whatever counting makes a user's model raise
+        except Exception as error:  # a user's model may raise anything
             if self.required:
                 raise uncountable(error) from error
             if not math.isnan(self._total):
@@ -112,18 +112,18 @@ class FlopMeter:
         try:
             flops = self.flops(Work("train", None, rate), images, "reward")
             self.flops(OBSERVATION, images, "budget")
-        except Exception as error:  # whatever a user's model raises
+        except Exception as error:  # a user's model may raise anything
             raise uncountable(error) from error
         if not flops:
             raise uncountable("0 FLOPs per step")
 
     def flops(self, work: Work, images: Tensor, purpose: Literal["budget", "reward"]) -> int:
-        """FLOPs of a piece of work on such images.
+        """FLOPs of a piece of work on these images.
 
         Args:
-            work: what is done.
+            work: to be counted.
             images: normalised: (batch, channels, height, width).
-            purpose: counts that depend on the images are kept apart by it.
+            purpose: counts that depend on the images are stored separately for each.
         """
         if self._counter is None:
             self._counter = FlopCount(self.model)
@@ -139,7 +139,7 @@ class FlopMeter:
             flops = counter.forward(_logits, images)
         else:
             flops = counter.train_step(images, work.n_keep, **rate_option(work.rate))
-        if counter.computed:  # which counting may have found out
+        if counter.computed:  # counting may have set it
             self._known_of_images[work, purpose] = flops
         else:
             self._known[work] = flops
@@ -158,7 +158,7 @@ class FlopMeter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as another meter of the same model would have."""
+        """Resume from the state of another meter of the same model."""
         self._total, self._n_trained = state["total"], state["n_trained"]
         self._uncounted.clear()
         for *work, times in state["uncounted"]:

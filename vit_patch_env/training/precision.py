@@ -30,7 +30,7 @@ def resolve_device(device: str) -> torch.device:
     """The device of that name; `auto` is CUDA where available, else the CPU.
 
     Raises:
-        ArgumentError: for an unknown device, or CUDA where there is none.
+        ArgumentError: for an unknown device, or a CUDA device that does not exist.
     """
     expected = f"must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
     if not isinstance(device, str):
@@ -50,7 +50,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """The precision of that name; `auto` is bfloat16 where the hardware has it.
+    """The precision of that name; `auto` is bfloat16 if the hardware supports it.
 
     Raises:
         ArgumentError: for an unknown precision.

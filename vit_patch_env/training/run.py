@@ -1,4 +1,4 @@
-"""One training run: batches, training steps, observations, and what of the budget they used."""
+"""One training run: batches, training steps, observations, and the share of the budget used."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,20 +33,21 @@ class StepResult(NamedTuple):
 
 
 class TrainingRun:
-    """A trainer that is fed batch by batch, observed, timed and counted, up to a budget.
+    """Trains a model batch by batch, with observations, timings and FLOPs, up to a budget.
 
     Args:
         trainer: of the model.
         stream: of the training batches, on the trainer's device.
-        observe: maps the model and normalised images to the agent's view, (n_patches,).
+        observe: maps the model and normalised images to an observation, (n_patches,).
         budget: of the run.
-        known_flops: FLOPs of work by its shapes, shared between runs of the same sizes.
+        known_flops: FLOPs of work that depends on shapes alone, shared between runs of the same
+            sizes.
 
     Attributes:
         batch: the next one to train on.
-        stopwatch: where the time goes; its spans are `train` (batches included), `observe`,
-            `reset` and the excluded ones.
-        flop_meter: what was computed.
+        stopwatch: time spent; its spans are `train` (including batches), `observe`, `reset` and
+            the excluded ones.
+        flop_meter: FLOPs used.
         steps_done: training steps so far, skipped ones included.
         progress: share of the budget used so far, in [0, 1].
     """
@@ -99,18 +100,18 @@ class TrainingRun:
         return StepResult(float(host[0]), bool(host[1]), host[2:])
 
     def update_progress(self) -> None:
-        """Measure how much of the budget is used; `step` does it."""
+        """Update `progress`; `step` does it."""
         self.progress = self.budget.share(self._used())
 
     def _used(self) -> float:
-        """What was used so far of what the budget counts."""
+        """Steps, FLOPs or seconds used so far, in the unit of the budget."""
         if self.budget.name == "flops":
             return self.flops()
         return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> Tensor:
-        """The agent's view (n_patches,) float32 of normalised images, still on the device."""
+        """Observation (n_patches,) float32 of normalised images, still on the device."""
         self.trainer.model.eval()
         with self.trainer.precision.autocast():
             return self._observe(self.trainer.model, images)
@@ -118,7 +119,7 @@ class TrainingRun:
     def evaluate(
         self, split: Split, select: Callable[[Tensor], Tensor | None] | None = None
     ) -> Metrics:
-        """Metrics on a split, in time that is no training time.
+        """Metrics on a split; their time is excluded from the training time.
 
         Args:
             split: uint8 images and labels on the device.
@@ -137,7 +138,7 @@ class TrainingRun:
     def validation_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy on all patches of validation batches; its FLOPs are counted."""
         for batch in batches:
-            # In images of a full batch, which is what is counted.
+            # As a share of a full batch, whose FLOPs are counted.
             self.flop_meter.add(VALIDATION, len(batch.labels) / self.stream.batch_size)
         return mean_loss(self.trainer.model, batches, self.trainer.precision)
 
@@ -151,7 +152,7 @@ class TrainingRun:
             return self.flop_meter.total(self.batch.images)
 
     def step_flops(self, keep: Tensor | None = None) -> float:
-        """FLOPs of a training step on those patches (None: all), as it would be now."""
+        """FLOPs of a training step on these patches (None: all) at the current progress."""
         n_keep = None if keep is None else len(keep)
         work = Work("train", n_keep, self.trainer.rate(self.progress))
         return self.flop_meter.flops(work, self.batch.images, "reward")
@@ -165,10 +166,7 @@ class TrainingRun:
         self.flop_meter.check(self.batch.images, self.trainer.rate(self.progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, as plain data and tensors.
-
-        The tensors are the run's own, not copies.
-        """
+        """The complete state, as plain data and tensors, which are not copied."""
         return {
             "trainer": self.trainer.state_dict(),
             "stream": self._batch_position,
@@ -179,7 +177,7 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume another run of the same model, images and arguments."""
+        """Resume from the state of another run of the same model, images and arguments."""
         self.trainer.load_state_dict(state["trainer"])
         self.stream.load_state_dict(state["stream"])
         self.batch = self._next_batch()

@@ -12,8 +12,8 @@ def learning_rate_factor(
 
     Args:
         progress: share of the budget used before this step, in [0, 1].
-        step_share: share that a step takes, so that the first one does not train at 0.
-        warmup: share of the budget that the warm-up takes, in [0, 1].
+        step_share: share that one step uses, so that the first step's rate is not 0.
+        warmup: share of the budget for the warm-up, in [0, 1].
         schedule: what follows the warm-up.
     """
     if progress < warmup:

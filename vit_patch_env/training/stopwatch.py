@@ -1,4 +1,4 @@
-"""Where the time of a run goes: named spans, on the CPU and on CUDA."""
+"""Measures the time of a run in named spans, on the CPU and on CUDA."""
 
 import time
 from collections import defaultdict
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 EXCLUDED = ("evaluate", "count", "other")
-"""Spans that are no training time: evaluation, counting FLOPs, and what a caller excludes."""
+"""Spans that are not training time: evaluation, counting FLOPs, and what a caller excludes."""
 
 Mark = float | torch.cuda.Event
 
 
 class Stopwatch:
-    """Seconds by the name of what they were spent on, and the training time since `start`.
+    """Seconds spent in named spans, and the training time since `start`.
 
     Attributes:
         seconds: of each span so far; 0 for a span that was never entered.
@@ -35,13 +35,13 @@ class Stopwatch:
             self.seconds[name] += time.perf_counter() - started
 
     def start(self) -> None:
-        """Begin to measure the training time, unless that has begun."""
+        """Start to measure the training time, unless it is already measured."""
         if self._started is None:
             self._started = time.perf_counter() - self.excluded
 
     @property
     def excluded(self) -> float:
-        """Seconds of the spans that are no training time."""
+        """Seconds of the spans that are not training time."""
         return sum(self.seconds[name] for name in EXCLUDED)
 
     @property
@@ -57,7 +57,7 @@ class Stopwatch:
         return {"seconds": dict(self.seconds), "training": training}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume another stopwatch; the time in between does not count."""
+        """Resume from the state of another stopwatch; the time in between is not measured."""
         self.seconds = defaultdict(float, state["seconds"])
         self._started = None
         if state["training"] is not None:
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 def mark(device: torch.device) -> Mark:
-    """A point in the device's work: on CUDA an event, as the host runs ahead of the device."""
+    """A timestamp of the device's work: on CUDA an event, as the host runs ahead of the device."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -17,10 +17,10 @@ from vit_patch_env.training.precision import Precision
 class Trainer:
     """A model and its optimizer, advanced step by step.
 
-    The model is known by its contract: `n_patches`; `model(images, keep=None)` -> logits;
-    `model.first_attention(images)` -> (batch, n_patches, dim). One that reduces its tokens as the
-    run proceeds has `model.train_rate(progress)`, progress in [0, 1), and takes the rate in
-    training: `model(images, keep, rate=...)`.
+    The model must have `n_patches`; `model(images, keep=None)` -> logits; and
+    `model.first_attention(images)` -> (batch, n_patches, dim). A model whose share of tokens
+    changes over the run has `model.train_rate(progress)`, progress in [0, 1), and takes this rate
+    in training: `model(images, keep, rate=...)`.
 
     Args:
         model: trained in place, moved to the device.
@@ -32,8 +32,8 @@ class Trainer:
         label_smoothing: of the training loss, in [0, 1).
 
     Attributes:
-        skipped: 1 if a gradient of the last step was not finite, so that it changed nothing, else
-            0: 0-d float32, on the device.
+        skipped: 1 if a gradient of the last step was not finite, so that it changed no weights,
+            else 0: 0-d float32, on the device.
     """
 
     def __init__(
@@ -50,7 +50,10 @@ class Trainer:
         device = precision.device
         if device.type == "cpu":
             keep_freed_memory()
-            for needed in {precision.dtype, torch.float32}:  # compiled now, not in a timed step
+            for needed in {
+                precision.dtype,
+                torch.float32,
+            }:  # compiled here rather than in a timed step
                 cpu_attention.library(needed)
         self.model = model.to(device)
         self.precision = precision
@@ -68,7 +71,7 @@ class Trainer:
     def step(self, batch: Batch, keep: Tensor | None = None, progress: float = 0.0) -> Tensor:
         """Loss of one optimizer step on the kept patches: 0-d float32, still on the device.
 
-        Where a gradient is not finite, weights and optimizer are left as they were.
+        If a gradient is not finite, weights and optimizer are not changed.
 
         Args:
             batch: normalised images and labels, on the device.
@@ -90,16 +93,16 @@ class Trainer:
         return loss.detach()
 
     def rate(self, progress: float) -> float | None:
-        """The share of tokens that the model asks for at this progress, if it does."""
+        """The model's share of tokens at this progress; None for a model without `train_rate`."""
         train_rate = getattr(self.model, "train_rate", None)
         return None if train_rate is None else float(train_rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer; the tensors are the trainer's own, not copies."""
+        """Weights and state of the optimizer; the tensors are not copied."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as another trainer of the same model would have."""
+        """Resume from the state of another trainer of the same model."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -115,5 +118,5 @@ class Trainer:
 
 
 def rate_option(rate: float | None) -> dict[str, float]:
-    """The keyword argument of a forward pass at that rate; none for None."""
+    """The keyword arguments of a forward pass at this rate; empty for None."""
     return {} if rate is None else {"rate": rate}

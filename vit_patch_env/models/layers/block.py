@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """What attention adds to the tokens: (batch, n_tokens, dim)."""
+        """The layer's output, without the residual connection: (batch, n_tokens, dim)."""
         return self.combine(self.project(tokens))
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         return self.to_qkv(self.norm(tokens))  # type: ignore[no-any-return]
 
     def combine(self, qkv: Tensor, bias: Tensor | None = None) -> Tensor:
-        """What attention adds to the tokens of `project`: (batch, n_tokens, dim).
+        """The layer's output from the result of `project`: (batch, n_tokens, dim).
 
         Args:
             qkv: of `project`.
@@ -52,14 +52,14 @@ class Attention(nn.Module):
     def mean_output(self, tokens: Tensor) -> Tensor:
         """`forward(tokens)` averaged over batch and dim: (n_tokens,) float32.
 
-        Everything behind the softmax is linear, so the mean over dim is taken of the weights: a
+        Everything after the softmax is linear, so the mean over dim is taken of the weights: a
         token's value is then one number per head, and neither values nor output are projected.
         """
         normed = self.norm(tokens)
         value = self.to_qkv.weight.view(3, self.heads, self.dim_head, -1)[2]
         out = self.to_out.weight.mean(dim=0).view(self.heads, self.dim_head)
         with full_precision(tokens.device):
-            # Autocast may have made them narrower than the weights.
+            # Under autocast they may have a narrower type than the weights.
             values = F.linear(normed.to(out.dtype), torch.einsum("hd,hdk->hk", out, value))
         return attend_scalars(normed, self._query_key, values, self.scale).mean(dim=0)
 

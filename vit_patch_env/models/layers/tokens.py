@@ -8,7 +8,7 @@ from vit_patch_env.models.layers.attention import full_precision
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """Each image's own tokens: (batch, n_taken, size).
+    """Tokens at the given indices of each image: (batch, n_taken, size).
 
     Args:
         tokens: (batch, n_tokens, size).
@@ -30,7 +30,7 @@ def chosen_first(chosen: Tensor) -> Tensor:
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of each token of a and each of b: (batch, n_a, n_b) float32 or wider, no gradient.
 
-    In full precision whatever autocast says: in bfloat16 most of the best would be ties.
+    In full precision even under autocast: in bfloat16 most of the highest values would be ties.
 
     Args:
         a: (batch, n_a, size).

@@ -1,0 +1,68 @@
+"""What a comparison is asked for: checked, and as a command."""
+
+from dataclasses import replace
+
+from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.checkpoints.interval import parse_interval
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.presets import PRESETS
+from vit_patch_env.experiments.compare.results import FULL, is_timed
+from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
+from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.runs.resume import run_config
+
+
+def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
+    """The single command for all runs of a comparison, which may result from several calls."""
+    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
+    return command("compare", options, PRESETS[options.preset], given=("preset",))
+
+
+def differences(found: TrainOptions, expected: TrainOptions) -> str:
+    """The values that affect results and differ between two runs."""
+    old, new = run_config(found), run_config(expected)
+    for values in (old, new):
+        del values["follow"]
+    return ", ".join(
+        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
+    )
+
+
+def check_options(options: CompareOptions) -> None:
+    """Check the options of a comparison.
+
+    Raises:
+        ArgumentError: naming the option that is not valid.
+    """
+    parse_interval(options.checkpoint_every)
+    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+        if not values:
+            raise ArgumentError(name, "must be at least one, got none")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ArgumentError(name, f"must differ from each other, got {twice} twice")
+    chosen = ", ".join(options.methods)
+    for method in options.methods:
+        check_choice(tuple(METHODS), methods=method)
+        followed = METHODS[method].follows
+        if followed not in (None, *options.methods):
+            raise ArgumentError(
+                "methods",
+                f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
+            )
+        if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
+            raise ArgumentError(
+                "budget",
+                f"must be epochs, so that all runs have as many steps, for method {method}, which "
+                f"repeats another run step by step, got {options.env.budget}",
+            )
+    if is_timed(vars(options.env)) and FULL not in options.methods:
+        raise ArgumentError(
+            "methods",
+            f"must include {FULL}, whose training time is the budget if seconds is not given, "
+            f"got {chosen}",
+        )
+    for name in ("model", "keep_rate", "observation", "reward"):
+        if getattr(options.env, name) != getattr(EnvConfig, name):
+            raise ArgumentError(name, f"is set by the methods, got {getattr(options.env, name)}")
