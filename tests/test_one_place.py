@@ -212,7 +212,7 @@ def facts(tmp_path_factory):
     path = os.pathsep.join((str(folder), str(ROOT)))
     subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=folder, check=True,
-        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder)},
+        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder), "COLUMNS": "200"},
     )  # fmt: skip
     return json.loads((folder / "facts.json").read_text())
 
@@ -263,7 +263,7 @@ def test_an_observation_is_seen_by_agents_and_on_the_command_line(facts):
 def test_a_reward_is_given_and_on_the_command_line(facts):
     assert facts["reward"] == 7
     assert facts["agent"]["config"]["options"]["env"]["reward"] == "seven"
-    assert all("--reward {paper,seven," in shown for shown in facts["help"].values())
+    assert all("--reward {seven,paper," in shown for shown in facts["help"].values())
 
 
 def test_a_model_is_trained_and_on_the_command_line(facts):
