@@ -1,4 +1,4 @@
-"""Memory of the process: freed blocks are kept for the next training step; what is a lack of it."""
+"""Memory of the process: freed blocks are kept for the next step; out-of-memory detection."""
 
 import ctypes
 import os
@@ -18,11 +18,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks instead of handing them back; whether it could be told.
+    """Let glibc keep freed blocks instead of returning them to the system.
 
     By default every large tensor of a step on the CPU is mapped anew and its pages are faulted in
-    one by one, which can take longer than the step's arithmetic. The setting is the process's; its
-    peak memory stays about the same, but is not given back before its end.
+    one by one, which can take longer than the step's arithmetic. The setting holds for the whole
+    process; its peak memory stays about the same, but is not returned before it ends.
+
+    Returns:
+        Whether the setting could be made; it cannot without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -40,7 +43,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory(device: torch.device) -> None:
-    """Give freed blocks back, to the system or to the device."""
+    """Return freed blocks to the system or to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -49,7 +52,12 @@ def release_freed_memory(device: torch.device) -> None:
 
 
 def check_fits(n_bytes: int, what: str, device: torch.device | None = None) -> None:
-    """Refuse what is larger than a device's memory, by default the host's, before it is asked for.
+    """Refuse, before allocating it, what is larger than the device's memory.
+
+    Args:
+        n_bytes: size of what is to be allocated.
+        what: its name in the error message.
+        device: where it is to be allocated; None for the host.
 
     Raises:
         ValueError: "expected ... to fit into 24.0 GB of memory, got 482.0 GB".
@@ -66,14 +74,14 @@ def check_fits(n_bytes: int, what: str, device: torch.device | None = None) -> N
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the host's or the device's, did not suffice."""
+    """Whether an error means that the host or the device is out of memory."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from here; on other systems than Linux it counts from the start."""
+    """Let `peak_memory` start from here; outside Linux it starts with the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
