@@ -16,6 +16,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from vit_patch_env.models.kernels.build import available, library
 
+__all__ = [
+    "MAX_DIM_HEAD", "MAX_TOKENS", "attention", "attention_backward", "fits", "fused_attention",
+    "fused_scalar_attention", "library", "scalar_attention",
+]  # fmt: skip
+
 MAX_TOKENS = 256
 MAX_DIM_HEAD = 128
 
@@ -31,7 +36,7 @@ def fits(tokens: Tensor, dtype: torch.dtype, *sizes: int) -> bool:
         dtype: type of matrix products.
         sizes: size of a head, then any other size that is multiplied over.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return (
         tokens.device.type == "cpu"
@@ -55,7 +60,8 @@ def fused_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     """
     if _is_plain(qkv):
         return _DirectAttention.apply(qkv, heads, scale)  # type: ignore[no-any-return]
-    return attention(qkv, heads, scale)[0]
+    out: Tensor = attention(qkv, heads, scale)[0]
+    return out
 
 
 def fused_scalar_attention(tokens: Tensor, weight: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -69,7 +75,8 @@ def fused_scalar_attention(tokens: Tensor, weight: Tensor, values: Tensor, scale
     """
     if _is_plain(tokens):
         return _scalar_attention(tokens, weight, values, scale)
-    return scalar_attention(tokens.detach(), weight.detach(), values.detach(), scale)
+    inputs = (tensor.detach() for tensor in (tokens, weight, values))
+    return scalar_attention(*inputs, scale)  # type: ignore[no-any-return]
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -189,9 +196,9 @@ class _DirectAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if _is_plain(gradient):
-            return _attention_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None
-        return attention_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None
+        qkv, weights = ctx.saved_tensors
+        backward = _attention_backward if _is_plain(gradient) else attention_backward
+        return backward(gradient, qkv, weights, ctx.scale), None, None
 
 
 @register_flop_formula(torch.ops.vit_patch_env.attention)

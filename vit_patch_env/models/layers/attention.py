@@ -27,8 +27,8 @@ def attend(qkv: Tensor, heads: int, scale: float, bias: Tensor | None = None) ->
     if bias is None:
         dim_head = qkv.shape[2] // (3 * heads)
         # Heads too small for the kernel in bf16 fit the one in fp32.
-        small = qkv.dtype == torch.bfloat16 and dim_head % 32 and qkv.shape[1] <= _FEW_TOKENS
-        if small and fits(qkv, torch.float32, dim_head):
+        fits_fp32 = qkv.dtype == torch.bfloat16 and fits(qkv, torch.float32, dim_head)
+        if fits_fp32 and dim_head % 32 and qkv.shape[1] <= _FEW_TOKENS:
             return fused_attention(qkv.float(), heads, scale).to(qkv.dtype)
         if fits(qkv, qkv.dtype, dim_head):
             return fused_attention(qkv, heads, scale)
@@ -98,7 +98,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _product_dtype(tensor: Tensor) -> torch.dtype:
-    """The type of matrix products with that tensor: autocast's where it is on, else the tensor's."""
+    """The type of matrix products with that tensor: autocast's, or else the tensor's own."""
     device_type = tensor.device.type
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
