@@ -1,11 +1,11 @@
-# make train | test | check | bench | compare | results | memory | faults | clean. Choose the interpreter and the environment:
+# make train | test | check | docs | bench | compare | results | memory | faults | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check bench compare results memory faults format clean
+.PHONY: train test check docs bench compare results memory faults format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -27,6 +27,9 @@ check: $(READY)   ## formatting, linting and types, as in continuous integration
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)    ## write the tables in docs/ that are generated from the code
+	$(BIN)/python -m vit_patch_env.experiments.docs
+
 bench: $(READY)   ## measure steps and epochs against the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)
 
@@ -46,7 +49,7 @@ memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must n
 faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
-	$(BIN)/python -m tests.faults --document docs/reliability.md $(FAULTS)
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 format: $(READY)
 	$(BIN)/ruff format .

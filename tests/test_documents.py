@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
+from vit_patch_env.agents import RULES, SCHEDULES
+from vit_patch_env.experiments import docs
+from vit_patch_env.experiments.agents_by_name.factory import AGENTS
 from vit_patch_env.experiments.cli import parse
+from vit_patch_env.observation import OBSERVATIONS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -134,17 +138,42 @@ def test_the_index_and_the_readme_link_to_every_page():
                 assert re.search(rf"\]\((docs/)?{page.name}\)", index.read_text()), page
 
 
-@pytest.mark.parametrize("name", ["environment.md", "agents.md", "comparing.md", "reliability.md"])
-def test_generated_sections_have_their_markers_once(name):
-    expected = {
-        "environment.md": ["arguments"],
-        "agents.md": ["dqn", "bandit"],
-        "comparing.md": ["results"],
-        "reliability.md": ["outcome"],
-    }[name]
-    text = (ROOT / "docs" / name).read_text()
-    found = re.findall(r"^<!-- (/?\w+) -->$", text, re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_generated_sections_have_their_markers_once(page):
+    written_by_commands = {"comparing.md": ["results"], "reliability.md": ["outcome"]}
+    expected = [*docs.TABLES.get(page.name, ()), *written_by_commands.get(page.name, ())]
+    found = re.findall(r"^<!-- (/?\w+) -->$", page.read_text(), re.MULTILINE)
     assert found == [mark for section in expected for mark in (section, f"/{section}")]
+
+
+@pytest.mark.parametrize("name", docs.TABLES)
+def test_generated_tables_are_up_to_date(name):
+    page = ROOT / "docs" / name
+    assert page.read_text() == docs.updated(page), (
+        f"{page} differs from the declarations: run `make docs` "
+        "(python -m vit_patch_env.experiments.docs)"
+    )
+
+
+def test_a_page_keeps_what_is_outside_the_markers(tmp_path):
+    text = (ROOT / "docs" / "own-model.md").read_text()
+    page = tmp_path / "own-model.md"
+    page.write_text(
+        re.sub(r"(<!-- models -->\n).*(<!-- /models -->)", r"\1old\n\2", text, flags=re.S)
+    )
+    assert page.read_text() != text
+    assert docs.updated(page) == text
+    page.write_text(text.replace("<!-- /models -->", ""))
+    with pytest.raises(ValueError, match="expected <!-- models --> and <!-- /models --> each once"):
+        docs.updated(page)
+
+
+def test_the_tables_have_every_name():
+    agents = "".join(docs.TABLES["agents.md"][name]() for name in ("agents", "rules", "schedules"))
+    assert [f"`{name}`" in agents for name in AGENTS] == [True] * len(AGENTS)
+    assert all(agent.doc for name, agent in AGENTS.items() if name not in (*RULES, *SCHEDULES))
+    observations = docs.TABLES["environment.md"]["observations"]()
+    assert all(f"`{name.removesuffix('+run')}`" in observations for name in OBSERVATIONS)
 
 
 @pytest.mark.parametrize(

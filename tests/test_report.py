@@ -452,6 +452,16 @@ def test_a_readmes_section_is_replaced_and_nothing_else(tmp_path, quick_plots):
     assert readme.read_bytes() == written
 
 
+def test_the_command_of_a_section_runs_from_the_folder_of_both(tmp_path, quick_plots):
+    folder = fabricate(tmp_path / "results" / "c", methods=("vit",), epochs=2)
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(f"{BEGIN}\n{END}\n")
+    run_report(folder, page)
+    assert "\nvit-patch report results/c --readme docs/page.md\n" in page.read_text()
+    assert "(../results/c/report.md)" in page.read_text()
+
+
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
 def test_a_readme_without_one_pair_of_markers_is_refused_before_anything_is_written(tmp_path, text):
     folder = fabricate(tmp_path / "c", methods=("vit",), epochs=2)

@@ -120,11 +120,7 @@ class EnvConfig:
     ] = "attention_output"
     reward: Annotated[
         RewardName,
-        Doc(
-            "paper (equation 2.3), validation (decrease of the validation loss), progress "
-            "(relative decrease of the training loss per FLOP) or aic (log-likelihood minus the "
-            "share of tokens)"
-        ),
+        Doc("what the agent is rewarded for: see docs/environment.md#reward"),
     ] = "paper"
     reward_every: Annotated[
         Count, Doc("steps between measurements of the validation loss, for the reward validation")

@@ -53,27 +53,42 @@ class AgentKind(NamedTuple):
         make: constructs the agent.
         options: fields of `TrainOptions` that it accepts and not all agents do.
         observation: its default observation; None for that of the environment.
+        doc: what it does, for the documentation; rules and schedules have docstrings.
     """
 
     algorithm: type[BaseAlgorithm]
     make: Maker
     options: frozenset[str] = frozenset()
     observation: ObservationName | None = None
+    doc: str = ""
 
 
 AGENTS: dict[str, AgentKind] = {
-    "paper": AgentKind(MultiOutputDQN, partial(make_dqn, "MlpPolicy"), frozenset({"dqn"})),
-    "branching": AgentKind(
-        MultiOutputDQN, partial(make_dqn, "BranchingMlpPolicy"), frozenset({"dqn"})
+    "paper": AgentKind(
+        MultiOutputDQN, partial(make_dqn, "MlpPolicy"), frozenset({"dqn"}),
+        doc="the paper's agent, `MlpPolicy`: one value per patch, every patch above the mean is "
+        "kept",
     ),
-    "bandit": AgentKind(PatchBandit, make_bandit, frozenset({"bandit"}), "none+run"),
+    "branching": AgentKind(
+        MultiOutputDQN, partial(make_dqn, "BranchingMlpPolicy"), frozenset({"dqn"}),
+        doc="`BranchingMlpPolicy`: two values per patch (drop, keep), after Tavakoli et al. 2018; "
+        "can represent any mask",
+    ),
+    "bandit": AgentKind(
+        PatchBandit, make_bandit, frozenset({"bandit"}), "none+run",
+        doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
+        "run, with a score for each patch; needs an observation with `+run`",
+    ),
     **{name: AgentKind(FixedRule, partial(make_rule, name)) for name in RULES},
     **{
         name: AgentKind(FixedRule, partial(make_schedule, name), frozenset({"sampling"}))
         for name in SCHEDULES
     },
-    "matched": AgentKind(FixedRule, make_matched, frozenset({"sampling", "follow"})),
-}
+    "matched": AgentKind(
+        FixedRule, make_matched, frozenset({"sampling", "follow"}),
+        doc="random patches, in each step as many as in the run that `--follow` names",
+    ),
+}  # fmt: skip
 """Agents of this package; other names are those of Stable-Baselines3's algorithms and of files."""
 
 _OPTIONS_OF_SOME = ("dqn", "bandit", "sb3", "sampling", "follow")

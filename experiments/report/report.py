@@ -88,8 +88,13 @@ class Report:
     def _readme_section(
         self, metrics: ComparisonMetrics, content: dict[str, Any], readme: Path
     ) -> str:
-        """The text between the markers; paths are relative to the README."""
+        """The text between the markers.
+
+        Paths of links are relative to the README, those of the command to the folder of both.
+        """
         folder = Path(os.path.relpath(self.folder, readme.parent)).as_posix()
+        comparison, readme = self.folder.resolve(), readme.resolve()
+        root = os.path.commonpath([comparison.parent, readme.parent])
         plots: list[Plot] = content["plots"]
         front = f"accuracy_over_{metrics.costs[-1].metric}"
         return _render(
@@ -97,7 +102,7 @@ class Report:
             {
                 **content,
                 "folder": folder,
-                "readme": readme.name,
+                "from_root": [path.relative_to(root).as_posix() for path in (comparison, readme)],
                 "table": readme_table(metrics),
                 "plot": next((plot for plot in plots if plot.name == front), None),
                 "highlights": highlights(metrics),

@@ -1,4 +1,4 @@
-"""Inject faults into many runs and write the counts to RELIABILITY.md: `make faults`.
+"""Inject faults into many runs and write the counts to docs/reliability.md: `make faults`.
 
 tests/test_faults.py injects a few of them.
 """
@@ -84,7 +84,7 @@ def run_all() -> int:
     parser.add_argument(
         "--document",
         type=Path,
-        default=Path("RELIABILITY.md"),
+        default=Path("docs/reliability.md"),
         help="Markdown file to write the counts to",
     )
     given = parser.parse_args()

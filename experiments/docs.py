@@ -1,0 +1,120 @@
+"""`make docs`: tables of the documentation, generated from the declarations they describe.
+
+They are between the markers `<!-- name -->` and `<!-- /name -->` of the pages in `docs/`.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from vit_patch_env.agents import RULES, SCHEDULES, BanditOptions, DQNOptions
+from vit_patch_env.arguments import declared
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.agents_by_name.factory import AGENTS
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.models import model_class
+from vit_patch_env.names import ModelName
+from vit_patch_env.observation import OBSERVATIONS
+from vit_patch_env.reward import REWARDS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def arguments_table(kind: Any) -> str:
+    """The arguments that a class declares, with values, default and meaning."""
+    rows = []
+    for one in declared(kind):
+        resume = "" if one.changes_run else " (may change on resume)"
+        rows.append((f"`{one.name}`", one.expected, f"`{one.default!r}`", one.doc + resume))
+    return _table(("argument", "values", "default", "meaning"), rows)
+
+
+def described_table(entries: dict[Any, Any], heading: str, meaning: str) -> str:
+    """The entries of a table by name, with the first lines of their docstrings."""
+    rows = ((f"`{name}`", _first_line(entry)) for name, entry in entries.items())
+    return _table((heading, meaning), rows)
+
+
+def observations_table() -> str:
+    """The observations; those with run features are not repeated."""
+    of_a_batch = {name: one.function for name, one in OBSERVATIONS.items() if not one.with_run}
+    return described_table(of_a_batch, "`observation`", "what the agent sees of the next batch")
+
+
+def agents_table() -> str:
+    """The agents of this package besides fixed rules and schedules, with their algorithms."""
+    rows = (
+        (f"`{name}`", f"`{agent.algorithm.__name__}`", agent.doc)
+        for name, agent in AGENTS.items()
+        if name not in (*RULES, *SCHEDULES)
+    )
+    return _table(("`agent`", "class", "what it does"), rows)
+
+
+def models_table() -> str:
+    """The models, with their source and what they need."""
+    rows = []
+    for name in get_args(ModelName):
+        model = model_class(name)
+        row = (_first_line(model), _first_line(sys.modules[model.__module__]))
+        rows.append((f"`{name}`", *row, str(model.published_keep_rate or ""), model.package or ""))
+    return _table(("`model`", "what it is", "source", "published `keep_rate`", "needs"), rows)
+
+
+def methods_table() -> str:
+    """The methods of comparisons, with their sources."""
+    rows = ((f"`{name}`", one.title, one.source) for name, one in METHODS.items())
+    return _table(("`methods`", "title in reports", "source"), rows)
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "environment.md": {
+        "observations": observations_table,
+        "rewards": partial(described_table, REWARDS, "`reward`", "value of a step"),
+        "arguments": partial(arguments_table, EnvConfig),
+    },
+    "agents.md": {
+        "agents": agents_table,
+        "rules": partial(described_table, RULES, "`agent`", "what it does"),
+        "schedules": partial(described_table, SCHEDULES, "`agent`", "number of patches"),
+        "dqn": partial(arguments_table, DQNOptions),
+        "bandit": partial(arguments_table, BanditOptions),
+    },
+    "own-model.md": {"models": models_table},
+    "comparing.md": {"methods": methods_table},
+}
+"""What is generated, by page and marker."""
+
+
+def updated(page: Path) -> str:
+    """The text of a page with present tables.
+
+    Raises:
+        ValueError: if a marker does not occur exactly once.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, table in TABLES[page.name].items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"expected {begin.strip()} and {end.strip()} each once in {page}")
+        before, after = text.split(begin)
+        text = f"{before}{begin}{table()}{end}{after.split(end)[1]}"
+    return text
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    escaped = (tuple(cell.replace("|", r"\|").replace("<", r"\<") for cell in row) for row in rows)
+    rule = ("---",) * len(heads)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *escaped))
+
+
+def _first_line(entry: Any) -> str:
+    return (inspect.getdoc(entry) or "").split("\n")[0]
+
+
+if __name__ == "__main__":
+    for page_name in TABLES:
+        (DOCS / page_name).write_text(updated(DOCS / page_name), encoding="utf-8")

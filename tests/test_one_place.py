@@ -1,0 +1,282 @@
+"""What is added is declared in at most two files; everything else follows from the declaration.
+
+Each addition is made to a copy of the package, as text, and tried there in another process. The
+table in CONTRIBUTING.md refers to these tests. Code that uses an addition (the class of an agent,
+the training step that a new argument changes) is not counted.
+"""
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import TINY, TINY_OPTIONS
+
+ROOT = Path(__file__).parent.parent
+
+
+class Edit(NamedTuple):
+    """Text that is added to a file after an anchor; an empty anchor stands for a new file."""
+
+    file: str
+    anchor: str
+    text: str
+
+
+NAMES, CONFIG = "vit_patch_env/names.py", "vit_patch_env/config.py"
+OBSERVATION, REWARD = "vit_patch_env/observation.py", "vit_patch_env/reward.py"
+RULES = "agents/fixed_rules/rules.py"
+SCHEDULES = "agents/fixed_rules/schedules.py"
+FACTORY = "experiments/agents_by_name/factory.py"
+MAKERS = "experiments/agents_by_name/makers.py"
+
+ADDITIONS: dict[str, tuple[Edit, ...]] = {
+    "environment argument": (
+        Edit(
+            CONFIG, "class EnvConfig:\n    \"\"\"The keyword arguments of `ViTPatchSelectEnv` and "
+            "`gym.make(\"ViTPatchSelect-v0\", ...)`.\"\"\"\n",
+            '\n    new_share: Annotated[Share, Doc("a new share")] = 0.75\n'
+            '    new_place: Annotated[str, SAME_RUN, Doc("a new place")] = "here"\n',
+        ),
+    ),
+    "observation": (
+        Edit(NAMES, '"attention_received+run", "none+run",\n', '    "ones", "ones+run",\n'),
+        Edit(
+            OBSERVATION, "    return torch.zeros(model.n_patches, device=images.device)\n",
+            "\n\ndef ones(model: Any, images: Tensor) -> Tensor:\n"
+            '    """Ones (n_patches,)."""\n'
+            "    return torch.ones(model.n_patches, device=images.device)\n",
+        ),
+        Edit(
+            OBSERVATION, '    "none": Observation(nothing, 0.0, 1.0),\n',
+            '    "ones": Observation(ones, 0.0, 1.0),\n',
+        ),
+    ),
+    "reward": (
+        Edit(NAMES, 'RewardName = Literal["paper", ', '"seven", '),
+        Edit(
+            REWARD, "    return -(outcome.loss + outcome.n_selected / outcome.n_patches)\n",
+            "\n\ndef seven_reward(outcome: StepOutcome) -> float:\n"
+            '    """Seven, whatever happens."""\n'
+            "    return 7.0\n",
+        ),
+        Edit(REWARD, '    "aic": aic_reward,\n', '    "seven": seven_reward,\n'),
+    ),
+    "model": (
+        Edit(NAMES, '    "token_expansion",\n', '    "plain_vit",\n'),
+        Edit(
+            "vit_patch_env/models/plain_vit.py", "",
+            '"""A plain ViT (Nobody 2026)."""\n'
+            "from vit_patch_env.models.simple_vit import SimpleViT\n\n"
+            "class PlainViT(SimpleViT):\n"
+            '    """SimpleViT by another name."""\n\n'
+            "MODEL = PlainViT\n",
+        ),
+    ),
+    "fixed rule": (
+        Edit(
+            RULES, "        return observation[: self.n_patches]  # run features may follow\n",
+            "\n\nclass FirstPatches(SelectorPolicy):\n"
+            '    """Keeps the first patches."""\n\n'
+            "    def _scores(self, observation: Any, deterministic: bool) -> NDArray[Any]:\n"
+            "        return -np.arange(self.n_patches)\n",
+        ),
+        Edit(RULES, '    "attended": MostAttendedPatches,\n', '    "first": FirstPatches,\n'),
+    ),
+    "schedule": (
+        Edit(
+            SCHEDULES, "    return (1 + 15 * progress**2) / 16\n",
+            "\n\ndef half(progress: float, epochs: int) -> float:\n"
+            '    """Half of the patches, always."""\n'
+            "    return 0.5\n",
+        ),
+        Edit(SCHEDULES, '    "quadratic": quadratic,\n', '    "half": half,\n'),
+    ),
+    "agent": (
+        Edit(
+            MAKERS, "Maker = Callable[[Request], BaseAlgorithm]\n",
+            "\n\ndef make_four(request: Request) -> BaseAlgorithm:\n"
+            '    """Four random patches."""\n'
+            '    return FixedRule("random", request.acts_in, n_keep=4, **request.shared)\n',
+        ),
+        Edit(FACTORY, "    Request,\n", "    make_four,\n"),
+        Edit(
+            FACTORY, "AGENTS: dict[str, AgentKind] = {\n",
+            '    "four": AgentKind(FixedRule, make_four, doc="four random patches"),\n',
+        ),
+    ),
+    "comparison method": (
+        Edit(
+            "experiments/compare/methods.py", "METHODS: dict[str, Method] = {\n",
+            '    "eight": Method("Eight", "rule", "Nobody 2026", agent="random", n_keep=8),\n',
+        ),
+    ),
+}  # fmt: skip
+
+
+def changed_copy(folder: Path) -> None:
+    """Copy the package into a folder and make all additions to it."""
+    for name in ("vit_patch_env", "agents", "experiments"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
+    for edit in (edit for edits in ADDITIONS.values() for edit in edits):
+        path = folder / edit.file
+        if edit.anchor:
+            text = path.read_text()
+            assert text.count(edit.anchor) == 1, edit
+            path.write_text(text.replace(edit.anchor, edit.anchor + edit.text))
+        else:
+            assert not path.exists()
+            path.write_text(edit.text)
+
+
+def tried(folder: Path) -> dict[str, Any]:
+    """What the changed package shows and does; runs are written below the folder."""
+    from vit_patch_env import ViTPatchSelectEnv
+    from vit_patch_env.experiments import docs
+    from vit_patch_env.experiments.cli import main, parse
+    from vit_patch_env.experiments.options.flat import command, same_run
+    from vit_patch_env.experiments.options.saved import train_options
+
+    def output(*args: str) -> str:
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            main([*args])
+        return shown.getvalue()
+
+    def train(name: str, *args: str) -> dict[str, Any]:
+        output("train", *TINY_OPTIONS, "--epochs", "1", "--out", str(folder / name), *args)
+        return {
+            "config": json.loads((folder / name / "config.json").read_text()),
+            "n_selected": (folder / name / "steps.csv").read_text().split()[1:],
+            "evaluated": output("evaluate", str(folder / name)),
+        }
+
+    env = ViTPatchSelectEnv(
+        **TINY, new_share=0.5, observation="ones+run", reward="seven", model="plain_vit"
+    )
+    observation, _ = env.reset(seed=0)
+    reward = env.step(env.action_space.sample())[1]
+    try:
+        ViTPatchSelectEnv(new_share=2)
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
+    words = ["--new-share", "0.5", "--new-place", "there", "--observation", "ones+run"]
+    words += ["--reward", "seven", "--model", "plain_vit"]
+    options = parse(["train", *words])
+    run = train("run", "--agent", "four", *words)
+    compare = [*TINY_OPTIONS, "--epochs", "1", "--methods", "eight", "--seeds", "0"]
+    output("compare", *compare, "--out", str(folder / "compare"))
+    return {
+        "signature": list(inspect.signature(ViTPatchSelectEnv).parameters),
+        "refused": refused,
+        "observation": observation.tolist(),
+        "reward": reward,
+        "model": type(env.episode.model).__name__,
+        "same_run": sorted(same_run(options)),
+        "command": command("train", options, parse(["train"])),
+        "reread": train_options(run["config"]["options"]).env == parse(
+            ["train", *TINY_OPTIONS, "--epochs", "1", *words]).env,
+        "help": {name: output(name, "--help") for name in ("train", "compare", "pretrain")},
+        "tables": {name: make() for page in docs.TABLES.values() for name, make in page.items()},
+        "agent": run,
+        "fixed rule": train("rule", "--agent", "first"),
+        "schedule": train("schedule", "--agent", "half", "--sampling", "spread"),
+        "comparison method": json.loads((folder / "compare" / "compare.json").read_text()),
+        "compared": sorted(path.name for path in (folder / "compare" / "runs").iterdir()),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("changed")
+    changed_copy(folder)
+    code = (
+        "import json, sys; from pathlib import Path; from tests.test_one_place import tried; "
+        "found = tried(Path(sys.argv[1])); Path(sys.argv[1], 'facts.json').write_text("
+        "json.dumps(found))"
+    )
+    path = os.pathsep.join((str(folder), str(ROOT)))
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=folder, check=True,
+        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder)},
+    )  # fmt: skip
+    return json.loads((folder / "facts.json").read_text())
+
+
+@pytest.mark.parametrize("what", ADDITIONS)
+def test_at_most_two_files_are_edited(what):
+    assert 1 <= len({edit.file for edit in ADDITIONS[what]}) <= 2
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("arguments", "| `new_share` | a number in (0, 1] | `0.75` | a new share |"),
+        ("arguments", "| `new_place` | text | `'here'` | a new place (may change on resume) |"),
+        ("observations", "| `ones` | Ones (n_patches,). |"),
+        ("rewards", "| `seven` | Seven, whatever happens. |"),
+        ("models", "| `plain_vit` | SimpleViT by another name. | A plain ViT (Nobody 2026). |"),
+        ("rules", "| `first` | Keeps the first patches. |"),
+        ("schedules", "| `half` | Half of the patches, always. |"),
+        ("agents", "| `four` | `FixedRule` | four random patches |"),
+        ("methods", "| `eight` | Eight | Nobody 2026 |"),
+    ],
+)
+def test_the_documentation_has_a_row(facts, table, row):
+    assert row in facts["tables"][table]
+
+
+def test_an_environment_argument_is_taken_checked_saved_and_compared_on_resume(facts):
+    assert {"new_share", "new_place"} <= set(facts["signature"])
+    assert facts["refused"] == "new_share must be in (0, 1], got 2"
+    assert facts["agent"]["config"]["options"]["env"]["new_share"] == 0.5
+    assert facts["reread"]
+    assert "--new-share 0.5" in facts["command"]
+    assert "new_place" in facts["same_run"]
+    assert "new_share" not in facts["same_run"]
+    for shown in facts["help"].values():
+        assert "--new-share FLOAT in (0, 1]" in shown
+        assert "a new share (default: 0.75)" in shown
+
+
+def test_an_observation_is_seen_by_agents_and_on_the_command_line(facts):
+    assert facts["observation"][:16] == [1.0] * 16
+    assert len(facts["observation"]) == 16 + 3
+    assert facts["agent"]["config"]["options"]["env"]["observation"] == "ones+run"
+    assert all("ones,ones+run" in shown for shown in facts["help"].values())
+
+
+def test_a_reward_is_given_and_on_the_command_line(facts):
+    assert facts["reward"] == 7
+    assert facts["agent"]["config"]["options"]["env"]["reward"] == "seven"
+    assert all("--reward {paper,seven," in shown for shown in facts["help"].values())
+
+
+def test_a_model_is_trained_and_on_the_command_line(facts):
+    assert facts["model"] == "PlainViT"
+    assert facts["agent"]["config"]["options"]["env"]["model"] == "plain_vit"
+    assert all("plain_vit" in shown for shown in facts["help"].values())
+
+
+@pytest.mark.parametrize(
+    ("what", "n_selected"), [("agent", "4"), ("fixed rule", "8"), ("schedule", "8")]
+)
+def test_what_picks_patches_trains_a_run_that_evaluate_reads(facts, what, n_selected):
+    assert facts[what]["n_selected"] == [n_selected] * 7  # steps of an epoch
+    assert "the agent's patches" in facts[what]["evaluated"]
+
+
+def test_a_comparison_method_is_compared(facts):
+    assert facts["compared"] == ["eight__0"]
+    assert facts["comparison method"]["titles"] == {"eight": "Eight"}
+    assert "eight" in facts["help"]["compare"]
