@@ -1,6 +1,7 @@
 """The attention kernel as torch operators: compiled, exported, traced and counted."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.test_cpu_attention import in_both_types, needs_kernel, relative_error
-from vit_patch_env.models import MODELS, make_model
+from vit_patch_env.models import make_model
 from vit_patch_env.models.kernels.cpu_attention import (
     attention,
     attention_backward,
@@ -19,6 +20,7 @@ from vit_patch_env.models.kernels.cpu_attention import (
     scalar_attention,
 )
 from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.names import ModelName
 
 SIZES = {
     "image_size": 16, "dim": 32, "depth": 1, "heads": 2, "dim_head": 32, "mlp_dim": 32,
@@ -98,7 +100,7 @@ def test_missing_memory_is_reported(monkeypatch):
 
 
 @needs_kernel
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", get_args(ModelName))
 def test_flops_on_the_kernels_path_are_those_on_the_general_path(name, images):
     torch.manual_seed(0)
     model = make_model(name, **SIZES)
