@@ -41,7 +41,7 @@ def described_table(entries: dict[Any, Any], heading: str, meaning: str) -> str:
 def observations_table() -> str:
     """The observations; those with run features are not repeated."""
     of_a_batch = {name: one.function for name, one in OBSERVATIONS.items() if not one.with_run}
-    return described_table(of_a_batch, "`observation`", "what the agent sees of the next batch")
+    return described_table(of_a_batch, "`observation`", "observation of the next batch")
 
 
 def agents_table() -> str:
@@ -90,7 +90,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def updated(page: Path) -> str:
-    """The text of a page with present tables.
+    """The text of a page with current tables.
 
     Raises:
         ValueError: if a marker does not occur exactly once.

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_patch_env.models.kernels import cpu_attention
-from vit_patch_env.models.kernels.cpu_attention import MAX_TOKENS, fits, fused_attention, library
+from vit_patch_env.models.kernels import build
+from vit_patch_env.models.kernels.build import library
+from vit_patch_env.models.kernels.cpu_attention import MAX_TOKENS, fits, fused_attention
 from vit_patch_env.models.layers import attention
 from vit_patch_env.models.layers.attention import (
     attend,
@@ -42,7 +43,7 @@ def relative_error(ours, exact):
     st.sampled_from(DTYPES), st.integers(1, 3), st.integers(1, MAX_TOKENS), st.integers(1, 5),
     st.sampled_from([32, 64, 96, 128]), st.integers(0, 2**31),
 )  # fmt: skip
-def test_the_kernel_equals_exact_attention_to_its_type(
+def test_the_kernel_equals_exact_attention_to_its_precision(
     dtype, batch, n_tokens, heads, dim_head, seed
 ):
     generator = torch.Generator().manual_seed(seed)
@@ -68,7 +69,7 @@ def test_the_kernel_equals_exact_attention_to_its_type(
     st.sampled_from(DTYPES), st.integers(1, 9), st.integers(1, MAX_TOKENS), st.integers(1, 5),
     st.sampled_from([32, 64, 128]), st.sampled_from([32, 96, 128]), st.integers(0, 2**31),
 )  # fmt: skip
-def test_attention_of_scalars_equals_general_attention(
+def test_attention_of_scalars_equals_the_general_path(
     dtype, batch, n_tokens, heads, dim_head, dim, seed
 ):
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +82,7 @@ def test_attention_of_scalars_equals_general_attention(
     assert fits(tokens, dtype, dim_head, dim)
     out = attend_scalars(tokens, weight, values, dim_head**-0.5)
     assert out.dtype == torch.float32
-    # Against the size of what is added up, as a sum of a few heads may be near 0.
+    # Relative to the sum of magnitudes, as a sum of a few heads may be near 0.
     scale = torch.einsum("bhqk,bkh->bq", weights, values.double().abs())
     assert ((out - expected).norm() / scale.norm()).item() < TOLERANCE[dtype]
 
@@ -95,7 +96,7 @@ def test_the_kernel_is_stable_where_scores_are_large(dtype):
 
 
 @needs_kernel
-def test_weights_too_small_for_a_float_do_not_slow_the_kernel():
+def test_denormal_weights_do_not_slow_the_kernel():
     usual = torch.randn(64, 64, 3 * 4 * 64)
     saturated = usual.clone()
     saturated[..., : 4 * 64] *= 30  # most weights are exp(-80) and less
@@ -121,7 +122,7 @@ def test_the_kernel_keeps_nan(dtype, bits):
 
 @needs_kernel
 @in_both_types
-def test_the_kernel_takes_tensors_that_are_not_contiguous(dtype):
+def test_the_kernel_accepts_tensors_that_are_not_contiguous(dtype):
     wide = torch.randn(2, 8, 2 * 3 * 32).to(dtype)
     part = wide[..., : 3 * 32]
     assert torch.equal(fused_attention(part, 1, 0.1), fused_attention(part.contiguous(), 1, 0.1))
@@ -137,7 +138,7 @@ def test_the_kernel_takes_tensors_that_are_not_contiguous(dtype):
         ((2, 8, 3 * 160), 1, torch.float32),
     ],
 )
-def test_unsupported_inputs_take_the_general_path(shape, heads, dtype):
+def test_what_the_kernel_does_not_support_takes_the_general_path(shape, heads, dtype):
     qkv = torch.randn(shape).to(dtype)
     assert not fits(qkv, dtype, shape[2] // (3 * heads))
     out = attend(qkv, heads, 0.1)
@@ -146,7 +147,7 @@ def test_unsupported_inputs_take_the_general_path(shape, heads, dtype):
 
 @needs_kernel
 @pytest.mark.parametrize("n_tokens", [3, 32, 33])
-def test_small_heads_in_bf16_take_the_kernel_in_fp32_where_tokens_are_few(n_tokens, monkeypatch):
+def test_small_heads_in_bf16_use_the_fp32_kernel_for_few_tokens(n_tokens, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, n_tokens, 3 * 2 * 16, generator=generator).bfloat16().requires_grad_()
     exact = qkv.detach().double().requires_grad_()
@@ -203,16 +204,16 @@ def test_without_a_working_compiler_there_is_a_warning(compiler, monkeypatch):
 @pytest.mark.usefixtures("fresh_library")
 def test_without_any_compiler_there_is_a_warning(monkeypatch):
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(cpu_attention.shutil, "which", lambda name: None)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C compiler was found"):
         assert library(torch.float32) is None
 
 
 @needs_kernel
 @pytest.mark.usefixtures("fresh_library")
-def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
+def test_a_cache_that_is_not_writable_gives_a_warning(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cpu_attention, "cache_dir", lambda: tmp_path / "file" / "cache")
+    monkeypatch.setattr(build, "cache_dir", lambda: tmp_path / "file" / "cache")
     with pytest.warns(UserWarning, match="could not be built in"):
         assert library(torch.float32) is None
 
@@ -221,11 +222,9 @@ def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, tmp_path):
 @in_both_types
 @pytest.mark.usefixtures("fresh_library")
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="needs AVX2")
-def test_the_kernel_is_right_on_processors_without_avx512(dtype, monkeypatch):
-    flags = [
-        "-march=x86-64-v3" if flag == "-march=native" else flag for flag in cpu_attention._FLAGS
-    ]
-    monkeypatch.setattr(cpu_attention, "_FLAGS", flags)
+def test_the_kernel_is_correct_on_processors_without_avx512(dtype, monkeypatch):
+    flags = ["-march=x86-64-v3" if flag == "-march=native" else flag for flag in build._FLAGS]
+    monkeypatch.setattr(build, "_FLAGS", flags)
     torch.manual_seed(0)
     for n_tokens in (1, 19, 64):
         qkv = torch.randn(2, n_tokens, 3 * 2 * 32).to(dtype).requires_grad_()
@@ -237,5 +236,5 @@ def test_the_kernel_is_right_on_processors_without_avx512(dtype, monkeypatch):
         assert (qkv.grad - exact.grad).norm() < 2 * TOLERANCE[dtype] * exact.grad.norm() + 1e-4
 
 
-def test_keep_freed_memory_returns_whether_it_is_possible():
+def test_keep_freed_memory_returns_whether_it_took_effect():
     assert keep_freed_memory() in (True, False)

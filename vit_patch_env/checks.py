@@ -60,7 +60,7 @@ def plain(value: Any) -> Any:
 
 
 def check(annotation: Any, **values: object) -> Any:
-    """Require every named value to be of a type and, where the annotation has one, in its range.
+    """Require every named value to be of a type and, if the annotation has one, in its range.
 
     Args:
         annotation: such as `Annotated[int, Interval(ge=1)]`, `Literal["a", "b"]` or `str | None`.

@@ -29,7 +29,7 @@ class SavedAlgorithm(BaseAlgorithm):
     """An algorithm whose `load` also reads files with former names of classes and arguments.
 
     Attributes:
-        renamed: present name by former name, of attributes and of policy_kwargs.
+        renamed: current name by former name, of attributes and of policy_kwargs.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -67,7 +67,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The attributes in a saved file as JSON holds them; none where Stable-Baselines3 will fail."""
+    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it."""
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:

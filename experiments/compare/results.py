@@ -55,7 +55,7 @@ class _CompareFields(TypedDict):
 
 
 class _BudgetFields(_CompareFields):
-    """Fields where the budget is not epochs."""
+    """Fields if the budget is not epochs."""
 
     images: dict[str, Any]
 
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Training batches per epoch; known only where the budget is not epochs."""
+        """Training batches per epoch; known only if the budget is not epochs."""
         return int(self.content["images"]["train"]) // int(self.env["batch_size"])
 
     @property

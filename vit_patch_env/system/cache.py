@@ -1,10 +1,10 @@
 """Where downloads, decoded images and compiled kernels are kept."""
 
-import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for this package: below XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vit-patch-env"
+    """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache."""
+    return user_cache_path("vit-patch-env", appauthor=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -55,12 +56,12 @@ class FlopCount:
                 return _counted(function, self._shapes, images.to("meta"))
             except RuntimeError:  # what torch raises where a value is asked for
                 self.computed = True
-        # In float64 attention is made of plain products, which torch counts.
-        return _counted(function, copy.deepcopy(self.model).double(), images.double())
+        return _counted(function, copy.deepcopy(self.model), images)
 
 
 def _counted(function: Callable[[Any, Tensor], Any], model: nn.Module, images: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
+    # As plain products: torch counts recomputation in CUDA's fused kernels, and no CPU's at all.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function(model, images)
     return int(counter.get_total_flops())
 

@@ -1,16 +1,17 @@
 /* Multi-head self-attention of short sequences on CPUs, in float or (with -DBF16) in bfloat16.
  *
- * One head of one image is a few kilobytes: all of its products, the softmax and both passes stay
- * in the first caches, and query, key and value are read from where the projection wrote them.
+ * One head of one image takes a few kilobytes: its products and its softmax stay in the L1 and L2
+ * caches in both passes, and query, key and value are read where the projection wrote them.
  *
  * Layouts (row-major):
  *   qkv, dqkv  (batch, n, 3, heads, d)
  *   out, dout  (batch, n, heads, d)
- *   p          (batch, heads, n, np): softmax(scale * q k^T), np = n rounded up to 16, zeros behind n
+ *   p          (batch, heads, n, np): softmax(scale * q k^T), np = n rounded up to a multiple of 16,
+ *              zeros after n
  *
- * scale must be positive; d, the size of a head, must be a multiple of 16 units of 32 bits: of one float, or of two bf16.
- * Products run over such units; sums and the softmax are in float. Vectors have 16 lanes, whatever
- * the processor's registers hold.
+ * scale must be positive. A unit is 32 bits: one float or two bf16. d, the size of a head, must be a
+ * multiple of 16 units. Products run over units; sums and the softmax are in float. Vectors have 16
+ * lanes, whatever the width of the processor's registers.
  */
 #include <math.h>
 #include <omp.h>
@@ -44,12 +45,12 @@ INLINE void store(number *x, floats values) {
     STORE(numbers, x, (numbers)_mm512_cvtneps_pbh((__m512)values));
 #else
     units bits = (units)values, nan = (units)(values != values);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) | (nan & 0x7fffffff); /* to the nearest, ties to even */
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) | (nan & 0x7fffffff); /* to nearest, ties to even */
     STORE(numbers, x, __builtin_convertvector(bits >> 16, numbers));
 #endif
 }
 
-/* sum + the products of both numbers in every unit */
+/* sum + the products of the numbers in each unit */
 INLINE floats dot(floats sum, uint32_t a, units b) {
 #ifdef __AVX512BF16__
     return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
@@ -68,7 +69,7 @@ INLINE void store(number *x, floats values) { STORE(floats, x, values); }
 
 INLINE floats dot(floats sum, uint32_t a, units b) {
     union { uint32_t bits; float value; } left = {a};
-    return sum + left.value * (floats)b; /* contracted to one instruction */
+    return sum + left.value * (floats)b; /* contracted to one fused multiply-add */
 }
 #endif
 
@@ -84,7 +85,7 @@ INLINE ints lanes_below(int count) {
 
 /* exp(x) for x <= 0, relative error below 1e-6 */
 INLINE floats exp_lanes(floats x) {
-    const float shift = 12582912.0f; /* 1.5 * 2^23: added, it rounds to a whole number */
+    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     const floats lowest = (floats){0} - 87.0f, given = x;
     x = select_lanes(x < lowest, lowest, x);
     floats shifted = x * 1.44269504f + shift, whole = shifted - shift;
@@ -96,7 +97,7 @@ INLINE floats exp_lanes(floats x) {
     y = 5.0000001201e-1f + y * f;
     y = (f + 1.0f) + y * (f * f);
     y = (floats)((ints)y + ((ints)shifted << 23)); /* times 2^whole */
-    return select_lanes(given == given, y, given); /* a NaN stays one */
+    return select_lanes(given == given, y, given); /* NaN stays NaN */
 }
 
 INLINE float sum_lanes(floats x) {
@@ -119,8 +120,8 @@ INLINE float max_lanes(floats x) {
 #endif
 }
 
-/* Cache lines that the next head will need, fetched one by one between the products of this one: a
- * head's rows stand too far apart for the processor to foresee them. */
+/* Cache lines of the next head, prefetched one by one during the products of this one: the rows of a
+ * head are too far apart for the hardware prefetcher. */
 typedef struct {
     const char *base;
     const int32_t *offsets;
@@ -135,7 +136,7 @@ static void fetch_rest(lines *ahead) {
     while (ahead->next < ahead->count) fetch(ahead);
 }
 
-/* Offsets in bytes of the lines of n rows of `parts` heads, `part` numbers apart. */
+/* Byte offsets of the cache lines of n rows of `parts` heads; a row's heads are `part` numbers apart. */
 static int line_offsets(int n, long row, int parts, long part, int d, int32_t *offsets) {
     int count = 0;
     for (int i = 0; i < n; i++)
@@ -146,9 +147,9 @@ static int line_offsets(int n, long row, int parts, long part, int d, int32_t *o
 }
 
 /* A tile of rows x (16 * vectors) of C = A B over units.
- * A: the unit of row m and step k at a[m * am + k * ak].
- * B: the units of step k at b + k * ldb.
- * Stored as float (c32, stride ldc) or as numbers (c, stride ldc). */
+ * A: the unit of row m and step k is a[m * am + k * ak].
+ * B: the units of step k start at b + k * ldb.
+ * C: stored as float (c32, stride ldc) or as numbers (c, stride ldc). */
 INLINE void tile(const int rows, const int vectors, const int steps, const uint32_t *a, long am,
                  long ak, const uint32_t *b, long ldb, float *c32, number *c, long ldc, lines *ahead) {
     floats sum[8][4];
@@ -200,7 +201,7 @@ static void multiply(int rows, int columns, int steps, const uint32_t *a, long a
 #endif
 }
 
-/* 16 x 16 transpose of units; rows beyond `rows` count as zeros. */
+/* 16 x 16 transpose of units; rows from `rows` on are zeros. */
 INLINE void transpose16(const uint32_t *x, long ldx, int rows, uint32_t *y, long ldy) {
 #ifdef __AVX512F__
     __m512i r[16], t[16];
@@ -238,15 +239,15 @@ INLINE const number *head_of(const number *x, long row, int n, int heads, int d,
     return x + i / heads * n * row + i % heads * d;
 }
 
-/* y (steps, np) = transpose of the units of x (n, steps); zeros behind n. */
+/* y (steps, np) = transpose of the units of x (n, steps); zeros after n. */
 static void transpose(const number *x, long ldx, int n, int steps, uint32_t *y, int np) {
     for (int i = 0; i < np; i += 16)
         for (int j = 0; j < steps; j += 16)
             transpose16((const uint32_t *)(x + i * ldx) + j, ldx / PER_UNIT, n - i, y + j * np + i, np);
 }
 
-/* The rows of x (n, columns) as units along n: y (ceil(n / PER_UNIT), columns), a missing row zeros.
- * Rows that are such units and stand close together are used where they are. */
+/* The rows of x (n, columns) packed to units along n: y (ceil(n / PER_UNIT), columns); a missing row
+ * is zeros. Contiguous float rows are such units already and are used in place. */
 static const uint32_t *stack(const number *x, long ldx, int n, int columns, uint32_t *y) {
 #ifdef BF16
     for (int i = 0; i < n; i += 2)
@@ -275,14 +276,14 @@ INLINE float highest_of(const float *row, int n, int np) {
     return max_lanes(top);
 }
 
-/* exp(scale * score - shift) of the lanes j to j + 15 of a row, zeros behind n */
+/* exp(scale * score - shift) of elements j to j + 15 of a row, zeros after n */
 INLINE floats numerators_of(const float *row, int j, int n, float scale, float shift) {
     floats x = exp_lanes(LOAD(floats, row + j) * scale - shift);
     return j + 16 <= n ? x : (floats)((ints)x & lanes_below(n - j));
 }
 
-/* softmax(scale * s) of `rows` rows (n of np columns), which are computed together to hide latencies.
- * Either stored to p, zeros behind n (s is overwritten), or times values (np) added to sums. */
+/* softmax(scale * s) of `rows` rows (n of np columns), computed together to hide latencies.
+ * Either stored to p, zeros after n (s is overwritten), or multiplied by values (np) and added to sums. */
 INLINE void softmax_group(const int rows, float *s, int n, int np, float scale, number *p,
                           const float *values, float *sums) {
     float shift[4], share[4];
@@ -310,7 +311,7 @@ INLINE void softmax_group(const int rows, float *s, int n, int np, float scale, 
             store(p + m * np + j, LOAD(floats, s + m * np + j) * share[m]);
 }
 
-/* p (n, np) = softmax(scale * s) by rows, zeros behind n; s is overwritten. */
+/* p (n, np) = softmax(scale * s) by rows, zeros after n; s is overwritten. */
 static void softmax_rows(float *s, int n, int np, float scale, number *p) {
     int m = 0;
     for (; m + 4 <= n; m += 4) softmax_group(4, s + m * np, n, np, scale, p + m * np, 0, 0);
@@ -344,13 +345,13 @@ static void *take(char **scratch, size_t bytes) {
     return taken;
 }
 
-/* Bytes of one thread's scratch, for every pass. */
+/* Bytes of scratch memory per thread, enough for either pass. */
 static size_t scratch_bytes(int n, int d) {
     size_t np = (n + 15) / 16 * 16;
     return 4 * (d * np + 2 * n * np + 3 * n * d + 2 * n * np + n * d) + 4096;
 }
 
-/* Numbers too small for a float's exponent count as zeros: the processor is slow at them. */
+/* Treats denormal numbers as zeros: processors are slow at them. */
 static unsigned flush_denormals(void) {
 #ifdef __SSE2__
     unsigned before = _mm_getcsr();
@@ -369,7 +370,7 @@ static void restore_denormals(unsigned before) {
 #endif
 }
 
-/* Each thread's scratch in one block, or null; `bytes` becomes the size of a thread's. */
+/* Scratch memory of all threads in one block, or null; `bytes` per thread is rounded up. */
 static char *allocate(size_t *bytes) {
     *bytes = (*bytes + 63) / 64 * 64;
     return aligned_alloc(64, *bytes * omp_get_max_threads());
@@ -469,7 +470,7 @@ int attention_backward(const number *qkv, const number *p, const number *dout, n
  * and a token's value one number per head.
  *   tokens (batch, n, dim), weight (2, heads, d, dim) of q and k, values (batch, n, heads) float,
  *   out (batch, n) float
- * A few images take one head's weight after the other, so that both stay in the caches. */
+ * A few images are processed together, head by head, so that tokens and weight stay in the caches. */
 int scalar_attention(const number *tokens, const number *weight, const float *values, float *out,
                      int batch, int n, int heads, int d, int dim, float scale) {
     enum { GROUP = 4 };
