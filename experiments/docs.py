@@ -46,11 +46,8 @@ def observations_table() -> str:
 
 def agents_table() -> str:
     """The agents of this package besides fixed rules and schedules, with their algorithms."""
-    rows = (
-        (f"`{name}`", f"`{agent.algorithm.__name__}`", agent.doc)
-        for name, agent in AGENTS.items()
-        if name not in (*RULES, *SCHEDULES)
-    )
+    own = {name: one for name, one in AGENTS.items() if one.doc}
+    rows = ((f"`{name}`", f"`{one.algorithm.__name__}`", one.doc) for name, one in own.items())
     return _table(("`agent`", "class", "what it does"), rows)
 
 
@@ -107,8 +104,8 @@ def updated(page: Path) -> str:
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     escaped = (tuple(cell.replace("|", r"\|").replace("<", r"\<") for cell in row) for row in rows)
-    rule = ("---",) * len(heads)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *escaped))
+    lines = (heads, ("---",) * len(heads), *escaped)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _first_line(entry: Any) -> str:
