@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,8 @@ def _pickled(item: Any) -> bytes:
 
 def _has_moved(item: Any) -> bool:
     pickled = _pickled(item)
-    return any(module.encode() in pickled for module in MOVED_MODULES)
+    names = "|".join(map(re.escape, MOVED_MODULES)).encode()
+    return re.search(rb"(?<![\w.])(" + names + rb")(?!\w)", pickled) is not None
 
 
 def _unpickle(item: Any) -> Any:
