@@ -109,16 +109,18 @@ def _check(config: Any) -> None:
         takes_objects = any(isinstance(data, OrObject) for data in _metadata(argument.annotation))
         if takes_objects and not isinstance(value, str):
             continue
-        group: Any = argument.annotation
-        if is_dataclass(group):
-            if not isinstance(value, group):
-                problem = f"must be {group.__name__}, got {shown(value)}"
-                raise ArgumentError(argument.name, problem)
+        if is_dataclass(argument.annotation):
+            _check_group(argument.name, argument.annotation, value)
             continue
         valid = check(argument.annotation, **{argument.name: value})
         object.__setattr__(config, argument.name, valid)
     if hasattr(config, "check"):
         config.check()
+
+
+def _check_group(name: str, kind: Any, value: object) -> None:
+    if not isinstance(value, kind):
+        raise ArgumentError(name, f"must be {kind.__name__}, got {shown(value)}")
 
 
 @cache
