@@ -46,7 +46,7 @@ def test_a_runs_options_are_read_under_their_present_names():
 def test_the_bandits_values_were_texts(texts, values):
     options = train_options({"agent": "bandit", "sb3": texts})
     assert {name: getattr(options.bandit, name) for name in values} == values
-    with pytest.raises(ArgumentError, match="bandit.learning is not known"):
+    with pytest.raises(ArgumentError, match=r"bandit\.learning is not known"):
         train_options({"agent": "bandit", "sb3": ["learning=False"]})
 
 

@@ -90,7 +90,7 @@ def _pickled(item: Any) -> bytes:
 def _has_moved(item: Any) -> bool:
     pickled = _pickled(item)
     names = "|".join(map(re.escape, MOVED_MODULES)).encode()
-    return re.search(rb"(?<![\w.])(" + names + rb")(?!\w)", pickled) is not None
+    return re.search(rb"(?<!vit_patch_env\.)(" + names + rb")(?!\w)", pickled) is not None
 
 
 def _unpickle(item: Any) -> Any:

@@ -31,7 +31,7 @@ class ViT(SimpleViT):
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """The class token and the patches' with positions added: (batch, 1 + n_keep, dim)."""
         patches = super().embed(images, keep)
-        first = (self.class_token + self.class_position).expand(len(patches), 1, -1)
+        first = (self.class_token + self.class_position).expand(patches.shape[0], 1, -1)
         return torch.cat((first, patches), dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch
-from vit_patch_env.models.kernels import cpu_attention
+from vit_patch_env.models.kernels.build import library
 from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
 from vit_patch_env.training.precision import Precision
@@ -54,7 +54,7 @@ class Trainer:
                 precision.dtype,
                 torch.float32,
             }:  # compiled here rather than in a timed step
-                cpu_attention.library(needed)
+                library(needed)
         self.model = model.to(device)
         self.precision = precision
         self.learning_rate = learning_rate

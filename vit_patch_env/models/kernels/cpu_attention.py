@@ -18,7 +18,7 @@ from vit_patch_env.models.kernels.build import available, library
 
 __all__ = [
     "MAX_DIM_HEAD", "MAX_TOKENS", "attention", "attention_backward", "fits", "fused_attention",
-    "fused_scalar_attention", "library", "scalar_attention",
+    "fused_scalar_attention", "scalar_attention",
 ]  # fmt: skip
 
 MAX_TOKENS = 256
