@@ -10,6 +10,8 @@ from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 SHORT = [*TINY_OPTIONS, "--epochs", "1", "--episodes", "3"]
 
 
