@@ -1,6 +1,6 @@
 """Fixed rules at equal FLOPs: how many random patches, and when? Prints a line for each rule.
 
-By default a tiny ViT on digits, for seconds. The results in RESEARCH.md are of the ViT of
+By default a tiny ViT on digits, for seconds. The results in docs/research.md are of the ViT of
 `table2-cpu` on half of CIFAR-10 (minutes per rule):
 
     python examples/growing_schedules.py --data-dir CIFAR10 --epochs 4 --rules 4-64-2 8-8-1

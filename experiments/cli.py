@@ -4,6 +4,7 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, NoReturn, TextIO, cast
 
 from vit_patch_env.experiments.compare.presets import preset
@@ -48,7 +49,7 @@ def parse(args: list[str] | None = None) -> Any:
 
 def _preset_name(args: list[str]) -> str:
     """The given preset, which determines the defaults of all other options."""
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in pairwise([*args, ""]):
         if word == "--preset":
             return following
         if word.startswith("--preset="):
@@ -68,9 +69,11 @@ def main(args: list[str] | None = None) -> None:
     from vit_patch_env.experiments.process.messages import fail
 
     try:
-        options = parse(args)
+        options = parse(args or ["--help"])
     except ValueError as error:
         fail(error)
+    except KeyboardInterrupt:
+        _interrupted()
     _run(options)
 
 

@@ -41,16 +41,13 @@ def described_table(entries: dict[Any, Any], heading: str, meaning: str) -> str:
 def observations_table() -> str:
     """The observations; those with run features are not repeated."""
     of_a_batch = {name: one.function for name, one in OBSERVATIONS.items() if not one.with_run}
-    return described_table(of_a_batch, "`observation`", "what the agent sees of the next batch")
+    return described_table(of_a_batch, "`observation`", "observation of the next batch")
 
 
 def agents_table() -> str:
     """The agents of this package besides fixed rules and schedules, with their algorithms."""
-    rows = (
-        (f"`{name}`", f"`{agent.algorithm.__name__}`", agent.doc)
-        for name, agent in AGENTS.items()
-        if name not in (*RULES, *SCHEDULES)
-    )
+    own = {name: one for name, one in AGENTS.items() if one.doc}
+    rows = ((f"`{name}`", f"`{one.algorithm.__name__}`", one.doc) for name, one in own.items())
     return _table(("`agent`", "class", "what it does"), rows)
 
 
@@ -90,7 +87,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def updated(page: Path) -> str:
-    """The text of a page with present tables.
+    """The text of a page with current tables.
 
     Raises:
         ValueError: if a marker does not occur exactly once.
@@ -107,8 +104,8 @@ def updated(page: Path) -> str:
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     escaped = (tuple(cell.replace("|", r"\|").replace("<", r"\<") for cell in row) for row in rows)
-    rule = ("---",) * len(heads)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *escaped))
+    lines = (heads, ("---",) * len(heads), *escaped)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _first_line(entry: Any) -> str:

@@ -124,6 +124,7 @@ def test_json_that_is_not_valid_is_named(values, message):
         (str, "None", "None"),
         (bool | None, "True", True),
         (int, "many", "many"),
+        (int, "2.0", "2.0"),
         (tuple[int, ...], ("1", "x"), (1, "x")),
         (Literal["a", "b"], "a", "a"),
     ],

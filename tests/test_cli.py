@@ -344,3 +344,10 @@ def test_agents_by_name():
     for name in ("common", "her", "nonsense"):
         with pytest.raises(ValueError, match=f"got '{name}'"):
             agent_class(name)
+
+
+def test_without_arguments_the_help_is_shown(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code in (0, None)
+    assert "usage: vit-patch" in capsys.readouterr().out

@@ -169,7 +169,7 @@ def test_only_selected_patches_change_in_the_papers_update():
     model.train(gradient_steps=1, batch_size=16)
     moved = (last.weight != before).any(dim=1)
     assert moved[2]
-    # Adam's momentum of earlier updates may change the rest; that of a fresh optimiser does not.
+    # Adam's momentum of earlier updates may change the rest; that of a fresh optimizer does not.
     model.policy.optimizer.state.clear()
     before = last.weight.clone()
     model.train(gradient_steps=1, batch_size=16)

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from tests.test_cli import refused
 from vit_patch_env.agents import PatchBandit
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.compare.results import read_comparison
 from vit_patch_env.experiments.options.commands import EvaluateOptions
+from vit_patch_env.experiments.options.saved import train_options
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.evaluate import Evaluation
 
@@ -32,6 +34,20 @@ def test_a_runs_options_are_read_under_their_present_names():
     assert options.sampling == "uniform"
     assert options.dqn.exploration_final_eps == 0.01
     assert options.env.patch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["decision_steps=None", "forgetting=5e-1"], {"decision_steps": None, "forgetting": 0.5}),
+        (["policy_kwargs={'draw': 'uniform', 'n_stages': 3}"], {"sampling": "uniform"}),
+    ],
+)
+def test_the_bandits_values_were_texts(texts, values):
+    options = train_options({"agent": "bandit", "sb3": texts})
+    assert {name: getattr(options.bandit, name) for name in values} == values
+    with pytest.raises(ArgumentError, match="bandit.learning is not known"):
+        train_options({"agent": "bandit", "sb3": ["learning=False"]})
 
 
 def test_a_run_is_evaluated_to_the_same_metrics():

@@ -24,56 +24,54 @@ ROOT = Path(__file__).parent.parent
 
 
 class Edit(NamedTuple):
-    """Text that is added to a file after an anchor; an empty anchor stands for a new file."""
+    """Text that is added to a file, around an anchor; without an anchor, to a new file."""
 
     file: str
     anchor: str
-    text: str
+    after: str
+    before: str = ""
 
 
 NAMES, CONFIG = "vit_patch_env/names.py", "vit_patch_env/config.py"
-OBSERVATION, REWARD = "vit_patch_env/observation.py", "vit_patch_env/reward.py"
-RULES = "agents/fixed_rules/rules.py"
-SCHEDULES = "agents/fixed_rules/schedules.py"
 FACTORY = "experiments/agents_by_name/factory.py"
-MAKERS = "experiments/agents_by_name/makers.py"
 
 ADDITIONS: dict[str, tuple[Edit, ...]] = {
     "environment argument": (
         Edit(
-            CONFIG, "class EnvConfig:\n    \"\"\"The keyword arguments of `ViTPatchSelectEnv` and "
-            "`gym.make(\"ViTPatchSelect-v0\", ...)`.\"\"\"\n",
-            '\n    new_share: Annotated[Share, Doc("a new share")] = 0.75\n'
+            CONFIG,
+            "    dataset: Annotated[\n",
+            before='    new_share: Annotated[Share, Doc("a new share")] = 0.75\n'
             '    new_place: Annotated[str, SAME_RUN, Doc("a new place")] = "here"\n',
+            after="",
         ),
     ),
     "observation": (
-        Edit(NAMES, '"attention_received+run", "none+run",\n', '    "ones", "ones+run",\n'),
+        Edit(NAMES, "ObservationName = Literal[\n", '    "ones", "ones+run",\n'),
         Edit(
-            OBSERVATION, "    return torch.zeros(model.n_patches, device=images.device)\n",
-            "\n\ndef ones(model: Any, images: Tensor) -> Tensor:\n"
+            "vit_patch_env/observation.py",
+            "_WITHOUT_RUN = {\n",
+            before="def ones(model: Any, images: Tensor) -> Tensor:\n"
             '    """Ones (n_patches,)."""\n'
-            "    return torch.ones(model.n_patches, device=images.device)\n",
-        ),
-        Edit(
-            OBSERVATION, '    "none": Observation(nothing, 0.0, 1.0),\n',
-            '    "ones": Observation(ones, 0.0, 1.0),\n',
+            "    return torch.ones(model.n_patches, device=images.device)\n\n\n",
+            after='    "ones": Observation(ones, 0.0, 1.0),\n',
         ),
     ),
     "reward": (
-        Edit(NAMES, 'RewardName = Literal["paper", ', '"seven", '),
+        Edit(NAMES, "RewardName = Literal[", '"seven", '),
         Edit(
-            REWARD, "    return -(outcome.loss + outcome.n_selected / outcome.n_patches)\n",
-            "\n\ndef seven_reward(outcome: StepOutcome) -> float:\n"
+            "vit_patch_env/reward.py",
+            "REWARDS: dict[RewardName, Callable[[StepOutcome], float]] = {\n",
+            before="def seven_reward(outcome: StepOutcome) -> float:\n"
             '    """Seven, whatever happens."""\n'
-            "    return 7.0\n",
+            "    return 7.0\n\n\n",
+            after='    "seven": seven_reward,\n',
         ),
-        Edit(REWARD, '    "aic": aic_reward,\n', '    "seven": seven_reward,\n'),
     ),
     "model": (
-        Edit(NAMES, '    "token_expansion",\n', '    "plain_vit",\n'),
+        Edit(NAMES, "ModelName = Literal[\n", '    "plain_vit",\n'),
         Edit(
-            "vit_patch_env/models/plain_vit.py", "",
+            "vit_patch_env/models/plain_vit.py",
+            "",
             '"""A plain ViT (Nobody 2026)."""\n'
             "from vit_patch_env.models.simple_vit import SimpleViT\n\n"
             "class PlainViT(SimpleViT):\n"
@@ -83,43 +81,49 @@ ADDITIONS: dict[str, tuple[Edit, ...]] = {
     ),
     "fixed rule": (
         Edit(
-            RULES, "        return observation[: self.n_patches]  # run features may follow\n",
-            "\n\nclass FirstPatches(SelectorPolicy):\n"
+            "agents/fixed_rules/rules.py",
+            "RULES: dict[str, type[SelectorPolicy]] = {\n",
+            before="class FirstPatches(SelectorPolicy):\n"
             '    """Keeps the first patches."""\n\n'
             "    def _scores(self, observation: Any, deterministic: bool) -> NDArray[Any]:\n"
-            "        return -np.arange(self.n_patches)\n",
+            "        return -np.arange(self.n_patches)\n\n\n",
+            after='    "first": FirstPatches,\n',
         ),
-        Edit(RULES, '    "attended": MostAttendedPatches,\n', '    "first": FirstPatches,\n'),
     ),
     "schedule": (
         Edit(
-            SCHEDULES, "    return (1 + 15 * progress**2) / 16\n",
-            "\n\ndef half(progress: float, epochs: int) -> float:\n"
+            "agents/fixed_rules/schedules.py",
+            "SCHEDULES: dict[str, Schedule] = {\n",
+            before="def half(progress: float, epochs: int) -> float:\n"
             '    """Half of the patches, always."""\n'
-            "    return 0.5\n",
+            "    return 0.5\n\n\n",
+            after='    "half": half,\n',
         ),
-        Edit(SCHEDULES, '    "quadratic": quadratic,\n', '    "half": half,\n'),
     ),
     "agent": (
         Edit(
-            MAKERS, "Maker = Callable[[Request], BaseAlgorithm]\n",
-            "\n\ndef make_four(request: Request) -> BaseAlgorithm:\n"
-            '    """Four random patches."""\n'
-            '    return FixedRule("random", request.acts_in, n_keep=4, **request.shared)\n',
+            "experiments/agents_by_name/makers.py",
+            "def make_dqn(",
+            before="def make_usual(request: Request) -> BaseAlgorithm:\n"
+            '    """An agent by another name."""\n'
+            '    return make_rule("random", request)\n\n\n',
+            after="",
         ),
-        Edit(FACTORY, "    Request,\n", "    make_four,\n"),
+        Edit(FACTORY, "    Request,\n", "    make_usual,\n"),
         Edit(
-            FACTORY, "AGENTS: dict[str, AgentKind] = {\n",
-            '    "four": AgentKind(FixedRule, make_four, doc="four random patches"),\n',
+            FACTORY,
+            "AGENTS: dict[str, AgentKind] = {\n",
+            '    "usual": AgentKind(FixedRule, make_usual, doc="as usual"),\n',
         ),
     ),
     "comparison method": (
         Edit(
-            "experiments/compare/methods.py", "METHODS: dict[str, Method] = {\n",
+            "experiments/compare/methods.py",
+            "METHODS: dict[str, Method] = {\n",
             '    "eight": Method("Eight", "rule", "Nobody 2026", agent="random", n_keep=8),\n',
         ),
     ),
-}  # fmt: skip
+}
 
 
 def changed_copy(folder: Path) -> None:
@@ -132,10 +136,10 @@ def changed_copy(folder: Path) -> None:
         if edit.anchor:
             text = path.read_text()
             assert text.count(edit.anchor) == 1, edit
-            path.write_text(text.replace(edit.anchor, edit.anchor + edit.text))
+            path.write_text(text.replace(edit.anchor, edit.before + edit.anchor + edit.after))
         else:
             assert not path.exists()
-            path.write_text(edit.text)
+            path.write_text(edit.after)
 
 
 def tried(folder: Path) -> dict[str, Any]:
@@ -173,7 +177,7 @@ def tried(folder: Path) -> dict[str, Any]:
     words = ["--new-share", "0.5", "--new-place", "there", "--observation", "ones+run"]
     words += ["--reward", "seven", "--model", "plain_vit"]
     options = parse(["train", *words])
-    run = train("run", "--agent", "four", *words)
+    run = train("run", "--agent", "usual", *words)
     compare = [*TINY_OPTIONS, "--epochs", "1", "--methods", "eight", "--seeds", "0"]
     output("compare", *compare, "--out", str(folder / "compare"))
     return {
@@ -208,7 +212,7 @@ def facts(tmp_path_factory):
     path = os.pathsep.join((str(folder), str(ROOT)))
     subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=folder, check=True,
-        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder)},
+        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder), "COLUMNS": "200"},
     )  # fmt: skip
     return json.loads((folder / "facts.json").read_text())
 
@@ -228,7 +232,7 @@ def test_at_most_two_files_are_edited(what):
         ("models", "| `plain_vit` | SimpleViT by another name. | A plain ViT (Nobody 2026). |"),
         ("rules", "| `first` | Keeps the first patches. |"),
         ("schedules", "| `half` | Half of the patches, always. |"),
-        ("agents", "| `four` | `FixedRule` | four random patches |"),
+        ("agents", "| `usual` | `FixedRule` | as usual |"),
         ("methods", "| `eight` | Eight | Nobody 2026 |"),
     ],
 )
@@ -253,13 +257,13 @@ def test_an_observation_is_seen_by_agents_and_on_the_command_line(facts):
     assert facts["observation"][:16] == [1.0] * 16
     assert len(facts["observation"]) == 16 + 3
     assert facts["agent"]["config"]["options"]["env"]["observation"] == "ones+run"
-    assert all("ones,ones+run" in shown for shown in facts["help"].values())
+    assert all("{ones,ones+run," in shown for shown in facts["help"].values())
 
 
 def test_a_reward_is_given_and_on_the_command_line(facts):
     assert facts["reward"] == 7
     assert facts["agent"]["config"]["options"]["env"]["reward"] == "seven"
-    assert all("--reward {paper,seven," in shown for shown in facts["help"].values())
+    assert all("--reward {seven,paper," in shown for shown in facts["help"].values())
 
 
 def test_a_model_is_trained_and_on_the_command_line(facts):
@@ -268,11 +272,9 @@ def test_a_model_is_trained_and_on_the_command_line(facts):
     assert all("plain_vit" in shown for shown in facts["help"].values())
 
 
-@pytest.mark.parametrize(
-    ("what", "n_selected"), [("agent", "4"), ("fixed rule", "8"), ("schedule", "8")]
-)
-def test_what_picks_patches_trains_a_run_that_evaluate_reads(facts, what, n_selected):
-    assert facts[what]["n_selected"] == [n_selected] * 7  # steps of an epoch
+@pytest.mark.parametrize("what", ["agent", "fixed rule", "schedule"])
+def test_what_picks_patches_trains_a_run_that_evaluate_reads(facts, what):
+    assert facts[what]["n_selected"] == ["8"] * 7  # of 16 patches in each step of an epoch
     assert "the agent's patches" in facts[what]["evaluated"]
 
 

@@ -7,7 +7,9 @@ import pytest
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, train
 from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
+from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
@@ -140,3 +142,12 @@ def test_a_card_without_the_agents_weights_is_refused(agent_file, tmp_path, caps
 def test_continued_learning_is_only_for_files(tmp_path, capsys):
     error = refused_training(capsys, tmp_path, "--agent", "paper", "--agent-learns")
     assert "--agent-learns is for the file of a pre-trained agent, got agent paper" in error
+
+
+def test_a_run_has_the_values_on_the_agents_card(agent_file, tmp_path, capsys):
+    options = TrainOptions(agent=str(agent_file))
+    assert resolve_agent(options).bandit == read_card(agent_file).bandit
+    error = refused_training(
+        capsys, tmp_path, "--agent", str(agent_file), "--bandit.decision-steps", "77"
+    )
+    assert "--bandit must be that of" in error

@@ -5,6 +5,7 @@ import lazy_loader
 
 # Imported on first use: importing torch takes seconds, and `vit-patch --help` does not need it.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["ENV_ID"]
 
 __version__ = "0.2.0"
 

@@ -13,7 +13,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, wraps
 from typing import (
     Annotated,
@@ -107,12 +107,20 @@ def _check(config: Any) -> None:
     for argument in declared(config.__class__):
         value = getattr(config, argument.name)
         takes_objects = any(isinstance(data, OrObject) for data in _metadata(argument.annotation))
-        if is_dataclass(value) or (takes_objects and not isinstance(value, str)):
+        if takes_objects and not isinstance(value, str):
+            continue
+        if is_dataclass(argument.annotation):
+            _check_group(argument.name, argument.annotation, value)
             continue
         valid = check(argument.annotation, **{argument.name: value})
         object.__setattr__(config, argument.name, valid)
     if hasattr(config, "check"):
         config.check()
+
+
+def _check_group(name: str, kind: Any, value: object) -> None:
+    if not isinstance(value, kind):
+        raise ArgumentError(name, f"must be {kind.__name__}, got {shown(value)}")
 
 
 @cache
@@ -148,7 +156,11 @@ def takes(
 
         @wraps(method)
         def wrapper(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            for name in kwargs.keys() - signature.parameters.keys():
+            if args:
+                raise TypeError(
+                    f"{type(self).__name__} takes no positional arguments, got {len(args)}"
+                )
+            for name in [name for name in kwargs if name not in signature.parameters]:
                 close = difflib.get_close_matches(name, signature.parameters, n=1)
                 hint = "".join(f", did you mean {one}?" for one in close)
                 raise TypeError(f"{type(self).__name__} has no argument {name}{hint}")
@@ -164,8 +176,13 @@ def takes(
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The values as JSON-compatible data."""
-    return asdict(config)
+    """The values as JSON-compatible data, without those of Python only."""
+    values: dict[str, Any] = {}
+    for argument in declared(config.__class__):
+        if PYTHON_ONLY not in _metadata(argument.annotation):
+            value = getattr(config, argument.name)
+            values[argument.name] = to_json(value) if is_dataclass(value) else value
+    return values
 
 
 def from_json(kind: type[Config], values: Any) -> Config:

@@ -4,8 +4,9 @@ pydantic checks types and ranges; the messages are our own, in one line.
 """
 
 import types
-from collections.abc import Hashable, Sequence
-from functools import cache
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -24,6 +25,15 @@ _OUT_OF_RANGE = {
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
 }  # fmt: skip
 """pydantic's names of the errors for numbers outside a range."""
+
+_FROM_TEXT: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    bool: {"False": False, "True": True}.__getitem__,
+}
+
+_LONGEST = 1023
+"""Bits of the largest integers that floats reach."""
 
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
@@ -60,7 +70,7 @@ def plain(value: Any) -> Any:
 
 
 def check(annotation: Any, **values: object) -> Any:
-    """Require every named value to be of a type and, where the annotation has one, in its range.
+    """Require every named value to be of a type and, if the annotation has one, in its range.
 
     Args:
         annotation: such as `Annotated[int, Interval(ge=1)]`, `Literal["a", "b"]` or `str | None`.
@@ -78,6 +88,8 @@ def check(annotation: Any, **values: object) -> Any:
             valid = _adapter(annotation).validate_python(plain(value))
         except ValidationError as error:
             raise ArgumentError(name, problem(annotation, error)) from error
+        if isinstance(valid, int) and valid.bit_length() > _LONGEST:
+            raise ArgumentError(name, f"must be {describe(annotation)}, got {shown(value)}")
     return valid
 
 
@@ -95,11 +107,9 @@ def from_text(annotation: Any, text: Any) -> Any:
     if text == "None" and types.NoneType in kinds:
         return None
     for kind in kinds:
-        if kind in (int, float, bool):
-            try:
-                return _lenient(kind).validate_python(text)
-            except ValidationError:
-                continue
+        with suppress(KeyError, ValueError):
+            if kind in _FROM_TEXT:
+                return _FROM_TEXT[kind](text)
     return text
 
 
@@ -199,11 +209,6 @@ def _multiple(metadata: tuple[Any, ...]) -> Any:
     return next((data.multiple_of for data in metadata if isinstance(data, MultipleOf)), None)
 
 
-@cache
+@lru_cache(256)  # bounds may depend on other values
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=_STRICT)
-
-
-@cache
-def _lenient(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)

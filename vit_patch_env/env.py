@@ -304,9 +304,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             for name, value in {**state["arguments"], **state["images"]}.items():
                 if own.get(name) != value:
                     of = " images" if name in get_args(SplitName) else ""
-                    raise ArgumentError(
-                        f"{name}{of}",
-                        f"must be that of the saved run, {value}, got {own.get(name)}",
+                    raise ValueError(
+                        f"{name}{of} must be that of the saved run, {value}, got {own.get(name)}"
                     )
             current = self._loaded_episode(state["episode"])
             last = state["last_episode"]

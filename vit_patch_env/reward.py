@@ -20,11 +20,11 @@ class StepOutcome(NamedTuple):
         initial_loss: of the episode's first step.
         mean_loss: running mean of the previous steps; at the first step, its own.
         n_selected: patches trained on.
-        n_desired: patches asked for, or None for as few as possible.
+        n_desired: desired number of patches, or None for as few as possible.
         n_patches: of an image.
         alpha: weight of the loss against the number of patches, in [0, 1].
         flops_share: the step's FLOPs over those of one on all patches.
-        val_loss_decrease: decrease of the validation loss since its last measurement; 0 where it
+        val_loss_decrease: decrease of the validation loss since its last measurement; 0 if it
             was not measured.
     """
 
@@ -79,7 +79,7 @@ def reward_terms(outcome: StepOutcome) -> RewardTerms:
 def paper_reward(outcome: StepOutcome) -> float:
     """AgentViT's (paper, section 2.4, equation 2.3), in [-n_patches, 1000].
 
-    It grows as the training loss falls, whatever the cause, and is highest at the desired number.
+    It grows as the training loss falls, for any reason, and is highest at the desired number.
     """
     return weighted_reward(reward_terms(outcome), outcome.alpha)
 

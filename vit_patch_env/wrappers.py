@@ -71,7 +71,7 @@ class CountAction(
     """Pick only the number of patches, which are then sampled: for DQN and others with Discrete.
 
     ## Action space
-    `Discrete(len(counts))`: action `i` keeps `counts[i]` patches, sampled anew at each step.
+    `Discrete(len(counts))`: action `i` keeps `counts[i]` patches, sampled again at each step.
 
     The wrapper has its own generator, seeded by `reset(seed=...)`: the same seed and actions give
     the same run. Resets without a seed continue its stream.
@@ -79,7 +79,7 @@ class CountAction(
     Args:
         env: an environment whose action space is MultiBinary(n_patches).
         counts: numbers of patches to choose from, distinct and in 1...n_patches; by default eight
-            evenly spaced ones up to n_patches, or all where there are fewer.
+            evenly spaced ones up to n_patches, or all if there are fewer.
         sampling: `uniform`; `spread`: evenly over the image; or `attended`: with weights exp(z),
             where z is the standardised observation. `attended` needs an observation whose first
             n_patches numbers belong to the patches.
@@ -135,7 +135,7 @@ class CountAction(
         return results
 
     def action(self, action: Any) -> NDArray[np.int8]:
-        """Patch mask (n_patches,) with `counts[action]` patches, sampled anew in each call.
+        """Patch mask (n_patches,) with `counts[action]` patches, sampled again in each call.
 
         Args:
             action: an integer in 0...len(counts) - 1, as int, NumPy integer or array of one.

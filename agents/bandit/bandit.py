@@ -50,7 +50,7 @@ class PatchBandit(OnlineAlgorithm):
     Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The
     context is the share of the budget used and the run's length, the arms are numbers of patches;
     in addition, each patch has a score. A decision, one sample of the model, is used for
-    `decision_steps` steps or a whole episode. It is then valued at its reward per share of the
+    `decision_steps` steps or an entire episode. It is then valued at its reward per share of the
     budget used.
 
     - `decision_steps=None`: one decision per episode. The rewards include the long-term effects of
@@ -128,7 +128,7 @@ class PatchBandit(OnlineAlgorithm):
         self._decisions = [self._decide(index, 0.0) for index in range(self.n_envs)]
 
     def _decide(self, index: int, progress: float) -> _Decision:
-        """A new decision: a sample of the model, or its mean where it does not learn."""
+        """A new decision: a sample of the model, or its mean if it does not learn."""
         policy = self.policy
         assert self.env is not None
         if "budget_steps" in self.env.reset_infos[index]:

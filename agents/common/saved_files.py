@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class SavedAlgorithm(BaseAlgorithm):
     """An algorithm whose `load` also reads files with former names of classes and arguments.
 
     Attributes:
-        renamed: present name by former name, of attributes and of policy_kwargs.
+        renamed: current name by former name, of attributes and of policy_kwargs.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -67,7 +68,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The attributes in a saved file as JSON holds them; none where Stable-Baselines3 will fail."""
+    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it."""
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
@@ -88,7 +89,8 @@ def _pickled(item: Any) -> bytes:
 
 def _has_moved(item: Any) -> bool:
     pickled = _pickled(item)
-    return any(module.encode() in pickled for module in MOVED_MODULES)
+    names = "|".join(map(re.escape, MOVED_MODULES)).encode()
+    return re.search(rb"(?<![\w.])(" + names + rb")(?!\w)", pickled) is not None
 
 
 def _unpickle(item: Any) -> Any:

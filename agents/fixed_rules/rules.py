@@ -16,7 +16,7 @@ from vit_patch_env.patches.sampling import sample_spread
 
 
 class AllPatches(SelectorPolicy):
-    """Keeps all patches, whatever `n_keep` is: plain ViT training."""
+    """Keeps all patches, independently of `n_keep`: plain ViT training."""
 
     def check_n_keep(self, n_keep: int | None) -> int:
         """The number of all patches."""
@@ -27,7 +27,7 @@ class AllPatches(SelectorPolicy):
 
 
 class RandomPatches(SelectorPolicy):
-    """Keeps uniformly random patches, sampled anew for each batch.
+    """Keeps uniformly random patches, sampled for each batch.
 
     With `deterministic=True` they depend only on the seed, the observation and the policy's state,
     which counts the predictions so far. So an evaluation is reproducible.
@@ -59,7 +59,7 @@ class RandomPatches(SelectorPolicy):
 
 
 class SpreadPatches(RandomPatches):
-    """Keeps random patches spread evenly over the image, sampled anew for each batch."""
+    """Keeps random patches spread evenly over the image, sampled for each batch."""
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         rng = self._rng(observation, deterministic)

@@ -40,7 +40,7 @@ def flip(progress: float, epochs: int) -> float:
 def quadratic(progress: float, epochs: int) -> float:
     """From 1/16 of the patches to all, with the square of the progress.
 
-    Our own: the best fixed schedule found by a manual search (RESEARCH.md).
+    Our own: the best fixed schedule found by a manual search (docs/research.md).
     """
     return (1 + 15 * progress**2) / 16
 

@@ -3,18 +3,16 @@
 import io
 import json
 import zipfile
-from dataclasses import asdict, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
-from vit_patch_env.agents.bandit.options import BanditOptions
-from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
-from vit_patch_env.arguments import arguments, from_json
+from vit_patch_env.arguments import arguments, from_json, to_json
 from vit_patch_env.checks import ArgumentError
-from vit_patch_env.experiments.options.commands import ActionsName
+from vit_patch_env.experiments.options.commands import ActionsName, AgentOptions
 from vit_patch_env.experiments.options.saved import with_current_names
 from vit_patch_env.names import ObservationName
 
@@ -23,7 +21,7 @@ PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
 
 
 @arguments
-class AgentCard:
+class AgentCard(AgentOptions):
     """What is needed to construct an agent again.
 
     Attributes:
@@ -31,9 +29,6 @@ class AgentCard:
         n_patches: number of patches that it selects from.
         observation: that it needs.
         actions: how it selects patches: mask, count or top_k.
-        sb3: values of a Stable-Baselines3 algorithm.
-        dqn: values of the agents paper and branching.
-        bandit: values of the agent bandit.
         provenance: the command, versions and machine that made it.
     """
 
@@ -41,9 +36,6 @@ class AgentCard:
     n_patches: int
     observation: ObservationName
     actions: ActionsName = "mask"
-    sb3: tuple[str, ...] = ()
-    dqn: DQNOptions = field(default_factory=DQNOptions)
-    bandit: BanditOptions = field(default_factory=BanditOptions)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,7 +45,7 @@ def save_agent(path: Path, agent: BaseAlgorithm, card: AgentCard) -> None:
     agent.save(buffer)
     path.write_bytes(buffer.getvalue())
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr(CARD, json.dumps(asdict(card), indent=2))
+        file.writestr(CARD, json.dumps(to_json(card), indent=2))
 
 
 def read_card(path: Path) -> AgentCard:

@@ -91,7 +91,7 @@ AGENTS: dict[str, AgentKind] = {
 }  # fmt: skip
 """Agents of this package; other names are those of Stable-Baselines3's algorithms and of files."""
 
-_OPTIONS_OF_SOME = ("dqn", "bandit", "sb3", "sampling", "follow")
+_OPTIONS_OF_SOME = (*TrainOptions().of_agent, "sampling", "follow")
 """Fields of `TrainOptions` that only some agents accept."""
 
 
@@ -147,14 +147,19 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
             return options
         return replace(options, env=replace(options.env, observation=kind.observation))
     card = read_card(path)
-    for name, given, default, needed in (
-        ("observation", options.env.observation, EnvConfig.observation, card.observation),
-        ("actions", options.actions, TrainOptions.actions, card.actions),
-    ):
-        if given not in (default, needed):
-            raise ArgumentError(name, f"must be that of {options.agent}, {needed}, got {given}")
+    if options.env.observation not in (EnvConfig.observation, card.observation):
+        raise _not_of_card("observation", options, card.observation, options.env.observation)
+    if options.actions not in (TrainOptions.actions, card.actions):
+        raise _not_of_card("actions", options, card.actions, options.actions)
+    for name, given in options.of_agent.items():
+        if given not in (TrainOptions().of_agent[name], card.of_agent[name]):
+            raise _not_of_card(name, options, card.of_agent[name], given)
     env = replace(options.env, observation=card.observation)
-    return replace(options, actions=card.actions, env=env)
+    return replace(options, actions=card.actions, env=env, **card.of_agent)
+
+
+def _not_of_card(name: str, options: TrainOptions, needed: object, given: object) -> ArgumentError:
+    return ArgumentError(name, f"must be that of {options.agent}, {needed}, got {given}")
 
 
 def make_agent(
@@ -181,7 +186,7 @@ def make_agent(
             f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
             f"among {card.n_patches} patches",
         )
-    named = replace(options, agent=card.agent, sb3=card.sb3, dqn=card.dqn, bandit=card.bandit)
+    named = replace(options, agent=card.agent, **card.of_agent)
     agent = _new_agent(named, env, vec_env)
     try:
         agent.set_parameters(str(path), device="cpu")

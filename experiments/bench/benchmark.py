@@ -9,14 +9,14 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.status import Status
 
 from vit_patch_env import load_dataset
-from vit_patch_env.checks import ArgumentError, check_choice, check_integer
+from vit_patch_env.checks import ArgumentError, check_integer
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
 from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unstable_ratios
@@ -24,7 +24,6 @@ from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
-from vit_patch_env.names import PrecisionName
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
 
@@ -57,11 +56,7 @@ class Bench:
         options = self.options
         check_dataset(options.dataset, options.data_dir)
         self.device = resolve_device(options.device)
-        check_choice(get_args(PrecisionName), precision=options.precision)
         self.precision = resolve_precision(options.precision, self.device).name
-        check_integer(1, steps=options.steps, repeats=options.repeats,
-            max_repeats=options.max_repeats,
-        )  # fmt: skip
         if options.epoch_steps % 10 or options.epoch_steps < 10:
             raise ArgumentError(
                 "epoch_steps",

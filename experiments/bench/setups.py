@@ -46,7 +46,7 @@ SETUPS = (
 class Measurements:
     """Measurements of a contender; lists have one value per repeat.
 
-    A step is the forward and backward pass and the optimiser's update on a batch that is ready.
+    A step is the forward and backward pass and the optimizer's update on a batch that is ready.
     It is the same with and without the agent, and is measured without.
 
     Attributes:

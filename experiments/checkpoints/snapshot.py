@@ -65,7 +65,7 @@ def restore(thing: Any, state: Any) -> Any:
     """Restore `thing` to a snapshot of another object that was constructed in the same way.
 
     Args:
-        thing: an object, generator, module or optimiser, changed in place; for plain data it may
+        thing: an object, generator, module or optimizer, changed in place; for plain data it may
             be None.
         state: from `snapshot`.
 
@@ -154,7 +154,7 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     if isinstance(state, Tensor):
         if isinstance(thing, Tensor) and thing.shape == state.shape:
             with torch.no_grad():
-                return thing.copy_(state)  # in place, as an optimiser may hold a reference
+                return thing.copy_(state)  # in place, as an optimizer may hold a reference
         return state
     kind, *content = state
     if kind == "static":

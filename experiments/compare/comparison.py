@@ -18,6 +18,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.compare.configuration import (
@@ -30,6 +31,7 @@ from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.results import (
     COMPARE,
+    SAME_RUN_KEYS,
     complete_env,
     is_timed,
     read_run,
@@ -188,7 +190,7 @@ class Comparison:
                 f"images of {self.options.env.dataset}",
             )
         for name, value in complete_env(saved.get("env", given)).items():
-            if name not in ("data_dir", "device") and given.get(name) != value:
+            if name not in SAME_RUN_KEYS and given.get(name) != value:
                 raise ArgumentError(
                     "out",
                     f"must be a folder without another comparison, got {self.path}, made with "
@@ -249,7 +251,7 @@ class Comparison:
                 "seeds": seeds,
                 "jobs": self.options.jobs,
                 "threads": self.threads,
-                "env": asdict(self.options.env),
+                "env": to_json(self.options.env),
                 "images": self.images,
                 **provenance(compare_command(self.options, methods, seeds)),
             },

@@ -1,4 +1,4 @@
-"""What a comparison is asked for: checked, and as a command."""
+"""The options of a comparison: their checks, and the command that gives them."""
 
 from dataclasses import replace
 

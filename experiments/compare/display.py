@@ -30,7 +30,7 @@ class CompareDisplay(LiveDisplay):
             self.live.update(self.table())
 
     def show_end(self, task: Task) -> None:
-        """Print a line for a run that has ended, where no table is shown."""
+        """Print a line for a run that has ended, if no table is shown."""
         if not self.console.is_terminal:
             note = f"{task.note} on all test images" if task.state == "done" else task.note
             self.console.print(

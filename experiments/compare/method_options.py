@@ -21,7 +21,7 @@ def method_options(
         seed: of the run.
         env: what all runs share.
         out: the run's folder.
-        followed: the finished run that this one follows, where the method follows another.
+        followed: the finished run that this one follows, if its method follows another.
 
     Raises:
         ValueError: if the followed run is not finished.

@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from vit_patch_env.arguments import from_json
+from vit_patch_env.arguments import declared, from_json
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.run_result import (
@@ -30,9 +30,10 @@ __all__ = [
 
 COMPARE = "compare.json"
 
-METHOD_KEYS = frozenset(
-    {"model", "keep_rate", "observation", "reward", "n_patches_desired", "data_dir", "device"}
-)
+SAME_RUN_KEYS = frozenset(one.name for one in declared(EnvConfig) if not one.changes_run)
+"""Arguments of the environment that do not change the course of a run."""
+
+METHOD_KEYS = SAME_RUN_KEYS | {"model", "keep_rate", "observation", "reward", "n_patches_desired"}
 """Arguments of the environment in which the runs of one comparison may differ."""
 
 FULL = "simple_vit"
@@ -55,7 +56,7 @@ class _CompareFields(TypedDict):
 
 
 class _BudgetFields(_CompareFields):
-    """Fields where the budget is not epochs."""
+    """Fields if the budget is not epochs."""
 
     images: dict[str, Any]
 
@@ -90,7 +91,7 @@ class Comparison:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Training batches per epoch; known only where the budget is not epochs."""
+        """Training batches per epoch; known only if the budget is not epochs."""
         return int(self.content["images"]["train"]) // int(self.env["batch_size"])
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, checksum, read_json
@@ -205,7 +206,7 @@ def read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
 
 def complete_env(env: Mapping[str, Any]) -> dict[str, Any]:
     """The environment's values, with defaults for arguments that are newer than the file."""
-    return {**asdict(EnvConfig()), **env}
+    return {**to_json(EnvConfig()), **env}
 
 
 def parse_name(path: Path) -> tuple[str, int]:

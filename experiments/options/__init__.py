@@ -1,1 +1,1 @@
-"""What can be set on the command line."""
+"""The options of the command line."""

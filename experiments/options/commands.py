@@ -1,14 +1,14 @@
 """The options of each command, declared once."""
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from typing_extensions import Doc
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
-from vit_patch_env.arguments import POSITIONAL, SAME_RUN, arguments
+from vit_patch_env.arguments import POSITIONAL, SAME_RUN, arguments, declared
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.names import DatasetName, PrecisionName
 from vit_patch_env.patches.sampling import SamplingName
@@ -22,7 +22,23 @@ Texts = tuple[str, ...]
 
 
 @arguments
-class TrainOptions:
+class AgentOptions:
+    """The values of agents, in groups: each belongs to some agents only."""
+
+    sb3: Annotated[
+        Texts, Doc("values of a Stable-Baselines3 algorithm, such as n_steps=64 ent_coef=0.01")
+    ] = ()
+    dqn: DQNOptions = field(default_factory=DQNOptions)
+    bandit: BanditOptions = field(default_factory=BanditOptions)
+
+    @property
+    def of_agent(self) -> dict[str, Any]:
+        """The groups by name."""
+        return {one.name: getattr(self, one.name) for one in declared(AgentOptions)}
+
+
+@arguments
+class TrainOptions(AgentOptions):
     """Train a ViT while an agent picks the patches it trains on."""
 
     agent: Annotated[
@@ -68,13 +84,8 @@ class TrainOptions:
     checkpoints_kept: Annotated[
         Count, SAME_RUN, Doc("newest checkpoints kept until the run is finished")
     ] = 3
-    sb3: Annotated[
-        Texts, Doc("values of a Stable-Baselines3 algorithm, such as n_steps=64 ent_coef=0.01")
-    ] = ()
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
     env: EnvConfig = field(default_factory=EnvConfig)
-    dqn: DQNOptions = field(default_factory=DQNOptions)
-    bandit: BanditOptions = field(default_factory=BanditOptions)
 
 
 PRETRAIN_ENV = EnvConfig(
@@ -100,7 +111,7 @@ PRETRAIN_ENV = EnvConfig(
 
 
 @arguments
-class PretrainOptions:
+class PretrainOptions(AgentOptions):
     """Train an agent over many short training runs, and save it for `train --agent FILE`."""
 
     agent: Annotated[str, Doc("bandit, paper, branching, or an algorithm of Stable-Baselines3")] = (
@@ -121,10 +132,7 @@ class PretrainOptions:
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0
     out: Annotated[str, Doc("the agent's file")] = "agent.zip"
     overwrite: Annotated[bool, Doc("replace the file if it exists")] = False
-    sb3: Annotated[Texts, Doc("values of a Stable-Baselines3 algorithm")] = ()
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
-    dqn: DQNOptions = field(default_factory=DQNOptions)
-    bandit: BanditOptions = field(default_factory=BanditOptions)
 
 
 @arguments

@@ -1,5 +1,6 @@
 """Options that were saved in files, also by earlier versions."""
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,18 @@ def with_current_names(values: Any) -> Any:
     texts = current.get("sb3")
     if current.get("agent") == "bandit" and isinstance(texts, list) and "bandit" not in current:
         # The bandit's values were texts like those of Stable-Baselines3's algorithms.
-        pairs = [str(text).partition("=") for text in texts]
-        numbers = {name: float(text) if "." in text else int(text) for name, _, text in pairs}
-        current |= {"sb3": [], "bandit": numbers}
+        current |= {"sb3": [], "bandit": _bandit(texts)}
     return current
+
+
+def _bandit(texts: list[Any]) -> dict[str, Any]:
+    """The bandit's values by name."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = str(text).partition("=")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    of_policy = values.pop("policy_kwargs", {})
+    return {**values, **(with_current_names(of_policy) if isinstance(of_policy, dict) else {})}

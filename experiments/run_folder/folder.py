@@ -9,7 +9,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
@@ -99,7 +99,7 @@ class RunFolder:
             file.unlink()
         write_json(
             self.path / CONFIG,
-            {"options": asdict(options), **provenance(command("train", options, TrainOptions()))},
+            {"options": to_json(options), **provenance(command("train", options, TrainOptions()))},
         )
 
     def prepare(self) -> None:
@@ -124,7 +124,7 @@ class RunFolder:
         """
         try:
             return train_options(self._read_json(CONFIG)["options"])
-        except (KeyError, ArgumentError) as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error

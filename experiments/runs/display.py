@@ -44,7 +44,7 @@ class Display(LiveDisplay):
     """A live progress line on a terminal; elsewhere one line per epoch.
 
     Args:
-        console: where it is shown.
+        console: to print to.
         n_epochs: of the run; None if its budget is not epochs, as it is unknown then.
     """
 

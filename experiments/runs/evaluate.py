@@ -21,7 +21,7 @@ class Evaluation:
 
     Args:
         options: the run, and its images' folder and device if they have changed.
-        console: where the metrics are shown.
+        console: to print the metrics to.
     """
 
     env: ViTPatchSelectEnv

@@ -78,10 +78,8 @@ class Pretraining:
                 agent=options.agent,
                 actions=options.actions,
                 seed=options.seed,
-                sb3=options.sb3,
                 env=options.env,
-                dqn=options.dqn,
-                bandit=options.bandit,
+                **options.of_agent,
             )
         )
         self.env = make_env(self.train_options.env)
@@ -121,9 +119,7 @@ class Pretraining:
             n_patches=self.env.n_patches,
             observation=self.train_options.env.observation,
             actions=options.actions,
-            sb3=options.sb3,
-            dqn=options.dqn,
-            bandit=options.bandit,
+            **options.of_agent,
             provenance={
                 **provenance(command("pretrain", options, PretrainOptions())),
                 "episodes": len(episodes.returns),

@@ -45,7 +45,7 @@ def resumed_options(options: TrainOptions) -> TrainOptions:
 
 
 def resumed_if_possible(options: TrainOptions) -> TrainOptions:
-    """The options to resume the run in the folder `options.out` if possible, else to start anew."""
+    """The options to resume the run in `options.out` if possible, else those of a new run."""
     assert options.out is not None
     folder = RunFolder(options.out)
     options = with_absolute_paths(options)

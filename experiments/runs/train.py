@@ -250,9 +250,7 @@ class Run:
             n_patches=self.env.n_patches,
             observation=options.env.observation,
             actions=options.actions,
-            sb3=options.sb3,
-            dqn=options.dqn,
-            bandit=options.bandit,
+            **options.of_agent,
         )
 
     def _end_epoch(self, metrics: EpochMetrics) -> None:

@@ -30,7 +30,7 @@ class Normalize:
     Args:
         mean: per channel, in [0, 1].
         std: per channel, in [0, 1]; a channel without variation is only centred.
-        device: where the images live.
+        device: of the images.
     """
 
     def __init__(

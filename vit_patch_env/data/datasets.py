@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import check_choice
+from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.resize import resize_square
 from vit_patch_env.data.splits import ImageData, Source, Split, split_source
 from vit_patch_env.names import DatasetName
@@ -68,7 +68,9 @@ def check_dataset(name: DatasetName, data_dir: str | Path | None) -> None:
         from vit_patch_env.data.image_folder import find_folder_splits
 
         if data_dir is None:
-            raise ValueError("dataset 'folder' needs data_dir, the folder of images, got None")
+            raise ArgumentError(
+                "dataset", "'folder' needs data_dir, the folder of images, got None"
+            )
         find_folder_splits(Path(data_dir))
 
 

@@ -42,7 +42,7 @@ class ViT(SimpleViT):
 def class_attention(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     """The class token's attention to the other tokens: (batch, heads, n_tokens - 1).
 
-    In float32 or wider whatever the type of query and key, as tokens are ranked by it.
+    In float32 or wider for any type of query and key, as tokens are ranked by it.
 
     Args:
         query: (batch, heads, n_tokens, dim_head).

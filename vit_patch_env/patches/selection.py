@@ -1,8 +1,8 @@
 """Pure functions between the three forms of a patch selection.
 
-- `patch_mask`: (n_patches,), 1 = kept. What an agent sends.
-- `keep`: int64 indices of the kept patches, ascending, (n_keep,). What a model takes.
-- tokens: (batch, n_tokens, dim). What a transformer layer sees.
+- `patch_mask`: (n_patches,), 1 = kept. The action of an agent.
+- `keep`: int64 indices of the kept patches, ascending, (n_keep,). The argument of a model.
+- tokens: (batch, n_tokens, dim). The input of a transformer layer.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from vit_patch_env.checks import check_integer, shown
 
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
-    """Boolean patch mask (n_patches,) of an action, whatever numeric type it came in.
+    """Boolean patch mask (n_patches,) of an action of any numeric type.
 
     Args:
         action: anything array-like of shape (n_patches,) with values 0 and 1; algorithms

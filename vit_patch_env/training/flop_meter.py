@@ -69,11 +69,6 @@ class FlopMeter:
         self._n_trained = 0
         self._counter: FlopCount | None = None
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether `total` is known without counting."""
-        return not self._uncounted
-
     def add(self, work: Work, times: float = 1) -> None:
         """Record work that was done."""
         if work.name == "train":

@@ -1,4 +1,4 @@
-"""Where a ViT trains and in which precision its matrix products are computed."""
+"""The device of a ViT and the precision of its matrix products."""
 
 from typing import NamedTuple, get_args
 

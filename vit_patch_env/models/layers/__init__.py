@@ -1,1 +1,1 @@
-"""What the models are made of."""
+"""Building blocks of the models."""
