@@ -1,5 +1,8 @@
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env import ViTPatchSelectEnv, episode_factory
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.data.splits import ImageData
+from vit_patch_env.episode_factory import EpisodeFactory
+from vit_patch_env.names import DatasetName
+from vit_patch_env.training.flop_meter import Work
 
 TINY: dict[str, Any] = {
     "dataset": "synthetic",
@@ -31,10 +39,72 @@ TINY_OPTIONS = [
 ]
 
 
+SIZES = (
+    "dataset", "data_dir", "image_size", "patch_size", "dim", "depth", "heads", "dim_head",
+    "mlp_dim", "model", "keep_rate", "batch_size", "observation",
+)  # fmt: skip
+"""What the FLOPs of an environment's steps depend on."""
+
+COUNTED: dict[tuple[Any, ...], dict[Work, int]] = {}
+
+
+def pytest_configure() -> None:
+    """One thread: tiny networks gain nothing from more, which wait for each other."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """For what can go wrong only with several threads, which are running from here on."""
+    torch.set_num_threads(2)
+    torch.ones(10**6).sum()
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images_made_once() -> Iterator[None]:
+    """Environments get copies of images that take longer to generate than tiny runs."""
+    load, load_once = episode_factory.load_dataset, cache(episode_factory.load_dataset)
+
+    def copied(name: DatasetName, **options: Any) -> ImageData:
+        if name == "synthetic":
+            return deepcopy(load_once(name, **options))
+        return load(name, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(episode_factory, "load_dataset", copied)
+        yield
+
+
+@pytest.fixture(scope="module")
+def flops_counted_once() -> Iterator[None]:
+    """Environments of the same sizes share counts of FLOPs, as an environment's episodes do.
+
+    Counting takes longer than tiny runs. Not for tests of counting itself.
+    """
+    original = EpisodeFactory.__init__
+
+    def init(self: EpisodeFactory, config: EnvConfig) -> None:
+        original(self, config)
+        if isinstance(config.dataset, str):
+            key = tuple(getattr(config, name) for name in SIZES)
+            self._known_flops = COUNTED.setdefault(key, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpisodeFactory, "__init__", init)
+        yield
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled kernels, which take seconds each, for all tests."""
-    return tmp_path_factory.mktemp("kernels")
+    """Compiled kernels, which take seconds each, for all tests and pytest-xdist's processes."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("kernels")
+    kernels = tmp_path_factory.getbasetemp().parent / "kernels"
+    kernels.mkdir(exist_ok=True)
+    return kernels
 
 
 @pytest.fixture(autouse=True)
@@ -44,23 +114,14 @@ def own_cache(
     """Nothing is read from or written to the user's cache."""
     root = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(root))
-    cache = root / "vit-patch-env"
-    cache.mkdir()
+    own = root / "vit-patch-env"
+    own.mkdir()
     for kernel in kernels.iterdir():
-        os.link(kernel, cache / kernel.name)
-    yield cache
-    for kernel in cache.glob("cpu_attention-*.so"):
-        if not (kernels / kernel.name).exists():
+        os.link(kernel, own / kernel.name)
+    yield own
+    for kernel in own.glob("cpu_attention-*.so"):
+        with suppress(FileExistsError):
             os.link(kernel, kernels / kernel.name)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from more threads, which wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

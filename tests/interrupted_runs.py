@@ -35,9 +35,6 @@ AGENTS = {
 EPOCHS = 3
 N_STEPS = 7 * EPOCHS
 
-FLOPS = {}
-"""Counted FLOPs of steps by a name of the sizes: counting takes longer than the runs."""
-
 
 class StepLog(BaseCallback):
     """Logs every step, and calls `request_stop` at step `stop_at`."""
@@ -95,8 +92,6 @@ def new_agent(name, **env):
     )
     options = resolve_agent(options)
     env = make_env(options.env)
-    if options.env.patch_size == TINY["patch_size"]:
-        env._factory._known_flops = FLOPS.setdefault(options.env.observation, {})
     return make_agent(options, env), env
 
 

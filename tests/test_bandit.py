@@ -14,15 +14,6 @@ from vit_patch_env.agents.bandit.policies import possible_counts
 N_PATCHES = 16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower with several threads, which wait for each other."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 class Schedule(gym.Env):
     """Pays for numbers of patches near `best(progress, budget_steps)`, all of it at the end."""
 

@@ -17,6 +17,8 @@ from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
     "agent.zip", ".lock",

@@ -20,6 +20,8 @@ from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import FEATURES_AFTER_RUN
 from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
     "skipped", "diverged",
@@ -499,6 +501,7 @@ def test_render_shows_the_patches_last_trained_on():
 # Python 3.12 warns of every fork of a process with threads.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
+@pytest.mark.usefixtures("two_threads")
 def test_runs_in_gymnasiums_vector_environments(vectorization_mode):
     envs = gym.make_vec(
         "ViTPatchSelect-v0", num_envs=2, vectorization_mode=vectorization_mode, **TINY

@@ -30,15 +30,6 @@ WITH_KEEP_RATE = [name for name, model in MODELS.items() if model.published_keep
 every_model = pytest.mark.parametrize("name", list(MODELS))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """At these sizes more threads only wait for each other."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 def make(name, seed=0, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -15,6 +15,8 @@ from vit_patch_env.experiments import EpochMetrics, StepMetrics, TrainingMonitor
 from vit_patch_env.experiments.runs.display import Display
 from vit_patch_env.training.run import TrainingRun
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 SCALARS = {
     "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",
     "env/reward_patch", "time/fps",

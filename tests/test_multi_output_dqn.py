@@ -16,15 +16,6 @@ from vit_patch_env.agents.multi_output_dqn.exploration import exponential_epsilo
 POLICIES = ["MlpPolicy", "BranchingMlpPolicy"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are slower with several threads, which wait for each other."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 class PaidPatches(gym.Env):
     """Half of the patches earn, half cost; the observation says which. Random play earns 0."""
 
@@ -64,13 +55,13 @@ def make_policy(kind, n_actions=4):
 def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_sixteen(seed):
     model = MultiOutputDQN("BranchingMlpPolicy", IdentityEnvMultiBinary(4), seed=seed)
     assert mean_reward(model) < 40  # untrained; random play has 6 of 100
-    model.learn(5000)
+    model.learn(2000)
     assert mean_reward(model) >= 90
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_learns_which_patches_pay(policy):
-    model = MultiOutputDQN(policy, PaidPatches(), seed=0).learn(3000)
+    model = MultiOutputDQN(policy, PaidPatches(), seed=0).learn(2000)
     random = [
         sum(PaidPatches.step(env, env.action_space.sample())[1] for _ in range(50))
         for env in (seeded(seed) for seed in range(20))

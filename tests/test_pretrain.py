@@ -12,6 +12,8 @@ from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 SHORT = [*TINY_OPTIONS, "--epochs", "1", "--episodes", "3"]
 
 

@@ -21,6 +21,8 @@ from vit_patch_env.experiments.run_folder.tables import RunTables
 from vit_patch_env.experiments.runs import train as training
 from vit_patch_env.experiments.runs.train import Run
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 
 def train(out, *args):
     main(["train", *TINY_OPTIONS, "--epochs", "3", "--out", str(out), *args])

@@ -11,7 +11,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from tests.conftest import TINY
 from tests.interrupted_runs import (
     AGENTS,
-    FLOPS,
     N_STEPS,
     identical,
     learn,
@@ -28,7 +27,7 @@ from vit_patch_env.experiments.checkpoints.snapshot import snapshot
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 USUAL = [("paper", "any"), ("ppo", "any"), ("bandit", "any"), ("dqn", "any"), ("paper", "short")]
 """Tested by default; `make faults` tests all."""
@@ -111,7 +110,6 @@ def test_a_model_may_use_torchs_global_generator(tmp_path, monkeypatch):
 
     def new_ppo():
         env = ViTPatchSelectEnv(**TINY | {"model": dropout_model, "epochs": 3})
-        env._factory._known_flops = FLOPS.setdefault("dropout", {})
         return PPO("MlpPolicy", env, n_steps=10, batch_size=10, seed=1, device="cpu")
 
     expected, *_ = learn(new_ppo(), tmp_path / "uninterrupted")
@@ -127,7 +125,6 @@ def test_target_networks_updated_within_a_rollout(tmp_path, monkeypatch):
         options = EnvConfig(**TINY | {"epochs": 3})
         options = TrainOptions(agent="dqn", actions="count", sb3=values, seed=3, env=options)
         env = make_env(options.env)
-        env._factory._known_flops = FLOPS.setdefault("attention_output", {})
         return make_agent(options, env)
 
     agent = new_dqn()

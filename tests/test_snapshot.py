@@ -19,8 +19,6 @@ from vit_patch_env.experiments.checkpoints.recorder import TransitionRecorder
 from vit_patch_env.experiments.checkpoints.snapshot import restore, snapshot
 from vit_patch_env.system.files import load_state, save_state
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("bits", [np.random.MT19937, np.random.Philox, np.random.SFC64])
 def test_numpy_generators_of_every_kind_are_restored(bits, tmp_path):
