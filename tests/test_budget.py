@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from tests.conftest import TINY
 from tests.test_env import run_episode
@@ -63,16 +64,28 @@ class Uncopied(SimpleViT):
 
 
 class InFloat32(SimpleViT):
+    """A kernel that takes neither shapes alone nor other types."""
+
     def forward(self, images, keep=None):
         if images.is_meta or images.dtype == torch.float64:
-            raise RuntimeError("a kernel of float32 alone\n(in C++)")
+            raise RuntimeError("a kernel of float32 alone")
         return super().forward(images, keep)
 
 
-class SeenInFloat32(SimpleViT):
+def refuse_counting():
+    if _get_current_dispatch_mode() is not None:
+        raise RuntimeError("a kernel that no mode sees\n(in C++)")
+
+
+class Unseen(SimpleViT):
+    def forward(self, images, keep=None):
+        refuse_counting()
+        return super().forward(images, keep)
+
+
+class UnseenAttention(SimpleViT):
     def mean_first_attention(self, images):
-        if images.is_meta or images.dtype == torch.float64:
-            raise RuntimeError("a kernel of float32 alone")
+        refuse_counting()
         return super().first_attention(images).float().mean(dim=(0, 2))
 
 
@@ -324,14 +337,22 @@ def test_reading_the_steps_does_not_change_the_global_generators():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_model_in_one_type_is_counted_on_its_values():
+    env, plain = make(model=maker(InFloat32)), make()
+    for one in (env, plain):
+        one.reset(seed=0)
+        one.step(ALL)
+    assert env.episode.flops() == plain.episode.flops() > 0
+
+
 @pytest.mark.parametrize(
     ("kwargs", "reason"),
     [
         ({"model": maker(Uncopied)}, "no copies"),
-        ({"model": maker(InFloat32)}, "a kernel of float32 alone"),
+        ({"model": maker(Unseen)}, "a kernel that no mode sees"),
         (
-            {"model": maker(SeenInFloat32), "observation": "attention_output"},
-            "a kernel of float32 alone",
+            {"model": maker(UnseenAttention), "observation": "attention_output"},
+            "a kernel that no mode sees",
         ),
         ({"model": maker(WithoutProducts)}, "0 FLOPs per step"),
         ({"model": maker(Uncopied), "budget": "epochs", "reward": "progress"}, "no copies"),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused, rows
+from vit_patch_env.arguments import to_json
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.compare.comparison import Comparison
@@ -152,7 +153,7 @@ def test_the_comparisons_command_gives_all_of_its_options(smoke):
     options = parse(shlex.split(comparison["command"])[1:])
     assert list(options.methods) == comparison["methods"]
     assert list(options.seeds) == comparison["seeds"]
-    assert vars(options.env) == comparison["env"]
+    assert to_json(options.env) == comparison["env"]
 
 
 def test_a_comparison_can_grow(smoke):

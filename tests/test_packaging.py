@@ -119,8 +119,12 @@ def test_the_command_line_answers_within_a_second_and_without_torch(args):
 
 
 def test_the_package_adds_less_than_a_second_to_torch():
-    def added():
-        ours, _ = cpu_seconds("import torch, vit_patch_env; vit_patch_env.ViTPatchSelectEnv")
-        return ours - cpu_seconds("import torch")[0]
+    ours, alone = [], []
+
+    def added():  # the least of each so far, as other processes slow them down differently
+        code = "import torch, vit_patch_env; vit_patch_env.ViTPatchSelectEnv"
+        ours.append(cpu_seconds(code)[0])
+        alone.append(cpu_seconds("import torch")[0])
+        return min(ours) - min(alone)
 
     assert within_a_second(added)
