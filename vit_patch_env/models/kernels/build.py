@@ -55,10 +55,13 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available(dtype: torch.dtype) -> bool:
     """Whether there is a kernel for that type of numbers; it is compiled if necessary."""
     return dtype in _DEFINITIONS and library(dtype) is not None
+
+
+# What `torch.compiler.assume_constant_result` does, without importing the compiler for a second.
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _compile(command: list[str], path: Path) -> None:
