@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from tests.conftest import TINY
 from tests.test_env import run_episode
@@ -62,18 +63,25 @@ class Uncopied(SimpleViT):
         raise TypeError("no copies\nof this model")
 
 
-class InFloat32(SimpleViT):
+class NeverTraced(SimpleViT):
     def forward(self, images, keep=None):
-        if images.is_meta or images.dtype == torch.float64:
-            raise RuntimeError("a kernel of float32 alone\n(in C++)")
+        if _get_current_dispatch_mode() is not None:
+            raise RuntimeError("a kernel that is never traced\n(in C++)")
         return super().forward(images, keep)
 
 
-class SeenInFloat32(SimpleViT):
+class ObservedUntraced(SimpleViT):
     def mean_first_attention(self, images):
-        if images.is_meta or images.dtype == torch.float64:
-            raise RuntimeError("a kernel of float32 alone")
+        if _get_current_dispatch_mode() is not None:
+            raise RuntimeError("a kernel that is never traced")
         return super().first_attention(images).float().mean(dim=(0, 2))
+
+
+class InFloat32(SimpleViT):
+    def forward(self, images, keep=None):
+        if images.is_meta or images.dtype != torch.float32:
+            raise RuntimeError("a kernel of float32 alone")
+        return super().forward(images, keep)
 
 
 class WithoutProducts(nn.Module):
@@ -328,10 +336,10 @@ def test_reading_the_steps_does_not_change_the_global_generators():
     ("kwargs", "reason"),
     [
         ({"model": maker(Uncopied)}, "no copies"),
-        ({"model": maker(InFloat32)}, "a kernel of float32 alone"),
+        ({"model": maker(NeverTraced)}, "a kernel that is never traced"),
         (
-            {"model": maker(SeenInFloat32), "observation": "attention_output"},
-            "a kernel of float32 alone",
+            {"model": maker(ObservedUntraced), "observation": "attention_output"},
+            "a kernel that is never traced",
         ),
         ({"model": maker(WithoutProducts)}, "0 FLOPs per step"),
         ({"model": maker(Uncopied), "budget": "epochs", "reward": "progress"}, "no copies"),
@@ -348,6 +356,12 @@ def test_models_that_cannot_be_counted_are_refused_in_one_line(kwargs, reason):
     assert str(raised.value).endswith(f"counted, got one with: {reason}")
     with pytest.raises(ValueError, match="expected a reset before this call"):
         _ = env.episode
+
+
+def test_a_model_of_kernels_for_float32_alone_is_counted():
+    env, other = make(model=maker(InFloat32), epochs=1), make(model=maker(SimpleViT), epochs=1)
+    assert len(run_episode(env, n_selected=8)) == len(run_episode(other, n_selected=8))
+    assert env.episode.flops() == other.episode.flops()
 
 
 def test_a_count_that_fails_during_a_run_raises_an_error():
