@@ -5,7 +5,8 @@ from multiprocessing.context import ForkServerContext
 
 _PRELOAD = [
     "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
-    "pandas", "matplotlib.figure", "rich.live", "tyro",
+    "sklearn.model_selection", "sklearn.datasets", "torchvision.transforms.v2", "sb3_contrib",
+    "pandas", "matplotlib.figure", "rich.live", "tyro", "pydantic", "torch.utils.flop_counter",
 ]  # fmt: skip
 """Imported once, in the server process that the others are forked from, which has no threads. Not
 this package: its environment would regard itself as forked, and forked ones use one thread only."""
