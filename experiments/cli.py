@@ -17,6 +17,7 @@ from vit_patch_env.experiments.options.commands import (
     ReportOptions,
     TrainOptions,
 )
+from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "runs.train:Run"),
@@ -42,6 +43,10 @@ def parse(args: list[str] | None = None) -> Any:
         ArgumentError: naming an option whose value is not valid.
     """
     args = sys.argv[1:] if args is None else args
+    for word in args:
+        former = word.partition("=")[0]
+        if former in FORMER_OPTIONS:
+            raise ValueError(f"{former} is called {FORMER_OPTIONS[former]} since version 0.2")
     defaults = {"compare": preset(_preset_name(args))}
     commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
     return parse_words(commands, args, prog="vit-patch")

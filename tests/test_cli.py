@@ -351,3 +351,12 @@ def test_without_arguments_the_help_is_shown(capsys):
         main([])
     assert stop.value.code in (0, None)
     assert "usage: vit-patch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [("--draw", "--sampling"), ("--dqn.eps-start", "--dqn.exploration-initial-eps")],
+)
+def test_options_of_version_0_1_are_named_with_their_successors(former, present, capsys):
+    line = refused(capsys, "train", f"{former}=1")
+    assert f"{former} is called {present} since version 0.2" in line

@@ -16,6 +16,14 @@ _RENAMED = {
 """Current names of arguments, by their names before version 0.2."""
 
 
+FORMER_OPTIONS = {
+    f"--{prefix}{former}".replace("_", "-"): f"--{prefix}{name}".replace("_", "-")
+    for former, name in _RENAMED.items()
+    for prefix in ("", "dqn.")
+}
+"""Present options of the command line, by those before version 0.2."""
+
+
 def train_options(values: Any) -> TrainOptions:
     """The options in a run's config.json.
 
