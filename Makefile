@@ -18,8 +18,8 @@ $(READY): setup.cfg pyproject.toml
 train: $(READY)   ## train AgentViT on the digits that ship with scikit-learn
 	$(BIN)/vit-patch train
 
-test: $(READY)    ## run the test suite
-	$(BIN)/python -m pytest
+test: $(READY)    ## run the test suite, a process per core: make test TEST='-n 0 tests/test_env.py'
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TEST)
 
 check: $(READY)   ## formatting, linting and types, as in continuous integration
 	$(BIN)/ruff format --check .

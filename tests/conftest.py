@@ -15,6 +15,7 @@ from vit_patch_env import ViTPatchSelectEnv, episode_factory
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
+from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.names import DatasetName
 from vit_patch_env.training.flop_meter import Work
 
@@ -49,9 +50,15 @@ COUNTED: dict[tuple[Any, ...], dict[Work, int]] = {}
 
 
 def pytest_configure() -> None:
-    """One thread: tiny networks gain nothing from more, which wait for each other."""
+    """One thread: tiny networks gain nothing from more, which wait for each other.
+
+    Processes that tests start import compiled code where it can be saved, and those that are forked
+    have imported it before: a server that another test has started without it would remain.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     torch.set_num_threads(1)
+    fork_context()
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import contextlib
 import inspect
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +149,7 @@ def tried(folder: Path) -> dict[str, Any]:
     from vit_patch_env import ViTPatchSelectEnv
     from vit_patch_env.experiments import docs
     from vit_patch_env.experiments.cli import main, parse
+    from vit_patch_env.experiments.compare import comparison
     from vit_patch_env.experiments.options.flat import command, same_run
     from vit_patch_env.experiments.options.saved import train_options
 
@@ -178,6 +181,8 @@ def tried(folder: Path) -> dict[str, Any]:
     words += ["--reward", "seven", "--model", "plain_vit"]
     options = parse(["train", *words])
     run = train("run", "--agent", "usual", *words)
+    # This process has imported what the other one needs.
+    comparison.fork_context = partial(multiprocessing.get_context, "fork")
     compare = [*TINY_OPTIONS, "--epochs", "1", "--methods", "eight", "--seeds", "0"]
     output("compare", *compare, "--out", str(folder / "compare"))
     return {
