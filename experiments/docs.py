@@ -6,15 +6,17 @@ They are between the markers `<!-- name -->` and `<!-- /name -->` of the pages i
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from vit_patch_env.agents import RULES, SCHEDULES, BanditOptions, DQNOptions
+from vit_patch_env.agents import RULES, SCHEDULES
 from vit_patch_env.arguments import declared
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.agents_by_name.factory import AGENTS
+from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.options.commands import AgentOptions
 from vit_patch_env.models import model_class
 from vit_patch_env.names import ModelName
 from vit_patch_env.observation import OBSERVATIONS
@@ -51,6 +53,15 @@ def agents_table() -> str:
     return _table(("`agent`", "class", "what it does"), rows)
 
 
+def hyperparameter_tables() -> str:
+    """The arguments of each agent that has some, below the prefix of their options."""
+    groups = [one for one in declared(AgentOptions) if is_dataclass(one.annotation)]
+    return "\n".join(
+        f"`--{one.name}.*`: {_first_line(one.annotation)}\n\n{arguments_table(one.annotation)}"
+        for one in groups
+    )
+
+
 def models_table() -> str:
     """The models, with their source and what they need."""
     rows = []
@@ -77,8 +88,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "agents": agents_table,
         "rules": partial(described_table, RULES, "`agent`", "what it does"),
         "schedules": partial(described_table, SCHEDULES, "`agent`", "number of patches"),
-        "dqn": partial(arguments_table, DQNOptions),
-        "bandit": partial(arguments_table, BanditOptions),
+        "hyperparameters": hyperparameter_tables,
     },
     "own-model.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},

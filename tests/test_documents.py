@@ -11,7 +11,7 @@ import pytest
 
 from vit_patch_env.agents import RULES, SCHEDULES
 from vit_patch_env.experiments import docs
-from vit_patch_env.experiments.agents_by_name.factory import AGENTS
+from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.cli import parse
 from vit_patch_env.observation import OBSERVATIONS
 

@@ -35,7 +35,8 @@ class Edit(NamedTuple):
 
 
 NAMES, CONFIG = "vit_patch_env/names.py", "vit_patch_env/config.py"
-FACTORY = "experiments/agents_by_name/factory.py"
+AGENTS = "experiments/agents_by_name/table.py"
+COMMANDS = "experiments/options/commands.py"
 
 ADDITIONS: dict[str, tuple[Edit, ...]] = {
     "environment argument": (
@@ -104,18 +105,35 @@ ADDITIONS: dict[str, tuple[Edit, ...]] = {
     ),
     "agent": (
         Edit(
-            "experiments/agents_by_name/makers.py",
-            "def make_dqn(",
+            AGENTS,
+            "AGENTS: dict[str, AgentKind] = {\n",
             before="def make_usual(request: Request) -> BaseAlgorithm:\n"
             '    """An agent by another name."""\n'
             '    return make_rule("random", request)\n\n\n',
+            after='    "usual": AgentKind(FixedRule, make_usual, doc="as usual"),\n',
+        ),
+    ),
+    "agent with options": (
+        Edit(
+            COMMANDS,
+            "@arguments\nclass AgentOptions:\n",
+            before="@arguments\nclass StrideOptions:\n"
+            '    """Hyperparameters of a strided agent."""\n\n'
+            '    every: Annotated[Count, Doc("keep one of so many patches")] = 2\n\n\n',
             after="",
         ),
-        Edit(FACTORY, "    Request,\n", "    make_usual,\n"),
         Edit(
-            FACTORY,
-            "AGENTS: dict[str, AgentKind] = {\n",
-            '    "usual": AgentKind(FixedRule, make_usual, doc="as usual"),\n',
+            COMMANDS,
+            "    bandit: BanditOptions = field(default_factory=BanditOptions)\n",
+            "    stride: StrideOptions = field(default_factory=StrideOptions)\n",
+        ),
+        Edit(
+            AGENTS,
+            '    "branching": AgentKind(\n',
+            before='    "strided": AgentKind(FixedRule, lambda request: FixedRule("random", '
+            "request.training_env, n_keep=16 // request.options.stride.every), "
+            'frozenset({"stride"}), doc="in strides"),\n',
+            after="",
         ),
     ),
     "comparison method": (
@@ -157,6 +175,12 @@ def tried(folder: Path) -> dict[str, Any]:
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             main([*args])
+        return shown.getvalue()
+
+    def refusal(*args: str) -> str:
+        shown = io.StringIO()
+        with contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
+            main([*args, *TINY_OPTIONS])
         return shown.getvalue()
 
     def train(name: str, *args: str) -> dict[str, Any]:
@@ -201,6 +225,9 @@ def tried(folder: Path) -> dict[str, Any]:
         "fixed rule": train("rule", "--agent", "first"),
         "schedule": train("schedule", "--agent", "half", "--sampling", "spread"),
         "comparison method": json.loads((folder / "compare" / "compare.json").read_text()),
+        "agent with options": train("strided", "--agent", "strided", "--stride.every", "8"),
+        "options of another agent": refusal("train", "--agent", "random", "--stride.every", "8"),
+        "options out of range": refusal("train", "--agent", "strided", "--stride.every", "0"),
         "compared": sorted(path.name for path in (folder / "compare" / "runs").iterdir()),
     }  # fmt: skip
 
@@ -238,6 +265,9 @@ def test_at_most_two_files_are_edited(what):
         ("rules", "| `first` | Keeps the first patches. |"),
         ("schedules", "| `half` | Half of the patches, always. |"),
         ("agents", "| `usual` | `FixedRule` | as usual |"),
+        ("agents", "| `strided` | `FixedRule` | in strides |"),
+        ("hyperparameters", "`--stride.*`: Hyperparameters of a strided agent."),
+        ("hyperparameters", "| `every` | an integer in [1, inf) | `2` | keep one of so many patches |"),
         ("methods", "| `eight` | Eight | Nobody 2026 |"),
     ],
 )
@@ -281,6 +311,17 @@ def test_a_model_is_trained_and_on_the_command_line(facts):
 def test_what_picks_patches_trains_a_run_that_evaluate_reads(facts, what):
     assert facts[what]["n_selected"] == ["8"] * 7  # of 16 patches in each step of an epoch
     assert "the agent's patches" in facts[what]["evaluated"]
+
+
+def test_an_agent_has_options_of_its_own(facts):
+    assert facts["agent with options"]["n_selected"] == ["2"] * 7
+    assert facts["agent with options"]["config"]["options"]["stride"] == {"every": 8}
+    assert "the agent's patches" in facts["agent with options"]["evaluated"]
+    assert "--stride belongs to strided, got agent random" in facts["options of another agent"]
+    assert "--stride.every must be in [1, inf), got 0" in facts["options out of range"]
+    for command in ("train", "pretrain"):
+        assert "--stride.every INT in [1, inf)" in facts["help"][command]
+        assert "keep one of so many patches (default: 2)" in facts["help"][command]
 
 
 def test_a_comparison_method_is_compared(facts):

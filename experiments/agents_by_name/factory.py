@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import sb3_contrib
@@ -15,28 +15,15 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
-    RULES,
-    SCHEDULES,
-    FixedRule,
     Frozen,
-    MultiOutputDQN,
     PatchBandit,
 )
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
-from vit_patch_env.experiments.agents_by_name.makers import (
-    Maker,
-    Request,
-    make_bandit,
-    make_dqn,
-    make_matched,
-    make_rule,
-    make_sb3,
-    make_schedule,
-)
+from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3
+from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
-from vit_patch_env.names import ObservationName
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "mask": lambda env: env,
@@ -44,52 +31,6 @@ ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "top_k": TopKAction,
 }
 
-
-class AgentKind(NamedTuple):
-    """The kind of agent that a name refers to.
-
-    Attributes:
-        algorithm: that learns or acts.
-        make: constructs the agent.
-        options: fields of `TrainOptions` that it accepts and not all agents do.
-        observation: its default observation; None for that of the environment.
-        doc: what it does, for the documentation; rules and schedules have docstrings.
-    """
-
-    algorithm: type[BaseAlgorithm]
-    make: Maker
-    options: frozenset[str] = frozenset()
-    observation: ObservationName | None = None
-    doc: str = ""
-
-
-AGENTS: dict[str, AgentKind] = {
-    "paper": AgentKind(
-        MultiOutputDQN, partial(make_dqn, "MlpPolicy"), frozenset({"dqn"}),
-        doc="the paper's agent, `MlpPolicy`: one value per patch, every patch above the mean is "
-        "kept",
-    ),
-    "branching": AgentKind(
-        MultiOutputDQN, partial(make_dqn, "BranchingMlpPolicy"), frozenset({"dqn"}),
-        doc="`BranchingMlpPolicy`: two values per patch (drop, keep), after Tavakoli et al. 2018; "
-        "can represent any mask",
-    ),
-    "bandit": AgentKind(
-        PatchBandit, make_bandit, frozenset({"bandit"}), "none+run",
-        doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
-        "run, with a score for each patch; needs an observation with `+run`",
-    ),
-    **{name: AgentKind(FixedRule, partial(make_rule, name)) for name in RULES},
-    **{
-        name: AgentKind(FixedRule, partial(make_schedule, name), frozenset({"sampling"}))
-        for name in SCHEDULES
-    },
-    "matched": AgentKind(
-        FixedRule, make_matched, frozenset({"sampling", "follow"}),
-        doc="random patches, in each step as many as in the run that `--follow` names",
-    ),
-}  # fmt: skip
-"""Agents of this package; other names are those of Stable-Baselines3's algorithms and of files."""
 
 _OPTIONS_OF_SOME = (*TrainOptions().of_agent, "sampling", "follow")
 """Fields of `TrainOptions` that only some agents accept."""

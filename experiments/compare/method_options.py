@@ -39,7 +39,7 @@ def method_options(
             changes["keep_rate"] = n_keep / n_patches
     return TrainOptions(
         agent=method.agent,
-        bandit=method.bandit,
+        **method.values.of_agent,
         sampling=method.sampling,
         seed=seed,
         out=str(out),

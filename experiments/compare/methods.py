@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 from vit_patch_env.agents.bandit.options import BanditOptions
+from vit_patch_env.experiments.options.commands import AgentOptions
 from vit_patch_env.names import ModelName, ObservationName, RewardName
 from vit_patch_env.patches.sampling import SamplingName
 
@@ -21,7 +22,7 @@ class Method(NamedTuple):
         observation: of the agent; `none` if unused, to save its cost.
         sampling: how a schedule samples its patches.
         reward: what the agent learns from.
-        bandit: values of the agent `bandit`.
+        values: of the agent.
         n_keep: patches that a rule keeps, unless it follows another method.
         follows: the method whose run of the same seed determines how many patches to keep.
     """
@@ -34,7 +35,7 @@ class Method(NamedTuple):
     observation: ObservationName = "none"
     sampling: SamplingName = "uniform"
     reward: RewardName = "paper"
-    bandit: BanditOptions = BanditOptions()
+    values: AgentOptions = AgentOptions()
     n_keep: int | None = None
     follows: str | None = None
 
@@ -76,7 +77,7 @@ METHODS: dict[str, Method] = {
         "Bandit, from scratch", "agent",
         "PatchBandit that learns within the run, from the validation loss every 50 steps",
         agent="bandit", observation="none+run", reward="validation",
-        bandit=BanditOptions(decision_steps=50),
+        values=AgentOptions(bandit=BanditOptions(decision_steps=50)),
     ),
     "random": Method(
         "Random, per batch", "rule",

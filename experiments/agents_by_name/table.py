@@ -1,22 +1,28 @@
-"""Functions that construct each kind of agent."""
+"""The agents of this package by name, and the functions that construct them."""
 
-import ast
-import inspect
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit, ScheduledCount
+from vit_patch_env.agents import (
+    RULES,
+    SCHEDULES,
+    FixedRule,
+    MultiOutputDQN,
+    PatchBandit,
+    ScheduledCount,
+)
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.names import ObservationName
 
 RULE_BY_SAMPLING = {"uniform": "random", "spread": "spread"}
 """The rule for each way of sampling."""
@@ -94,55 +100,48 @@ def make_matched(request: Request) -> BaseAlgorithm:
     return FixedRule(rule, request.training_env, n_keep=counts, **request.shared)
 
 
-def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> BaseAlgorithm:
-    """An algorithm of Stable-Baselines3 or sb3-contrib."""
-    given = _parse(request.options.sb3)
-    known = [
-        parameter
-        for parameter in inspect.signature(algorithm).parameters
-        if parameter not in ("policy", "env", "_init_setup_model")
-    ]
-    for value in given:
-        if value not in known:
-            raise ArgumentError(
-                "sb3", f"must be values of {name} ({', '.join(known)}), got {value!r}"
-            )
-    if not {"n_steps", "batch_size"} & set(given):
-        given = {**_rollout_defaults(algorithm, request.env.expected_steps), **given}
-    training_env: Any = request.training_env
-    try:
-        return algorithm("MlpPolicy", training_env, **request.shared | given)
-    except (AssertionError, TypeError) as error:
-        if "action spaces" in str(error):
-            raise ArgumentError(
-                "agent",
-                f"{name} does not take {training_env.action_space} as actions, got actions "
-                f"{request.options.actions}: choose mask for MultiBinary (ppo, a2c), count "
-                "(CountAction) for Discrete (dqn, qrdqn), top_k (TopKAction) for Box (sac, td3)",
-            ) from error
-        raise ArgumentError("sb3", f"values are refused by {name}, got: {error}") from error
+class AgentKind(NamedTuple):
+    """The kind of agent that a name refers to.
+
+    Attributes:
+        algorithm: that learns or acts.
+        make: constructs the agent.
+        options: fields of `TrainOptions` that it accepts and not all agents do.
+        observation: its default observation; None for that of the environment.
+        doc: what it does, for the documentation; rules and schedules have docstrings.
+    """
+
+    algorithm: type[BaseAlgorithm]
+    make: Maker
+    options: frozenset[str] = frozenset()
+    observation: ObservationName | None = None
+    doc: str = ""
 
 
-def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:
-    """Rollouts of a tenth of the run, if the algorithm's default is longer than that."""
-    if not issubclass(algorithm, OnPolicyAlgorithm):
-        return {}
-    parameters = inspect.signature(algorithm).parameters
-    if parameters["n_steps"].default <= n_steps // 10:
-        return {}
-    rollout = max(n_steps // 10, 2)
-    return {"n_steps": rollout} | ({"batch_size": rollout} if "batch_size" in parameters else {})
-
-
-def _parse(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Python values of "name=value" texts; values that are not literals stay text."""
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        name, separator, text = assignment.partition("=")
-        if not separator:
-            raise ArgumentError("sb3", f"must be given as name=value, got {assignment!r}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values
+AGENTS: dict[str, AgentKind] = {
+    "paper": AgentKind(
+        MultiOutputDQN, partial(make_dqn, "MlpPolicy"), frozenset({"dqn"}),
+        doc="the paper's agent, `MlpPolicy`: one value per patch, every patch above the mean is "
+        "kept",
+    ),
+    "branching": AgentKind(
+        MultiOutputDQN, partial(make_dqn, "BranchingMlpPolicy"), frozenset({"dqn"}),
+        doc="`BranchingMlpPolicy`: two values per patch (drop, keep), after Tavakoli et al. 2018; "
+        "can represent any mask",
+    ),
+    "bandit": AgentKind(
+        PatchBandit, make_bandit, frozenset({"bandit"}), "none+run",
+        doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
+        "run, with a score for each patch; needs an observation with `+run`",
+    ),
+    **{name: AgentKind(FixedRule, partial(make_rule, name)) for name in RULES},
+    **{
+        name: AgentKind(FixedRule, partial(make_schedule, name), frozenset({"sampling"}))
+        for name in SCHEDULES
+    },
+    "matched": AgentKind(
+        FixedRule, make_matched, frozenset({"sampling", "follow"}),
+        doc="random patches, in each step as many as in the run that `--follow` names",
+    ),
+}  # fmt: skip
+"""Agents of this package; other names are those of Stable-Baselines3's algorithms and of files."""
