@@ -11,10 +11,12 @@ from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.names import (
     BudgetName,
     DatasetName,
+    ImagesName,
     ModelName,
     ObservationName,
     OptimizerName,
     PrecisionName,
+    ResizeName,
     RewardName,
     ScheduleName,
 )
@@ -56,6 +58,15 @@ class EnvConfig:
         bool,
         Doc("skip images of a folder that cannot be read, with a warning, instead of stopping"),
     ] = False
+    resize: Annotated[
+        ResizeName,
+        Doc("how pictures become squares: crop the centre, stretch, or pad with white"),
+    ] = "crop"
+    images: Annotated[
+        ImagesName,
+        SAME_RUN,
+        Doc("where images are kept: memory, stream (read batch by batch), or auto: what fits"),
+    ] = "auto"
     image_size: Annotated[
         int,
         Interval(ge=1, le=16384),

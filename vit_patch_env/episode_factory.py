@@ -184,6 +184,8 @@ class EpisodeFactory:
                 train_fraction=config.train_fraction,
                 val_fraction=config.val_fraction,
                 skip_corrupt=config.skip_corrupt,
+                resize=config.resize,
+                images=config.images,
             )
         n_images, channels, *size = data.train.images.shape
         if size != [config.image_size, config.image_size]:
@@ -201,9 +203,9 @@ class EpisodeFactory:
     def _validation(self, normalize: Normalize) -> list[Batch]:
         """The validation images that the reward is measured on, normalised, in batches."""
         images, labels = self.data.val
-        n_images = self.config.reward_images
+        n_images, device = self.config.reward_images, self.precision.device
         batches = zip(
-            torch.split(images[:n_images], self.config.batch_size),
+            torch.split(images[:n_images].to(device), self.config.batch_size),
             torch.split(labels[:n_images], self.config.batch_size),
             strict=True,
         )

@@ -5,6 +5,12 @@ from typing import Literal
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder", "synthetic"]
 """Loaders in `data/datasets.py`."""
 
+ImagesName = Literal["auto", "memory", "stream"]
+"""Where images are kept: `data/sources.py`."""
+
+ResizeName = Literal["crop", "stretch", "pad"]
+"""How images become squares: `data/pictures.py`."""
+
 SplitName = Literal["train", "val", "test"]
 
 ModelName = Literal[

@@ -1,21 +1,37 @@
 """Image data sets by name: uint8 images, labels, classes and statistics in three splits."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.resize import resize_square
-from vit_patch_env.data.splits import ImageData, Source, Split, split_source
-from vit_patch_env.names import DatasetName
+from vit_patch_env.data.sources import ArraySource, Parts, Source
+from vit_patch_env.data.splits import ImageData, split_source
+from vit_patch_env.names import DatasetName, ImagesName, ResizeName
 from vit_patch_env.system.cache import cache_dir
 
-Loader = Callable[[Path, int, bool], Source]
-"""Maps a folder, an image size and whether to skip corrupt images to a data source."""
+
+class Request(NamedTuple):
+    """What a loader is asked for.
+
+    Attributes:
+        root: folder of the images, or of downloads.
+        image_size: height and width, in pixels.
+        resize: how images become squares.
+        skip_corrupt: whether to skip images that cannot be read.
+    """
+
+    root: Path
+    image_size: int
+    resize: ResizeName
+    skip_corrupt: bool
+
+
+Loader = Callable[[Request], Source]
 
 
 def load_dataset(
@@ -26,6 +42,8 @@ def load_dataset(
     train_fraction: float = 1.0,
     val_fraction: float = 0.1,
     skip_corrupt: bool = False,
+    resize: ResizeName = "crop",
+    images: ImagesName = "auto",
     seed: int = 0,
 ) -> ImageData:
     """The named data set, resized to square images and split.
@@ -41,6 +59,10 @@ def load_dataset(
         val_fraction: share of those split off for validation, in (0, 1).
         skip_corrupt: skip images of `folder` that cannot be read, with a warning that lists them,
             instead of raising an error.
+        resize: how images become squares: `crop` (shorter side resized, centre kept), `stretch`, or
+            `pad` (longer side resized, the rest white).
+        images: where they are kept: `memory`, `stream` (read batch by batch), or `auto`: in memory
+            if at most half of the free memory is needed.
         seed: of the stratified splits; use the same for all runs to be compared.
 
     Raises:
@@ -50,10 +72,11 @@ def load_dataset(
     check_dataset(name, data_dir)
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _LOADERS[name](root, image_size, skip_corrupt),
+        _LOADERS[name](Request(root, image_size, resize, skip_corrupt)),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
+        images=images,
     )
 
 
@@ -65,73 +88,72 @@ def check_dataset(name: DatasetName, data_dir: str | Path | None) -> None:
     """
     check_choice(get_args(DatasetName), dataset=name)
     if name == "folder":
-        from vit_patch_env.data.image_folder import find_folder_splits
+        from vit_patch_env.data.layouts import check_layout
 
         if data_dir is None:
             raise ArgumentError(
                 "dataset", "'folder' needs data_dir, the folder of images, got None"
             )
-        find_folder_splits(Path(data_dir))
+        check_layout(Path(data_dir))
 
 
-def _load_digits(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
+def _load_digits(request: Request) -> Source:
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
     images = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # pixel values are 0 to 16
-    images = resize_square(images.round().to(torch.uint8), image_size)
-    split = Split(images, torch.from_numpy(digits.target).long())
-    return Source(split, None, tuple(str(digit) for digit in range(10)), flip=False)
+    images = resize_square(images.round().to(torch.uint8), request.image_size)
+    labels = digits.target.astype(np.int64)
+    classes = tuple(str(digit) for digit in range(10))
+    return ArraySource(images, labels, Parts(np.arange(len(labels))), classes, flip=False)
 
 
 def _load_torchvision(class_name: str) -> Loader:
-    def load(root: Path, image_size: int, _skip_corrupt: bool) -> Source:
+    def load(request: Request) -> Source:
         from torchvision import datasets  # takes a second to import
 
         dataset = getattr(datasets, class_name)
-        splits = []
+        images, labels = [], []
         for train in (True, False):
             try:
-                part = dataset(root, train=train, download=True)
+                part = dataset(request.root, train=train, download=True)
             except (OSError, RuntimeError) as error:
                 raise ValueError(
-                    f"expected the files of {class_name} in {root} or a network to download "
-                    f"them from, got: {error}"
+                    f"expected the files of {class_name} in {request.root} or a network to "
+                    f"download them from, got: {error}"
                 ) from error
-            images = torch.as_tensor(part.data)
-            images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-            labels = torch.as_tensor(part.targets).long()
-            splits.append(Split(resize_square(images.contiguous(), image_size), labels))
-        return Source(splits[0], splits[1], tuple(part.classes), flip=True)
+            pixels = torch.as_tensor(part.data)
+            pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            images.append(resize_square(pixels, request.image_size))
+            labels.append(np.asarray(part.targets, dtype=np.int64))
+        n_train, n_test = map(len, labels)
+        parts = Parts(np.arange(n_train), test=n_train + np.arange(n_test))
+        return ArraySource(
+            torch.cat(images), np.concatenate(labels), parts, tuple(part.classes), flip=True
+        )
 
     return load
 
 
-def _load_folder(root: Path, image_size: int, skip_corrupt: bool) -> Source:
-    # Imports torchvision, which takes a second.
-    from vit_patch_env.data.image_folder import find_folder_splits, load_image_folder
+def _load_folder(request: Request) -> Source:
+    # Imports Pillow's plugins.
+    from vit_patch_env.data.image_folder import FolderSource
 
-    paths = find_folder_splits(root)
-    load = partial(
-        load_image_folder, image_size=image_size, cache=cache_dir(), skip_corrupt=skip_corrupt
+    return FolderSource(
+        request.root,
+        request.image_size,
+        cache_dir(),
+        resize=request.resize,
+        skip_corrupt=request.skip_corrupt,
     )
-    images, labels, classes = load(paths.train)
-    if paths.test is None:
-        return Source(Split(images, labels), None, classes, flip=True)
-    test_images, test_labels, test_classes = load(paths.test)
-    if test_classes != classes:
-        raise ValueError(
-            f"expected the same classes in {paths.train} and {paths.test}, "
-            f"got {', '.join(sorted(set(classes) ^ set(test_classes)))} in only one of them"
-        )
-    return Source(Split(images, labels), Split(test_images, test_labels), classes, flip=True)
 
 
-def _make_synthetic(_root: Path, image_size: int, _skip_corrupt: bool) -> Source:
+def _make_synthetic(request: Request) -> Source:
     """Four classes of 160 images: noise, with stripes in the quadrant that defines the class.
 
     Stripes rather than brightness, which the LayerNorm over each patch's values removes.
     """
+    image_size = request.image_size
     rng = np.random.default_rng(0)
     n_classes, n_images, half = 4, 640, image_size // 2
     labels = np.arange(n_images) % n_classes
@@ -139,9 +161,11 @@ def _make_synthetic(_root: Path, image_size: int, _skip_corrupt: bool) -> Source
     for image, label in zip(pixels, labels, strict=True):
         top, left = half * (label // 2), half * (label % 2)
         image[:, top : top + half, left : left + half : 2] += 100
-    split = Split(torch.from_numpy(pixels), torch.from_numpy(labels).long())
+    classes = ("top left", "top right", "bottom left", "bottom right")
     # A mirrored image would belong to another class.
-    return Source(split, None, ("top left", "top right", "bottom left", "bottom right"), flip=False)
+    return ArraySource(
+        torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes, flip=False
+    )
 
 
 _LOADERS: dict[DatasetName, Loader] = {

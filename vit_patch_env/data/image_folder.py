@@ -1,231 +1,262 @@
-"""Folders of images: decoded once by several threads, then read from a cache."""
+"""Folders of images: listed first, decoded once into the cache, in memory or read when needed."""
 
 import hashlib
-import json
 import os
+import tempfile
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, cast
 
+import numpy as np
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from vit_patch_env.checks import ArgumentError
-from vit_patch_env.data.resize import resize_square
-from vit_patch_env.system.files import replacing
+from vit_patch_env.data.images import Images, Indices
+from vit_patch_env.data.layouts import Layout, duplicates, duplicates_note, find_layout
+from vit_patch_env.data.pictures import SUFFIXES, read_picture
+from vit_patch_env.data.sources import Parts, Positions, Source, where_to_keep
+from vit_patch_env.data.store import DECODED, EMPTY, Store
+from vit_patch_env.names import ImagesName, ResizeName
+from vit_patch_env.system.cache import IMAGES, make_room
+from vit_patch_env.system.limits import available_cpus
 from vit_patch_env.system.memory import check_fits
+from vit_patch_env.system.shown import escaped
 
-_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
-
-
-class FolderSplits(NamedTuple):
-    """Folders that hold one folder per class; `test` is None if there is only one."""
-
-    train: Path
-    test: Path | None
+_AT_ONCE = 256
+"""Files that wait for a thread."""
 
 
-def find_folder_splits(root: Path) -> FolderSplits:
-    """The training and test folder in `root`.
-
-    These are `root/train` and `root/test`, only one of them, or `root` itself if it has neither.
-
-    Raises:
-        ValueError: if `root` is missing, empty, or a split has fewer than two classes.
-    """
-    try:
-        if not root.is_dir():
-            problem = "a file" if root.exists() else "no such folder"
-            raise ArgumentError(
-                "data_dir", f"must be a folder of images, got {str(root)!r}: {problem}"
-            )
-        return _find_splits(root)
-    except OSError as error:
-        raise ArgumentError(
-            "data_dir", f"must be a folder that can be read, got {str(root)!r}: {error.strerror}"
-        ) from error
-
-
-def _find_splits(root: Path) -> FolderSplits:
-    train, test = root / "train", root / "test"
-    if train.is_dir() and test.is_dir():
-        splits = FolderSplits(train, test)
-    else:
-        splits = FolderSplits(next((path for path in (train, test) if path.is_dir()), root), None)
-    for split in splits:
-        if split is not None:
-            classes = _class_names(split)
-            if len(classes) < 2:
-                raise ValueError(
-                    f"expected at least two class folders in {str(split)!r}, "
-                    f"got {', '.join(classes) or 'none'}"
-                )
-            misplaced = [name for name in classes if name.casefold() in _SPLIT_NAMES]
-            if misplaced:
-                raise ValueError(
-                    f"expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, "
-                    f"got {', '.join(misplaced)} among the classes of {str(split)!r}"
-                )
-    return splits
-
-
-def _class_names(root: Path) -> list[str]:
-    """Names of the class folders, sorted, without hidden folders."""
-    return sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != "."
-    )
-
-
-class _Folder(ImageFolder):  # type: ignore[misc]
-    """torchvision's ImageFolder without hidden folders."""
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        classes = _class_names(Path(directory))
-        return classes, {name: index for index, name in enumerate(classes)}
-
-
-def load_image_folder(
-    root: Path, image_size: int, cache: Path, *, skip_corrupt: bool = False
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Images (n, 3, image_size, image_size) uint8, labels (n,) int64 and class names.
-
-    Decoded images are cached, and decoded again when a file of `root` is added, removed or changed.
+class FolderSource(Source):
+    """Pictures in folders, decoded once into a store in the cache.
 
     Args:
-        root: one folder per class.
-        image_size: height and width, in pixels: the shorter side is resized, the centre kept.
+        root: of the folders, see `find_layout`.
+        image_size: height and width, in pixels.
+        resize: how pictures become squares.
         cache: folder for decoded images.
-        skip_corrupt: skip files that cannot be decoded, with a warning that lists them.
+        skip_corrupt: skip files that cannot be decoded, with a warning that names them.
 
     Raises:
-        ValueError: for a class without images, or a file that cannot be decoded.
+        ValueError: for folders from which no splits can be made.
     """
-    try:
-        folder = _Folder(str(root))
-        fingerprint = _fingerprint(folder.samples)
-    except OSError as error:
-        raise ValueError(
-            f"expected images in every class folder of {str(root)!r}: {error}"
-        ) from error
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    path = cache / f"{root.resolve().name}-{name}-{image_size}.safetensors"
-    paths = [Path(sample) for sample, _ in folder.samples]
-    decoded = _read_cache(path, fingerprint)
-    if decoded is None or (decoded.corrupt and not skip_corrupt):
-        decoded = _decode(paths, image_size, skip_corrupt)
-        try:
-            _write_cache(path, fingerprint, decoded)
-        except OSError as error:
-            warnings.warn(f"decoded images cannot be cached in {cache}: {error}", stacklevel=2)
-    if decoded.corrupt:
-        warnings.warn(
-            f"{len(decoded.corrupt)} of {len(paths)} images cannot be read and are skipped: "
-            + ", ".join(str(paths[index]) for index in decoded.corrupt),
-            stacklevel=2,
+
+    def __init__(
+        self,
+        root: Path,
+        image_size: int,
+        cache: Path,
+        *,
+        resize: ResizeName = "crop",
+        skip_corrupt: bool = False,
+    ) -> None:
+        layout = find_layout(root, SUFFIXES)
+        listings = [part for part in (layout.train, layout.val, layout.test) if part is not None]
+        self.paths = [path for listing in listings for path in listing.paths]
+        super().__init__(
+            np.concatenate([listing.labels for listing in listings]),
+            _parts(layout),
+            layout.classes,
+            flip=True,
+            notes=[*layout.notes, *_duplicates(layout)],
         )
-    readable = torch.ones(len(paths), dtype=torch.bool)
-    readable[list(decoded.corrupt)] = False
-    labels = torch.tensor(folder.targets)[readable]
-    for label, class_name in enumerate(folder.classes):
-        if label not in labels:
-            raise ValueError(
-                f"expected images in every class folder of {str(root)!r}, "
-                f"got none that can be read in {class_name}"
+        self.root = root
+        self.image_size = image_size
+        self.resize = resize
+        self.skip_corrupt = skip_corrupt
+        self.cache = cache
+        self._store: Store | None = None
+        self._rows = np.full(len(self.paths), -1, dtype=np.int64)
+
+    def prepare(self, positions: Positions) -> NDArray[np.bool_]:
+        """Decode the images at these positions that are not in the store; which can be read.
+
+        Raises:
+            ValueError: naming the first file that cannot be read, unless such are skipped.
+        """
+        store = self._open_store()
+        keys = _keys(self.root, self.paths)
+        with store.lock:
+            store.load()
+            if len(store.keys - set(keys)) > len(store.keys) // 2:
+                store.clear()  # most of it is of files that are gone
+            self._rows = store.rows(keys)
+            states = store.states(self._rows[positions])
+            missing = positions[states == EMPTY]
+            if not self.skip_corrupt:  # so that the reason is said
+                missing = positions[states != DECODED]
+            if len(missing):
+                make_room(self.cache, len(missing) * store.row_bytes, keep=store.folder)
+                self._decode(store, missing)
+        readable = store.states(self._rows[positions]) == DECODED
+        if not readable.all():
+            names = [escaped(self.paths[position]) for position in positions[~readable]]
+            warnings.warn(
+                f"{len(names)} of {len(positions)} images cannot be read and are skipped: "
+                + ", ".join(sorted(names)),
+                stacklevel=2,
             )
-    return decoded.images, labels, tuple(folder.classes)
+        return readable
 
+    def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
+        """The images at each of the positions, in memory or as `StoredImages`."""
+        store = self._open_store()
+        n_images = sum(len(part) for part in positions)
+        n_bytes = n_images * store.row_bytes
+        kept = where_to_keep(images, n_bytes)
+        stored = [StoredImages(self, part) for part in positions]
+        if kept == "stream":
+            self.notes.append(
+                f"{n_images:,} images of {self.image_size} x {self.image_size} pixels "
+                f"({n_bytes / 1e9:.1f} GB) are read from {store.folder} batch by batch"
+            )
+            return list(stored)
+        check_fits(n_bytes, f"{n_images} images of image_size {self.image_size}")
+        return [part[:] for part in stored]
 
-class _Decoded(NamedTuple):
-    """Images (n, 3, image_size, image_size) uint8, and the indices of the skipped files."""
+    def read_rows(self, positions: Positions) -> Tensor:
+        """The images at these positions; one that was damaged in the cache is decoded again."""
+        store = self._open_store()
+        images, damaged = store.read(self._rows[positions])
+        for index in damaged:
+            picture = read_picture(self.paths[positions[index]], self.image_size, self.resize)
+            with store.lock:
+                store.put(self._rows[positions[index]], picture)
+                store.save()
+            images[index] = torch.from_numpy(picture)
+        return images
 
-    images: Tensor
-    corrupt: tuple[int, ...]
+    def prefetch(self, positions: Positions) -> None:
+        """Let the system read these images ahead."""
+        self._open_store().prefetch(self._rows[positions])
 
+    def channel_sums(
+        self, positions: Positions
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sums of the pixel values of these images, and of their squares: (channels,) each."""
+        return self._open_store().channel_sums(self._rows[positions])
 
-def _read_cache(path: Path, fingerprint: str) -> _Decoded | None:
-    """The cached images of these files; None if they are not cached or have changed."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata["fingerprint"] == fingerprint:
-                images = cast("Tensor", file.get_tensor("images"))
-                return _Decoded(images, tuple(json.loads(metadata.get("corrupt", "[]"))))
-    except (
-        OSError,
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # missing or damaged: it will be rewritten
-        pass
-    return None
+    def _open_store(self) -> Store:
+        """The store of this folder; a temporary one where the cache cannot be used."""
+        if self._store is None:
+            root = self.root.resolve()
+            digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+            shape = (3, self.image_size, self.image_size)
+            name = f"{digest}-{self.image_size}-{self.resize}"
+            try:
+                self._store = Store(self.cache / IMAGES / name, shape, about=escaped(root))
+            except OSError as error:
+                self._temporary = tempfile.TemporaryDirectory()
+                folder = Path(self._temporary.name)
+                warnings.warn(
+                    f"decoded images cannot be cached in {self.cache}, only for this run in "
+                    f"{folder}: {error}",
+                    stacklevel=2,
+                )
+                self._store = Store(folder, shape)
+        return self._store
 
+    def _decode(self, store: Store, missing: Positions) -> None:
+        """Decode the images at these positions into the store, by several threads."""
 
-def _write_cache(path: Path, fingerprint: str, decoded: _Decoded) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"fingerprint": fingerprint, "corrupt": json.dumps(decoded.corrupt)}
-    try:
-        with replacing(path) as partial:
-            save_file({"images": decoded.images}, partial, metadata)
-    except SafetensorError as error:  # safetensors raises it for any error in writing
-        raise OSError(str(error)) from error
+        def decode(position: int) -> None:
+            try:
+                picture = read_picture(self.paths[position], self.image_size, self.resize)
+            except ValueError:
+                if not self.skip_corrupt:
+                    raise
+                picture = None
+            store.put(self._rows[position], picture)
 
-
-def _fingerprint(samples: list[tuple[str, int]]) -> str:
-    """Hash of every file's path, size and modification time."""
-    digest = hashlib.sha256()
-    for sample, _ in samples:
-        stat = os.stat(sample)  # noqa: PTH116  (half the time of Path.stat, over 60,000 files)
-        digest.update(f"{sample}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _decode(paths: list[Path], image_size: int, skip_corrupt: bool) -> _Decoded:
-    """Decoded images in the order of `paths`, without the skipped ones."""
-    check_fits(3 * image_size**2 * len(paths), f"{len(paths)} images of image_size {image_size}")
-    images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
-
-    def decode(index: int) -> bool:
+        shown = tqdm(total=len(missing), desc="decoding images", unit=" images", disable=None)
         try:
-            images[index] = resize_square(_read_image(paths[index]), image_size)
-        except ValueError:
-            if not skip_corrupt:
-                raise
-            return False
-        return True
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        # Up to twice its limit Pillow only warns: here that is an error, too.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        done = threads.map(decode, range(len(paths)))
-        shown = tqdm(done, "decoding images", total=len(paths), unit=" images", disable=None)
-        readable = torch.tensor(list(shown), dtype=torch.bool)
-    if not readable.all():
-        images = images[readable]
-    return _Decoded(images, tuple((~readable).nonzero()[:, 0].tolist()))
+            with shown, ThreadPoolExecutor(available_cpus()) as threads:
+                for start in range(0, len(missing), _AT_ONCE):
+                    for _ in threads.map(decode, missing[start : start + _AT_ONCE].tolist()):
+                        shown.update()
+                    store.save(now=False)
+        except OSError as error:
+            raise ValueError(
+                f"expected {len(missing) * store.row_bytes / 1e9:.1f} GB for decoded images in "
+                f"{store.folder}, got: {error.strerror}; XDG_CACHE_HOME names another place"
+            ) from error
+        finally:
+            with suppress(OSError):
+                store.save()
 
 
-def _read_image(path: Path) -> Tensor:
-    """A file's image (3, height, width) uint8.
+class StoredImages:
+    """Images of a folder that are read from the store when they are indexed.
+
+    Args:
+        source: of the images.
+        positions: of these images in it.
+    """
+
+    def __init__(self, source: FolderSource, positions: Positions) -> None:
+        self._source = source
+        self._positions = positions
+        self.shape = torch.Size((len(positions), 3, source.image_size, source.image_size))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        """The images at these indices, in that order."""
+        return self._source.read_rows(self._chosen(indices))
+
+    def prefetch(self, indices: Indices) -> None:
+        """Let the system read images ahead that will be wanted next."""
+        self._source.prefetch(self._chosen(indices))
+
+    def _chosen(self, indices: Indices) -> Positions:
+        if isinstance(indices, Tensor):
+            indices = indices.cpu().numpy()
+        return self._positions[indices]
+
+    def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `images.channel_sums`, from the sums of each image."""
+        return self._source.channel_sums(self._positions)
+
+
+def _parts(layout: Layout) -> Parts:
+    """Positions of each listing's files, one listing after the other."""
+    start, parts = 0, []
+    for listing in (layout.train, layout.val, layout.test):
+        n_files = 0 if listing is None else len(listing.paths)
+        parts.append(None if listing is None else np.arange(start, start + n_files))
+        start += n_files
+    train, val, test = parts
+    assert train is not None
+    return Parts(train, val, test)
+
+
+def _duplicates(layout: Layout) -> list[str]:
+    if layout.test is None:
+        return []
+    pairs = duplicates(layout.train, layout.test)
+    return [duplicates_note(pairs)] if pairs else []
+
+
+def _keys(root: Path, paths: Sequence[str]) -> list[bytes]:
+    """A key for each file: of its path below the root, size, modification time and inode.
 
     Raises:
-        ValueError: if it cannot be decoded, has more than 8 bits, or is larger than Pillow's limit.
+        ValueError: for a file that is gone.
     """
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"8 bits per channel are needed, not mode {file.mode}")
-            # Palettes with transparency must be converted to RGBA first.
-            image = (file.convert("RGBA") if file.mode == "P" else file).convert("RGB")
-            return transforms.pil_to_tensor(image)  # type: ignore[no-any-return]
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can make Pillow raise anything
-        raise ValueError(f"expected a readable image, got {path}: {error}") from error
+    start = len(os.fspath(root)) + 1
+    keys = []
+    for path in paths:
+        try:
+            stat = os.stat(path)  # noqa: PTH116  (half the time of Path.stat, over 60,000 files)
+        except OSError as error:
+            raise ValueError(
+                f"expected a readable image, got {escaped(path)}: {error.strerror}"
+            ) from error
+        digest = hashlib.blake2b(os.fsencode(path[start:]), digest_size=16)
+        digest.update(b"\0%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        keys.append(digest.hexdigest().encode())
+    return keys

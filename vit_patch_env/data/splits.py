@@ -9,23 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import InnerShare, Share, check
+from vit_patch_env.checks import ArgumentError, InnerShare, Share, check, check_choice
+from vit_patch_env.data.images import Images, channel_sums
+from vit_patch_env.data.sources import Positions, Source
+from vit_patch_env.names import ImagesName
+from vit_patch_env.system.limits import available_memory
 
 TEST_FRACTION = 0.2
 """Share held out for testing if a data set has no test split."""
 
-_PIXEL_VALUES = np.arange(256) / 255
-
 
 class Split(NamedTuple):
-    """Images (n_images, channels, height, width) uint8 and labels (n_images,) int64."""
+    """Images (n_images, channels, height, width) uint8 and labels (n_images,) int64.
 
-    images: Tensor
+    The images are a tensor, or an object that reads those it is indexed with.
+    """
+
+    images: Images
     labels: Tensor
-
-    def take(self, indices: NDArray[np.int64]) -> "Split":
-        """The images and labels at `indices` (n_taken,), in that order."""
-        return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ImageData:
         test: images for final metrics only.
         classes: class names, by label.
         flip: whether a mirrored image still belongs to its class.
+        notes: lines that tell a user what was read.
     """
 
     train: Split
@@ -45,84 +47,175 @@ class ImageData:
     test: Split
     classes: tuple[str, ...]
     flip: bool
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def channel_mean(self) -> tuple[float, ...]:
         """Mean of the training images per channel, in [0, 1]."""
-        return tuple(float(shares @ _PIXEL_VALUES) for shares in self._pixel_shares)
+        n_pixels, sums, _ = self._sums
+        return tuple(value / n_pixels / 255 for value in sums.tolist())
 
     @cached_property
     def channel_std(self) -> tuple[float, ...]:
         """Standard deviation of the training images per channel, in [0, 1]."""
-        return tuple(
-            float(np.sqrt(shares @ (_PIXEL_VALUES - mean) ** 2))
-            for shares, mean in zip(self._pixel_shares, self.channel_mean, strict=True)
-        )
+        n_pixels, sums, squares = self._sums
+        # In integers, as the difference may be small.
+        variances = [
+            n_pixels * square - value**2
+            for value, square in zip(sums.tolist(), squares.tolist(), strict=True)
+        ]
+        return tuple(float(np.sqrt(variance) / n_pixels / 255) for variance in variances)
 
     @cached_property
-    def _pixel_shares(self) -> list[NDArray[np.float64]]:
-        """Per channel, the share of training pixels with each of the 256 values."""
-        channels = self.train.images.unbind(dim=1)
-        counts = [torch.bincount(values.flatten(), minlength=256) for values in channels]
-        return [(count / count.sum()).double().cpu().numpy() for count in counts]
+    def _sums(self) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+        """Pixels per channel, and the sums of their values and of the squares."""
+        n_images, _, height, width = self.train.images.shape
+        return n_images * height * width, *channel_sums(self.train.images)
 
     def to(self, device: torch.device) -> "ImageData":
-        """The same data on `device`."""
+        """The same data on `device`; images that are streamed, or do not fit there, stay."""
+        splits = (self.train, self.val, self.test)
+        tensors = [split.images for split in splits if isinstance(split.images, Tensor)]
+        n_bytes = sum(images.nbytes for images in tensors if images.device != device)
+        fits = device.type == "cpu" or n_bytes <= available_memory(device) // 2
         train, val, test = (
-            Split(split.images.to(device), split.labels.to(device))
-            for split in (self.train, self.val, self.test)
-        )
+            Split(
+                split.images.to(device) if isinstance(split.images, Tensor) and fits
+                else split.images,
+                split.labels.to(device),
+            )
+            for split in splits
+        )  # fmt: skip
         return replace(self, train=train, val=val, test=test)
 
 
-class Source(NamedTuple):
-    """The result of a loader; `test` is None if the data set has no test split."""
-
-    train: Split
-    test: Split | None
-    classes: tuple[str, ...]
-    flip: bool
-
-
 def split_source(
-    source: Source, *, train_fraction: float, val_fraction: float, seed: int
+    source: Source,
+    *,
+    train_fraction: float,
+    val_fraction: float,
+    seed: int,
+    images: ImagesName = "auto",
 ) -> ImageData:
     """Training, validation and test split of a source, stratified by class, each shuffled.
 
+    Only the images that are used are read.
+
+    Args:
+        source: of images and labels.
+        train_fraction: share of the training images to use, in (0, 1].
+        val_fraction: share of those for validation, in (0, 1), if the source has no such split.
+        seed: of the splits.
+        images: where they are kept: `memory`, `stream`, or `auto` for what fits.
+
     Raises:
-        ValueError: for a fraction out of range, or a class with too few images.
+        ValueError: for a fraction out of range, a class with too few images, or an image that
+            cannot be read.
     """
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
-    train, test = source.train, source.test
+    check_choice(("auto", "memory", "stream"), images=images)
+    parts = _choose(source, train_fraction, val_fraction, seed)
+    readable = source.prepare(np.concatenate(parts))
+    if not readable.all():
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        parts = tuple(
+            part[mask] for part, mask in zip(parts, np.split(readable, ends), strict=True)
+        )
+    notes = [*source.notes, *_check_classes(source, parts)]
+    splits = [
+        Split(images_of_part, torch.from_numpy(source.labels[part]))
+        for images_of_part, part in zip(source.read(parts, images), parts, strict=True)
+    ]
+    notes = [*notes, *source.notes[len(source.notes) :]]
+    return ImageData(*splits, source.classes, source.flip, tuple(notes))
+
+
+def _choose(
+    source: Source, train_fraction: float, val_fraction: float, seed: int
+) -> tuple[Positions, ...]:
+    """Positions of the training, validation and test images, each shuffled."""
+    train, val, test = source.parts
     if test is None:
-        train, test = _stratified(train, TEST_FRACTION, seed, "test split")
+        train, test = _stratified(source, train, TEST_FRACTION, seed, "a test split")
     else:
         # Folders are read class by class: without shuffling, a batch would contain a single class,
         # unlike the batches that an agent was trained on.
-        test = test.take(np.random.default_rng(seed).permutation(len(test.labels)))
-    n_unused = round((1 - train_fraction) * len(train.labels))
+        test = test[np.random.default_rng(seed).permutation(len(test))]
+    n_unused = round((1 - train_fraction) * len(train))
     if n_unused >= len(source.classes):
-        _, train = _stratified(train, train_fraction, seed, "train_fraction")
-    train, val = _stratified(train, val_fraction, seed, "validation split")
-    return ImageData(train, val, test, source.classes, source.flip)
+        _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
+    if val is None:
+        train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
+    else:
+        val = val[np.random.default_rng(seed).permutation(len(val))]
+        train = train[np.random.default_rng(seed).permutation(len(train))]
+    return train, val, test
 
 
-def _stratified(split: Split, share: float, seed: int, purpose: str) -> tuple[Split, Split]:
-    """(Rest, share) of the images, shuffled, both with the split's class proportions."""
+def _stratified(
+    source: Source, positions: Positions, share: float, seed: int, purpose: str
+) -> tuple[Positions, Positions]:
+    """(Rest, share) of the positions, shuffled, both with their class proportions.
+
+    Args:
+        source: of the images.
+        positions: to be split.
+        share: of the second part, in (0, 1).
+        seed: of the split.
+        purpose: the argument that determines the share, or what it is for.
+    """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
-    try:
-        rest, part = train_test_split(
-            np.arange(len(split.labels)),
-            test_size=share,
-            stratify=split.labels.numpy(),
-            random_state=seed,
-        )
-    except ValueError as error:
-        counts = torch.bincount(split.labels)
+    labels = source.labels[positions]
+    present, counts = np.unique(labels, return_counts=True)
+    n_part = int(np.ceil(share * len(positions)))
+    n_smaller = min(n_part, len(positions) - n_part)
+    if counts.min() < 2:
+        name = source.classes[present[counts.argmin()]]
         raise ValueError(
-            f"expected enough images of every class for the {purpose}, a share of {share}; "
-            f"got {len(split.labels)} images, {int(counts.min())} of the smallest class: {error}"
-        ) from error
-    return split.take(rest), split.take(part)
+            f"expected at least 2 images of every class to split off {_of(purpose, share)}, "
+            f"got {counts.min()} of {name}"
+        )
+    if n_smaller < len(present):
+        problem = (
+            f"must leave at least one image of each of {len(present)} classes on both sides, "
+            f"got {share}, which splits {len(positions)} images into {len(positions) - n_part} and "
+            f"{n_part}"
+        )
+        if purpose.endswith("_fraction"):
+            raise ArgumentError(purpose, problem)
+        raise ValueError(f"{purpose} {problem}")
+    rest, part = train_test_split(
+        np.arange(len(positions)), test_size=share, stratify=labels, random_state=seed
+    )
+    return positions[rest], positions[part]
+
+
+def _of(purpose: str, share: float) -> str:
+    return f"{purpose} {share}" if purpose.endswith("_fraction") else f"{purpose} of {share}"
+
+
+def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
+    """Notes on classes without validation or test images.
+
+    Raises:
+        ValueError: for a class without training images.
+    """
+    notes = []
+    for part, name in zip(parts, ("training", "validation", "test"), strict=True):
+        counts = np.bincount(source.labels[part], minlength=len(source.classes))
+        missing = [source.classes[label] for label in np.flatnonzero(counts == 0)]
+        if missing and name == "training":
+            raise ValueError(f"expected training images of every class, got none of {_some(missing)}")
+        if missing:
+            notes.append(
+                f"no {name} images of {_some(missing)}: macro metrics are over the other "
+                f"{len(source.classes) - len(missing)} classes"
+            )
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

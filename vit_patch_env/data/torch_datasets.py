@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch.utils.data import Dataset
 
 from vit_patch_env.checks import check_integer
 from vit_patch_env.data.resize import resize_square
-from vit_patch_env.data.splits import ImageData, Source, Split, split_source
+from vit_patch_env.data.sources import ArraySource, Parts
+from vit_patch_env.data.splits import ImageData, Split, split_source
 
 
 def from_torch(
@@ -52,8 +54,17 @@ def from_torch(
         raise ValueError(f"expected at least two classes, got {', '.join(classes)}")
     check_integer(0, len(classes) - 1, **{"lowest label": int(labels.min())})
     check_integer(0, len(classes) - 1, **{"highest label": int(labels.max())})
+    splits = [split for split in (train_split, test_split) if split is not None]
+    n_train = len(train_split.labels)
+    test_part = None if test_split is None else np.arange(n_train, len(labels))
     return split_source(
-        Source(train_split, test_split, classes, flip),
+        ArraySource(
+            torch.cat([split.images for split in splits]),
+            labels.numpy(),
+            Parts(np.arange(n_train), test=test_part),
+            classes,
+            flip=flip,
+        ),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,

@@ -1,7 +1,6 @@
 """Memory: keeping freed blocks for the next step, size checks, out-of-memory detection, peaks."""
 
 import ctypes
-import os
 import resource
 import sys
 from contextlib import suppress
@@ -9,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from vit_patch_env.system.limits import memory_limit
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -57,7 +58,7 @@ def check_fits(n_bytes: int, purpose: str, device: torch.device | None = None) -
     if device is not None and device.type == "cuda":
         available = torch.cuda.get_device_properties(device).total_memory
     else:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        available = memory_limit()
     if n_bytes > available:
         raise ValueError(
             f"expected {purpose} to fit into {available / 1e9:.1f} GB of memory, "

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch, Normalize
+from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import Split
 from vit_patch_env.training.precision import Precision
 
@@ -43,21 +45,22 @@ def evaluate(
         select: maps a batch of normalised images to the patches to keep (None: all).
 
     Returns:
-        Loss without label smoothing, accuracy, and macro precision, recall and F1.
+        Loss without label smoothing, accuracy, and macro precision, recall and F1 over the classes
+        that the split has images of.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # takes a second
 
     model.eval()
     logits = []
-    for part in torch.split(split.images, batch_size):
-        images = normalize(part)
+    for part in in_batches(split.images, batch_size):
+        images = normalize(part.to(precision.device))
         keep = None if select is None else select(images)
         with precision.autocast():
             logits.append(model(images, keep).float())
     scores = torch.cat(logits)
     labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
     macro_precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, average="macro", zero_division=0
+        labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
     )
     return Metrics(
         loss=F.cross_entropy(scores, split.labels).item(),

@@ -1,0 +1,53 @@
+"""What images a split may hold: a tensor, or an object that reads them when they are indexed."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Indices = NDArray[np.int64] | Tensor | slice
+
+
+class Images(Protocol):
+    """uint8 images (n_images, channels, height, width), indexed along the first axis.
+
+    A tensor is one. Others read their images from a disk whenever they are indexed. They may have
+    `prefetch(indices)`, called with the images that will be read next, and
+    `channel_sums(indices)`, see `channel_sums`.
+    """
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n_images, channels, height, width)."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        """The images at these indices, in that order, as a tensor."""
+
+
+def in_batches(images: Images, batch_size: int) -> Iterator[Tensor]:
+    """The images in order, in tensors of at most `batch_size`."""
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size]
+
+
+_VALUES = np.arange(256)
+_CHUNK = 1024
+
+
+def channel_sums(images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums of the pixel values, and of their squares, per channel: (channels,) each, exact."""
+    own = getattr(images, "channel_sums", None)
+    if own is not None:
+        sums: tuple[NDArray[np.int64], NDArray[np.int64]] = own()
+        return sums
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for part in in_batches(images, _CHUNK):
+        for channel, values in enumerate(part.unbind(dim=1)):
+            counts[channel] += torch.bincount(values.flatten(), minlength=256).cpu()
+    return counts.numpy() @ _VALUES, counts.numpy() @ _VALUES**2

@@ -1,0 +1,212 @@
+"""A file of decoded images in the cache: filled once, then read row by row."""
+
+import os
+import time
+import zlib
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_patch_env.system.cache import ABOUT
+from vit_patch_env.system.files import remove_partial, replacing
+
+EMPTY, DECODED, UNREADABLE = range(3)
+"""States of a row."""
+
+_ROW = np.dtype(
+    [
+        ("key", "S32"),
+        ("state", "u1"),
+        ("checksum", "<u4"),
+        ("sum", "<i8", 4),
+        ("sum_of_squares", "<i8", 4),
+    ]
+)
+_MAGIC = b"vit-patch-env images 1\n"
+_SAVE_EVERY = 10.0
+"""Seconds of decoding that a killed process may lose."""
+
+
+class Store:
+    """Decoded images of one shape in a file, each found by a key.
+
+    `pixels` holds one image after another; `index` has a row for each: its key, state, checksum,
+    and the sums of its pixel values. The index is written atomically, after the pixels it refers
+    to, so that interrupted decoding continues where it stopped. Rows are only added: other
+    processes may be reading the existing ones.
+
+    Args:
+        folder: of the two files, made when needed.
+        shape: (channels, height, width) of every image, at most 4 channels.
+        about: where the images come from, for `vit-patch cache`.
+
+    Attributes:
+        lock: to be held while rows are added or written.
+
+    Raises:
+        OSError: if the folder cannot be made, read or written.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int], about: str = "") -> None:
+        self.folder = folder
+        self.shape = shape
+        self.about = about
+        self.row_bytes = int(np.prod(shape))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ABOUT).write_text(about, encoding="utf-8")  # also says when it was last used
+        self.lock = FileLock(folder / "lock")
+        self._pixels = _open(folder / "pixels")
+        self.load()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.shape, self.about)
+
+    def __del__(self) -> None:
+        pixels = getattr(self, "_pixels", None)
+        if pixels is not None:
+            os.close(pixels)
+
+    def clear(self) -> None:
+        """Start over with new files; processes that read the old ones are not affected."""
+        for name in ("index", "pixels"):
+            (self.folder / name).unlink(missing_ok=True)
+        os.close(self._pixels)
+        self._pixels = _open(self.folder / "pixels")
+        self.load()
+
+    def load(self) -> None:
+        """Read the index; one that is missing or damaged is that of an empty store."""
+        self._index = _read_index(self.folder / "index")
+        n_whole = os.fstat(self._pixels).st_size // self.row_bytes
+        lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
+        self._index["state"][lost & (self._index["state"] == DECODED)] = EMPTY
+        self._row_of = {key: row for row, key in enumerate(self._index["key"].tolist())}
+        self._verified = np.zeros(len(self._index), dtype=np.bool_)
+        self._saved = time.monotonic()
+
+    @property
+    def keys(self) -> Set[bytes]:
+        """The keys of all rows."""
+        return self._row_of.keys()
+
+    def rows(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """The row of each key (32 letters), added where it is missing."""
+        new = [key for key in dict.fromkeys(keys) if key not in self._row_of]
+        added = np.zeros(len(new), dtype=_ROW)
+        added["key"] = new
+        first = len(self._index)
+        self._index = np.concatenate((self._index, added))
+        self._verified = np.concatenate((self._verified, np.zeros(len(new), dtype=np.bool_)))
+        self._row_of.update({key: first + position for position, key in enumerate(new)})
+        return np.array([self._row_of[key] for key in keys], dtype=np.int64)
+
+    def states(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """`EMPTY`, `DECODED` or `UNREADABLE` for each row."""
+        states: NDArray[np.uint8] = self._index["state"][rows]
+        return states
+
+    def put(self, row: int, image: NDArray[np.uint8] | None) -> None:
+        """Write an image; None for a file that cannot be read. Threads may do so at once.
+
+        Raises:
+            OSError: if the disk is full.
+        """
+        record = self._index[row : row + 1]
+        if image is None:
+            record["state"] = UNREADABLE
+            return
+        content = np.ascontiguousarray(image).data.cast("B")
+        start = int(row) * self.row_bytes
+        written = 0
+        while written < self.row_bytes:
+            written += os.pwrite(self._pixels, content[written:], start + written)
+        values = image.reshape(self.shape[0], -1).astype(np.int64)
+        record["checksum"] = zlib.crc32(content)
+        record["sum"][0, : self.shape[0]] = values.sum(axis=1)
+        record["sum_of_squares"][0, : self.shape[0]] = np.einsum("cp,cp->c", values, values)
+        record["state"] = DECODED
+
+    def save(self, *, now: bool = True) -> None:
+        """Write the index, unless it was written less than ten seconds ago and not `now`."""
+        if not now and time.monotonic() - self._saved < _SAVE_EVERY:
+            return
+        os.fsync(self._pixels)
+        remove_partial(self.folder)
+        with replacing(self.folder / "index") as partial:
+            content = self._index.tobytes()
+            partial.write_bytes(_MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
+        self._saved = time.monotonic()
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, list[int]]:
+        """The images (n_rows, channels, height, width) uint8, and the positions of damaged ones.
+
+        A row is compared with its checksum when it is read for the first time.
+        """
+        images = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
+        damaged = []
+        buffers = memoryview(images.view(len(rows), -1).numpy()) if len(rows) else []
+        for position, row in enumerate(rows.tolist()):
+            buffer = buffers[position : position + 1].cast("B")
+            n_read = _read_into(buffer, self._pixels, row * self.row_bytes)
+            if not self._verified[row]:
+                whole = n_read == self.row_bytes
+                if whole and zlib.crc32(buffer) == self._index["checksum"][row]:
+                    self._verified[row] = True
+                else:
+                    damaged.append(position)
+        return images, damaged
+
+    def prefetch(self, rows: NDArray[np.int64]) -> None:
+        """Let the system read rows ahead, where it can."""
+        advise = getattr(os, "posix_fadvise", None)
+        if advise is not None:
+            for row in rows.tolist():
+                start = row * self.row_bytes
+                advise(self._pixels, start, self.row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def channel_sums(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sums of the pixel values of these rows, and of their squares: (channels,) each."""
+        records = self._index[rows]
+        channels = self.shape[0]
+        return (
+            records["sum"].sum(axis=0)[:channels],
+            records["sum_of_squares"].sum(axis=0)[:channels],
+        )
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _read_into(buffer: memoryview, descriptor: int, start: int) -> int:
+    """Fill a buffer from a file, and return the number of bytes read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], start)
+    content = os.pread(descriptor, len(buffer), start)
+    buffer[: len(content)] = content
+    return len(content)
+
+
+def _read_index(path: Path) -> NDArray[np.void]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    start = len(_MAGIC) + 4
+    checksum = int.from_bytes(content[len(_MAGIC) : start], "little")
+    body = content[start:]
+    if (
+        not content.startswith(_MAGIC)
+        or zlib.crc32(body) != checksum
+        or len(body) % _ROW.itemsize
+    ):
+        return np.zeros(0, dtype=_ROW)
+    return np.frombuffer(body, dtype=_ROW).copy()
