@@ -11,6 +11,7 @@ from vit_patch_env.experiments.compare.presets import preset
 from vit_patch_env.experiments.options.command_line import parse as parse_words
 from vit_patch_env.experiments.options.commands import (
     BenchOptions,
+    CacheOptions,
     CompareOptions,
     EvaluateOptions,
     PretrainOptions,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "bench": (BenchOptions, "bench.benchmark:Bench"),
     "compare": (CompareOptions, "compare.comparison:Comparison"),
     "report": (ReportOptions, "report.report:Report"),
+    "cache": (CacheOptions, "runs.cache:CacheView"),
 }
 """Options of each command, and the class that runs it: imported when needed, as that is slow.
 

@@ -165,6 +165,8 @@ class Comparison:
         shared = make_env(given)
         self._say(f"Loading {self.options.env.dataset} ...")
         data = shared.data
+        for note in data.notes:
+            self._say(note)
         self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
             options = method_options(name, 0, given, self.path)

@@ -145,6 +145,13 @@ class EvaluateOptions:
 
 
 @arguments
+class CacheOptions:
+    """Show the decoded images in the cache, and how to limit or remove them."""
+
+    clear: Annotated[bool, Doc("remove all decoded images")] = False
+
+
+@arguments
 class BenchOptions:
     """Measure training steps and epochs against the baselines and the machine's peak speed."""
 

@@ -88,7 +88,8 @@ class Run:
             self.folder.check_free()
         self.env = make_env(options.env)
         self.console.print(f"Loading {options.env.dataset} ...", highlight=False)
-        self.env.data  # noqa: B018  (loaded now, so that a damaged image is reported here)
+        for note in self.env.data.notes:  # loaded now, so that a damaged image is reported here
+            self._say(note)
         self.agent = make_agent(options, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs)

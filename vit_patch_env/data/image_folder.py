@@ -91,7 +91,7 @@ class FolderSource(Source):
             if len(missing):
                 make_room(self.cache, len(missing) * store.row_bytes, keep=store.folder)
                 self._decode(store, missing)
-        readable = store.states(self._rows[positions]) == DECODED
+        readable: NDArray[np.bool_] = store.states(self._rows[positions]) == DECODED
         if not readable.all():
             names = [escaped(self.paths[position]) for position in positions[~readable]]
             warnings.warn(
@@ -133,9 +133,7 @@ class FolderSource(Source):
         """Let the system read these images ahead."""
         self._open_store().prefetch(self._rows[positions])
 
-    def channel_sums(
-        self, positions: Positions
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def channel_sums(self, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these images, and of their squares: (channels,) each."""
         return self._open_store().channel_sums(self._rows[positions])
 

@@ -207,7 +207,9 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
         counts = np.bincount(source.labels[part], minlength=len(source.classes))
         missing = [source.classes[label] for label in np.flatnonzero(counts == 0)]
         if missing and name == "training":
-            raise ValueError(f"expected training images of every class, got none of {_some(missing)}")
+            raise ValueError(
+                f"expected training images of every class, got none of {_some(missing)}"
+            )
         if missing:
             notes.append(
                 f"no {name} images of {_some(missing)}: macro metrics are over the other "

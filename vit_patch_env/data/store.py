@@ -170,9 +170,7 @@ class Store:
                 start = row * self.row_bytes
                 advise(self._pixels, start, self.row_bytes, os.POSIX_FADV_WILLNEED)
 
-    def channel_sums(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def channel_sums(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these rows, and of their squares: (channels,) each."""
         records = self._index[rows]
         channels = self.shape[0]
@@ -203,10 +201,6 @@ def _read_index(path: Path) -> NDArray[np.void]:
     start = len(_MAGIC) + 4
     checksum = int.from_bytes(content[len(_MAGIC) : start], "little")
     body = content[start:]
-    if (
-        not content.startswith(_MAGIC)
-        or zlib.crc32(body) != checksum
-        or len(body) % _ROW.itemsize
-    ):
+    if not content.startswith(_MAGIC) or zlib.crc32(body) != checksum or len(body) % _ROW.itemsize:
         return np.zeros(0, dtype=_ROW)
     return np.frombuffer(body, dtype=_ROW).copy()

@@ -1,6 +1,6 @@
 """Data from a user's torch data sets."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def from_torch(
     test_part = None if test_split is None else np.arange(n_train, len(labels))
     return split_source(
         ArraySource(
-            torch.cat([split.images for split in splits]),
+            torch.cat([cast("Tensor", split.images) for split in splits]),
             labels.numpy(),
             Parts(np.arange(n_train), test=test_part),
             classes,

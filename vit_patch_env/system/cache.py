@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
     """Decoded images in the cache.
 
     Attributes:
-        folder: of the store.
+        folder: of the store; of version 0.1 a file.
         about: where the images come from.
         n_bytes: on the disk.
         used: when they were last used, in seconds since the epoch.
@@ -54,12 +55,19 @@ def entries(cache: Path) -> list[Entry]:
         except OSError:  # being made or removed by another process
             continue
         found.append(Entry(folder, about, n_bytes, used))
+    for file in cache.glob("*.safetensors"):
+        with suppress(OSError):
+            stat = file.stat()
+            found.append(Entry(file, f"{file.name} (of version 0.1)", stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
 
 
 def remove(entry: Entry) -> bool:
     """Remove decoded images; whether that was possible, as no other process is decoding them."""
     try:
+        if entry.folder.is_file():
+            entry.folder.unlink()
+            return True
         with FileLock(entry.folder / "lock", timeout=0):
             shutil.rmtree(entry.folder)
     except (OSError, Timeout):
