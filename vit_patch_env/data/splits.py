@@ -123,12 +123,12 @@ def split_source(
             part[mask] for part, mask in zip(parts, np.split(readable, ends), strict=True)
         )
     notes = [*source.notes, *_check_classes(source, parts)]
-    splits = [
+    train, val, test = (
         Split(images_of_part, torch.from_numpy(source.labels[part]))
         for images_of_part, part in zip(source.read(parts, images), parts, strict=True)
-    ]
+    )
     notes = [*notes, *source.notes[len(source.notes) :]]
-    return ImageData(*splits, source.classes, source.flip, tuple(notes))
+    return ImageData(train, val, test, source.classes, source.flip, tuple(notes))
 
 
 def _choose(

@@ -150,9 +150,9 @@ class Store:
         """
         images = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
         damaged = []
-        buffers = memoryview(images.view(len(rows), -1).numpy()) if len(rows) else []
+        content = images.view(-1).numpy().data
         for position, row in enumerate(rows.tolist()):
-            buffer = buffers[position : position + 1].cast("B")
+            buffer = content[position * self.row_bytes : (position + 1) * self.row_bytes]
             n_read = _read_into(buffer, self._pixels, row * self.row_bytes)
             if not self._verified[row]:
                 whole = n_read == self.row_bytes
