@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vit_patch_env.data.images import Images, Indices
-from vit_patch_env.data.layouts import Layout, duplicates, duplicates_note, find_layout
+from vit_patch_env.data.layouts import Layout, find_layout
 from vit_patch_env.data.pictures import SUFFIXES, read_picture
 from vit_patch_env.data.sources import Parts, Positions, Source, where_to_keep
 from vit_patch_env.data.store import DECODED, EMPTY, Store
@@ -61,7 +61,7 @@ class FolderSource(Source):
             _parts(layout),
             layout.classes,
             flip=True,
-            notes=[*layout.notes, *_duplicates(layout)],
+            notes=layout.notes,
         )
         self.root = root
         self.image_size = image_size
@@ -104,6 +104,7 @@ class FolderSource(Source):
     def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
         """The images at each of the positions, in memory or as `StoredImages`."""
         store = self._open_store()
+        self.notes += self._duplicates(*positions)
         n_images = sum(len(part) for part in positions)
         n_bytes = n_images * store.row_bytes
         kept = where_to_keep(images, n_bytes)
@@ -136,6 +137,24 @@ class FolderSource(Source):
     def channel_sums(self, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these images, and of their squares: (channels,) each."""
         return self._open_store().channel_sums(self._rows[positions])
+
+    def _duplicates(self, train: Positions, val: Positions, test: Positions) -> list[str]:
+        """A note on images that are tested on and trained on, if there are any."""
+        contents = self._open_store().contents
+        trained = np.concatenate((train, val))
+        first = dict(zip(contents(self._rows[trained]), trained.tolist(), strict=True))
+        pairs = [
+            (position, first[content])
+            for position, content in zip(test.tolist(), contents(self._rows[test]), strict=True)
+            if content in first
+        ]
+        if not pairs:
+            return []
+        one, other = (escaped(self.paths[position]) for position in pairs[0])
+        return [
+            f"{len(pairs):,} of {len(test):,} test images are also training images, such as {one} "
+            f"and {other}"
+        ]
 
     def _open_store(self) -> Store:
         """The store of this folder; a temporary one where the cache cannot be used."""
@@ -230,13 +249,6 @@ def _parts(layout: Layout) -> Parts:
     train, val, test = parts
     assert train is not None
     return Parts(train, val, test)
-
-
-def _duplicates(layout: Layout) -> list[str]:
-    if layout.test is None:
-        return []
-    pairs = duplicates(layout.train, layout.test)
-    return [duplicates_note(pairs)] if pairs else []
 
 
 def _keys(root: Path, paths: Sequence[str]) -> list[bytes]:

@@ -170,6 +170,11 @@ class Store:
                 start = row * self.row_bytes
                 advise(self._pixels, start, self.row_bytes, os.POSIX_FADV_WILLNEED)
 
+    def contents(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """For each row, what images of the same pixels have in common, and hardly any others."""
+        fields = self._index[["checksum", "sum", "sum_of_squares"]][rows]
+        return [field.tobytes() for field in fields]
+
     def channel_sums(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these rows, and of their squares: (channels,) each."""
         records = self._index[rows]

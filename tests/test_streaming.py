@@ -1,0 +1,273 @@
+"""Images in memory or read batch by batch: the same batches, and only those that are used."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.data import image_folder, sources
+from vit_patch_env.data.datasets import load_dataset
+from vit_patch_env.data.image_folder import StoredImages
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.system.cache import IMAGES, cache_dir, entries, make_room
+
+FOLDER = TINY | {"dataset": "folder", "image_size": 16, "patch_size": 4, "batch_size": 8}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that are decoded."""
+    files = []
+    read = image_folder.read_picture
+
+    def record(path, *args):
+        files.append(path)
+        return read(path, *args)
+
+    monkeypatch.setattr(image_folder, "read_picture", record)
+    return files
+
+
+def losses(env, n_steps=12):
+    """Rewards of steps with the same masks, and then the metrics."""
+    env.reset(seed=1)
+    rng = np.random.default_rng(0)
+    rewards = [env.step(rng.random(16) < 0.5)[1] for _ in range(n_steps)]
+    return rewards, env.evaluate("val"), env.evaluate("test")
+
+
+def test_a_run_is_the_same_in_memory_and_streamed(make_folder):
+    root = str(make_folder(n_images=24))
+    kept = {
+        images: ViTPatchSelectEnv(**FOLDER, data_dir=root, images=images)
+        for images in ("memory", "stream")
+    }
+    assert losses(kept["memory"]) == losses(kept["stream"])
+    assert isinstance(kept["memory"].data.train.images, torch.Tensor)
+    assert isinstance(kept["stream"].data.train.images, StoredImages)
+    assert kept["memory"].data.channel_mean == kept["stream"].data.channel_mean
+    assert kept["memory"].data.channel_std == kept["stream"].data.channel_std
+    assert not kept["memory"].data.notes
+    assert "read from" in kept["stream"].data.notes[0]
+
+
+def test_a_streamed_run_resumes_in_memory_and_the_other_way(make_folder, tmp_path):
+    root = str(make_folder(n_images=24))
+
+    def env(images):
+        return ViTPatchSelectEnv(**FOLDER, data_dir=root, images=images)
+
+    rng = np.random.default_rng(0)
+    masks = rng.random((8, 16)) < 0.5
+    whole = env("memory")
+    whole.reset(seed=1)
+    expected = [whole.step(mask)[1] for mask in masks]
+    for first, second in (("stream", "memory"), ("memory", "stream")):
+        begun = env(first)
+        begun.reset(seed=1)
+        assert [begun.step(mask)[1] for mask in masks[:4]] == expected[:4]
+        begun.save(tmp_path / "state")
+        resumed = env(second)
+        resumed.load(tmp_path / "state")
+        assert [resumed.step(mask)[1] for mask in masks[4:]] == expected[4:]
+
+
+def test_only_the_images_that_are_used_are_decoded(make_folder, decoded):
+    root = make_folder(n_images=40)
+    data = load_dataset("folder", data_dir=root, image_size=8, train_fraction=0.25)
+    assert len(data.train.labels) + len(data.val.labels) == 20
+    assert len(data.test.labels) == 80
+    assert len(set(decoded)) == len(decoded) == 100
+    decoded.clear()
+    load_dataset("folder", data_dir=root, image_size=8, train_fraction=0.5)
+    assert len(decoded) == 20 or 0 < len(decoded) <= 40
+    decoded.clear()
+    load_dataset("folder", data_dir=root, image_size=8, train_fraction=0.5)
+    assert not decoded
+
+
+def test_images_are_streamed_if_they_would_take_more_than_half_of_the_memory(
+    make_folder, monkeypatch
+):
+    root = make_folder(n_images=20)
+    n_bytes = 80 * 3 * 8 * 8
+    for available, kind in ((2 * n_bytes, torch.Tensor), (2 * n_bytes - 2, StoredImages)):
+        monkeypatch.setattr(sources, "available_memory", lambda available=available: available)
+        data = load_dataset("folder", data_dir=root, image_size=8)
+        assert isinstance(data.train.images, kind)
+        assert isinstance(data.test.images, kind)
+
+
+def test_streamed_images_are_pickled_by_reference(make_folder):
+    data = load_dataset("folder", data_dir=make_folder(), image_size=64, images="stream")
+    content = pickle.dumps(data)
+    assert len(content) < 30_000
+    again = pickle.loads(content)
+    order = np.array([5, 0, 3])
+    assert torch.equal(again.train.images[order], data.train.images[order])
+    assert torch.equal(again.train.images[1:3], data.train.images[torch.tensor([1, 2])])
+
+
+def test_decoding_continues_where_it_was_interrupted(make_folder, decoded, monkeypatch):
+    root = make_folder(n_images=100)
+    read = image_folder.read_picture
+
+    def interrupted(path, *args):
+        if len(decoded) == 300:
+            raise KeyboardInterrupt
+        return read(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_folder, "read_picture", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset("folder", data_dir=root, image_size=8)
+    n_before = len(decoded)
+    load_dataset("folder", data_dir=root, image_size=8)
+    assert n_before >= 250
+    assert len(decoded) - n_before <= 400 - 250
+
+
+def test_a_killed_process_loses_ten_seconds_of_decoding_at_most(
+    make_folder, own_cache, decoded, monkeypatch
+):
+    root = make_folder(n_images=300)
+    code = (
+        "import sys, time; from vit_patch_env.data import image_folder, store; "
+        "from vit_patch_env import load_dataset; store._SAVE_EVERY = 0; "
+        "image_folder._AT_ONCE = 16; "
+        "load_dataset('folder', data_dir=sys.argv[1], image_size=8)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(root)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(own_cache.glob(f"{IMAGES}/*/index")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    load_dataset("folder", data_dir=root, image_size=8)
+    assert len(decoded) < 1200
+    assert not list(own_cache.glob("**/*.tmp"))
+
+
+def test_two_processes_decode_one_after_the_other(make_folder, own_cache, decoded):
+    root = make_folder(n_images=60)
+    loaded = []
+    threads = [
+        threading.Thread(
+            target=lambda: loaded.append(load_dataset("folder", data_dir=root, image_size=8))
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 240
+    assert all(torch.equal(one.train.images, loaded[0].train.images) for one in loaded)
+
+
+def test_an_image_that_the_cache_damaged_is_decoded_again(make_folder, own_cache, decoded):
+    root = make_folder()
+    expected = load_dataset("folder", data_dir=root, image_size=8).train.images
+    (pixels,) = own_cache.glob(f"{IMAGES}/*/pixels")
+    content = bytearray(pixels.read_bytes())
+    content[1000:1500] = bytes(500)
+    for images in ("stream", "memory"):
+        pixels.write_bytes(content)
+        decoded.clear()
+        again = load_dataset("folder", data_dir=root, image_size=8, images=images)
+        assert torch.equal(again.train.images[:], expected)
+        assert 0 < len(decoded) < 6
+
+
+def test_files_that_changed_are_decoded_again_and_only_those(make_folder, decoded):
+    root = make_folder()
+    load_dataset("folder", data_dir=root, image_size=8)
+    decoded.clear()
+    Image.new("RGB", (12, 12), (9, 9, 9)).save(root / "train" / "cat" / "003.png")
+    Image.new("RGB", (12, 12), (8, 8, 8)).save(root / "train" / "cat" / "999.png")
+    data = load_dataset("folder", data_dir=root, image_size=8)
+    assert {os.path.basename(path) for path in decoded} == {"003.png", "999.png"}  # noqa: PTH119
+    flat = torch.cat([split.images[:].flatten(1) for split in (data.train, data.val, data.test)])
+    assert (flat == 9).all(dim=1).sum() == (flat == 8).all(dim=1).sum() == 1
+
+
+def test_images_in_both_training_and_test_folder_are_counted(make_folder):
+    root = make_folder()
+    data = load_dataset("folder", data_dir=root, image_size=12)
+    assert "40 of 40 test images are also training images, such as" in data.notes[0]
+    for number, path in enumerate(sorted((root / "test").rglob("*.png"))[:37]):
+        Image.new("RGB", (12, 12), (number, 0, 7)).save(path)
+    data = load_dataset("folder", data_dir=root, image_size=12)
+    assert "3 of 40 test images are also training images" in data.notes[0]
+    assert str(root / "test" / "dog") in data.notes[0]
+
+
+def test_a_store_of_files_that_are_gone_starts_over(make_folder, own_cache):
+    root = make_folder(n_images=60)
+    load_dataset("folder", data_dir=root, image_size=8)
+    (pixels,) = own_cache.glob(f"{IMAGES}/*/pixels")
+    before = pixels.stat().st_size
+    for path in [*root.rglob("*.png")]:
+        if int(path.stem) >= 10:
+            path.unlink()
+    load_dataset("folder", data_dir=root, image_size=8)
+    assert pixels.stat().st_size == before // 6
+
+
+def test_those_used_longest_ago_make_room(make_folder, own_cache, monkeypatch):
+    roots = [make_folder(name, n_images=40) for name in ("first", "second", "third")]
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "0.0008")
+    for root in roots:
+        load_dataset("folder", data_dir=root, image_size=32)
+        if root is roots[1]:  # the first is used again
+            load_dataset("folder", data_dir=roots[0], image_size=32)
+    found = [entry.about for entry in entries(own_cache)]
+    assert found == [str(roots[2]), str(roots[0])]
+
+
+def test_a_disk_that_is_too_small_is_named(make_folder, own_cache):
+    root = make_folder()
+    load_dataset("folder", data_dir=root, image_size=8)
+    (store,) = own_cache.glob(f"{IMAGES}/*")
+    with pytest.raises(ValueError, match=r"expected 1000000\.0 GB of free space .* got \d+\.\d GB"):
+        make_room(own_cache, 10**15, keep=store)
+
+
+def test_the_command_shows_and_clears_the_cache(make_folder, own_cache, capsys, monkeypatch):
+    root = make_folder()
+    load_dataset("folder", data_dir=root, image_size=8)
+    (own_cache / "old-0123456789abcdef-32.safetensors").write_bytes(bytes(10**6))
+    main(["cache"])
+    shown = capsys.readouterr().out
+    assert root.name in shown.replace("\n", "")
+    assert "1.0 MB" in shown
+    assert "at most 100.0 GB (VIT_PATCH_CACHE_GB)" in shown
+    main(["cache", "--clear"])
+    assert "Removed 1." in capsys.readouterr().out
+    assert not entries(cache_dir())
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "much")
+    with pytest.raises(SystemExit):
+        main(["cache"])
+    assert "VIT_PATCH_CACHE_GB must be a number of gigabytes, got 'much'" in capsys.readouterr().err
+
+
+def test_the_command_line_says_that_images_are_streamed(make_folder, tmp_path, capsys):
+    root = make_folder()
+    options = [
+        word for name, value in FOLDER.items() for word in (f"--{name.replace('_', '-')}", value)
+    ]
+    words = [*map(str, options), "--data-dir", str(root), "--images", "stream", "--epochs", "1"]
+    main(["train", *words, "--agent", "all", "--out", str(tmp_path / "run")])
+    shown = capsys.readouterr().out
+    assert "80 images of 16 x 16 pixels (0.0 GB) are read from" in shown
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]
