@@ -89,12 +89,13 @@ def check_dataset(name: DatasetName, data_dir: str | Path | None) -> None:
     check_choice(get_args(DatasetName), dataset=name)
     if name == "folder":
         from vit_patch_env.data.layouts import check_layout
+        from vit_patch_env.data.pictures import SUFFIXES
 
         if data_dir is None:
             raise ArgumentError(
                 "dataset", "'folder' needs data_dir, the folder of images, got None"
             )
-        check_layout(Path(data_dir))
+        check_layout(Path(data_dir), SUFFIXES)
 
 
 def _load_digits(request: Request) -> Source:

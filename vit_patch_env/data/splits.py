@@ -122,12 +122,12 @@ def split_source(
         parts = tuple(
             part[mask] for part, mask in zip(parts, np.split(readable, ends), strict=True)
         )
-    notes = [*source.notes, *_check_classes(source, parts)]
+    about_classes = _check_classes(source, parts)
     train, val, test = (
         Split(images_of_part, torch.from_numpy(source.labels[part]))
         for images_of_part, part in zip(source.read(parts, images), parts, strict=True)
     )
-    notes = [*notes, *source.notes[len(source.notes) :]]
+    notes = [*source.notes, *about_classes]
     return ImageData(train, val, test, source.classes, source.flip, tuple(notes))
 
 

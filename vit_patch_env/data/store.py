@@ -172,8 +172,11 @@ class Store:
 
     def contents(self, rows: NDArray[np.int64]) -> list[bytes]:
         """For each row, what images of the same pixels have in common, and hardly any others."""
-        fields = self._index[["checksum", "sum", "sum_of_squares"]][rows]
-        return [field.tobytes() for field in fields]
+        records = self._index[rows]
+        numbers = np.column_stack(
+            (records["checksum"].astype(np.int64), records["sum"], records["sum_of_squares"])
+        )
+        return [row.tobytes() for row in numbers]
 
     def channel_sums(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these rows, and of their squares: (channels,) each."""

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from vit_patch_env.checks import ArgumentError
-
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
 
@@ -79,7 +77,7 @@ def limit_bytes() -> float:
     """The size that decoded images may have, from VIT_PATCH_CACHE_GB or 100 GB.
 
     Raises:
-        ArgumentError: if the variable is not a number.
+        ValueError: if the variable is not a number.
     """
     text = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_LIMIT))
     try:
@@ -87,7 +85,7 @@ def limit_bytes() -> float:
     except ValueError:
         limit = -1.0
     if not limit >= 0:
-        raise ArgumentError(LIMIT_VARIABLE, f"must be a number of gigabytes, got {text!r}")
+        raise ValueError(f"{LIMIT_VARIABLE} must be a number of gigabytes, got {text!r}")
     return 1e9 * limit
 
 
