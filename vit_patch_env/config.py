@@ -36,6 +36,9 @@ else:  # values that can be saved and given on the command line
 Count = Annotated[int, Interval(ge=1)]
 Alpha = Annotated[float, Interval(ge=0)]
 
+_MIN_ALPHA = 0.01
+"""Below, samples of the Beta distribution underflow to equal shares in float32."""
+
 
 @arguments
 class EnvConfig:
@@ -188,6 +191,11 @@ class EnvConfig:
         """
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < _MIN_ALPHA:
+                raise ArgumentError(
+                    name, f"must be 0 or at least {_MIN_ALPHA}, got {getattr(self, name)}"
+                )
         if self.n_patches_desired is not None:
             check_integer(1, self.n_patches, n_patches_desired=self.n_patches_desired)
         if not isinstance(self.model, str) and self.keep_rate is not None:

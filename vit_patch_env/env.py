@@ -23,7 +23,7 @@ from vit_patch_env.training.evaluation import Metrics
 
 Answer = TypeVar("Answer")
 
-_PLAIN = str | int | float | tuple | None
+_PLAIN = (str, int, float, tuple, type(None))
 """Values of arguments that can be saved."""
 
 

@@ -1,8 +1,8 @@
 """Augmentation of training batches: what `augment`, `random_erasing`, `mixup` and `cutmix` do.
 
-The operations are those of torchvision.transforms.v2, which use torch's global generators: see
-`generators.py`. Here each image gets its own, although a transform of version 2 treats a batch as
-one image.
+The operations are those of torchvision.transforms.v2, which draw from torch's global generators:
+see `generators.py`. Such a transform treats a batch as one image, with one operation for all; here
+it is called for parts of the batch.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,9 @@ from vit_patch_env.names import AugmentName
 
 Transform = Callable[[Tensor], Tensor]
 """Maps uint8 images (batch, channels, height, width) to uint8 images of the same shape."""
+
+N_GROUPS = 32
+"""Groups of a batch whose images share an operation."""
 
 _GREY_OR_COLOUR = (1, 3)
 
@@ -177,25 +180,35 @@ def erase(images: Tensor, probability: float) -> Tensor:
 def _rand_augment(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
-    return _image_by_image(v2.RandAugment(interpolation=v2.InterpolationMode.BILINEAR), images)
+    one = v2.RandAugment(num_ops=1, interpolation=v2.InterpolationMode.BILINEAR)
+    return _in_groups(one, _in_groups(one, images))
 
 
 def _trivial_augment(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
-    transform = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)
-    return _image_by_image(transform, images)
+    one = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)
+    return _in_groups(one, images)
 
 
 def _resized_crops(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
-    return _image_by_image(v2.RandomResizedCrop(tuple(images.shape[-2:])), images)
+    one = v2.RandomResizedCrop(tuple(images.shape[-2:]))
+    return torch.stack([one(image) for image in images])
 
 
-def _image_by_image(transform: Any, images: Tensor) -> Tensor:
-    """The batch (batch, channels, height, width), each image transformed on its own."""
-    return torch.stack([transform(image) for image in images])
+def _in_groups(transform: Any, images: Tensor) -> Tensor:
+    """The images (batch, channels, height, width), transformed in random groups.
+
+    Each image has the same chance of every operation as on its own; those of a group share it.
+    """
+    order = torch.randperm(len(images))
+    back = torch.argsort(order).to(images.device, non_blocking=True)
+    groups = images[order.to(images.device, non_blocking=True)].tensor_split(
+        min(len(images), N_GROUPS)
+    )
+    return torch.cat([transform(group) for group in groups])[back]
 
 
 def _checked(transform: Transform) -> Transform:
