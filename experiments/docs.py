@@ -14,6 +14,7 @@ from typing import Any, get_args
 from vit_patch_env.agents import RULES, SCHEDULES
 from vit_patch_env.arguments import declared
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.data.augment import AUGMENTATIONS
 from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import AgentOptions
@@ -89,6 +90,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "rules": partial(described_table, RULES, "`agent`", "what it does"),
         "schedules": partial(described_table, SCHEDULES, "`agent`", "number of patches"),
         "hyperparameters": hyperparameter_tables,
+    },
+    "own-data.md": {
+        "augmentations": partial(described_table, AUGMENTATIONS, "`--augment`", "what it does"),
     },
     "own-model.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},

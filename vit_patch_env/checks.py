@@ -84,6 +84,8 @@ def check(annotation: Any, **values: object) -> Any:
     """
     valid = None
     for name, value in values.items():
+        if isinstance(value, list) and takes_list(annotation):  # as from JSON
+            value = tuple(value)
         try:
             valid = _adapter(annotation).validate_python(plain(value))
         except ValidationError as error:
@@ -100,10 +102,12 @@ def from_text(annotation: Any, text: Any) -> Any:
         annotation: type of the value; `check` then verifies it.
         text: such as "3", "0.5" or "None".
     """
-    if isinstance(text, tuple):
-        item = get_args(_kinds(annotation)[0][0])[0]
-        return tuple(from_text(item, one) for one in text)
     kinds, _ = _kinds(annotation)
+    if isinstance(text, tuple):
+        if text == ("None",) and types.NoneType in kinds:
+            return None
+        item = get_args(kinds[0])[0]
+        return tuple(from_text(item, one) for one in text)
     if text == "None" and types.NoneType in kinds:
         return None
     for kind in kinds:
@@ -111,6 +115,11 @@ def from_text(annotation: Any, text: Any) -> Any:
             if kind in _FROM_TEXT:
                 return _FROM_TEXT[kind](text)
     return text
+
+
+def takes_list(annotation: Any) -> bool:
+    """Whether an annotation allows a tuple of any length."""
+    return any(get_origin(kind) is tuple for kind in _kinds(annotation)[0])
 
 
 def check_integer(ge: int | None = None, le: int | None = None, /, **values: object) -> None:

@@ -9,6 +9,7 @@ from typing_extensions import Doc
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, OrObject, arguments
 from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.names import (
+    AugmentName,
     BudgetName,
     DatasetName,
     ImagesName,
@@ -23,17 +24,22 @@ from vit_patch_env.names import (
 from vit_patch_env.patches.grid import patches_per_side
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from vit_patch_env.data.splits import ImageData
 
     MakeModel = Callable[[int, int], nn.Module]
     Dataset = DatasetName | ImageData
     Model = ModelName | MakeModel
+    Augment = AugmentName | Callable[[Tensor], Tensor]
 else:  # values that can be saved and given on the command line
-    Dataset, Model = DatasetName, ModelName
+    Dataset, Model, Augment = DatasetName, ModelName, AugmentName
 
 Count = Annotated[int, Interval(ge=1)]
+Alpha = Annotated[float, Interval(ge=0)]
+
+_MIN_ALPHA = 0.01
+"""Below, samples of the Beta distribution underflow to equal shares in float32."""
 
 
 @arguments
@@ -119,11 +125,37 @@ class EnvConfig:
     label_smoothing: Annotated[
         float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
     ] = 0.0
+    augment: Annotated[
+        Augment,
+        OrObject("a function of a batch of images"),
+        Doc("how training images are augmented: see docs/own-data.md#augmentation"),
+    ] = "crop-flip"
     crop_padding: Annotated[
         int, Interval(ge=0), Doc("pixels of padding for random crops; 0 for no cropping")
     ] = 4
     flip: Annotated[
         bool | None, Doc("mirror half of the images; by default if the data set allows it")
+    ] = None
+    random_erasing: Annotated[
+        float, Interval(ge=0, le=1), Doc("probability that a rectangle of an image is erased")
+    ] = 0.0
+    mixup: Annotated[
+        Alpha, Doc("alpha of mixup, which blends two images and their labels; 0 for none")
+    ] = 0.0
+    cutmix: Annotated[
+        Alpha,
+        Doc(
+            "alpha of CutMix, which pastes a part of another image; 0 for none; with mixup, each "
+            "batch gets one of the two"
+        ),
+    ] = 0.0
+    mean: Annotated[
+        tuple[Annotated[float, Interval(ge=0, le=1)], ...] | None,
+        Doc("of each channel, for normalisation; by default that of the training images"),
+    ] = None
+    std: Annotated[
+        tuple[Annotated[float, Interval(gt=0)], ...] | None,
+        Doc("standard deviation of each channel; by default that of the training images"),
     ] = None
     observation: Annotated[
         ObservationName,
@@ -170,6 +202,11 @@ class EnvConfig:
         """
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < _MIN_ALPHA:
+                raise ArgumentError(
+                    name, f"must be 0 or at least {_MIN_ALPHA}, got {getattr(self, name)}"
+                )
         if self.n_patches_desired is not None:
             check_integer(1, self.n_patches, n_patches_desired=self.n_patches_desired)
         if not isinstance(self.model, str) and self.keep_rate is not None:

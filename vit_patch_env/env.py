@@ -23,6 +23,9 @@ from vit_patch_env.training.evaluation import Metrics
 
 Answer = TypeVar("Answer")
 
+_PLAIN = (str, int, float, tuple, type(None))
+"""Values of arguments that can be saved."""
+
 
 class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     """Train a Vision Transformer while choosing, batch by batch, the patches it trains on.
@@ -319,12 +322,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._episode, self._last_episode = current, last
 
     def image_statistics(self) -> dict[str, Any]:
-        """Statistics that identify the images, as plain data."""
+        """Statistics that identify the images, and those used to normalise, as plain data."""
         data = self.data
         return {
             **{name: len(getattr(data, name).labels) for name in get_args(SplitName)},
             "classes": list(data.classes),
-            "channel_mean": [round(value, 6) for value in data.channel_mean],
+            "channel_mean": _rounded(data.channel_mean),
+            "normalize_mean": _rounded(self._factory.mean),
+            "normalize_std": _rounded(self._factory.std),
         }
 
     def _fixed_arguments(self) -> dict[str, Any]:
@@ -335,7 +340,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             if one.changes_run
         }
         return {
-            name: value if isinstance(value, str | int | float | None) else type(value).__name__
+            name: value if isinstance(value, _PLAIN) else type(value).__name__
             for name, value in values.items()
         }
 
@@ -351,3 +356,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode = self._factory.make(0, 0)
         episode.load_state_dict(state)
         return episode
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 6) for value in values]

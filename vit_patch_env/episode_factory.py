@@ -11,6 +11,7 @@ from torch import nn
 
 from vit_patch_env.checks import ArgumentError, check_integer, shown
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
@@ -55,6 +56,10 @@ class EpisodeFactory:
             check_model(config.model, config.keep_rate)
         elif not callable(config.model):
             raise ArgumentError("model", f"must be a name or a function, got {shown(config.model)}")
+        if not (isinstance(config.augment, str) or callable(config.augment)):
+            raise ArgumentError(
+                "augment", f"must be a name or a function, got {shown(config.augment)}"
+            )
         if (config.budget == "seconds") != (config.seconds is not None):
             raise ArgumentError(
                 "seconds",
@@ -77,6 +82,16 @@ class EpisodeFactory:
         if self._data is None:
             self._data = self._load_data().to(self.precision.device)
         return self._data
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, for normalisation: the given one, or that of the training images."""
+        return self.data.channel_mean if self.config.mean is None else self.config.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, for normalisation: the given one, or that of the training images."""
+        return self.data.channel_std if self.config.std is None else self.config.std
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -117,7 +132,7 @@ class EpisodeFactory:
             torch.set_num_threads(1)
         config, data = self.config, self.data
         started = time.perf_counter()
-        normalize = Normalize(data.channel_mean, data.channel_std, self.precision.device)
+        normalize = Normalize(self.mean, self.std, self.precision.device)
         stream = BatchStream(
             *data.train,
             normalize,
@@ -125,6 +140,10 @@ class EpisodeFactory:
             seed=stream_seed,
             crop_padding=config.crop_padding,
             flip=data.flip if config.flip is None else config.flip,
+            augmentation=make_augmentation(config.augment),
+            mixing=Mixing(
+                config.random_erasing, config.mixup, config.cutmix, n_classes=len(data.classes)
+            ),
         )
         trainer = Trainer(
             self._new_model(weights_seed),
@@ -193,12 +212,24 @@ class EpisodeFactory:
                 "image_size", f"must be that of the dataset, {size}, got {config.image_size}"
             )
         check_integer(1, n_images, batch_size=self.config.batch_size)
+        self._check_channels(channels)
         if config.reward == "validation" and not len(data.val.images):
             raise ValueError("reward validation needs validation images, got 0 of them")
         if isinstance(config.model, str):  # so that invalid sizes are reported before training
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
+
+    def _check_channels(self, channels: int) -> None:
+        """Refuse an augmentation or normalisation for another number of channels."""
+        check_augmentation(self.config.augment, channels)
+        for name in ("mean", "std"):
+            values = getattr(self.config, name)
+            if values is not None and len(values) != channels:
+                numbers = "1 number" if channels == 1 else f"{channels} numbers"
+                raise ArgumentError(
+                    name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
+                )
 
     def _validation(self, normalize: Normalize) -> list[Batch]:
         """The validation images that the reward is measured on, normalised, in batches."""

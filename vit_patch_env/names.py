@@ -19,6 +19,11 @@ ModelName = Literal[
 ]  # fmt: skip
 """Modules in `models/`, each with its class as `MODEL`."""
 
+AugmentName = Literal[
+    "crop-flip", "none", "randaugment", "trivialaugment", "random-resized-crop",
+]  # fmt: skip
+"""Functions in `data/augment.py`."""
+
 OptimizerName = Literal["adam", "adamw"]
 ScheduleName = Literal["constant", "cosine"]
 PrecisionName = Literal["auto", "fp32", "bf16"]

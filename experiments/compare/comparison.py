@@ -3,6 +3,7 @@
 The state of a run is in its folder alone; a second call resumes where the first one stopped.
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -184,8 +185,10 @@ class Comparison:
         if not path.exists():
             return {}
         saved = read_json(path)
-        given = asdict(self.options.env)
-        if saved.get("images", self.images) != self.images:
+        given = json.loads(json.dumps(asdict(self.options.env)))  # lists instead of tuples
+        images = saved.get("images", self.images)
+        # Those of an earlier version have fewer statistics.
+        if images != {name: self.images.get(name) for name in images}:
             raise ArgumentError(
                 "out",
                 f"must be a folder without another comparison, got {self.path}, made on other "

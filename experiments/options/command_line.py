@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_origin
 import tyro
 
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, Argument, declared
-from vit_patch_env.checks import ArgumentError, describe, from_text
+from vit_patch_env.checks import ArgumentError, describe, from_text, takes_list
 
 FLAT_GROUPS = ("env",)
 """Groups whose arguments have no prefix on the command line."""
@@ -63,9 +63,9 @@ def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
         return annotation, field(default_factory=group)
     if kind is bool:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
-    if get_origin(kind) is tuple:
+    if takes_list(argument.annotation):
         texts = Annotated[tuple[str, ...], tyro.conf.arg(help=argument.doc)]
-        return texts, tuple(map(str, default))
+        return texts, ("None",) if default is None else tuple(map(str, default))
     text: Any = Annotated[
         str, tyro.conf.arg(help=argument.doc, metavar=_metavar(argument.annotation))
     ]

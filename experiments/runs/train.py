@@ -201,7 +201,7 @@ class Run:
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
         self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
-        model = env.last_episode.model
+        model, images = env.last_episode.model, env.image_statistics()
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
@@ -215,6 +215,8 @@ class Run:
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
             "classes": list(env.data.classes),
+            "normalize_mean": images["normalize_mean"],
+            "normalize_std": images["normalize_std"],
             "device": str(env.device),
             "device_name": device_name(env.device),
             "precision": env.precision.name,

@@ -1,6 +1,6 @@
 """A seeded, resumable stream of augmented mini-batches that live on the training device."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -8,13 +8,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vit_patch_env.checks import check_integer
+from vit_patch_env.data.augment import Augmentation, Mixing, crop_flip
+from vit_patch_env.data.generators import seeded_generators
 
 
 class Batch(NamedTuple):
-    """Normalised images (batch, channels, height, width) float32 and labels (batch,) int64."""
+    """Normalised images (batch, channels, height, width) float32 and their labels.
+
+    Labels are classes (batch,) int64 or, with mixup or CutMix, probabilities (batch, n_classes)
+    float32.
+    """
 
     images: Tensor
     labels: Tensor
+
+
+class Images(Protocol):
+    """Images (n_images, channels, height, width) uint8: a tensor, or what reads them from a file.
+
+    What reads them may also have `prefetch(indices)`, which starts to read the next batch.
+    """
+
+    @property
+    def shape(self) -> Any:
+        """(n_images, channels, height, width)."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """The images at `indices` (batch,) int64, as a uint8 tensor."""
 
 
 class Position(NamedTuple):
@@ -31,6 +54,9 @@ class Normalize:
         mean: per channel, in [0, 1].
         std: per channel, in [0, 1]; a channel without variation is only centred.
         device: of the images.
+
+    Attributes:
+        device: of the images.
     """
 
     def __init__(
@@ -38,6 +64,7 @@ class Normalize:
     ) -> None:
         deviation = torch.tensor([value or 1.0 for value in std], device=device)
         self.scale = (1 / (255 * deviation)).view(1, -1, 1, 1)
+        self.device = self.scale.device
         self.shift = (-torch.tensor(mean, device=device) / deviation).view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -69,20 +96,24 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
 
 
 class BatchStream:
-    """Endless shuffled mini-batches of images held as uint8 on the device.
+    """Endless shuffled mini-batches of uint8 images, on the device of `normalize`.
 
-    Every epoch's order and augmentation come from (seed, epoch) alone, so the stream is the
-    same on every device and can be resumed at any `position`. The last, incomplete batch of an
-    epoch is dropped; its images differ between epochs.
+    Every epoch's order, crops and mirrored images come from (seed, epoch) alone, and all other
+    randomness from (seed, epoch, batch), so the stream can be resumed at any `position`; without
+    transforms by torchvision or the user, it is the same on every device. The last, incomplete
+    batch of an epoch is dropped; its images differ between epochs.
 
     Args:
-        images: (n_images, channels, height, width) uint8, on the device.
-        labels: (n_images,) int64, on the device.
-        normalize: applied to every batch last.
+        images: (n_images, channels, height, width) uint8; fastest as a tensor on the device.
+        labels: (n_images,) int64.
+        normalize: applied to every batch after its augmentation.
         batch_size: images per batch.
         seed: of order and augmentation.
         crop_padding: pixels of zero padding for random crops; 0 for none.
         flip: whether half of the images are mirrored left to right.
+        augmentation: of uint8 images; it may exclude crops and mirrored images. By default
+            crop-flip.
+        mixing: of normalised images and labels; None for none.
 
     Raises:
         ValueError: if there are fewer images than batch_size.
@@ -90,7 +121,7 @@ class BatchStream:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         normalize: Normalize,
         *,
@@ -98,15 +129,22 @@ class BatchStream:
         seed: int,
         crop_padding: int = 4,
         flip: bool = True,
+        augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         check_integer(1, len(images), batch_size=batch_size)
         self.images = images
-        self.labels = labels
+        self.device = normalize.device
+        self.labels = labels.to(self.device)
         self.normalize = normalize
         self.batch_size = batch_size
         self.seed = seed
-        self.crop_padding = crop_padding
-        self.flip = flip
+        augmentation = crop_flip() if augmentation is None else augmentation
+        self.crop_padding = crop_padding if augmentation.crop else 0
+        self.flip = flip and augmentation.flip
+        self._transform = augmentation.transform
+        self._mixing = Mixing() if mixing is None else mixing
+        self._on_device = isinstance(images, Tensor) and images.device == self.device
         self.batches_per_epoch = len(images) // batch_size
         self.position = Position(0, 0)
 
@@ -134,29 +172,55 @@ class BatchStream:
 
     def next(self) -> Batch:
         """The next batch."""
-        start = self._position.batch * self.batch_size
-        part = slice(start, start + self.batch_size)
-        chosen = self._order[part]
-        images = self.images[chosen]
+        epoch, index = self._position
+        part = self._part
+        images, labels = self._chosen(part), self.labels[self._order[part]]
         if self.crop_padding or self.flip:
             images = crop_and_flip(
                 images, self._offsets[part], self._flips[part], self.crop_padding
             )
-        batch = Batch(self.normalize(images), self.labels[chosen])
-        epoch, index = self._position
+        batch = self._augmented(images, labels)
         if index + 1 < self.batches_per_epoch:
             self._position = Position(epoch, index + 1)
         else:
             self.position = Position(epoch + 1, 0)
+        prefetch = getattr(self.images, "prefetch", None)
+        if prefetch is not None:
+            prefetch(self._order_on_cpu[self._part])
         return batch
 
+    @property
+    def _part(self) -> slice:
+        """The part of the epoch's order that the next batch consists of."""
+        start = self._position.batch * self.batch_size
+        return slice(start, start + self.batch_size)
+
+    def _chosen(self, part: slice) -> Tensor:
+        """The uint8 images of a part of the epoch's order, on the device."""
+        if self._on_device:
+            return self.images[self._order[part]]
+        images = self.images[self._order_on_cpu[part]]
+        if self.device.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory()  # so that the transfer need not be waited for
+        return images.to(self.device, non_blocking=True)
+
+    def _augmented(self, images: Tensor, labels: Tensor) -> Batch:
+        """The normalised batch, with the randomness of (seed, epoch, batch)."""
+        if self._transform is None and not self._mixing.changes:
+            return Batch(self.normalize(images), labels)
+        epoch, index = self._position
+        with seeded_generators((self.seed, epoch), index, self.device):
+            if self._transform is not None:
+                images = self._transform(images)
+            return Batch(*self._mixing(self.normalize(images), labels))
+
     def _shuffle(self) -> None:
-        """Sample the epoch's order and augmentation, with one transfer each."""
+        """Sample the epoch's order, crops and mirrored images, with one transfer each."""
         rng = np.random.default_rng([self.seed, self._position.epoch])
         n_images = len(self.images)
-        device = self.images.device
-        self._order = torch.from_numpy(rng.permutation(n_images)).to(device)
+        self._order_on_cpu = torch.from_numpy(rng.permutation(n_images))
+        self._order = self._order_on_cpu.to(self.device)
         offsets = rng.integers(0, 2 * self.crop_padding, size=(n_images, 2), endpoint=True)
-        self._offsets = torch.from_numpy(offsets).to(device)
+        self._offsets = torch.from_numpy(offsets).to(self.device)
         flips = rng.random(n_images) < 0.5 if self.flip else np.zeros(n_images, dtype=np.bool_)
-        self._flips = torch.from_numpy(flips).to(device)
+        self._flips = torch.from_numpy(flips).to(self.device)

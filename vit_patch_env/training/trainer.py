@@ -74,7 +74,7 @@ class Trainer:
         If a gradient is not finite, weights and optimizer are not changed.
 
         Args:
-            batch: normalised images and labels, on the device.
+            batch: normalised images, and their labels as classes or probabilities, on the device.
             keep: indices (n_keep,) int64 of the patches to train on; None for all.
             progress: share of the run's budget used before this step, in [0, 1].
         """
