@@ -337,7 +337,7 @@ def _resized(
         min(left + (x + shown[0]) * x_scale, right),
         min(top + (y + shown[1]) * y_scale, bottom),
     )
-    part = image.resize(shown, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+    part = image.resize(shown, Image.Resampling.BILINEAR, box)
     if shown == (image_size, image_size):
         return part
     square = Image.new("RGB", (image_size, image_size), BACKGROUND)
