@@ -7,6 +7,9 @@ DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder"
 
 SplitName = Literal["train", "val", "test"]
 
+ResizeName = Literal["crop", "stretch", "pad"]
+"""How images become square: `data/resize.py`."""
+
 ModelName = Literal[
     "simple_vit", "vit", "ats_vit", "evit", "tome", "patch_merger", "patch_dropout",
     "token_expansion",
