@@ -140,9 +140,9 @@ def test_nearly_all_images_is_a_valid_share():
     ("images", "classes", "message"),
     [
         (torch.rand(20, 3, 8, 8) - 0.1, None, r"floating-point images in \[0, 1\]"),
-        (torch.rand(20, 8, 8), None, r"tensors \(channels, height, width\), got \(8, 8\)"),
+        (torch.rand(20, 8), None, r"tensors .*\(channels, height, width\), got \(8,\)"),
         (np.zeros((20, 8, 8, 3)), None, "got ndarray"),
-        ([torch.rand(3, 8, 8)] * 10 + [torch.rand(1, 8, 8)] * 10, None, "expected 3 channels"),
+        ([torch.rand(3, 8, 8)] * 10 + [torch.rand(4, 8, 8)] * 10, None, r"or 3 \(RGB\), got .*4"),
         (torch.rand(0, 3, 8, 8), None, "got an empty one"),
         (torch.rand(20, 3, 8, 8), ("a",), "expected at least two classes, got a"),
     ],

@@ -14,7 +14,7 @@ ResizeName = Literal["crop", "stretch", "pad"]
 SplitName = Literal["train", "val", "test"]
 
 ResizeName = Literal["crop", "stretch", "pad"]
-"""How pictures become square: `data/pictures.py`."""
+"""How images become square: `data/resize.py`."""
 
 ModelName = Literal[
     "simple_vit", "vit", "ats_vit", "evit", "tome", "patch_merger", "patch_dropout",

@@ -1,17 +1,29 @@
 """Data from a user's torch data sets."""
 
-from typing import Any, cast
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from vit_patch_env.checks import check_integer
-from vit_patch_env.data.resize import resize_square
-from vit_patch_env.data.sources import ArraySource, Parts
-from vit_patch_env.data.splits import ImageData, Split, split_source
+from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.data.items import Label, n_items, read_item
+from vit_patch_env.data.labels import (
+    TEST_SET,
+    TRAINING_SET,
+    Numbered,
+    class_names,
+    known_labels,
+    listed,
+    number_labels,
+)
+from vit_patch_env.data.resize import resize_images
+from vit_patch_env.data.splits import ImageData, Source, Split, split_source
+from vit_patch_env.names import ResizeName
+from vit_patch_env.system.memory import check_fits
 
 
 def from_torch(
@@ -24,84 +36,144 @@ def from_torch(
     train_fraction: float = 1.0,
     val_fraction: float = 0.1,
     seed: int = 0,
+    resize: ResizeName = "crop",
 ) -> ImageData:
-    """Map-style data sets of (image, label) pairs, resized and split.
+    """Map-style data sets of images and labels, resized and split.
+
+    Each item is read once, so a data set's own random augmentation does not change between epochs.
+    Of a data set that keeps its labels apart from its images, only the items used are read.
 
     Args:
-        train: pairs of an image (PIL, or a tensor (channels, height, width): uint8, or floating
-            point in [0, 1]) and an integer label from 0.
-        test: the same for testing; by default a share of `train` is held out.
-        classes: class names by label; by default the labels as text.
+        train: items as `split_item` takes them, of images as `image_tensor` takes them; labels are
+            integers from 0, or text. Grey images become RGB if any image is.
+        test: the same for testing; by default a share of `train` is held out. Its classes are
+            matched with those of `train` by name if both have names, otherwise by number.
+        classes: class names by label; by default those of the data set, or the labels as text.
         flip: whether a mirrored image still belongs to its class.
         image_size: as in `load_dataset`.
         train_fraction: as in `load_dataset`.
         val_fraction: as in `load_dataset`.
         seed: as in `load_dataset`.
+        resize: as in `resize_images`.
 
     Raises:
-        ValueError: as `load_dataset`.
+        ValueError: as `load_dataset`, `read_item` and `number_labels`.
     """
-    train_split = _read(train, image_size)
-    test_split = None if test is None else _read(test, image_size)
-    labels = (
-        train_split.labels
-        if test_split is None
-        else torch.cat((train_split.labels, test_split.labels))
+    check_choice(get_args(ResizeName), resize=resize)
+    form = _Form(image_size, resize)
+    images = _open(train, TRAINING_SET, form)
+    test_images = None if test is None else _open(test, TEST_SET, form)
+    numbered = _number(images, test_images, classes)
+    places = Source(
+        _places(numbered.train),
+        None if numbered.test is None else _places(numbered.test),
+        numbered.classes,
+        flip,
     )
-    if classes is None:
-        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-    if len(classes) < 2:
-        raise ValueError(f"expected at least two classes, got {', '.join(classes)}")
-    check_integer(0, len(classes) - 1, **{"lowest label": int(labels.min())})
-    check_integer(0, len(classes) - 1, **{"highest label": int(labels.max())})
-    splits = [split for split in (train_split, test_split) if split is not None]
-    n_train = len(train_split.labels)
-    test_part = None if test_split is None else np.arange(n_train, len(labels))
-    return split_source(
-        ArraySource(
-            torch.cat([cast("Tensor", split.images) for split in splits]),
-            labels.numpy(),
-            Parts(np.arange(n_train), test=test_part),
-            classes,
-            flip=flip,
-        ),
-        train_fraction=train_fraction,
-        val_fraction=val_fraction,
-        seed=seed,
+    # Chosen before they are read: `places` has indices in place of images.
+    chosen = split_source(
+        places, train_fraction=train_fraction, val_fraction=val_fraction, seed=seed
     )
-
-
-def _read(dataset: Any, image_size: int) -> Split:
-    if not len(dataset):
-        raise ValueError("expected a data set of (image, label) pairs, got an empty one")
-    images: list[Tensor] = []
-    labels = []
-    for index in range(len(dataset)):
-        image, label = dataset[index]
-        image = resize_square(_as_uint8(image), image_size)
-        if images and image.shape != images[0].shape:
-            raise ValueError(
-                f"expected {len(images[0])} channels in every image, got {len(image)} in image "
-                f"{index}"
+    train_split, val_split, test_split = _with_same_channels(
+        [
+            Split(_read(opened, split.images.numpy(), form), split.labels)
+            for opened, split in (
+                (images, chosen.train),
+                (images, chosen.val),
+                (test_images or images, chosen.test),
             )
-        images.append(image)
-        labels.append(int(label))
-    return Split(torch.stack(images), torch.tensor(labels))
+        ]
+    )
+    return ImageData(train_split, val_split, test_split, numbered.classes, flip)
 
 
-def _as_uint8(image: Any) -> Tensor:
-    """An image as a tensor (channels, height, width) uint8."""
-    from torchvision.transforms.v2 import functional as transforms  # takes a second to import
+class _Form(NamedTuple):
+    """What images become."""
 
-    if isinstance(image, Image.Image):
-        image = transforms.pil_to_tensor(image if image.mode == "L" else image.convert("RGB"))
-    if not isinstance(image, Tensor) or image.ndim != 3:
-        kind = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"expected PIL images, or tensors (channels, height, width), got {kind}")
-    if image.is_floating_point() and not 0 <= image.min() <= image.max() <= 1:
-        raise ValueError(
-            "expected floating-point images in [0, 1], not normalised, "
-            f"got values in [{image.min():.3g}, {image.max():.3g}]"
+    image_size: int
+    resize: ResizeName
+
+
+class _Opened(NamedTuple):
+    """A data set and its labels; with its images if they had to be read to know the labels."""
+
+    dataset: Any
+    labels: list[Label]
+    images: Tensor | None
+    where: str
+
+
+def _open(dataset: Any, where: str, form: _Form) -> _Opened:
+    labels = known_labels(dataset, where)
+    if labels is not None:
+        return _Opened(dataset, labels, None, where)
+    images, labels = _decode(dataset, np.arange(n_items(dataset, where)), form, where)
+    return _Opened(dataset, labels, images, where)
+
+
+def _number(train: _Opened, test: _Opened | None, classes: tuple[str, ...] | None) -> Numbered:
+    """The labels as indices into the class names, which `classes` replaces if given."""
+    names = class_names(train.dataset)
+    test_names = None if test is None else class_names(test.dataset)
+    numbered = number_labels(
+        train.labels,
+        None if test is None else test.labels,
+        names or classes,
+        test_names or (None if names else classes),
+    )
+    if classes is None or classes == numbered.classes:
+        return numbered
+    own = numbered.classes
+    if len(classes) != len(own) or set(classes) == set(own):
+        raise ArgumentError(
+            "classes",
+            f"must be names for the data set's {len(own)} classes in their order, "
+            f"{listed(own)}, got {listed(classes)}",
         )
-    converted: Tensor = transforms.to_dtype(image, torch.uint8, scale=True)
-    return converted
+    return numbered._replace(classes=classes)
+
+
+def _places(labels: NDArray[np.int64]) -> Split:
+    return Split(torch.arange(len(labels)), torch.from_numpy(labels))
+
+
+def _read(opened: _Opened, indices: NDArray[np.int64], form: _Form) -> Tensor:
+    """Images (n_indices, channels, image_size, image_size) at these indices, in their order."""
+    if opened.images is not None:
+        return opened.images[indices]
+    images, labels = _decode(opened.dataset, indices, form, opened.where)
+    for index, label in zip(indices, labels, strict=True):
+        if label != opened.labels[index]:
+            raise ValueError(
+                f"expected the label {opened.labels[index]!r}, as listed by the data set, in item "
+                f"{index} of {opened.where}, got {label!r}"
+            )
+    return images
+
+
+def _decode(
+    dataset: Any, indices: NDArray[np.int64], form: _Form, where: str
+) -> tuple[Tensor, list[Label]]:
+    """Images (n_indices, channels, image_size, image_size) at these indices, and their labels."""
+    shape, purpose = (form.image_size, form.image_size), f"images of image_size {form.image_size}"
+    images = torch.empty(len(indices), 0, *shape, dtype=torch.uint8)
+    labels: list[Label] = [0] * len(indices)
+    # In the data set's order, in which files are read fastest.
+    for place in tqdm(np.argsort(indices), "reading images", unit=" images", disable=None):
+        image, labels[place] = read_item(dataset, int(indices[place]), where)
+        n_channels = len(image)
+        if n_channels > images.shape[1]:  # the first image, or the first in colour after grey ones
+            check_fits(len(indices) * n_channels * form.image_size**2, f"{len(indices)} {purpose}")
+            grown = torch.empty(len(indices), n_channels, *shape, dtype=torch.uint8)
+            images = grown.copy_(images) if images.shape[1] else grown
+        images[place] = resize_images(image, *form)
+    return images, labels
+
+
+def _with_same_channels(splits: list[Split]) -> list[Split]:
+    """Splits of grey images in RGB if another split is."""
+    n_channels = max(split.images.shape[1] for split in splits)
+    return [
+        split._replace(images=split.images.expand(-1, n_channels, -1, -1).contiguous())
+        for split in splits
+    ]
