@@ -13,9 +13,6 @@ ResizeName = Literal["crop", "stretch", "pad"]
 
 SplitName = Literal["train", "val", "test"]
 
-ResizeName = Literal["crop", "stretch", "pad"]
-"""How images become square: `data/resize.py`."""
-
 ModelName = Literal[
     "simple_vit", "vit", "ats_vit", "evit", "tome", "patch_merger", "patch_dropout",
     "token_expansion",

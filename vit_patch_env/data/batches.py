@@ -95,6 +95,10 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     return padded.flatten(2).gather(2, index).view_as(images)
 
 
+_READING = 1
+"""A seed that makes the random numbers of reading others than those of augmentation."""
+
+
 class BatchStream:
     """Endless shuffled mini-batches of uint8 images, on the device of `normalize`.
 
@@ -199,7 +203,13 @@ class BatchStream:
         """The uint8 images of a part of the epoch's order, on the device."""
         if self._on_device:
             return self.images[self._order[part]]
-        images = self.images[self._order_on_cpu[part]]
+        order = self._order_on_cpu[part]
+        read_seeded = getattr(self.images, "read_seeded", None)
+        if read_seeded is not None:
+            epoch, index = self._position
+            images: Tensor = read_seeded(order, (self.seed, epoch, _READING), index)
+        else:
+            images = self.images[order]
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # so that the transfer need not be waited for
         return images.to(self.device, non_blocking=True)

@@ -1,6 +1,6 @@
 """What images a split may hold: a tensor, or an object that reads them when they are indexed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,9 @@ class Images(Protocol):
     """uint8 images (n_images, channels, height, width), indexed along the first axis.
 
     A tensor is one. Others read their images from a disk whenever they are indexed. They may have
-    `prefetch(indices)`, called with the images that will be read next, and
-    `channel_sums(indices)`, see `channel_sums`.
+    `prefetch(indices)`, called with the images that will be read next; `channel_sums()`, see
+    `channel_sums`; and `read_seeded(indices, seeds, part)`, for training batches, if reading them
+    is random.
     """
 
     @property
@@ -46,8 +47,15 @@ def channel_sums(images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if own is not None:
         sums: tuple[NDArray[np.int64], NDArray[np.int64]] = own()
         return sums
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for part in in_batches(images, _CHUNK):
+    return pixel_sums(in_batches(images, _CHUNK), images.shape[1])
+
+
+def pixel_sums(
+    parts: Iterable[Tensor], n_channels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As `channel_sums`, of images in several tensors (n_images, channels, height, width)."""
+    counts = torch.zeros(n_channels, 256, dtype=torch.int64)
+    for part in parts:
         for channel, values in enumerate(part.unbind(dim=1)):
             counts[channel] += torch.bincount(values.flatten(), minlength=256).cpu()
     return counts.numpy() @ _VALUES, counts.numpy() @ _VALUES**2

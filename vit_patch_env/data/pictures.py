@@ -1,25 +1,351 @@
-"""Pictures as 8-bit RGB."""
+"""Picture files as square RGB images, whatever their format, size, orientation and depth."""
+
+import os
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from vit_patch_env.checks import check_choice
+from vit_patch_env.names import ResizeName
+from vit_patch_env.system.shown import escaped
 
 BACKGROUND = (255, 255, 255)
-"""White, on which transparent pictures are composed."""
+"""The colour behind transparent pixels and around padded pictures: white."""
+
+LARGEST_ASPECT = 100
+"""Ratio of the longer to the shorter side of the most elongated picture that is read."""
+
+_LEFT_OUT = {
+    "EPS",  # decoded by Ghostscript, another program
+    "BUFR", "GRIB", "HDF5",  # recognised, but not decoded without a plugin
+    "MPEG",  # videos, also only recognised
+    "IPTC",  # metadata; what it contains is opened in any format, EPS as well
+    *(() if sys.platform == "win32" else ("WMF",)),  # drawn by Windows
+}  # fmt: skip
+
+# Several threads read pictures, and importing Pillow's plugins is not made for that.
+Image.preinit()
+Image.init()
+
+_FORMATS = tuple(name for name in Image.ID if name not in _LEFT_OUT)
+
+SUFFIXES = frozenset(
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in _FORMATS or name == "MPO"  # which is opened as JPEG
+)
+"""Suffixes of the formats that are read, such as ".jpg", in lower case."""
+
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes pictures upright, by the orientation in their EXIF data."""
+
+_LAST_COLUMN_FIRST, _LAST_ROW_FIRST, _COLUMNS_AS_ROWS = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7, 8}
+"""Orientations for which an upright picture begins with what was stored last, or is transposed."""
+
+_METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Entries of Pillow's `info` that may contain the orientation."""
+
+_GREY_FACTORS = {"L;2": 85, "L;4": 17}
+"""Levels from one value to the next in PNGs of 2 and 4 bits, by Pillow's name of their layout."""
+
+
+def read_picture(path: str, image_size: int, resize: ResizeName) -> NDArray[np.uint8]:
+    """A file's picture, (3, image_size, image_size), contiguous.
+
+    It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized bilinearly with
+    antialiasing; a picture of the right size remains as it is. JPEGs are decoded at a half, a
+    quarter or an eighth of their size where that is at least twice the size needed. May be called
+    in several threads, which decode and resize at the same time.
+
+    Args:
+        path: of a file; its content determines the format.
+        image_size: height and width, in pixels.
+        resize: `crop` resizes the shorter side and keeps the centre, `stretch` changes the aspect
+            ratio, and `pad` resizes the longer side and adds borders in `BACKGROUND`.
+
+    Raises:
+        ValueError: "expected a readable image, got <path>: <reason>", in one line, for what is not
+            a regular file or not a picture, and for one that is damaged, has more than
+            Image.MAX_IMAGE_PIXELS pixels, an aspect ratio above `LARGEST_ASPECT`, or 32-bit pixels.
+        MemoryError: if there is not enough memory for the picture.
+    """
+    check_choice(get_args(ResizeName), resize=resize)
+    try:
+        with _without_warnings(), _opened(path) as image:
+            part = image.draft(None, _draft_size(image.size, image_size, resize))
+            rgb = to_rgb(image)
+            _check_size(rgb.size)  # again, as icons, for example, may claim another one
+            region = _region(rgb.size, part[1], _orientation(image)) if part else (0, 0, *rgb.size)
+            return _pixels(_resized(rgb, region, image_size, resize))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise ValueError(
+            f"expected a readable image, got {escaped(path)}: {_reason(error)}"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB: upright by its EXIF orientation, on `BACKGROUND` if transparent.
+    """An upright picture of mode RGB; `image` itself if nothing has to change.
+
+    The orientation in EXIF data is applied. Transparent pixels, whether by an alpha channel, a
+    palette or a transparent colour, are composed on `BACKGROUND`. 16-bit grey values are scaled to
+    8 bits.
+
+    Args:
+        image: opened by Pillow, or in memory.
 
     Raises:
-        ValueError: for 32-bit pixels, whose range is unknown.
+        ValueError: for 32-bit pixels, and 16-bit pixels that may be negative: their range is
+            unknown.
+        OSError: if a file's pixels cannot be decoded.
     """
-    if image.mode in ("I", "F"):
+    layout = _layout(image)
+    image.load()
+    _correct_transparency(image, layout)
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        rgb = _grey(image).convert("RGB")
+    elif image.has_transparency_data:
+        rgb = _composed(image)
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    transpose = _TRANSPOSES.get(_orientation(image))
+    return rgb if transpose is None else rgb.transpose(transpose)
+
+
+class _InReadingThread(threading.local):
+    """Matches the text of every warning of a thread that is reading a picture."""
+
+    reading = False
+
+    def match(self, _text: str) -> bool:
+        return self.reading
+
+
+_IN_READING_THREAD = _InReadingThread()
+_FILTERS: list[Any] = [
+    ("ignore", _IN_READING_THREAD, category, None, 0)
+    for category in (UserWarning, Image.DecompressionBombWarning)
+]
+_FILTERS_LOCK = threading.Lock()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hide Pillow's warnings of this thread, such as those of damaged metadata.
+
+    `warnings.catch_warnings` replaces the filters of all threads, and two that overlap restore
+    them wrongly. These filters apply to no other thread, and stay.
+    """
+    filters = cast("list[Any]", warnings.filters)
+    with _FILTERS_LOCK:
+        if filters[: len(_FILTERS)] != _FILTERS:
+            filters[:] = _FILTERS + [one for one in filters if one not in _FILTERS]
+    _IN_READING_THREAD.reading = True
+    try:
+        yield
+    finally:
+        _IN_READING_THREAD.reading = False
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The picture in a regular file, whose pixels are not decoded yet; others are not opened."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (faster than Path.stat)
+        raise ValueError("not a regular file")
+    with open(path, "rb") as file:  # noqa: PTH123  (faster than Path.open)
+        try:
+            image = Image.open(file, formats=_formats(os.path.splitext(path)[1].lower()))  # noqa: PTH122
+        except MemoryError as error:  # for what the file claims to contain beside pixels
+            raise ValueError("its header needs more memory than there is") from error
+        _check_size(image.size)
+        yield image
+
+
+@lru_cache(1024)
+def _formats(suffix: str) -> tuple[str, ...]:
+    """Formats to try, those with the suffix first."""
+    expected = Image.registered_extensions().get(suffix)
+    return tuple(sorted(_FORMATS, key=lambda name: name != expected))
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    """Refuse empty, very large and very elongated pictures."""
+    width, height = size
+    if min(size) < 1:
+        raise ValueError(f"a picture of {width} x {height} pixels")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"Image size ({width * height} pixels) exceeds limit of {limit} pixels, could be "
+            "decompression bomb"
+        )
+    if max(size) > LARGEST_ASPECT * min(size):
+        raise ValueError(f"{width} x {height} pixels, an aspect ratio above {LARGEST_ASPECT}:1")
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, without the name of the file."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in a format that Pillow decodes"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return escaped(text or type(error).__name__)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The orientation in a loaded picture's metadata; 1, upright, if there is none."""
+    if not (hasattr(image, "tag_v2") or image.info.keys() & _METADATA):
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _TRANSPOSES else 1
+    except Exception:  # damaged metadata of a picture that can be read
+        return 1
+
+
+def _layout(image: Image.Image) -> str:
+    """Pillow's name of the layout of a PNG's pixels; empty if they have been decoded."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles and image.format == "PNG" else ""
+
+
+def _correct_transparency(image: Image.Image, layout: str) -> None:
+    """Scale a PNG's transparent colour as Pillow scales its pixels to 8 bits."""
+    transparency = image.info.get("transparency")
+    if layout in _GREY_FACTORS and isinstance(transparency, int):
+        image.info["transparency"] = transparency * _GREY_FACTORS[layout]
+    elif layout == "RGB;16B" and isinstance(transparency, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in transparency)
+
+
+def _composed(image: Image.Image) -> Image.Image:
+    """A partly transparent picture on the background."""
+    if image.mode == "La":
+        image = image.convert("LA")  # directly to RGBA, Pillow would drop the transparency
+    rgba = image.convert("RGBA")
+    rgb = Image.new("RGB", image.size, BACKGROUND)
+    rgb.paste(rgba, mask=rgba)
+    return rgb
+
+
+class _GreyRange(NamedTuple):
+    """Pixel values in [0, white], or in [white, 0] with black at the top."""
+
+    highest: int
+    inverted: bool
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """A grey picture of more than 8 bits, in 8 bits, on the background."""
+    grey_range = _grey_range(image)
+    values = np.asarray(image)
+    if image.mode == "I":
+        values = values.clip(0, grey_range.highest)
+    grey = _levels(*grey_range)[values]
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, int):
+        grey[values == transparency] = BACKGROUND[0]
+    return Image.fromarray(grey)
+
+
+def _grey_range(image: Image.Image) -> _GreyRange:
+    if image.mode == "F" or (image.mode == "I" and image.format not in {"PNG", "PPM"}):
         raise ValueError("32-bit pixels whose range is unknown")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    opaque = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    if image.format == "FITS":  # signed, but read by Pillow as if they were not
+        raise ValueError("16-bit pixels whose range is unknown")
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    return _GreyRange(2**bits - 1, tags.get(ExifTags.Base.PhotometricInterpretation) == 0)
+
+
+@lru_cache(4)
+def _levels(highest: int, inverted: bool) -> NDArray[np.uint8]:
+    """For each 16-bit value, the nearest of 256 levels."""
+    values = np.arange(1 << 16).clip(0, highest)
+    levels = ((2 * 255 * values + highest) // (2 * highest)).astype(np.uint8)
+    return 255 - levels if inverted else levels
+
+
+def _scaled_size(size: tuple[float, float], image_size: int, resize: ResizeName) -> tuple[int, int]:
+    """Width and height of a whole picture once resized, rounded as in torchvision."""
+    if resize == "stretch":
+        return image_size, image_size
+    side = min(size) if resize == "crop" else max(size)
+    width, height = (max(1, int(image_size * length / side)) for length in size)
+    return width, height
+
+
+def _draft_size(size: tuple[int, int], image_size: int, resize: ResizeName) -> tuple[int, int]:
+    """The smallest size at which a JPEG may be decoded: twice the size needed."""
+    width, height = _scaled_size(size, image_size, resize)
+    return 2 * width, 2 * height
+
+
+def _region(
+    size: tuple[int, int], part: tuple[int, int, float, float], orientation: int
+) -> tuple[float, float, float, float]:
+    """The box in an upright draft that the picture covers.
+
+    A draft has whole pixels: its last column and row may be partly beyond the picture.
+
+    Args:
+        size: of the upright draft.
+        part: the box that the picture covers in the draft as it is stored.
+        orientation: of the draft as it is stored.
+    """
+    width, height = part[2:]
+    if orientation in _COLUMNS_AS_ROWS:
+        width, height = height, width
+    left = size[0] - width if orientation in _LAST_COLUMN_FIRST else 0
+    top = size[1] - height if orientation in _LAST_ROW_FIRST else 0
+    return left, top, left + width, top + height
+
+
+def _resized(
+    image: Image.Image,
+    region: tuple[float, float, float, float],
+    image_size: int,
+    resize: ResizeName,
+) -> Image.Image:
+    """The square made of an image's region."""
+    left, top, right, bottom = region
+    scaled = _scaled_size((right - left, bottom - top), image_size, resize)
+    shown = min(scaled[0], image_size), min(scaled[1], image_size)
+    # Only what will be seen is resized, as the cropped part of a long picture may be large.
+    x, y = (round((whole - part) / 2) for whole, part in zip(scaled, shown, strict=True))
+    x_scale, y_scale = (right - left) / scaled[0], (bottom - top) / scaled[1]
+    box = (
+        left + x * x_scale,
+        top + y * y_scale,
+        min(left + (x + shown[0]) * x_scale, right),
+        min(top + (y + shown[1]) * y_scale, bottom),
+    )
+    part = image.resize(shown, Image.Resampling.BILINEAR, box)
+    if shown == (image_size, image_size):
+        return part
+    square = Image.new("RGB", (image_size, image_size), BACKGROUND)
+    square.paste(part, ((image_size - shown[0]) // 2, (image_size - shown[1]) // 2))
+    return square
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """An RGB image's pixels, (3, height, width), contiguous."""
+    rows = np.frombuffer(image.tobytes("raw", "RGB;L"), np.uint8)  # each row channel by channel
+    return np.ascontiguousarray(rows.reshape(image.height, 3, image.width).transpose(1, 0, 2))

@@ -1,18 +1,47 @@
-"""Text from outside, such as file names, made safe to show in one line."""
+"""Names of files in messages: one line, safe for a terminal."""
 
 import os
 
 _LONGEST = 200
+"""Characters of the longest name that is shown in full."""
+
+_BYTES = range(0xDC80, 0xDD00)
+"""What Python decodes the bytes of names to that are not in the file system's encoding."""
 
 
 def escaped(text: str | os.PathLike[str]) -> str:
-    r"""The text in one line, with control characters and bytes that are no text escaped as `\x1b`.
+    r"""A name in one line, safe for a terminal.
+
+    Printable characters of any language remain. All others are escaped as in Python: control
+    characters such as `\n` and `\x1b`, bidirectional controls (`\u202e`), and bytes that could not
+    be decoded (`\xff`). The middle of a name that is longer than about 200 characters becomes
+    `...`.
 
     Args:
-        text: such as a path, or another library's error message; long text is shortened.
+        text: a path, or any text, such as an error's.
     """
-    shown = "".join(
-        character if character.isprintable() else repr(character)[1:-1]
-        for character in os.fspath(text)
-    )
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
+    pieces = [_escaped(character) for character in os.fsdecode(text)]
+    if sum(map(len, pieces)) <= _LONGEST:
+        return "".join(pieces)
+    half = (_LONGEST - len("...")) // 2
+    end = _within(pieces[::-1], half)
+    return "".join((*_within(pieces, half), "...", *end[::-1]))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if ord(character) in _BYTES:
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def _within(pieces: list[str], length: int) -> list[str]:
+    """The first pieces, as many as have at most `length` characters together."""
+    n_pieces = 0
+    for piece in pieces:
+        length -= len(piece)
+        if length < 0:
+            break
+        n_pieces += 1
+    return pieces[:n_pieces]

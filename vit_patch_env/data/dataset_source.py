@@ -1,0 +1,201 @@
+"""Images of torch data sets: each item read once, or again whenever it is in a batch."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from vit_patch_env.data.generators import seeded_generators
+from vit_patch_env.data.images import Images, Indices, in_batches, pixel_sums
+from vit_patch_env.data.items import Label, n_items, read_item
+from vit_patch_env.data.labels import Numbered, known_labels, labels_of
+from vit_patch_env.data.resize import resize_images
+from vit_patch_env.data.sources import Parts, Positions, Source, where_to_keep
+from vit_patch_env.names import ImagesName, ResizeName
+from vit_patch_env.system.memory import check_fits
+
+_CPU = torch.device("cpu")
+_GENERATORS = (0,)
+"""Seeds of items that are read for anything but training."""
+
+
+class Form(NamedTuple):
+    """What images become."""
+
+    image_size: int
+    resize: ResizeName
+
+
+class Opened(NamedTuple):
+    """A data set and the label of each item.
+
+    Attributes:
+        dataset: map-style.
+        labels: of all items.
+        images: all of them, if they had to be read to know the labels and are kept in memory.
+        where: the data set in messages, such as "the training set".
+    """
+
+    dataset: Any
+    labels: list[Label]
+    images: Tensor | None
+    where: str
+
+
+def open_dataset(dataset: Any, where: str, form: Form, images: ImagesName) -> Opened:
+    """Find the labels of a data set, if possible without reading its images.
+
+    Raises:
+        ValueError: as `known_labels`, or for an item that cannot be read.
+    """
+    labels = known_labels(dataset, where)
+    if labels is not None:
+        return Opened(dataset, labels, None, where)
+    n = n_items(dataset, where)
+    if where_to_keep(images, 3 * n * form.image_size**2) == "stream":
+        return Opened(dataset, labels_of(dataset, where), None, where)
+    decoded, labels = _decode(dataset, np.arange(n), form, where)
+    return Opened(dataset, labels, decoded, where)
+
+
+class DatasetSource(Source):
+    """The items of a training and a test set.
+
+    Args:
+        opened: the training set, and the test set if there is one.
+        numbered: their labels.
+        form: what images become.
+        flip: as of any source.
+    """
+
+    def __init__(
+        self, opened: Sequence[Opened], numbered: Numbered, form: Form, *, flip: bool
+    ) -> None:
+        labels = [part for part in (numbered.train, numbered.test) if part is not None]
+        n_train, n_all = len(labels[0]), sum(map(len, labels))
+        test = np.arange(n_train, n_all) if numbered.test is not None else None
+        parts = Parts(np.arange(n_train), test=test)
+        super().__init__(np.concatenate(labels), parts, numbered.classes, flip=flip)
+        self.opened = opened
+        self.form = form
+
+    def locate(self, positions: Positions) -> tuple[Opened, Positions]:
+        """The data set of positions, which are all of one, and their indices in it."""
+        n_train = len(self.opened[0].labels)
+        if len(positions) and positions[0] >= n_train:
+            return self.opened[1], positions - n_train
+        return self.opened[0], positions
+
+    def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
+        """The images at each of the positions, in memory or as `DatasetImages`."""
+        n_images = sum(map(len, positions))
+        n_bytes = 3 * n_images * self.form.image_size**2
+        if where_to_keep(images, n_bytes) == "stream":
+            self.notes.append(
+                f"{n_images:,} images ({n_bytes / 1e9:.1f} GB) are read from the data set again in "
+                "every batch"
+            )
+            firsts = [self._image(part[:1])[0] for part in positions]
+            n_channels = max(len(image) for image in firsts)
+            return [DatasetImages(self, part, n_channels) for part in positions]
+        in_memory = [self._in_memory(*self.locate(part)) for part in positions]
+        n_channels = max(part.shape[1] for part in in_memory)
+        return [part.expand(-1, n_channels, -1, -1).contiguous() for part in in_memory]
+
+    def image(self, position: int) -> Tensor:
+        """The image (channels, image_size, image_size) at a position, read from the data set."""
+        return self._image(np.array([position]))[0]
+
+    def _image(self, positions: Positions) -> Tensor:
+        opened, indices = self.locate(positions)
+        return _checked(opened, indices, self.form)
+
+    def _in_memory(self, opened: Opened, indices: Positions) -> Tensor:
+        if opened.images is not None:
+            return opened.images[indices]
+        return _checked(opened, indices, self.form, show=True)
+
+
+class DatasetImages:
+    """Images of a data set that are read from it when they are indexed.
+
+    Training batches read them with generators seeded for the batch, so that the data set's own
+    augmentation differs between epochs and is the same in a resumed run; otherwise they are read
+    with generators that are always seeded alike.
+
+    Args:
+        source: of the images.
+        positions: of these images in it, all of one data set.
+        n_channels: 1, or 3: grey images then become RGB.
+    """
+
+    def __init__(self, source: DatasetSource, positions: Positions, n_channels: int) -> None:
+        self._source = source
+        self._positions = positions
+        size = source.form.image_size
+        self.shape = torch.Size((len(positions), n_channels, size, size))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        """The images at these indices, in that order."""
+        return self.read_seeded(indices, _GENERATORS, 0)
+
+    def read_seeded(self, indices: Indices, seeds: Sequence[int], part: int) -> Tensor:
+        """The images at these indices, with random numbers of (seeds, part)."""
+        if isinstance(indices, Tensor):
+            indices = indices.cpu().numpy()
+        positions = self._positions[indices]
+        images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8)
+        with seeded_generators(seeds, part, _CPU):
+            for index, position in enumerate(positions.tolist()):
+                image = self._source.image(position)
+                if len(image) > len(images[index]):
+                    raise ValueError(
+                        "expected grey images, as the first one is, got one in colour: item "
+                        f"{position} of the data set; --images memory takes both"
+                    )
+                images[index] = image
+        return images
+
+    def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `images.channel_sums`, of the images as they are read outside training."""
+        return pixel_sums(in_batches(self, 256), self.shape[1])
+
+
+def _checked(opened: Opened, indices: Positions, form: Form, *, show: bool = False) -> Tensor:
+    """Images (n, channels, image_size, image_size) at these indices, with the known labels."""
+    images, labels = _decode(opened.dataset, indices, form, opened.where, show=show)
+    for index, label in zip(indices, labels, strict=True):
+        if label != opened.labels[index]:
+            raise ValueError(
+                f"expected the label {opened.labels[index]!r}, as listed by the data set, in item "
+                f"{index} of {opened.where}, got {label!r}"
+            )
+    return images
+
+
+def _decode(
+    dataset: Any, indices: Positions, form: Form, where: str, *, show: bool = True
+) -> tuple[Tensor, list[Label]]:
+    """Images (n_indices, channels, image_size, image_size) at these indices, and their labels."""
+    shape, purpose = (form.image_size, form.image_size), f"images of image_size {form.image_size}"
+    images = torch.empty(len(indices), 0, *shape, dtype=torch.uint8)
+    labels: list[Label] = [0] * len(indices)
+    # In the data set's order, in which files are read fastest.
+    disable = None if show else True
+    order = tqdm(np.argsort(indices), "reading images", unit=" images", disable=disable)
+    for place in order:
+        image, labels[place] = read_item(dataset, int(indices[place]), where)
+        n_channels = len(image)
+        if n_channels > images.shape[1]:  # the first image, or the first in colour after grey ones
+            check_fits(len(indices) * n_channels * form.image_size**2, f"{len(indices)} {purpose}")
+            grown = torch.empty(len(indices), n_channels, *shape, dtype=torch.uint8)
+            images = grown.copy_(images) if images.shape[1] else grown
+        images[place] = resize_images(image, *form)
+    return images, labels
