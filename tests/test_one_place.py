@@ -267,7 +267,10 @@ def test_at_most_two_files_are_edited(what):
         ("agents", "| `usual` | `FixedRule` | as usual |"),
         ("agents", "| `strided` | `FixedRule` | in strides |"),
         ("hyperparameters", "`--stride.*`: Hyperparameters of a strided agent."),
-        ("hyperparameters", "| `every` | an integer in [1, inf) | `2` | keep one of so many patches |"),
+        (
+            "hyperparameters",
+            "| `every` | an integer in [1, inf) | `2` | keep one of so many patches |",
+        ),
         ("methods", "| `eight` | Eight | Nobody 2026 |"),
     ],
 )
