@@ -86,7 +86,7 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
         # What files that are missing or damaged, and a wrong length, lead to. Other errors are
         # mistakes in the data set's code, which need their traceback.
         raise ValueError(
-            f"expected a readable {item}, got {type(error).__name__}: {_line(error)}"
+            f"expected a readable {item}, got {type(error).__name__}: {one_line(error)}"
         ) from error
     return split_item(value, item)
 
@@ -173,6 +173,11 @@ def label_of(value: Any, where: str) -> Label:
     raise ValueError(f"expected an integer label from 0, or text, got {shown(value)} in {where}")
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message in one line."""
+    return escaped(" ".join(str(error).split()))
+
+
 def _from_pil(image: Image.Image, where: str) -> Tensor:
     from torchvision.transforms.v2 import functional as transforms  # takes a second to import
 
@@ -184,7 +189,7 @@ def _from_pil(image: Image.Image, where: str) -> Tensor:
     except Exception as error:  # its file may be damaged, and Pillow then raises anything
         raise ValueError(
             f"expected a readable PIL image, got one of mode {image.mode} in {where}: "
-            f"{_line(error)}"
+            f"{one_line(error)}"
         ) from error
     grey = image.mode in _GREY_MODES or image.mode.startswith("I;16")
     pixels: Tensor = transforms.pil_to_tensor(rgb.getchannel(0) if grey else rgb)
@@ -253,8 +258,3 @@ def _check_channels(n_channels: int, got: str, where: str) -> None:
         raise ValueError(
             f"expected 1 channel (grey) or 3 (RGB), got {got}, which has {n_channels}, in {where}"
         )
-
-
-def _line(error: BaseException) -> str:
-    """An error's message in one line."""
-    return escaped(" ".join(str(error).split()))

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,7 +164,7 @@ def _keys(
     names = own if text else own or other
     if not names:
         return [*labels]
-    known = set(names) if text else range(len(names))
+    known: Container[Label] = set(names) if text else range(len(names))
     for index, label in enumerate(labels):
         if label not in known:
             limits = "one of the classes" if text else f"in [0, {len(names) - 1}], for the classes"
@@ -172,9 +172,7 @@ def _keys(
                 f"{'label' if text else 'highest label'} must be {limits} {listed(names)}, "
                 f"got {label!r} in item {index} of {where}"
             )
-    if text:
-        return [*labels]
-    return [names[int(label)] for label in labels]
+    return [label if isinstance(label, str) else names[label] for label in labels]
 
 
 def _classes(used: set[Label], names: Sequence[str] | None) -> list[Label]:
