@@ -168,6 +168,8 @@ def describe(annotation: Any) -> str:
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
             word += f" in {inside}" if inside else ""
+        if get_origin(kind) is tuple and kind is not kinds[-1]:
+            word += ","  # as "or" would continue the values of the list
         words.append(word)
     return " or ".join(words)
 
