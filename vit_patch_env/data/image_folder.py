@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -85,9 +87,9 @@ class FolderSource(Source):
                 store.clear()  # most of it is of files that are gone
             self._rows = store.rows(keys)
             states = store.states(self._rows[positions])
-            missing = positions[states == EMPTY]
+            missing = np.sort(positions[states == EMPTY])
             if not self.skip_corrupt:  # so that the reason is said
-                missing = positions[states != DECODED]
+                missing = np.sort(positions[states != DECODED])
             if len(missing):
                 make_room(self.cache, len(missing) * store.row_bytes, keep=store.folder)
                 self._decode(store, missing)
@@ -166,8 +168,8 @@ class FolderSource(Source):
             try:
                 self._store = Store(self.cache / IMAGES / name, shape, about=escaped(root))
             except OSError as error:
-                self._temporary = tempfile.TemporaryDirectory()
-                folder = Path(self._temporary.name)
+                folder = Path(tempfile.mkdtemp(prefix="vit-patch-env-"))
+                weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
                 warnings.warn(
                     f"decoded images cannot be cached in {self.cache}, only for this run in "
                     f"{folder}: {error}",

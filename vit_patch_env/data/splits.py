@@ -179,7 +179,7 @@ def _stratified(
         )
     if n_smaller < len(present):
         problem = (
-            f"must leave at least one image of each of {len(present)} classes on both sides, "
+            f"must leave at least one image of each of {len(present)} classes in both parts, "
             f"got {share}, which splits {len(positions)} images into {len(positions) - n_part} and "
             f"{n_part}"
         )
