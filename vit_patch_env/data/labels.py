@@ -163,7 +163,7 @@ def _keys(
             )
     names = own if text else own or other
     if not names:
-        return [*labels]
+        return list(labels)
     known: Container[Label] = set(names) if text else range(len(names))
     for index, label in enumerate(labels):
         if label not in known:
@@ -172,12 +172,13 @@ def _keys(
                 f"{'label' if text else 'highest label'} must be {limits} {listed(names)}, "
                 f"got {label!r} in item {index} of {where}"
             )
-    return [label if isinstance(label, str) else names[label] for label in labels]
+    keys: list[Label] = [label if isinstance(label, str) else names[label] for label in labels]
+    return keys
 
 
 def _classes(used: set[Label], names: Sequence[str] | None) -> list[Label]:
     """The names, or the sorted labels if there are none; at least two, and two of them used."""
-    classes = list(names) if names else sorted(used)
+    classes: list[Label] = [*names] if names else sorted(used)
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got {listed(classes)}")
     if len(used) < 2:
