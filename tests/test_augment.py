@@ -27,6 +27,8 @@ from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.training.precision import Precision
 from vit_patch_env.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
+
 CPU = torch.device("cpu")
 MIXINGS = {
     "random_erasing": Mixing(random_erasing=0.5),
@@ -183,7 +185,7 @@ def test_images_and_labels_stay_together_where_operations_are_sampled(augment):
         int((batch.images == images[batch.labels]).flatten(1).all(1).sum())
         for batch in (stream.next() for _ in range(8))
     )
-    assert same >= 10  # about 4 of the 8 * 16 would be equal to another image's by chance
+    assert same >= 10  # of 128; mixed up, one in 16 of those unchanged would be in its place
 
 
 @pytest.mark.parametrize("augment", ["randaugment", "trivialaugment"])
@@ -428,13 +430,13 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_resumes_identically(name, tmp_path):
     def new_agent():
-        config = EnvConfig(**TINY | {"epochs": 3} | RUNS[name])
+        config = EnvConfig(**TINY | RUNS[name])  # 14 steps
         options = TrainOptions(agent="random", seed=3, env=config)
         return make_agent(options, make_env(config))
 
-    expected, *_ = learn(new_agent(), tmp_path / "uninterrupted")
-    learn(new_agent(), tmp_path / "run", stop_at=11)
-    assert learn(new_agent(), tmp_path / "run", resume=True)[0] == expected
+    expected, *_ = learn(new_agent(), tmp_path / "uninterrupted", n_steps=14)
+    learn(new_agent(), tmp_path / "run", stop_at=9, n_steps=14)
+    assert learn(new_agent(), tmp_path / "run", resume=True, n_steps=14)[0] == expected
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "crop-flip"])
@@ -572,6 +574,8 @@ def test_a_run_folder_holds_the_normalisation(tmp_path, capsys):
     result = json.loads((run / "result.json").read_text())
     assert result["normalize_mean"] == [0.5, 0.4, 0.3]
     assert len(result["normalize_std"]) == 3
-    capsys.readouterr()
+    trained = capsys.readouterr().out
     main(["evaluate", str(run)])
-    assert f"{result['test']['all']['accuracy']:.1%}"[:-1] in capsys.readouterr().out
+    rows = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert len(rows) == 2
+    assert all(row in trained for row in rows)
