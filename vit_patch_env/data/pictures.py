@@ -157,7 +157,10 @@ def _without_warnings() -> Iterator[None]:
     filters = cast("list[Any]", warnings.filters)
     with _FILTERS_LOCK:
         if filters[: len(_FILTERS)] != _FILTERS:
-            filters[:] = _FILTERS + [one for one in filters if one not in _FILTERS]
+            for own in reversed(_FILTERS):
+                if own in filters:
+                    filters.remove(own)
+                filters.insert(0, own)
     _IN_READING_THREAD.reading = True
     try:
         yield
