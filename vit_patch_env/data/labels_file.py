@@ -148,6 +148,8 @@ def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], w
         ValueError: if there is none, or two.
     """
     folder = table.rpartition(os.sep)[0] or os.sep
+    if (path := joined(folder, name)) in known:
+        return path
     for written in (name, name.replace("\\", "/")):  # tables from Windows
         absolute = Path(written).is_absolute()
         relative = os.path.relpath(written, folder) if absolute else os.path.normpath(written)

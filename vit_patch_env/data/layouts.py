@@ -30,6 +30,9 @@ from vit_patch_env.names import SplitName
 from vit_patch_env.system.shown import escaped
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+_LOOKED_INTO = 5
+"""Class folders that are searched for splits within."""
+
 _PURPOSES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -292,6 +295,15 @@ def _check_place(folders: Folders, place: _Place) -> None:
         if folder.labels is not None and not children:
             raise ValueError(header_problem(joined(folder.path, folder.labels)))
         raise ValueError(_too_few_classes(folder, [_name(path) for path in children]))
+    # A few tell, and reading all takes long in folders of a thousand classes.
+    for path in children[:_LOOKED_INTO]:
+        inner = {_name(inside) for inside in _children(folders, folders.read(path), place.above)}
+        splits = names_of_splits(inner)
+        if len(splits) > 1 and not folders.read(path).pictures:
+            raise ValueError(
+                "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class "
+                f"folders, got {listed(splits)} in the class folder {path!r}"
+            )
     misplaced = [
         _name(path)
         for path in children
