@@ -95,6 +95,8 @@ def of(folder, classes=TWO):
         (below("images") | {"annotations/1.xml": ""}, {"train": of("images")}),
         (below("train", "test") | {"single_prediction": 2}, {
             "train": of("train"), "test": of("test")}),
+        (below("Training", "Test") | {"test-multiple_fruits": 2}, {
+            "train": of("Training"), "test": of("Test")}),
         # The chest X-ray data set repeats itself.
         (
             below("x/train", "x/val", "x/test", "x/x/train", "x/x/val", "x/x/test"),
@@ -179,6 +181,22 @@ def test_the_folders_of_a_layout_become_its_splits(tree, expected, tmp_path):
                 "all images: data (3 images of 2 classes); test and validation images are split "
                 "off them",
                 "taken for classes, as they hold images themselves: train",
+            ),
+        ),
+        (
+            below("a", "b"),
+            (
+                "all images: data (6 images of 2 classes); test and validation images are split "
+                "off them",
+                "taken for classes, with all images in the folders within them: a, b",
+            ),
+        ),
+        (
+            below("test/train", "test/test") | {"more/a.txt": ""},
+            (
+                "training images: test/train (3 images of 2 classes); "
+                "test images: test/test (3 images of 2 classes)",
+                "left out: 1 other folder (more)",
             ),
         ),
         (

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vit_patch_env.data.listing import Listing, counted
 from vit_patch_env.system.shown import escaped
 
-_SAMPLE = 4096
+_SAMPLE = 512
 """Bytes from a file's end that are compared before files are read whole: headers are alike."""
 
 _BLOCK = 1 << 20
@@ -107,7 +107,7 @@ def _digest(file: _File, n_bytes: int) -> bytes | None:
         return None
     try:
         position = file.size - n_bytes
-        while block := os.pread(descriptor, _BLOCK, position):
+        while position < file.size and (block := os.pread(descriptor, _BLOCK, position)):
             digest.update(block)
             position += len(block)
     except OSError:
