@@ -95,6 +95,8 @@ def of(folder, classes=TWO):
         (below("images") | {"annotations/1.xml": ""}, {"train": of("images")}),
         (below("train", "test") | {"single_prediction": 2}, {
             "train": of("train"), "test": of("test")}),
+        (below("Training", "Test") | {"test-multiple_fruits": 2}, {
+            "train": of("Training"), "test": of("Test")}),
         # The chest X-ray data set repeats itself.
         (
             below("x/train", "x/val", "x/test", "x/x/train", "x/x/val", "x/x/test"),
@@ -182,6 +184,22 @@ def test_the_folders_of_a_layout_become_its_splits(tree, expected, tmp_path):
             ),
         ),
         (
+            below("a", "b"),
+            (
+                "all images: data (6 images of 2 classes); test and validation images are split "
+                "off them",
+                "taken for classes, with all images in the folders within them: a, b",
+            ),
+        ),
+        (
+            below("test/train", "test/test") | {"more/a.txt": ""},
+            (
+                "training images: test/train (3 images of 2 classes); "
+                "test images: test/test (3 images of 2 classes)",
+                "left out: 1 other folder (more)",
+            ),
+        ),
+        (
             TWO | {"cat/a.txt": "", "dog/b.TXT": "", "dog/c": "", "0.jpg": "", ".x": "", "e": 0},
             (
                 "left out: 1 empty folder (e), 3 files that are no images (.txt, no suffix), "
@@ -252,6 +270,16 @@ def test_what_was_guessed_and_left_out_is_said_with_counts(tree, notes, tmp_path
             "among the classes of '{root}/",
         ),
         (
+            {"cat/train": 1, "cat/test": 1, "dog/train": 1, "dog/test": 1},
+            "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class folders, "
+            "got test, train in the class folder '{root}/cat'",
+        ),
+        (
+            below("a/train", "a/test", "b/train", "b/test"),
+            "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class folders, "
+            "got test, train in the class folder '{root}/a'",
+        ),
+        (
             {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/cow": 1},
             "expected the same classes in '{root}/train' and '{root}/test', got cow, dog in only "
             "one of them",
@@ -293,6 +321,29 @@ def test_checking_a_layout_refuses_what_names_of_folders_say(tree, refused, tmp_
             check_layout(root, SUFFIXES)
     else:
         check_layout(root, SUFFIXES)
+
+
+@pytest.mark.parametrize("root", [".", "../data", "linked"])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        below("train", "test"),
+        below("my/train", "my/test"),
+        {"a.jpg": "", "b.jpg": "", "my/labels.csv": "file,label\na.jpg,cat\n./b,dog\n"},
+    ],
+)
+def test_paths_are_joined_to_the_root_as_it_is_given(root, tree, tmp_path, monkeypatch):
+    data = make(tmp_path / "data", tree)
+    if "a.jpg" in tree:
+        for name in ("a.jpg", "b.jpg"):
+            (data / name).rename(data / "my" / name)
+    (data / "linked").symlink_to(".")
+    monkeypatch.chdir(data)
+    layout = find_layout(Path(root), SUFFIXES)
+    for path in layout.train.paths:
+        assert Path(path).is_file()
+        assert path.startswith(root)
+    assert len(layout.classes) == 2
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path):
@@ -570,5 +621,5 @@ def test_hard_links_need_no_reading_to_be_duplicates(tmp_path, monkeypatch):
     (root / "test/cat/0.jpg").hardlink_to(root / "train/cat/1.jpg")
     layout = find_layout(root, SUFFIXES)
     (root / "test/dog/0.jpg").write_text("of another size than all others are")
-    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: pytest.fail("a file was read"))
+    monkeypatch.setattr(os, "open", lambda *args: pytest.fail("a file was read"))
     assert len(duplicates(layout.train, layout.test)) == 1

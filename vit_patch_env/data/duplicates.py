@@ -4,14 +4,15 @@ import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from vit_patch_env.data.listing import Listing, counted
 from vit_patch_env.system.shown import escaped
 
-_SAMPLE = 4096
+_SAMPLE = 512
 """Bytes from a file's end that are compared before files are read whole: headers are alike."""
+
+_BLOCK = 1 << 20
 
 
 class _File(NamedTuple):
@@ -101,10 +102,16 @@ def _digest(file: _File, n_bytes: int) -> bytes | None:
     """Hash of the last bytes of a file; None if it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with Path(file.path).open("rb", buffering=0) as content:
-            content.seek(file.size - n_bytes)
-            while block := content.read(1 << 20):
-                digest.update(block)
+        descriptor = os.open(file.path, os.O_RDONLY)  # a third of the time of Path.open
     except OSError:
         return None
+    try:
+        position = file.size - n_bytes
+        while position < file.size and (block := os.pread(descriptor, _BLOCK, position)):
+            digest.update(block)
+            position += len(block)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return digest.digest()

@@ -95,13 +95,15 @@ def read_rows(path: str, header: Header, known: set[str], left_out: LeftOut) -> 
             word = _value(values, header.split)
             split = split_of_word(word)
             if split is None:
-                raise ValueError(f"expected train, val or test as split in {where}, got {word!r}")
+                raise ValueError(
+                    f"expected train, val or test as split in {where}, got {shown(word)}"
+                )
         picture = _find(path, name, known, stems, where)
         row = Row(line, picture, label, split)
         before = rows.setdefault(picture, row)
         if (before.label, before.split) != (label, split):
             raise ValueError(
-                f"expected one label and split for each image, got {name!r} in {where} with "
+                f"expected one label and split for each image, got {shown(name)} in {where} with "
                 f"{_meaning(row)}, and with {_meaning(before)} in line {before.line}"
             )
         if before is not row:
@@ -138,7 +140,7 @@ def _value(values: list[str], column: int) -> str:
 
 def _meaning(row: Row) -> str:
     split = f" in {row.split}" if row.split else ""
-    return f"label {row.label!r}{split}"
+    return f"label {shown(row.label)}{split}"
 
 
 def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], where: str) -> str:
@@ -148,11 +150,15 @@ def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], w
         ValueError: if there is none, or two.
     """
     folder = table.rpartition(os.sep)[0] or os.sep
+    if (path := joined(folder, name)) in known:
+        return path
     for written in (name, name.replace("\\", "/")):  # tables from Windows
         absolute = Path(written).is_absolute()
         relative = os.path.relpath(written, folder) if absolute else os.path.normpath(written)
         if Path(relative).parts[:1] == (os.pardir,):
-            raise ValueError(f"expected files in {folder!r}, got {name!r} outside it in {where}")
+            raise ValueError(
+                f"expected files in {folder!r}, got {shown(name)} outside it in {where}"
+            )
         path = joined(folder, relative)
         if path in known:
             return path
@@ -161,10 +167,12 @@ def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], w
             return candidates[0]
         if candidates:
             raise ValueError(
-                f"expected one image for {name!r} in {where}, got "
+                f"expected one image for {shown(name)} in {where}, got "
                 f"{counted(len(candidates), 'file')} with this name and different suffixes"
             )
-    raise ValueError(f"expected an image for each row, got {name!r} in {where}: {_problem(path)}")
+    raise ValueError(
+        f"expected an image for each row, got {shown(name)} in {where}: {_problem(path)}"
+    )
 
 
 def _problem(path: str) -> str:

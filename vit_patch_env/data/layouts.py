@@ -30,6 +30,12 @@ from vit_patch_env.names import SplitName
 from vit_patch_env.system.shown import escaped
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+_DEEPEST = 5
+"""Folders that may be around the splits, such as those of an archive."""
+
+_LOOKED_INTO = 5
+"""Class folders that are searched for splits within."""
+
 _PURPOSES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -138,7 +144,7 @@ def find_layout(root: Path, suffixes: Collection[str]) -> Layout:
             splits.update(_list_rows(folders, place, place.header, split, left_out))
     _check_classes(splits)
     classes = next(iter(splits.values())).classes
-    notes = _class_notes(plan, classes)
+    notes = _class_notes(folders, plan, classes)
     if plan.guessed or notes:
         notes = [_taken(splits, root), *notes]
     if left_out:
@@ -187,7 +193,8 @@ def _descend(folders: Folders, folder: Folder, above: tuple[Folder, ...]) -> _Pl
     if splits:
         only = next(iter(splits.values())) if len(splits) == 1 else None
         if only is not None and _holds_splits(folders, only, (*above, folder)):
-            return _descend(folders, only, (*above, folder))
+            plan = _descend(folders, only, (*above, folder))
+            return _with_ignored(plan, children, only)
         names = {child.name for child in splits.values()}
         places = {
             split: _inside(folders, child, (*above, folder)) for split, child in splits.items()
@@ -197,13 +204,18 @@ def _descend(folders: Folders, folder: Folder, above: tuple[Folder, ...]) -> _Pl
         ignored = tuple(name for name in map(_name, children) if name not in names)
         return _Plan(places, ignored, guessed=nested or not exact)
     filled = _first(2, (path for path in children if folders.hold_pictures(path)))
-    if len(filled) == 1:
+    if len(filled) == 1 and len(above) < _DEEPEST:
         child = folders.read(filled[0])
         if _has_structure(child) and (not child.pictures or _header(child)):
             plan = _descend(folders, child, (*above, folder))
-            ignored = tuple(name for name in map(_name, children) if name != child.name)
-            return plan._replace(ignored=(*ignored, *plan.ignored), guessed=True)
+            return _with_ignored(plan, children, child)
     return _Plan({"train": _Place(folder, above, None)}, (), guessed=bool(above))
+
+
+def _with_ignored(plan: _Plan, children: list[str], taken: Folder) -> _Plan:
+    """The plan of one of the folders beside each other, in which the others are ignored."""
+    ignored = tuple(_name(path) for path in children if path != taken.path)
+    return plan._replace(ignored=(*ignored, *plan.ignored), guessed=True)
 
 
 def _split_folders(
@@ -237,14 +249,15 @@ def _split_folders(
                 f"expected one folder of {_PURPOSES[split]} images in {folder.path!r}, got "
                 f"{len(names)} that could be it: {listed(names)}; rename or move all but one"
             )
-    # Beside one split, any folder with images may be a class; beside two, one of images alone.
+    # Beside one split, any folder with images may be a class; beside two, one of images alone, if
+    # it is not called, say, "test_unlabelled".
     classes = _first(
         5,
         (
             name
             for name in others
-            if folders.read(paths[name]).pictures
-            or (len(found) == 1 and folders.hold_pictures(paths[name]))
+            if (len(found) == 1 and folders.hold_pictures(paths[name]))
+            or (name not in named and folders.read(paths[name]).pictures)
         ),
     )
     if classes:
@@ -292,6 +305,15 @@ def _check_place(folders: Folders, place: _Place) -> None:
         if folder.labels is not None and not children:
             raise ValueError(header_problem(joined(folder.path, folder.labels)))
         raise ValueError(_too_few_classes(folder, [_name(path) for path in children]))
+    # A few tell, and reading all takes long in folders of a thousand classes.
+    for path in children[:_LOOKED_INTO]:
+        inner = {_name(inside) for inside in _children(folders, folders.read(path), place.above)}
+        splits = names_of_splits(inner)
+        if len(splits) > 1 and not folders.read(path).pictures:
+            raise ValueError(
+                "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class "
+                f"folders, got {listed(splits)} in the class folder {path!r}"
+            )
     misplaced = [
         _name(path)
         for path in children
@@ -428,12 +450,20 @@ def _source(labelled: _Labelled, root: Path) -> str:
     return f"{escaped(name)} ({images} of {counted(len(labelled.classes), 'class')})"
 
 
-def _class_notes(plan: _Plan, classes: Iterable[str]) -> list[str]:
-    """A line for classes that are called like splits."""
-    if any(place.header for place in plan.places.values()):
+def _class_notes(folders: Folders, plan: _Plan, classes: list[str]) -> list[str]:
+    """Lines for classes that are called like splits, and those that may be groups of classes."""
+    place = next(iter(plan.places.values()))
+    if place.header is not None:
         return []
+    notes = []
     names = [name for name in classes if _is_split(name)]
-    return [f"taken for classes, as they hold images themselves: {listed(names)}"] if names else []
+    if names:
+        notes.append(f"taken for classes, as they hold images themselves: {listed(names)}")
+    if not any(folders.read(joined(place.folder.path, name)).pictures for name in classes):
+        notes.append(
+            f"taken for classes, with all images in the folders within them: {listed(classes)}"
+        )
+    return notes
 
 
 def _listing(labelled: _Labelled, classes: list[str]) -> Listing:
