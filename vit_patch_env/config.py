@@ -8,10 +8,10 @@ from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, OrObject, arguments
 from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
+from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
     BudgetName,
-    DatasetName,
     ImagesName,
     ModelName,
     ObservationName,
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from vit_patch_env.data.splits import ImageData
 
     MakeModel = Callable[[int, int], nn.Module]
-    Dataset = DatasetName | ImageData
+    Dataset = str | ImageData
     Model = ModelName | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
 else:  # values that can be saved and given on the command line
-    Dataset, Model, Augment = DatasetName, ModelName, AugmentName
+    Dataset, Model, Augment = str, ModelName, AugmentName
 
 Count = Annotated[int, Interval(ge=1)]
 Alpha = Annotated[float, Interval(ge=0)]
@@ -49,7 +49,10 @@ class EnvConfig:
     dataset: Annotated[
         Dataset,
         OrObject("an ImageData"),
-        Doc("images to train on"),
+        Doc(
+            "images to train on: digits, cifar10, cifar100, fashion_mnist, folder, synthetic, "
+            "torchvision:<class> or hf:<path>; see docs/own-data.md"
+        ),
     ] = "digits"
     data_dir: Annotated[
         str | None,
@@ -200,6 +203,8 @@ class EnvConfig:
         Raises:
             ArgumentError: with the name of the invalid one.
         """
+        if isinstance(self.dataset, str):
+            check_dataset_name(self.dataset)
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
         for name in ("mixup", "cutmix"):

@@ -5,6 +5,9 @@ from typing import Literal
 DatasetName = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "folder", "synthetic"]
 """Loaders in `data/datasets.py`."""
 
+DATASET_PREFIXES = ("torchvision:", "hf:")
+"""Before the class of a data set of torchvision, and before the path of a Hugging Face folder."""
+
 ImagesName = Literal["auto", "memory", "stream"]
 """Where images are kept: `data/sources.py`."""
 

@@ -45,7 +45,9 @@ class Bench:
     def __init__(self, options: BenchOptions, console: Console) -> None:
         self.options = options
         self.console = console
-        self.data: dict[str, Any] = {"name": options.dataset, "data_dir": options.data_dir}
+        self.data: dict[str, Any] = {
+            "name": options.dataset, "data_dir": options.data_dir, "images": "memory",
+        }  # fmt: skip
 
     def prepare(self) -> None:
         """Check the options and load the images, which fills the cache for all processes.

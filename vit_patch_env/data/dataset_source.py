@@ -9,14 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.generators import seeded_generators
 from vit_patch_env.data.images import Images, Indices, in_batches, pixel_sums
 from vit_patch_env.data.items import Label, n_items, read_item
-from vit_patch_env.data.labels import Numbered, known_labels, labels_of
+from vit_patch_env.data.labels import (
+    TEST_SET,
+    TRAINING_SET,
+    Numbered,
+    class_names,
+    known_labels,
+    labels_of,
+    listed,
+    number_labels,
+)
 from vit_patch_env.data.resize import resize_images
 from vit_patch_env.data.sources import Parts, Positions, Source, where_to_keep
 from vit_patch_env.names import ImagesName, ResizeName
 from vit_patch_env.system.memory import check_fits
+
+VALIDATION_SET = "the validation set"
 
 _CPU = torch.device("cpu")
 _GENERATORS = (0,)
@@ -62,33 +74,77 @@ def open_dataset(dataset: Any, where: str, form: Form, images: ImagesName) -> Op
     return Opened(dataset, labels, decoded, where)
 
 
-class DatasetSource(Source):
-    """The items of a training and a test set.
+def make_source(
+    train: Any,
+    val: Any | None,
+    test: Any | None,
+    classes: tuple[str, ...] | None,
+    form: Form,
+    *,
+    images: ImagesName,
+    flip: bool,
+    notes: Sequence[str] = (),
+) -> "DatasetSource":
+    """A source of the items of map-style data sets.
 
     Args:
-        opened: the training set, and the test set if there is one.
-        numbered: their labels.
+        train: the training set.
+        val: the validation set, if there is one.
+        test: the test set, if there is one.
+        classes: class names by label; None for those of the data sets, or the labels as text.
+        form: what images become.
+        images: as in `load_dataset`.
+        flip: as of any source.
+        notes: as of any source.
+
+    Raises:
+        ValueError: as `read_item`, `known_labels` and `number_labels`.
+    """
+    given = ((train, TRAINING_SET), (val, VALIDATION_SET), (test, TEST_SET))
+    opened = [
+        None if dataset is None else open_dataset(dataset, where, form, images)
+        for dataset, where in given
+    ]
+    return DatasetSource(opened, classes, form, flip=flip, notes=notes)
+
+
+class DatasetSource(Source):
+    """The items of a training set, and of a validation and a test set if there are such.
+
+    Args:
+        opened: these three; None for one that is missing.
+        classes: as in `make_source`.
         form: what images become.
         flip: as of any source.
+        notes: as of any source.
     """
 
     def __init__(
-        self, opened: Sequence[Opened], numbered: Numbered, form: Form, *, flip: bool
+        self,
+        opened: Sequence[Opened | None],
+        classes: tuple[str, ...] | None,
+        form: Form,
+        *,
+        flip: bool,
+        notes: Sequence[str] = (),
     ) -> None:
-        labels = [part for part in (numbered.train, numbered.test) if part is not None]
-        n_train, n_all = len(labels[0]), sum(map(len, labels))
-        test = np.arange(n_train, n_all) if numbered.test is not None else None
-        parts = Parts(np.arange(n_train), test=test)
-        super().__init__(np.concatenate(labels), parts, numbered.classes, flip=flip)
-        self.opened = opened
+        self.opened = [part for part in opened if part is not None]
+        numbered = _number(self.opened[0], self.opened[1:], classes)
+        labels = [numbered.train, *([] if numbered.test is None else [numbered.test])]
+        self.starts = np.cumsum([0, *(len(part.labels) for part in self.opened)])
+        ranges = {
+            part.where: np.arange(start, start + len(part.labels))
+            for part, start in zip(self.opened, self.starts, strict=False)
+        }
+        parts = Parts(ranges[TRAINING_SET], ranges.get(VALIDATION_SET), ranges.get(TEST_SET))
+        super().__init__(np.concatenate(labels), parts, numbered.classes, flip=flip, notes=notes)
         self.form = form
 
     def locate(self, positions: Positions) -> tuple[Opened, Positions]:
         """The data set of positions, which are all of one, and their indices in it."""
-        n_train = len(self.opened[0].labels)
-        if len(positions) and positions[0] >= n_train:
-            return self.opened[1], positions - n_train
-        return self.opened[0], positions
+        first = positions[0] if len(positions) else 0
+        number = int(np.searchsorted(self.starts, first, side="right")) - 1
+        return self.opened[number], positions - self.starts[number]
 
     def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
         """The images at each of the positions, in memory or as `DatasetImages`."""
@@ -199,3 +255,25 @@ def _decode(
             images = grown.copy_(images) if images.shape[1] else grown
         images[place] = resize_images(image, *form)
     return images, labels
+
+
+def _number(train: Opened, others: Sequence[Opened], classes: tuple[str, ...] | None) -> Numbered:
+    """The labels as indices into the class names, which `classes` replaces if given."""
+    names = class_names(train.dataset)
+    test_names = class_names(others[-1].dataset) if others else None
+    numbered = number_labels(
+        train.labels,
+        [label for other in others for label in other.labels] if others else None,
+        names or classes,
+        test_names or (None if names else classes),
+    )
+    if classes is None or classes == numbered.classes:
+        return numbered
+    own = numbered.classes
+    if len(classes) != len(own) or set(classes) == set(own):
+        raise ArgumentError(
+            "classes",
+            f"must be names for the data set's {len(own)} classes in their order, "
+            f"{listed(own)}, got {listed(classes)}",
+        )
+    return numbered._replace(classes=classes)

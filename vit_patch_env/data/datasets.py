@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.data.resize import resize_square
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
@@ -23,19 +24,21 @@ class Request(NamedTuple):
         image_size: height and width, in pixels.
         resize: how images become squares.
         skip_corrupt: whether to skip images that cannot be read.
+        images: where they will be kept.
     """
 
     root: Path
     image_size: int
     resize: ResizeName
     skip_corrupt: bool
+    images: ImagesName
 
 
 Loader = Callable[[Request], Source]
 
 
 def load_dataset(
-    name: DatasetName,
+    name: str,
     *,
     data_dir: str | Path | None = None,
     image_size: int = 32,
@@ -51,7 +54,8 @@ def load_dataset(
     Args:
         name: `digits` (1,797 scans shipped with scikit-learn), `cifar10`, `cifar100`,
             `fashion_mnist` (downloaded on first use), `folder` (`data_dir/train/<class>/*` and
-            `data_dir/test/<class>/*`, only one of them, or class folders) or `synthetic`.
+            `data_dir/test/<class>/*`, and other layouts: docs/own-data.md), `synthetic`,
+            `torchvision:<class>` or `hf:<local path>`.
         data_dir: image folder of `folder`; for the others, where downloads are kept (by default the
             user's cache).
         image_size: height and width, in pixels.
@@ -72,7 +76,7 @@ def load_dataset(
     check_dataset(name, data_dir)
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _LOADERS[name](Request(root, image_size, resize, skip_corrupt)),
+        _loader(name)(Request(root, image_size, resize, skip_corrupt, images)),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
@@ -80,13 +84,17 @@ def load_dataset(
     )
 
 
-def check_dataset(name: DatasetName, data_dir: str | Path | None) -> None:
+def check_dataset(name: str, data_dir: str | Path | None) -> None:
     """Refuse an unknown name or an unusable folder without reading any image.
 
     Raises:
         ValueError: as `load_dataset`.
     """
-    check_choice(get_args(DatasetName), dataset=name)
+    check_dataset_name(name)
+    if name.startswith("torchvision:"):
+        from vit_patch_env.data.named_sets import torchvision_name
+
+        torchvision_name(name.removeprefix("torchvision:"))
     if name == "folder":
         from vit_patch_env.data.layouts import check_layout
         from vit_patch_env.data.pictures import SUFFIXES
@@ -167,6 +175,30 @@ def _make_synthetic(request: Request) -> Source:
     return ArraySource(
         torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes, flip=False
     )
+
+
+def _loader(name: str) -> Loader:
+    """The loader of a name that `check_dataset` accepts."""
+    prefix, separator, rest = name.partition(":")
+    if not separator:
+        return _LOADERS[cast("DatasetName", name)]
+
+    def load(request: Request) -> Source:
+        from vit_patch_env.data.dataset_source import Form, make_source
+        from vit_patch_env.data.named_sets import open_hugging_face, open_torchvision
+
+        sets = (
+            open_torchvision(rest, request.root)
+            if prefix == "torchvision"
+            else open_hugging_face(rest)
+        )
+        form = Form(request.image_size, request.resize)
+        return make_source(
+            sets.train, sets.val, sets.test, sets.classes, form,
+            images=request.images, flip=sets.flip, notes=sets.notes,
+        )  # fmt: skip
+
+    return load
 
 
 _LOADERS: dict[DatasetName, Loader] = {

@@ -78,6 +78,21 @@ TORCHVISION_SETS: dict[str, _Kind] = {
 """torchvision's data sets whose items are an image and one class label."""
 
 
+def torchvision_name(name: str) -> str:
+    """The name of torchvision's class, given in any case.
+
+    Raises:
+        ArgumentError: for a name that is no classification set.
+    """
+    kinds = {kind.casefold(): kind for kind in TORCHVISION_SETS}
+    if name.casefold() not in kinds:
+        raise ArgumentError(
+            "dataset",
+            f"must be, after torchvision:, one of {', '.join(TORCHVISION_SETS)}, got {shown(name)}",
+        )
+    return kinds[name.casefold()]
+
+
 def open_torchvision(name: str, root: Path) -> Sets:
     """A classification data set of torchvision, downloaded to `root` unless its files are there.
 
@@ -91,13 +106,7 @@ def open_torchvision(name: str, root: Path) -> Sets:
         ValueError: for a name that is no classification set, or files that are neither there nor
             can be downloaded.
     """
-    kinds = {kind.casefold(): kind for kind in TORCHVISION_SETS}
-    if name.casefold() not in kinds:
-        raise ArgumentError(
-            "dataset",
-            f"must be, after torchvision:, one of {', '.join(TORCHVISION_SETS)}, got {shown(name)}",
-        )
-    name = kinds[name.casefold()]
+    name = torchvision_name(name)
     from torchvision import datasets  # takes a second to import
 
     maker, kind = getattr(datasets, name), TORCHVISION_SETS[name]

@@ -4,16 +4,8 @@ from typing import Any, get_args
 
 from torch.utils.data import Dataset
 
-from vit_patch_env.checks import ArgumentError, check_choice
-from vit_patch_env.data.dataset_source import DatasetSource, Form, Opened, open_dataset
-from vit_patch_env.data.labels import (
-    TEST_SET,
-    TRAINING_SET,
-    Numbered,
-    class_names,
-    listed,
-    number_labels,
-)
+from vit_patch_env.checks import check_choice
+from vit_patch_env.data.dataset_source import Form, make_source
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import ImagesName, ResizeName
 
@@ -55,37 +47,13 @@ def from_torch(
         ValueError: as `load_dataset`, `read_item` and `number_labels`.
     """
     check_choice(get_args(ResizeName), resize=resize)
-    form = Form(image_size, resize)
-    opened = [open_dataset(train, TRAINING_SET, form, images)]
-    if test is not None:
-        opened.append(open_dataset(test, TEST_SET, form, images))
-    numbered = _number(opened[0], opened[1] if len(opened) > 1 else None, classes)
+    source = make_source(
+        train, None, test, classes, Form(image_size, resize), images=images, flip=flip
+    )
     return split_source(
-        DatasetSource(opened, numbered, form, flip=flip),
+        source,
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
         images=images,
     )
-
-
-def _number(train: Opened, test: Opened | None, classes: tuple[str, ...] | None) -> Numbered:
-    """The labels as indices into the class names, which `classes` replaces if given."""
-    names = class_names(train.dataset)
-    test_names = None if test is None else class_names(test.dataset)
-    numbered = number_labels(
-        train.labels,
-        None if test is None else test.labels,
-        names or classes,
-        test_names or (None if names else classes),
-    )
-    if classes is None or classes == numbered.classes:
-        return numbered
-    own = numbered.classes
-    if len(classes) != len(own) or set(classes) == set(own):
-        raise ArgumentError(
-            "classes",
-            f"must be names for the data set's {len(own)} classes in their order, "
-            f"{listed(own)}, got {listed(classes)}",
-        )
-    return numbered._replace(classes=classes)
