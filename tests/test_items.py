@@ -72,8 +72,11 @@ def test_a_read_only_array_is_copied():
 
 def test_a_photograph_of_a_data_set_is_upright():
     image = Image.fromarray(ROWS)
-    image.getexif()[0x0112] = 3  # turned by 180 degrees
-    assert torch.equal(image_tensor(image, "item 7"), COLOUR.flip(1, 2))
+    exif = image.getexif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    assert torch.equal(image_tensor(Image.open(file), "item 7"), COLOUR.flip(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`vit-patch train`: one run, from options to a run folder."""
 
+import re
 import shlex
 import sys
 import time
@@ -264,4 +265,5 @@ class Run:
 def _default_out(options: TrainOptions) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     agent = Path(options.agent).stem
-    return Path("runs") / f"{options.env.dataset}__{agent}__{options.seed}__{stamp}"
+    dataset = re.sub(r"[^\w.-]+", "-", options.env.dataset)
+    return Path("runs") / f"{dataset}__{agent}__{options.seed}__{stamp}"
