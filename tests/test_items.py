@@ -1,5 +1,6 @@
 """Items of people's data sets, their labels, and what `from_torch` makes of them."""
 
+import io
 from collections import UserDict, namedtuple
 
 import numpy as np
