@@ -7,7 +7,6 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from vit_patch_env.data import listing
-from vit_patch_env.data.duplicates import duplicates, duplicates_note
 from vit_patch_env.data.layouts import check_layout, find_layout
 from vit_patch_env.data.split_names import names_of_splits, split_words
 
@@ -589,37 +588,3 @@ def test_names_say_splits(name, said):
 def test_names_are_clear_if_they_say_nothing_else_or_the_same_for_two_splits():
     names = {"train", "seg_train", "seg_test", "bullet_train", "test_tube", "cat"}
     assert names_of_splits(names) == {"train", "seg_train", "seg_test"}
-
-
-def test_duplicates_are_files_of_the_same_content(tmp_path):
-    long = "x" * 10_000
-    root = make(tmp_path / "data", {
-        "train/cat/0.jpg": "same", "train/cat/1.jpg": "same", "train/cat/2.jpg": "new1",
-        "train/dog/0.jpg": f"1{long}", "train/dog/1.jpg": f"2{long}", "train/dog/2.jpg": "",
-        "train/dog/3.jpg": "linked",
-        "test/cat/0.jpg": "new2", "test/cat/1.jpg": "same", "test/cat/2.jpg": "same",
-        "test/dog/0.jpg": f"2{long}", "test/dog/1.jpg": f"3{long}", "test/dog/2.jpg": "",
-    })  # fmt: skip
-    (root / "test/dog/3.jpg").hardlink_to(root / "train/dog/3.jpg")
-    layout = find_layout(root, SUFFIXES)
-    (root / "test/dog/1.jpg").unlink()
-    pairs = duplicates(layout.train, layout.test)
-    assert [tuple(os.path.relpath(path, root) for path in pair) for pair in pairs] == [
-        ("train/cat/0.jpg", "test/cat/1.jpg"),
-        ("train/cat/0.jpg", "test/cat/2.jpg"),
-        ("train/dog/1.jpg", "test/dog/0.jpg"),
-        ("train/dog/3.jpg", "test/dog/3.jpg"),
-    ]
-    assert duplicates_note(pairs, layout.test) == (
-        f"4 of 7 test images are also training images: {root}/test/cat/1.jpg is the same file as "
-        f"{root}/train/cat/0.jpg, ..."
-    )
-
-
-def test_hard_links_need_no_reading_to_be_duplicates(tmp_path, monkeypatch):
-    root = make(tmp_path / "data", {"train/cat": 2, "train/dog": 1, "test/dog": 1, "test/cat": 0})
-    (root / "test/cat/0.jpg").hardlink_to(root / "train/cat/1.jpg")
-    layout = find_layout(root, SUFFIXES)
-    (root / "test/dog/0.jpg").write_text("of another size than all others are")
-    monkeypatch.setattr(os, "open", lambda *args: pytest.fail("a file was read"))
-    assert len(duplicates(layout.train, layout.test)) == 1
