@@ -265,5 +265,5 @@ class Run:
 def _default_out(options: TrainOptions) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     agent = Path(options.agent).stem
-    dataset = re.sub(r"[^\w.-]+", "-", options.env.dataset)
+    dataset = re.sub(r"[^\w.-]+", "-", str(options.env.dataset))
     return Path("runs") / f"{dataset}__{agent}__{options.seed}__{stamp}"
