@@ -1,9 +1,11 @@
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -348,7 +350,14 @@ def test_colours_keep_their_channels():
     assert to_rgb(image) is image
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs_are_read_and_upright(compression, save):
+    options = {"compression": compression, "exif": oriented(6)}
+    path = save(stored(blocks(32, 32), 6), "tif", **options)
+    assert np.array_equal(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32)))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif", "tif", "mpo"])
 def test_animations_give_their_first_picture(suffix, save):
     first, second = (Image.new("RGB", (16, 16), (level,) * 3) for level in (80, 200))
     path = save(first, suffix, save_all=True, append_images=[second])
@@ -477,6 +486,19 @@ def test_only_a_lack_of_memory_for_pixels_is_a_memory_error(save, monkeypatch):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(ValueError, match="its header needs more memory than there is"):
         read_picture(path, 8, "crop")
+
+
+@pytest.mark.parametrize("name", [b"IDAT", b"tEXt"])
+def test_parts_that_claim_to_be_larger_than_the_file_need_no_memory(name, write):
+    claimed = struct.pack(">I", 2**30) + name
+    content = png(8, 0, [bytes(8)] * 8).replace(bytes(4) + b"IEND", claimed)
+    path = write(content, "png")
+    tracemalloc.start()
+    with suppress(ValueError):
+        read_picture(path, 8, "crop")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def jpeg_with_damaged_exif(orientation=6):

@@ -1,5 +1,6 @@
 """Picture files as square RGB images, whatever their format, size, orientation and depth."""
 
+import io
 import os
 import stat
 import sys
@@ -168,12 +169,27 @@ def _without_warnings() -> Iterator[None]:
         _IN_READING_THREAD.reading = False
 
 
+class _File(io.BufferedReader):
+    """A file for reading, whose reads need no more memory than its size.
+
+    A damaged file may claim that its parts have gigabytes, which Python allocates before it reads.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        self.n_bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; all that remain if it is None or negative."""
+        return super().read(None if size is None else min(size, self.n_bytes))
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     """The picture in a regular file, whose pixels are not decoded yet; others are not opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (faster than Path.stat)
         raise ValueError("not a regular file")
-    with open(path, "rb") as file:  # noqa: PTH123  (faster than Path.open)
+    with _File(path) as file:
         try:
             image = Image.open(file, formats=_formats(os.path.splitext(path)[1].lower()))  # noqa: PTH122
         except MemoryError as error:  # for what the file claims to contain beside pixels
