@@ -518,6 +518,8 @@ def test_pictures_with_damaged_metadata_are_read_without_a_warning(write):
         with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter(filters)
             assert difference(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32))) <= 4
+            with Image.open(path) as image:
+                to_rgb(image)
         assert not shown
 
 

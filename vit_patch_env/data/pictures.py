@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, cast, get_args
 
@@ -118,17 +118,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
             unknown.
         OSError: if a file's pixels cannot be decoded.
     """
-    layout = _layout(image)
-    image.load()
-    _correct_transparency(image, layout)
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        rgb = _grey(image).convert("RGB")
-    elif image.has_transparency_data:
-        rgb = _composed(image)
-    else:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-    transpose = _TRANSPOSES.get(_orientation(image))
-    return rgb if transpose is None else rgb.transpose(transpose)
+    with _without_warnings():
+        layout = _layout(image)
+        image.load()
+        _correct_transparency(image, layout)
+        if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+            rgb = _grey(image).convert("RGB")
+        elif image.has_transparency_data:
+            rgb = _composed(image)
+        else:
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
+        transpose = _TRANSPOSES.get(_orientation(image))
+        return rgb if transpose is None else rgb.transpose(transpose)
 
 
 class _InReadingThread(threading.local):
@@ -145,7 +146,6 @@ _FILTERS: list[Any] = [
     ("ignore", _IN_READING_THREAD, category, None, 0)
     for category in (UserWarning, Image.DecompressionBombWarning)
 ]
-_FILTERS_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -156,17 +156,19 @@ def _without_warnings() -> Iterator[None]:
     them wrongly. These filters apply to no other thread, and stay.
     """
     filters = cast("list[Any]", warnings.filters)
-    with _FILTERS_LOCK:
-        if filters[: len(_FILTERS)] != _FILTERS:
-            for own in reversed(_FILTERS):
-                if own in filters:
-                    filters.remove(own)
-                filters.insert(0, own)
+    # No lock, which processes that are forked meanwhile would inherit: each step is atomic, and
+    # filters that two threads insert twice do no harm.
+    if filters[: len(_FILTERS)] != _FILTERS:
+        for own in reversed(_FILTERS):
+            with suppress(ValueError):  # not in the list
+                filters.remove(own)
+            filters.insert(0, own)
+    outer = _IN_READING_THREAD.reading
     _IN_READING_THREAD.reading = True
     try:
         yield
     finally:
-        _IN_READING_THREAD.reading = False
+        _IN_READING_THREAD.reading = outer
 
 
 class _File(io.BufferedReader):
