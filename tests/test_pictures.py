@@ -501,12 +501,15 @@ def test_parts_that_claim_to_be_larger_than_the_file_need_no_memory(name, write)
     assert peak < 2**20
 
 
-def jpeg_with_damaged_exif(orientation=6):
-    """A JPEG whose EXIF data has an orientation, and a tag whose content lies beyond the end."""
+def damaged_exif(orientation):
+    """EXIF data of an orientation, and a tag whose content lies beyond the end."""
     tags = struct.pack("<HHIHH", 274, 3, 1, orientation, 0) + struct.pack("<HHII", 305, 2, 99, 9999)
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+
+
+def jpeg_with_damaged_exif():
     buffer = io.BytesIO()
-    stored(blocks(32, 32), orientation).save(buffer, "jpeg", exif=exif, **LOSSLESS["jpg"])
+    stored(blocks(32, 32), 6).save(buffer, "jpeg", exif=damaged_exif(6), **LOSSLESS["jpg"])
     return buffer.getvalue()
 
 
@@ -518,9 +521,13 @@ def test_pictures_with_damaged_metadata_are_read_without_a_warning(write):
         with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter(filters)
             assert difference(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32))) <= 4
-            with Image.open(path) as image:
-                to_rgb(image)
         assert not shown
+
+
+def test_damaged_metadata_of_pictures_in_memory_gives_no_warning(save):
+    path = save(stored(blocks(32, 32), 6), "png", exif=damaged_exif(6))
+    with Image.open(path) as image:  # which does not read the metadata yet
+        assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(blocks(32, 32)))
 
 
 @pytest.mark.parametrize(
