@@ -1,9 +1,11 @@
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -348,7 +350,14 @@ def test_colours_keep_their_channels():
     assert to_rgb(image) is image
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs_are_read_and_upright(compression, save):
+    options = {"compression": compression, "exif": oriented(6)}
+    path = save(stored(blocks(32, 32), 6), "tif", **options)
+    assert np.array_equal(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32)))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif", "tif", "mpo"])
 def test_animations_give_their_first_picture(suffix, save):
     first, second = (Image.new("RGB", (16, 16), (level,) * 3) for level in (80, 200))
     path = save(first, suffix, save_all=True, append_images=[second])
@@ -479,12 +488,28 @@ def test_only_a_lack_of_memory_for_pixels_is_a_memory_error(save, monkeypatch):
         read_picture(path, 8, "crop")
 
 
-def jpeg_with_damaged_exif(orientation=6):
-    """A JPEG whose EXIF data has an orientation, and a tag whose content lies beyond the end."""
+@pytest.mark.parametrize("name", [b"IDAT", b"tEXt"])
+def test_parts_that_claim_to_be_larger_than_the_file_need_no_memory(name, write):
+    claimed = struct.pack(">I", 2**30) + name
+    content = png(8, 0, [bytes(8)] * 8).replace(bytes(4) + b"IEND", claimed)
+    path = write(content, "png")
+    tracemalloc.start()
+    with suppress(ValueError):
+        read_picture(path, 8, "crop")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def damaged_exif(orientation):
+    """EXIF data of an orientation, and a tag whose content lies beyond the end."""
     tags = struct.pack("<HHIHH", 274, 3, 1, orientation, 0) + struct.pack("<HHII", 305, 2, 99, 9999)
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+
+
+def jpeg_with_damaged_exif():
     buffer = io.BytesIO()
-    stored(blocks(32, 32), orientation).save(buffer, "jpeg", exif=exif, **LOSSLESS["jpg"])
+    stored(blocks(32, 32), 6).save(buffer, "jpeg", exif=damaged_exif(6), **LOSSLESS["jpg"])
     return buffer.getvalue()
 
 
@@ -497,6 +522,12 @@ def test_pictures_with_damaged_metadata_are_read_without_a_warning(write):
             warnings.simplefilter(filters)
             assert difference(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32))) <= 4
         assert not shown
+
+
+def test_damaged_metadata_of_pictures_in_memory_gives_no_warning(save):
+    path = save(stored(blocks(32, 32), 6), "png", exif=damaged_exif(6))
+    with Image.open(path) as image:  # which does not read the metadata yet
+        assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(blocks(32, 32)))
 
 
 @pytest.mark.parametrize(

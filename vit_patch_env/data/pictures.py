@@ -1,12 +1,13 @@
 """Picture files as square RGB images, whatever their format, size, orientation and depth."""
 
+import io
 import os
 import stat
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, cast, get_args
 
@@ -117,17 +118,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
             unknown.
         OSError: if a file's pixels cannot be decoded.
     """
-    layout = _layout(image)
-    image.load()
-    _correct_transparency(image, layout)
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        rgb = _grey(image).convert("RGB")
-    elif image.has_transparency_data:
-        rgb = _composed(image)
-    else:
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-    transpose = _TRANSPOSES.get(_orientation(image))
-    return rgb if transpose is None else rgb.transpose(transpose)
+    with _without_warnings():
+        layout = _layout(image)
+        image.load()
+        _correct_transparency(image, layout)
+        if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+            rgb = _grey(image).convert("RGB")
+        elif image.has_transparency_data:
+            rgb = _composed(image)
+        else:
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
+        transpose = _TRANSPOSES.get(_orientation(image))
+        return rgb if transpose is None else rgb.transpose(transpose)
 
 
 class _InReadingThread(threading.local):
@@ -144,7 +146,6 @@ _FILTERS: list[Any] = [
     ("ignore", _IN_READING_THREAD, category, None, 0)
     for category in (UserWarning, Image.DecompressionBombWarning)
 ]
-_FILTERS_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -155,17 +156,34 @@ def _without_warnings() -> Iterator[None]:
     them wrongly. These filters apply to no other thread, and stay.
     """
     filters = cast("list[Any]", warnings.filters)
-    with _FILTERS_LOCK:
-        if filters[: len(_FILTERS)] != _FILTERS:
-            for own in reversed(_FILTERS):
-                if own in filters:
-                    filters.remove(own)
-                filters.insert(0, own)
+    # No lock, which processes that are forked meanwhile would inherit: each step is atomic, and
+    # filters that two threads insert twice do no harm.
+    if filters[: len(_FILTERS)] != _FILTERS:
+        for own in reversed(_FILTERS):
+            with suppress(ValueError):  # not in the list
+                filters.remove(own)
+            filters.insert(0, own)
+    outer = _IN_READING_THREAD.reading
     _IN_READING_THREAD.reading = True
     try:
         yield
     finally:
-        _IN_READING_THREAD.reading = False
+        _IN_READING_THREAD.reading = outer
+
+
+class _File(io.BufferedReader):
+    """A file for reading, whose reads need no more memory than its size.
+
+    A damaged file may claim that its parts have gigabytes, which Python allocates before it reads.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        self.n_bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; all that remain if it is None or negative."""
+        return super().read(None if size is None else min(size, self.n_bytes))
 
 
 @contextmanager
@@ -173,7 +191,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     """The picture in a regular file, whose pixels are not decoded yet; others are not opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (faster than Path.stat)
         raise ValueError("not a regular file")
-    with open(path, "rb") as file:  # noqa: PTH123  (faster than Path.open)
+    with _File(path) as file:
         try:
             image = Image.open(file, formats=_formats(os.path.splitext(path)[1].lower()))  # noqa: PTH122
         except MemoryError as error:  # for what the file claims to contain beside pixels
