@@ -126,6 +126,9 @@ def test_json_that_is_not_valid_is_named(values, message):
         (int, "many", "many"),
         (int, "2.0", "2.0"),
         (tuple[int, ...], ("1", "x"), (1, "x")),
+        (tuple[float, ...] | None, ("1", "0.5"), (1.0, 0.5)),
+        (tuple[float, ...] | None, ("None",), None),
+        (tuple[str, ...], ("None",), ("None",)),
         (Literal["a", "b"], "a", "a"),
     ],
 )

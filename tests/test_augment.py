@@ -451,6 +451,19 @@ def test_arguments_change_the_run_but_not_its_evaluation(name):
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.parametrize(("name", "pastes"), [("mixup", False), ("cutmix", True)])
+def test_batches_of_a_run_are_mixed_as_asked(name, pastes):
+    batches = []
+    for kwargs in ({}, {name: 1.0}):
+        env = ViTPatchSelectEnv(**TINY, augment="none", **kwargs)
+        env.reset(seed=0)
+        batches.append(env.episode.run.batch)
+    plain, mixed = batches
+    pasted = (mixed.images == plain.images) | (mixed.images == plain.images.roll(1, 0))
+    assert bool(pasted.all()) == pastes
+    assert mixed.labels.shape == (64, 4)
+
+
 def test_another_augmentation_is_refused_on_resume(tmp_path):
     env = ViTPatchSelectEnv(**TINY, augment="randaugment", mean=(0.5,) * 3)
     env.reset(seed=0)

@@ -142,7 +142,10 @@ class EpisodeFactory:
             flip=data.flip if config.flip is None else config.flip,
             augmentation=make_augmentation(config.augment),
             mixing=Mixing(
-                config.random_erasing, config.mixup, config.cutmix, n_classes=len(data.classes)
+                random_erasing=config.random_erasing,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
+                n_classes=len(data.classes),
             ),
         )
         trainer = Trainer(
