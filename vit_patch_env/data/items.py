@@ -1,6 +1,7 @@
 """Items of people's data sets: an image and its label, in the forms that are common for them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,16 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
             f"expected a readable {item}, got {type(error).__name__}: {one_line(error)}"
         ) from error
     return split_item(value, item)
+
+
+def close_file(image: Any) -> None:
+    """Close the file of a PIL image that is not used, which may still be open, by reading it.
+
+    The image itself is not closed: a data set may hold it.
+    """
+    if isinstance(image, Image.Image):
+        with suppress(OSError, SyntaxError):  # damaged files matter where they are used
+            image.load()
 
 
 def split_item(item: Any, where: str) -> tuple[Any, Any]:
