@@ -138,7 +138,7 @@ def image_tensor(image: Any, where: str) -> Tensor:
     Args:
         image: a PIL image, which is made upright and opaque; a uint8 or bool NumPy array (height,
             width) or (height, width, channels); or a tensor (height, width) or (channels, height,
-            width): uint8, bool, or floating point in [0, 1].
+            width): uint8, bool, or floating point in [0, 1]. Pixels of uint8 tensors are shared.
         where: the item in messages, such as "item 7 of the training set".
 
     Raises:

@@ -1,5 +1,6 @@
 """Data from a user's torch data sets."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -30,7 +31,7 @@ def from_torch(
     train: Dataset[Any],
     test: Dataset[Any] | None = None,
     *,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     flip: bool = True,
     image_size: int = 32,
     train_fraction: float = 1.0,
@@ -80,7 +81,7 @@ def from_torch(
             for opened, split in (
                 (images, chosen.train),
                 (images, chosen.val),
-                (test_images or images, chosen.test),
+                (images if test_images is None else test_images, chosen.test),
             )
         ]
     )
@@ -111,8 +112,10 @@ def _open(dataset: Any, where: str, form: _Form) -> _Opened:
     return _Opened(dataset, labels, images, where)
 
 
-def _number(train: _Opened, test: _Opened | None, classes: tuple[str, ...] | None) -> Numbered:
+def _number(train: _Opened, test: _Opened | None, classes: Sequence[str] | None) -> Numbered:
     """The labels as indices into the class names, which `classes` replaces if given."""
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ArgumentError("classes", f"must be different names, got {listed(classes)}")
     names = class_names(train.dataset)
     test_names = None if test is None else class_names(test.dataset)
     numbered = number_labels(
@@ -121,16 +124,16 @@ def _number(train: _Opened, test: _Opened | None, classes: tuple[str, ...] | Non
         names or classes,
         test_names or (None if names else classes),
     )
-    if classes is None or classes == numbered.classes:
-        return numbered
     own = numbered.classes
+    if classes is None or tuple(classes) == own:
+        return numbered
     if len(classes) != len(own) or set(classes) == set(own):
         raise ArgumentError(
             "classes",
             f"must be names for the data set's {len(own)} classes in their order, "
             f"{listed(own)}, got {listed(classes)}",
         )
-    return numbered._replace(classes=classes)
+    return numbered._replace(classes=tuple(classes))
 
 
 def _places(labels: NDArray[np.int64]) -> Split:
