@@ -456,6 +456,9 @@ def test_text_labels_and_given_names_become_classes():
 def test_given_names_replace_those_of_the_data_set_in_their_order():
     dataset = Listed([0, 1] * 20, classes=["n01", "n02"])
     assert from_torch(dataset, image_size=4, classes=("cat", "dog")).classes == ("cat", "dog")
+    assert from_torch(dataset, image_size=4, classes=["n01", "n02"]).classes == ("n01", "n02")
+    with pytest.raises(ValueError, match="classes must be different names, got cat, cat"):
+        from_torch(dataset, image_size=4, classes=("cat", "cat"))
     for classes in (("cat", "dog", "cow"), ("n02", "n01")):
         with pytest.raises(ValueError, match=r"classes must be names .* order, n01, n02, got"):
             from_torch(dataset, image_size=4, classes=classes)

@@ -1,6 +1,7 @@
 """Items of people's data sets: an image and its label, in the forms that are common for them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,16 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
     return split_item(value, item)
 
 
+def close_file(image: Any) -> None:
+    """Close the file of a PIL image that is not used, which may still be open, by reading it.
+
+    The image itself is not closed: a data set may hold it.
+    """
+    if isinstance(image, Image.Image):
+        with suppress(OSError, SyntaxError):  # damaged files matter where they are used
+            image.load()
+
+
 def split_item(item: Any, where: str) -> tuple[Any, Any]:
     """The image and the label of an item.
 
@@ -127,7 +138,7 @@ def image_tensor(image: Any, where: str) -> Tensor:
     Args:
         image: a PIL image, which is made upright and opaque; a uint8 or bool NumPy array (height,
             width) or (height, width, channels); or a tensor (height, width) or (channels, height,
-            width): uint8, bool, or floating point in [0, 1].
+            width): uint8, bool, or floating point in [0, 1]. Pixels of uint8 tensors are shared.
         where: the item in messages, such as "item 7 of the training set".
 
     Raises:

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from vit_patch_env.data.items import LABEL_KEYS, Label, label_of, n_items, read_pair
+from vit_patch_env.data.items import (
+    LABEL_KEYS,
+    Label,
+    close_file,
+    label_of,
+    n_items,
+    read_pair,
+)
 from vit_patch_env.system.shown import escaped
 
 TRAINING_SET = "the training set"
@@ -247,7 +254,9 @@ def _is_hugging_face(dataset: Any) -> bool:
 
 
 def _label_at(dataset: Any, index: int, where: str) -> Label:
-    return label_of(read_pair(dataset, index, where)[1], f"item {index} of {where}")
+    image, label = read_pair(dataset, index, where)
+    close_file(image)
+    return label_of(label, f"item {index} of {where}")
 
 
 def _distinct(names: Any) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from vit_patch_env.checks import ArgumentError, shown
-from vit_patch_env.data.items import IMAGE_KEYS, LABEL_KEYS, one_line, read_pair
+from vit_patch_env.data.items import IMAGE_KEYS, LABEL_KEYS, close_file, one_line, read_pair
 from vit_patch_env.data.labels import class_names, listed
 from vit_patch_env.system.cache import cache_dir
 from vit_patch_env.system.shown import escaped
@@ -113,8 +113,8 @@ def open_torchvision(name: str, root: Path) -> Sets:
     opened: dict[str, Any] = {}
     notes = [f"{name}: {argument} is {value!r}" for argument, value in kind.options.items()]
     for role, arguments in _split_arguments(maker, kind).items():
-        part = _open(maker, root, {**kind.options, **arguments})
-        if read_pair(part, 0, name)[1] is None:
+        part, label = _open(maker, root, {**kind.options, **arguments})
+        if label is None:
             notes.append(f"{name}: its {role} split has no labels and is left out")
         else:
             opened[role] = part
@@ -136,8 +136,8 @@ def _takes(maker: Any, argument: str) -> bool:
     return any(argument in inspect.signature(kind).parameters for kind in maker.__mro__[:-1])
 
 
-def _open(maker: Any, root: Path, arguments: dict[str, Any]) -> Any:
-    """The data set of these arguments, of which an item could be read; downloaded if necessary.
+def _open(maker: Any, root: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """The data set of these arguments and the label of its first item; downloaded if necessary.
 
     An error is enough to download it: each class has its own for files that are missing.
     """
@@ -149,12 +149,13 @@ def _open(maker: Any, root: Path, arguments: dict[str, Any]) -> Any:
     return _open_files(maker, root, download=True, **arguments)
 
 
-def _open_files(maker: Any, root: Path, **arguments: Any) -> Any:
+def _open_files(maker: Any, root: Path, **arguments: Any) -> tuple[Any, Any]:
     try:
         if _takes(maker, "download"):
             arguments.setdefault("download", False)  # the default of some is to download
         dataset = maker(root, **arguments)
-        read_pair(dataset, 0, maker.__name__)
+        image, label = read_pair(dataset, 0, maker.__name__)
+        close_file(image)
     except MemoryError:
         raise
     except Exception as error:  # files that are damaged make readers raise anything
@@ -162,7 +163,7 @@ def _open_files(maker: Any, root: Path, **arguments: Any) -> Any:
             f"expected the files of {maker.__name__} in {escaped(root)} or a network to download "
             f"them from, got: {one_line(error)}"
         ) from error
-    return dataset
+    return dataset, label
 
 
 def _sets(name: str, opened: dict[str, Any], notes: list[str]) -> Sets:

@@ -1,5 +1,6 @@
 """Data from a user's torch data sets."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from torch.utils.data import Dataset
@@ -14,7 +15,7 @@ def from_torch(
     train: Dataset[Any],
     test: Dataset[Any] | None = None,
     *,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     flip: bool = True,
     image_size: int = 32,
     train_fraction: float = 1.0,
