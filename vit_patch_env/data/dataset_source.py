@@ -78,7 +78,7 @@ def make_source(
     train: Any,
     val: Any | None,
     test: Any | None,
-    classes: tuple[str, ...] | None,
+    classes: Sequence[str] | None,
     form: Form,
     *,
     images: ImagesName,
@@ -122,7 +122,7 @@ class DatasetSource(Source):
     def __init__(
         self,
         opened: Sequence[Opened | None],
-        classes: tuple[str, ...] | None,
+        classes: Sequence[str] | None,
         form: Form,
         *,
         flip: bool,
@@ -257,8 +257,10 @@ def _decode(
     return images, labels
 
 
-def _number(train: Opened, others: Sequence[Opened], classes: tuple[str, ...] | None) -> Numbered:
+def _number(train: Opened, others: Sequence[Opened], classes: Sequence[str] | None) -> Numbered:
     """The labels as indices into the class names, which `classes` replaces if given."""
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ArgumentError("classes", f"must be different names, got {listed(classes)}")
     names = class_names(train.dataset)
     test_names = class_names(others[-1].dataset) if others else None
     numbered = number_labels(
@@ -267,13 +269,13 @@ def _number(train: Opened, others: Sequence[Opened], classes: tuple[str, ...] | 
         names or classes,
         test_names or (None if names else classes),
     )
-    if classes is None or classes == numbered.classes:
-        return numbered
     own = numbered.classes
+    if classes is None or tuple(classes) == own:
+        return numbered
     if len(classes) != len(own) or set(classes) == set(own):
         raise ArgumentError(
             "classes",
             f"must be names for the data set's {len(own)} classes in their order, "
             f"{listed(own)}, got {listed(classes)}",
         )
-    return numbered._replace(classes=classes)
+    return numbered._replace(classes=tuple(classes))
