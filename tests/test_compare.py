@@ -148,6 +148,15 @@ def test_other_images_are_not_mixed_in(smoke, capsys):
         path.write_text(text)
 
 
+def test_a_comparison_with_fewer_statistics_of_the_images_is_continued(smoke):
+    path = smoke / "compare.json"
+    comparison = json.loads(path.read_text())
+    del comparison["images"]["normalize_mean"], comparison["images"]["normalize_std"]
+    path.write_text(json.dumps(comparison))
+    compare(smoke, *ALL_OF_SMOKE)
+    assert len(json.loads(path.read_text())["images"]["normalize_std"]) == 3
+
+
 def test_the_comparisons_command_gives_all_of_its_options(smoke):
     comparison = json.loads((smoke / "compare.json").read_text())
     options = parse(shlex.split(comparison["command"])[1:])
@@ -168,6 +177,8 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
     options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
     line = refused(capsys, "compare", *options, "--epochs", "3")
     assert "made with epochs 2 instead of 3" in line
+    line = refused(capsys, "compare", *options, "--std", "0.2", "0.2", "0.3")
+    assert "made with std None instead of [0.2, 0.2, 0.3]" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:

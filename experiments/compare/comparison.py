@@ -186,6 +186,13 @@ class Comparison:
             return {}
         saved = read_json(path)
         given = json.loads(json.dumps(asdict(self.options.env)))  # lists instead of tuples
+        for name, value in complete_env(saved.get("env", given)).items():
+            if name not in SAME_RUN_KEYS and given.get(name) != value:
+                raise ArgumentError(
+                    "out",
+                    f"must be a folder without another comparison, got {self.path}, made with "
+                    f"{name} {value} instead of {given.get(name)}",
+                )
         images = saved.get("images", self.images)
         # Those of an earlier version have fewer statistics.
         if images != {name: self.images.get(name) for name in images}:
@@ -194,13 +201,6 @@ class Comparison:
                 f"must be a folder without another comparison, got {self.path}, made on other "
                 f"images of {self.options.env.dataset}",
             )
-        for name, value in complete_env(saved.get("env", given)).items():
-            if name not in SAME_RUN_KEYS and given.get(name) != value:
-                raise ArgumentError(
-                    "out",
-                    f"must be a folder without another comparison, got {self.path}, made with "
-                    f"{name} {value} instead of {given.get(name)}",
-                )
         return saved
 
     def _find_finished(self) -> None:
