@@ -1,6 +1,6 @@
 """A seeded, resumable stream of augmented mini-batches that live on the training device."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from vit_patch_env.checks import check_integer
 from vit_patch_env.data.augment import Augmentation, Mixing, crop_flip
 from vit_patch_env.data.generators import seeded_generators
+from vit_patch_env.data.images import Images
 
 
 class Batch(NamedTuple):
@@ -21,23 +22,6 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-
-
-class Images(Protocol):
-    """Images (n_images, channels, height, width) uint8: a tensor, or what reads them from a file.
-
-    What reads them may also have `prefetch(indices)`, which starts to read the next batch.
-    """
-
-    @property
-    def shape(self) -> Any:
-        """(n_images, channels, height, width)."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def __getitem__(self, indices: Tensor, /) -> Tensor:
-        """The images at `indices` (batch,) int64, as a uint8 tensor."""
 
 
 class Position(NamedTuple):
