@@ -145,6 +145,7 @@ def test_images_that_fit_neither_into_memory_nor_on_the_disk_are_refused(
     make_folder, own_cache, monkeypatch
 ):
     root = make_folder(splits=("train",), n_images=10)
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "1e9")
     with pytest.raises(ValueError, match=r"expected 5400\.0 GB of free space for decoded images"):
         load_dataset("folder", data_dir=root, image_size=300_000)
     monkeypatch.setattr("vit_patch_env.system.memory.memory_limit", lambda: 1000)

@@ -1,5 +1,5 @@
 import os
-import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vit_patch_env.data.images import channel_sums
-from vit_patch_env.data.store import DECODED, EMPTY, UNREADABLE, Store
+from vit_patch_env.data.store import DECODED, EMPTY, Store
+from vit_patch_env.system.cache import entries, remove
 
 SHAPE = (3, 5, 4)
 
@@ -22,12 +23,11 @@ def keys(n):
 
 @pytest.fixture
 def store(tmp_path):
-    """A store of ten rows, of which the even ones are decoded and the last cannot be."""
+    """A store of ten rows, of which the even ones are decoded."""
     store = Store(tmp_path / "store", SHAPE)
     rows = store.rows(keys(10))
     for row in rows[::2]:
         store.put(row, image(row))
-    store.put(rows[9], None)
     store.save()
     return store
 
@@ -39,9 +39,9 @@ def test_what_was_put_is_read_again_in_any_order(store):
 
 
 def test_another_process_sees_what_was_saved(store):
-    again = pickle.loads(pickle.dumps(store))
+    again = Store(store.folder, SHAPE)
     rows = again.rows(keys(10))
-    expected = [DECODED, EMPTY] * 4 + [DECODED, UNREADABLE]
+    expected = [DECODED, EMPTY] * 5
     assert again.states(rows).tolist() == expected
     assert np.array_equal(again.read(rows[2:3])[0][0], image(2))
 
@@ -68,8 +68,9 @@ def test_damaged_images_are_found_when_they_are_first_read(store, tmp_path, dama
         assert again.states(np.array([0, 2, 4, 6])).tolist() == [DECODED, DECODED, EMPTY, EMPTY]
         return
     assert again.read(np.array([2, 4, 6]))[1] == [1]
-    again.put(4, image(4))
+    again.repair(4, image(4))
     assert again.read(np.array([2, 4, 6]))[1] == []
+    assert Store(tmp_path / "store", SHAPE).read(np.array([2, 4, 6]))[1] == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"something else", None])
@@ -86,6 +87,48 @@ def test_a_cleared_store_does_not_disturb_its_readers(store, tmp_path):
     assert not other.keys
     assert np.array_equal(store.read(np.array([2]))[0][0], image(2))
     assert not (tmp_path / "store" / "index").exists()
+
+
+def test_a_store_that_was_removed_is_made_again_by_the_next_load(store, tmp_path):
+    other = Store(tmp_path / "store", SHAPE)
+    shutil.rmtree(tmp_path / "store")
+    with other.lock:
+        other.load()
+        (row,) = other.rows([b"new"])
+        other.put(row, image(1))
+        other.save()
+    assert np.array_equal(store.read(np.array([2]))[0][0], image(2))
+    assert np.array_equal(Store(tmp_path / "store", SHAPE).read(np.array([0]))[0][0], image(1))
+
+
+def test_a_store_in_use_is_not_removed(store, own_cache):
+    used = Store(own_cache / "images" / "x", SHAPE, about="somewhere")
+    (entry,) = entries(own_cache)
+    assert not remove(entry)
+    del used
+    assert remove(entry)
+    assert not entries(own_cache)
+
+
+def test_a_repair_leaves_the_rows_of_others(store, tmp_path):
+    other = Store(tmp_path / "store", SHAPE)
+    with other.lock:
+        other.load()
+        (row,) = other.rows([b"new"])
+        other.put(row, image(77))
+        other.save()
+    store.repair(4, image(4))
+    third = Store(tmp_path / "store", SHAPE)
+    assert third.rows([b"newer", b"new"]).tolist() == [row + 1, row]
+
+
+def test_a_temporary_store_leaves_nothing(tmp_path):
+    store = Store(tmp_path / "store", SHAPE, temporary=True)
+    (row,) = store.rows(keys(1))
+    store.put(row, image(3))
+    store.save()
+    assert np.array_equal(store.read(np.array([row]))[0][0], image(3))
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"about"}
 
 
 def test_leftovers_of_killed_processes_are_removed(store, tmp_path):

@@ -1,5 +1,6 @@
 """Images in memory or read batch by batch: the same batches, and only those that are used."""
 
+import copy
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data import image_folder, sources
 from vit_patch_env.data.datasets import load_dataset
 from vit_patch_env.data.image_folder import StoredImages
+from vit_patch_env.data.splits import ImageData, Split
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.system.cache import IMAGES, cache_dir, entries, make_room
 
@@ -118,6 +121,91 @@ def test_streamed_images_are_pickled_by_reference(make_folder):
     order = np.array([5, 0, 3])
     assert torch.equal(again.train.images[order], data.train.images[order])
     assert torch.equal(again.train.images[1:3], data.train.images[torch.tensor([1, 2])])
+
+
+@pytest.mark.parametrize("how", ["pickle", "deepcopy"])
+def test_streamed_images_survive_the_removal_of_the_cache(make_folder, own_cache, how):
+    root = make_folder()
+    data = load_dataset("folder", data_dir=root, image_size=8, images="stream")
+    expected = data.train.images[:]
+    content = pickle.dumps(data)
+    shutil.rmtree(own_cache / IMAGES)
+    for path in sorted(root.rglob("*.png"))[:30]:  # which then have other rows
+        path.rename(path.with_name("a" + path.name)) if "test" in str(path) else None
+    again = pickle.loads(content) if how == "pickle" else copy.deepcopy(data)
+    with suppress(ValueError):  # "expected the files that a run uses not to change"
+        assert torch.equal(again.train.images[:], expected)
+    assert torch.equal(data.train.images[:], expected)
+
+
+def test_files_that_changed_under_a_streamed_run_are_refused_in_other_processes(make_folder):
+    root = make_folder()
+    data = load_dataset("folder", data_dir=root, image_size=8, images="stream")
+    Image.new("RGB", (12, 12), (9, 9, 9)).save(root / "train" / "cat" / "003.png")
+    with pytest.raises(ValueError, match="expected the files that a run uses not to change"):
+        pickle.loads(pickle.dumps(data)).train.images[:]
+
+
+def test_a_fault_of_the_machine_is_not_remembered_as_one_of_the_file(make_folder, monkeypatch):
+    root = make_folder()
+    read = image_folder.read_picture
+
+    def failing(path, *args):
+        if path.endswith("dog/003.png"):
+            raise ValueError("expected a readable image, got Input/output error")
+        return read(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_folder, "read_picture", failing)
+        with pytest.warns(UserWarning, match="2 of 80 images cannot be read"):
+            load_dataset("folder", data_dir=root, image_size=8, skip_corrupt=True)
+    data = load_dataset("folder", data_dir=root, image_size=8, skip_corrupt=True)
+    assert sum(len(split.labels) for split in (data.train, data.val, data.test)) == 80
+
+
+def test_images_larger_than_the_limit_are_refused(make_folder, own_cache, monkeypatch):
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "0.00001")
+    with pytest.raises(ValueError, match=r"expected at most 0\.0 GB .*VIT_PATCH_CACHE_GB.* got 0"):
+        load_dataset("folder", data_dir=make_folder(), image_size=32)
+
+
+def test_nothing_is_removed_for_images_that_have_no_room_anyway(
+    make_folder, own_cache, monkeypatch
+):
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "1e9")
+    load_dataset("folder", data_dir=make_folder("first"), image_size=8)
+    (entry,) = entries(own_cache)
+    with pytest.raises(ValueError, match="GB of free space"):
+        make_room(own_cache, 10**14, keep=own_cache)
+    assert entries(own_cache) == [entry]
+
+
+def test_a_data_set_in_memory_is_resized_batch_by_batch_too():
+    kept = {
+        images: load_dataset("digits", image_size=24, images=images)
+        for images in ("memory", "stream")
+    }
+    order = np.array([70, 3, 3, 9])
+    for split in ("train", "val", "test"):
+        one, other = (getattr(data, split) for data in kept.values())
+        assert torch.equal(one.images[order], other.images[order])
+        assert torch.equal(one.labels, other.labels)
+    assert kept["memory"].channel_std == kept["stream"].channel_std
+    assert "resized batch by batch" in kept["stream"].notes[0]
+
+
+def test_statistics_of_more_pixels_than_64_bits_can_square():
+    class Many:
+        shape = torch.Size((100_000, 1, 224, 224))
+
+        def channel_sums(self):
+            n = 100_000 * 224 * 224  # half of them 100, half 200
+            return np.array([150 * n]), np.array([25_000 * n])
+
+    split = Split(Many(), torch.zeros(1))
+    data = ImageData(split, split, split, ("a", "b"), flip=True)
+    assert data.channel_mean == (150 / 255,)
+    assert data.channel_std == pytest.approx((50 / 255,), rel=1e-12)
 
 
 def test_decoding_continues_where_it_was_interrupted(make_folder, decoded, monkeypatch):
@@ -235,12 +323,13 @@ def test_those_used_longest_ago_make_room(make_folder, own_cache, monkeypatch):
     assert found == [str(roots[2]), str(roots[0])]
 
 
-def test_a_disk_that_is_too_small_is_named(make_folder, own_cache):
+def test_a_disk_that_is_too_small_is_named(make_folder, own_cache, monkeypatch):
+    monkeypatch.setenv("VIT_PATCH_CACHE_GB", "1e9")
     root = make_folder()
     load_dataset("folder", data_dir=root, image_size=8)
-    (store,) = own_cache.glob(f"{IMAGES}/*")
+    (pixels,) = own_cache.glob(f"{IMAGES}/*/pixels")
     with pytest.raises(ValueError, match=r"expected 1000000\.0 GB of free space .* got \d+\.\d GB"):
-        make_room(own_cache, 10**15, keep=store)
+        make_room(own_cache, 10**15, keep=pixels.parent)
 
 
 def test_the_command_shows_and_clears_the_cache(make_folder, own_cache, capsys, monkeypatch):

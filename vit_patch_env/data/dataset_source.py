@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.generators import seeded_generators
-from vit_patch_env.data.images import Images, Indices, in_batches, pixel_sums
+from vit_patch_env.data.images import Images, Indices
 from vit_patch_env.data.items import Label, n_items, read_item
 from vit_patch_env.data.labels import (
     TEST_SET,
@@ -70,7 +70,8 @@ def open_dataset(dataset: Any, where: str, form: Form, images: ImagesName) -> Op
     n = n_items(dataset, where)
     if where_to_keep(images, 3 * n * form.image_size**2) == "stream":
         return Opened(dataset, labels_of(dataset, where), None, where)
-    decoded, labels = _decode(dataset, np.arange(n), form, where)
+    with seeded_generators(_GENERATORS, 0, _CPU):
+        decoded, labels = _decode(dataset, np.arange(n), form, where)
     return Opened(dataset, labels, decoded, where)
 
 
@@ -155,12 +156,26 @@ class DatasetSource(Source):
                 f"{n_images:,} images ({n_bytes / 1e9:.1f} GB) are read from the data set again in "
                 "every batch"
             )
-            firsts = [self._image(part[:1])[0] for part in positions]
-            n_channels = max(len(image) for image in firsts)
-            return [DatasetImages(self, part, n_channels) for part in positions]
+            # All are read once now, so that what is wrong is found before training.
+            sums = [self._pixel_sums(part) for part in positions]
+            n_channels = max(map(len, sums))
+            return [
+                DatasetImages(self, part, np.broadcast_to(sum_of_part, (n_channels, 256)))
+                for part, sum_of_part in zip(positions, sums, strict=True)
+            ]
         in_memory = [self._in_memory(*self.locate(part)) for part in positions]
         n_channels = max(part.shape[1] for part in in_memory)
         return [part.expand(-1, n_channels, -1, -1).contiguous() for part in in_memory]
+
+    def _pixel_sums(self, positions: Positions) -> NDArray[np.int64]:
+        """For each channel, how many pixels have each value: (1, 256), or (3, 256) in colour."""
+        counts = np.zeros((1, 256), dtype=np.int64)
+        with seeded_generators(_GENERATORS, 0, _CPU):
+            for position in positions.tolist():
+                image = self.image(position).numpy()
+                of_image = [np.bincount(channel.ravel(), minlength=256) for channel in image]
+                counts = counts + np.array(of_image)
+        return counts
 
     def image(self, position: int) -> Tensor:
         """The image (channels, image_size, image_size) at a position, read from the data set."""
@@ -173,7 +188,8 @@ class DatasetSource(Source):
     def _in_memory(self, opened: Opened, indices: Positions) -> Tensor:
         if opened.images is not None:
             return opened.images[indices]
-        return _checked(opened, indices, self.form, show=True)
+        with seeded_generators(_GENERATORS, 0, _CPU):
+            return _checked(opened, indices, self.form, show=True)
 
 
 class DatasetImages:
@@ -186,11 +202,16 @@ class DatasetImages:
     Args:
         source: of the images.
         positions: of these images in it, all of one data set.
-        n_channels: 1, or 3: grey images then become RGB.
+        counts: for each channel, how many pixels have each value: (1, 256) for grey images, or
+            (3, 256): grey images then become RGB.
     """
 
-    def __init__(self, source: DatasetSource, positions: Positions, n_channels: int) -> None:
+    def __init__(
+        self, source: DatasetSource, positions: Positions, counts: NDArray[np.int64]
+    ) -> None:
         self._source = source
+        self._counts = counts
+        n_channels = len(counts)
         self._positions = positions
         size = source.form.image_size
         self.shape = torch.Size((len(positions), n_channels, size, size))
@@ -210,18 +231,13 @@ class DatasetImages:
         images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8)
         with seeded_generators(seeds, part, _CPU):
             for index, position in enumerate(positions.tolist()):
-                image = self._source.image(position)
-                if len(image) > len(images[index]):
-                    raise ValueError(
-                        "expected grey images, as the first one is, got one in colour: item "
-                        f"{position} of the data set; --images memory takes both"
-                    )
-                images[index] = image
+                images[index] = self._source.image(position)
         return images
 
     def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `images.channel_sums`, of the images as they are read outside training."""
-        return pixel_sums(in_batches(self, 256), self.shape[1])
+        values = np.arange(256)
+        return self._counts @ values, self._counts @ values**2
 
 
 def _checked(opened: Opened, indices: Positions, form: Form, *, show: bool = False) -> Tensor:
@@ -262,13 +278,24 @@ def _number(train: Opened, others: Sequence[Opened], classes: Sequence[str] | No
     if classes is not None and len(set(classes)) < len(classes):
         raise ArgumentError("classes", f"must be different names, got {listed(classes)}")
     names = class_names(train.dataset)
-    test_names = class_names(others[-1].dataset) if others else None
-    numbered = number_labels(
-        train.labels,
-        [label for other in others for label in other.labels] if others else None,
-        names or classes,
-        test_names or (None if names else classes),
-    )
+    each = []
+    for other in others or (None,):
+        other_names = None if other is None else class_names(other.dataset)
+        each.append(
+            number_labels(
+                train.labels,
+                None if other is None else other.labels,
+                names or classes,
+                other_names or (None if names else classes),
+            )
+        )
+    if any(numbered.classes != each[0].classes for numbered in each):
+        raise ValueError(
+            "expected the same classes beside the training set and each other set, "
+            f"got {listed(each[0].classes)} and {listed(each[-1].classes)}"
+        )
+    of_others = [numbered.test for numbered in each if numbered.test is not None]
+    numbered = each[0]._replace(test=np.concatenate(of_others) if of_others else None)
     own = numbered.classes
     if classes is None or tuple(classes) == own:
         return numbered

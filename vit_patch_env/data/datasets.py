@@ -9,7 +9,6 @@ import torch
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.dataset_names import check_dataset_name
-from vit_patch_env.data.resize import resize_square
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import DatasetName, ImagesName, ResizeName
@@ -74,6 +73,8 @@ def load_dataset(
             or has one class, an unreadable image, or too few images to split.
     """
     check_dataset(name, data_dir)
+    if skip_corrupt and ":" in name:
+        raise ArgumentError("skip_corrupt", f"is for the dataset folder, got dataset {name}")
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
         _loader(name)(Request(root, image_size, resize, skip_corrupt, images)),
@@ -111,10 +112,12 @@ def _load_digits(request: Request) -> Source:
 
     digits = load_digits()
     images = torch.from_numpy(digits.images)[:, None] * (255 / 16)  # pixel values are 0 to 16
-    images = resize_square(images.round().to(torch.uint8), request.image_size)
     labels = digits.target.astype(np.int64)
     classes = tuple(str(digit) for digit in range(10))
-    return ArraySource(images, labels, Parts(np.arange(len(labels))), classes, flip=False)
+    return ArraySource(
+        images.round().to(torch.uint8), labels, Parts(np.arange(len(labels))), classes,
+        image_size=request.image_size, resize=request.resize, flip=False,
+    )  # fmt: skip
 
 
 def _load_torchvision(class_name: str) -> Loader:
@@ -133,13 +136,14 @@ def _load_torchvision(class_name: str) -> Loader:
                 ) from error
             pixels = torch.as_tensor(part.data)
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-            images.append(resize_square(pixels, request.image_size))
+            images.append(pixels)
             labels.append(np.asarray(part.targets, dtype=np.int64))
         n_train, n_test = map(len, labels)
         parts = Parts(np.arange(n_train), test=n_train + np.arange(n_test))
         return ArraySource(
-            torch.cat(images), np.concatenate(labels), parts, tuple(part.classes), flip=True
-        )
+            torch.cat(images), np.concatenate(labels), parts, tuple(part.classes),
+            image_size=request.image_size, resize=request.resize, flip=True,
+        )  # fmt: skip
 
     return load
 
@@ -173,8 +177,9 @@ def _make_synthetic(request: Request) -> Source:
     classes = ("top left", "top right", "bottom left", "bottom right")
     # A mirrored image would belong to another class.
     return ArraySource(
-        torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes, flip=False
-    )
+        torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes,
+        image_size=image_size, resize=request.resize, flip=False,
+    )  # fmt: skip
 
 
 def _loader(name: str) -> Loader:

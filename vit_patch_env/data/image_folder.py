@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,11 @@ class FolderSource(Source):
         self.cache = cache
         self._store: Store | None = None
         self._rows = np.full(len(self.paths), -1, dtype=np.int64)
+        self._prepared = np.zeros(0, dtype=np.int64)
+        self._keys: list[bytes] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None}  # rows are found again by their keys
 
     def prepare(self, positions: Positions) -> NDArray[np.bool_]:
         """Decode the images at these positions that are not in the store; which can be read.
@@ -79,20 +85,20 @@ class FolderSource(Source):
         Raises:
             ValueError: naming the first file that cannot be read, unless such are skipped.
         """
-        store = self._open_store()
         keys = _keys(self.root, self.paths)
+        self._store = store = self._new_store()
         with store.lock:
             store.load()
             if len(store.keys - set(keys)) > len(store.keys) // 2:
                 store.clear()  # most of it is of files that are gone
             self._rows = store.rows(keys)
-            states = store.states(self._rows[positions])
-            missing = np.sort(positions[states == EMPTY])
-            if not self.skip_corrupt:  # so that the reason is said
-                missing = np.sort(positions[states != DECODED])
+            missing = np.sort(positions[store.states(self._rows[positions]) == EMPTY])
             if len(missing):
-                make_room(self.cache, len(missing) * store.row_bytes, keep=store.folder)
+                if not store.temporary:
+                    make_room(self.cache, len(missing) * store.row_bytes, keep=store.folder)
                 self._decode(store, missing)
+        self._keys = keys
+        self._prepared = positions
         readable: NDArray[np.bool_] = store.states(self._rows[positions]) == DECODED
         if not readable.all():
             names = [escaped(self.paths[position]) for position in positions[~readable]]
@@ -126,9 +132,7 @@ class FolderSource(Source):
         images, damaged = store.read(self._rows[positions])
         for index in damaged:
             picture = read_picture(self.paths[positions[index]], self.image_size, self.resize)
-            with store.lock:
-                store.put(self._rows[positions[index]], picture)
-                store.save()
+            store.repair(self._rows[positions[index]], picture)
             images[index] = torch.from_numpy(picture)
         return images
 
@@ -159,24 +163,38 @@ class FolderSource(Source):
         ]
 
     def _open_store(self) -> Store:
-        """The store of this folder; a temporary one where the cache cannot be used."""
+        """The store with the prepared images, which is opened again in another process.
+
+        Raises:
+            ValueError: if files have changed since.
+        """
         if self._store is None:
-            root = self.root.resolve()
-            digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-            shape = (3, self.image_size, self.image_size)
-            name = f"{digest}-{self.image_size}-{self.resize}"
-            try:
-                self._store = Store(self.cache / IMAGES / name, shape, about=escaped(root))
-            except OSError as error:
-                folder = Path(tempfile.mkdtemp(prefix="vit-patch-env-"))
-                weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-                warnings.warn(
-                    f"decoded images cannot be cached in {self.cache}, only for this run in "
-                    f"{folder}: {error}",
-                    stacklevel=2,
+            known = [self._keys[position] for position in self._prepared]
+            self.prepare(self._prepared)
+            if [self._keys[position] for position in self._prepared] != known:
+                raise ValueError(
+                    f"expected the files that a run uses not to change, got others in {self.root}"
                 )
-                self._store = Store(folder, shape)
+        assert self._store is not None
         return self._store
+
+    def _new_store(self) -> Store:
+        """The store of this folder; a temporary one where the cache cannot be used."""
+        root = self.root.resolve()
+        digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        shape = (3, self.image_size, self.image_size)
+        name = f"{digest}-{self.image_size}-{self.resize}"
+        try:
+            return Store(self.cache / IMAGES / name, shape, about=escaped(root))
+        except OSError as error:
+            folder = Path(tempfile.mkdtemp(prefix="vit-patch-env-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            warnings.warn(
+                f"decoded images cannot be cached in {self.cache}, only for this run in "
+                f"{folder}: {error}",
+                stacklevel=2,
+            )
+            return Store(folder, shape, temporary=True)
 
     def _decode(self, store: Store, missing: Positions) -> None:
         """Decode the images at these positions into the store, by several threads."""
@@ -187,7 +205,7 @@ class FolderSource(Source):
             except ValueError:
                 if not self.skip_corrupt:
                     raise
-                picture = None
+                return  # it is tried again by the next run, as the fault may not be the file's
             store.put(self._rows[position], picture)
 
         shown = tqdm(total=len(missing), desc="decoding images", unit=" images", disable=None)
@@ -197,14 +215,16 @@ class FolderSource(Source):
                     for _ in threads.map(decode, missing[start : start + _AT_ONCE].tolist()):
                         shown.update()
                     store.save(now=False)
-        except OSError as error:
+            store.save()
+        except BaseException as error:
+            with suppress(OSError):
+                store.save()
+            if not isinstance(error, OSError):
+                raise
             raise ValueError(
                 f"expected {len(missing) * store.row_bytes / 1e9:.1f} GB for decoded images in "
                 f"{store.folder}, got: {error.strerror}; XDG_CACHE_HOME names another place"
             ) from error
-        finally:
-            with suppress(OSError):
-                store.save()
 
 
 class StoredImages:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.data.items import IMAGE_KEYS, LABEL_KEYS, close_file, one_line, read_pair
 from vit_patch_env.data.labels import class_names, listed
-from vit_patch_env.system.cache import cache_dir
+from vit_patch_env.system.cache import HUGGING_FACE, cache_dir
 from vit_patch_env.system.shown import escaped
 
 
@@ -237,7 +237,7 @@ def _read_hugging_face(root: Path) -> dict[str, Any]:
         ) from error
     saved = (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
     files = {} if saved else _parquet_files(root)
-    cache = str(cache_dir() / "hugging_face")
+    cache = str(cache_dir() / HUGGING_FACE)
     try:
         if saved:
             loaded = datasets.load_from_disk(str(root))

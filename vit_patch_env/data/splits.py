@@ -1,5 +1,6 @@
 """Images in three splits: training, validation and test."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -59,12 +60,12 @@ class ImageData:
     def channel_std(self) -> tuple[float, ...]:
         """Standard deviation of the training images per channel, in [0, 1]."""
         n_pixels, sums, squares = self._sums
-        # In integers, as the difference may be small.
+        # In Python's integers: the difference may be small, and the products exceed 64 bits.
         variances = [
             n_pixels * square - value**2
             for value, square in zip(sums.tolist(), squares.tolist(), strict=True)
         ]
-        return tuple(float(np.sqrt(variance) / n_pixels / 255) for variance in variances)
+        return tuple(math.sqrt(variance) / n_pixels / 255 for variance in variances)
 
     @cached_property
     def _sums(self) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
@@ -181,7 +182,8 @@ def _stratified(
         problem = (
             f"must leave at least one image of each of {len(present)} classes in both parts, "
             f"got {share}, which splits {len(positions)} images into {len(positions) - n_part} and "
-            f"{n_part}"
+            f"{n_part}; the smallest class, {source.classes[present[counts.argmin()]]}, has "
+            f"{counts.min()}"
         )
         if purpose.endswith("_fraction"):
             raise ArgumentError(purpose, problem)
@@ -205,12 +207,15 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
     notes = []
     for part, name in zip(parts, ("training", "validation", "test"), strict=True):
         counts = np.bincount(source.labels[part], minlength=len(source.classes))
-        missing = [source.classes[label] for label in np.flatnonzero(counts == 0)]
-        if missing and name == "training":
+        labels = np.flatnonzero(counts == 0)
+        missing = [source.classes[label] for label in labels]
+        if name == "training" and np.isin(labels, source.labels[source.parts.train]).any():
             raise ValueError(
                 f"expected training images of every class, got none of {_some(missing)}"
             )
-        if missing:
+        if name == "training" and missing:
+            notes.append(f"the data set has no training images of {_some(missing)}")
+        elif missing:
             notes.append(
                 f"no {name} images of {_some(missing)}: macro metrics are over the other "
                 f"{len(source.classes) - len(missing)} classes"

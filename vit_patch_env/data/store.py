@@ -5,7 +5,6 @@ import time
 import zlib
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.system.cache import ABOUT
+from vit_patch_env.system.cache import ABOUT, Descriptor, lock_path, lock_shared
 from vit_patch_env.system.files import remove_partial, replacing
 
-EMPTY, DECODED, UNREADABLE = range(3)
+EMPTY, DECODED = range(2)
 """States of a row."""
 
 _ROW = np.dtype(
@@ -39,12 +38,13 @@ class Store:
     `pixels` holds one image after another; `index` has a row for each: its key, state, checksum,
     and the sums of its pixel values. The index is written atomically, after the pixels it refers
     to, so that interrupted decoding continues where it stopped. Rows are only added: other
-    processes may be reading the existing ones.
+    processes may be reading the existing ones, and hold a lock that keeps them from being removed.
 
     Args:
-        folder: of the two files, made when needed.
+        folder: of the files, made when needed; its lock is beside it.
         shape: (channels, height, width) of every image, at most 4 channels.
         about: where the images come from, for `vit-patch cache`.
+        temporary: whether the images are for this object only, and nothing of them is left.
 
     Attributes:
         lock: to be held while rows are added or written.
@@ -53,35 +53,47 @@ class Store:
         OSError: if the folder cannot be made, read or written.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int], about: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, int, int],
+        about: str = "",
+        *,
+        temporary: bool = False,
+    ) -> None:
         self.folder = folder
         self.shape = shape
         self.about = about
         self.row_bytes = int(np.prod(shape))
+        self.temporary = temporary
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ABOUT).write_text(about, encoding="utf-8")  # also says when it was last used
-        self.lock = FileLock(folder / "lock")
-        self._pixels = _open(folder / "pixels")
-        self.load()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.folder, self.shape, self.about)
-
-    def __del__(self) -> None:
-        pixels = getattr(self, "_pixels", None)
-        if pixels is not None:
-            os.close(pixels)
+        self.lock = FileLock(lock_path(folder))
+        with self.lock:
+            self.load()
 
     def clear(self) -> None:
-        """Start over with new files; processes that read the old ones are not affected."""
+        """Start over with new files; processes that read the old ones are not affected.
+
+        Hold the lock.
+        """
         for name in ("index", "pixels"):
             (self.folder / name).unlink(missing_ok=True)
-        os.close(self._pixels)
-        self._pixels = _open(self.folder / "pixels")
         self.load()
 
     def load(self) -> None:
-        """Read the index; one that is missing or damaged is that of an empty store."""
+        """Read the index; one that is missing or damaged is that of an empty store.
+
+        Hold the lock. The files are opened again, as another process may have replaced them.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = self.folder / ABOUT
+        about.write_text(self.about, encoding="utf-8")  # its time is that of the last use
+        self._in_use = Descriptor(about)
+        lock_shared(self._in_use.number)
+        self._file = Descriptor(self.folder / "pixels")
+        self._pixels = self._file.number
+        if self.temporary:
+            (self.folder / "pixels").unlink()
         self._index = _read_index(self.folder / "index")
         n_whole = os.fstat(self._pixels).st_size // self.row_bytes
         lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
@@ -111,16 +123,13 @@ class Store:
         states: NDArray[np.uint8] = self._index["state"][rows]
         return states
 
-    def put(self, row: int, image: NDArray[np.uint8] | None) -> None:
-        """Write an image; None for a file that cannot be read. Threads may do so at once.
+    def put(self, row: int, image: NDArray[np.uint8]) -> None:
+        """Write an image. Threads may do so at once.
 
         Raises:
             OSError: if the disk is full.
         """
         record = self._index[row : row + 1]
-        if image is None:
-            record["state"] = UNREADABLE
-            return
         content = np.ascontiguousarray(image).data.cast("B")
         start = int(row) * self.row_bytes
         written = 0
@@ -132,9 +141,17 @@ class Store:
         record["sum_of_squares"][0, : self.shape[0]] = np.einsum("cp,cp->c", values, values)
         record["state"] = DECODED
 
+    def repair(self, row: int, image: NDArray[np.uint8]) -> None:
+        """Write the image of a damaged row again; the index is right and may be another's now."""
+        self.put(row, image)
+        self._verified[row] = True
+
     def save(self, *, now: bool = True) -> None:
-        """Write the index, unless it was written less than ten seconds ago and not `now`."""
-        if not now and time.monotonic() - self._saved < _SAVE_EVERY:
+        """Write the index, unless it was written less than ten seconds ago and not `now`.
+
+        Hold the lock since `load`.
+        """
+        if self.temporary or (not now and time.monotonic() - self._saved < _SAVE_EVERY):
             return
         os.fsync(self._pixels)
         remove_partial(self.folder)
@@ -186,10 +203,6 @@ class Store:
             records["sum"].sum(axis=0)[:channels],
             records["sum_of_squares"].sum(axis=0)[:channels],
         )
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _read_into(buffer: memoryview, descriptor: int, start: int) -> int:

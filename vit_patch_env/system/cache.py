@@ -1,7 +1,9 @@
 """Where downloads, decoded images and compiled kernels are kept, and how much of them."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,9 @@ from platformdirs import user_cache_path
 
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
+
+HUGGING_FACE = "hugging_face"
+"""Subfolder of the cache with the copies that Hugging Face's datasets makes of Parquet files."""
 
 ABOUT = "about"
 """File of a store: where its images come from; its time is that of the last use."""
@@ -45,7 +50,7 @@ class Entry(NamedTuple):
 def entries(cache: Path) -> list[Entry]:
     """The decoded images in the cache, those used last first."""
     found = []
-    for folder in (cache / IMAGES).glob("*"):
+    for folder in (path for path in (cache / IMAGES).glob("*") if path.is_dir()):
         try:
             about = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")
             used = (folder / ABOUT).stat().st_mtime
@@ -53,6 +58,10 @@ def entries(cache: Path) -> list[Entry]:
         except OSError:  # being made or removed by another process
             continue
         found.append(Entry(folder, about, n_bytes, used))
+    arrow = cache / HUGGING_FACE
+    if arrow.is_dir():
+        n_bytes = sum(file.stat().st_size for file in arrow.rglob("*") if file.is_file())
+        found.append(Entry(arrow, "copies of Parquet files", n_bytes, arrow.stat().st_mtime))
     for file in cache.glob("*.safetensors"):
         with suppress(OSError):
             stat = file.stat()
@@ -60,13 +69,44 @@ def entries(cache: Path) -> list[Entry]:
     return sorted(found, key=lambda entry: -entry.used)
 
 
+class Descriptor:
+    """An open file, closed with the object. Forked processes share it.
+
+    Args:
+        path: of the file, made if there is none.
+
+    Attributes:
+        number: of the file's descriptor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if hasattr(self, "number"):
+            close(self.number)
+
+
+def lock_path(folder: Path) -> Path:
+    """The file of the lock of a folder, beside it, so that it outlives the folder."""
+    return folder.with_name(folder.name + ".lock")
+
+
+def lock_shared(descriptor: int) -> None:
+    """Mark an open file as in use, where the file system can, until all its copies are closed."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
 def remove(entry: Entry) -> bool:
-    """Remove decoded images; whether that was possible, as no other process is decoding them."""
+    """Remove decoded images; whether that was possible, as no process is using them."""
+    if entry.folder.is_file():
+        entry.folder.unlink(missing_ok=True)
+        return True
     try:
-        if entry.folder.is_file():
-            entry.folder.unlink()
-            return True
-        with FileLock(entry.folder / "lock", timeout=0):
+        with FileLock(lock_path(entry.folder), timeout=0):
+            about = Descriptor(entry.folder / ABOUT)
+            fcntl.flock(about.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry.folder)
     except (OSError, Timeout):
         return False
@@ -92,7 +132,8 @@ def limit_bytes() -> float:
 def make_room(cache: Path, n_bytes: int, *, keep: Path) -> None:
     """Remove the decoded images used longest ago, until so many more are within the limits.
 
-    The limits are `limit_bytes` and the free space of the disk.
+    The limits are `limit_bytes` and the free space of the disk. Nothing is removed if that would
+    not be enough.
 
     Args:
         cache: the cache folder.
@@ -100,19 +141,26 @@ def make_room(cache: Path, n_bytes: int, *, keep: Path) -> None:
         keep: the folder of a store that is not removed.
 
     Raises:
-        ValueError: if the disk is too small.
+        ValueError: if that is not enough.
     """
-    limit = limit_bytes()
+    limit, free = limit_bytes(), shutil.disk_usage(keep).free
     found = entries(cache)
-    total = sum(entry.n_bytes for entry in found)
-    for entry in reversed(found):
-        if total + n_bytes <= limit and n_bytes <= shutil.disk_usage(keep).free:
-            break
-        if entry.folder != keep and remove(entry):
-            total -= entry.n_bytes
-    free = shutil.disk_usage(keep).free
-    if n_bytes > free:
+    own = sum(entry.n_bytes for entry in found if entry.folder == keep)
+    others = [entry for entry in reversed(found) if entry.folder != keep]
+    total = sum(entry.n_bytes for entry in others)
+    if own + n_bytes > limit:
+        raise ValueError(
+            f"expected at most {limit / 1e9:.1f} GB of decoded images ({LIMIT_VARIABLE}), got "
+            f"{(own + n_bytes) / 1e9:.1f} GB of these"
+        )
+    if n_bytes > free + total:
         raise ValueError(
             f"expected {n_bytes / 1e9:.1f} GB of free space for decoded images in {keep}, got "
             f"{free / 1e9:.1f} GB: XDG_CACHE_HOME chooses another disk"
         )
+    for entry in others:
+        if own + total + n_bytes <= limit and n_bytes <= free:
+            break
+        if remove(entry):
+            total -= entry.n_bytes
+            free = shutil.disk_usage(keep).free

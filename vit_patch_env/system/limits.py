@@ -52,7 +52,8 @@ def _cgroup_limits() -> Iterator[tuple[int, int]]:
         text = _read(folder / limit)
         if text.isdecimal():  # "max" for none; version 1 has a number beyond any memory
             stat = folder / "memory.stat"
-            droppable = _number_after(stat, "inactive_file") if stat.exists() else 0
+            names = ("inactive_file", "active_file")
+            droppable = sum(_number_after(stat, name) for name in names) if stat.exists() else 0
             yield int(text), max(int(_read(folder / usage) or 0) - droppable, 0)
 
 
