@@ -84,7 +84,8 @@ class Pretraining:
         )
         self.env = make_env(self.train_options.env)
         self._say(f"Loading {options.env.dataset} ...")
-        self.env.data  # noqa: B018  (loaded now, so that a damaged image is reported here)
+        for note in self.env.data.notes:  # loaded now, so that a damaged image is reported here
+            self._say(note)
         make_agent(self.train_options, self.env)
 
     def run(self) -> None:
