@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.data import image_folder
+from vit_patch_env.data import decoding
 from vit_patch_env.data.datasets import load_dataset
 from vit_patch_env.data.image_folder import FolderSource
 from vit_patch_env.data.layouts import check_layout
@@ -37,7 +37,7 @@ def test_images_labels_and_classes_come_in_the_folders_order(make_folder, own_ca
 def test_the_cache_is_read_instead_of_the_files(make_folder, own_cache, monkeypatch):
     root = make_folder() / "train"
     first = load_image_folder(root, 12, own_cache)
-    monkeypatch.setattr(image_folder, "read_picture", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr(decoding, "read_picture", lambda *args: pytest.fail("decoded again"))
     second = load_image_folder(root, 12, own_cache)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])

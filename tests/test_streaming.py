@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.data import image_folder, sources
+from vit_patch_env.data import decoding, image_folder, sources
 from vit_patch_env.data.datasets import load_dataset
 from vit_patch_env.data.image_folder import StoredImages
 from vit_patch_env.data.splits import ImageData, Split
@@ -33,13 +33,14 @@ FOLDER = TINY | {"dataset": "folder", "image_size": 16, "patch_size": 4, "batch_
 def decoded(monkeypatch):
     """The files that are decoded."""
     files = []
-    read = image_folder.read_picture
+    read = decoding.read_picture
 
     def record(path, *args):
         files.append(path)
         return read(path, *args)
 
-    monkeypatch.setattr(image_folder, "read_picture", record)
+    for module in (decoding, image_folder):
+        monkeypatch.setattr(module, "read_picture", record)
     return files
 
 
@@ -148,7 +149,7 @@ def test_files_that_changed_under_a_streamed_run_are_refused_in_other_processes(
 
 def test_a_fault_of_the_machine_is_not_remembered_as_one_of_the_file(make_folder, monkeypatch):
     root = make_folder()
-    read = image_folder.read_picture
+    read = decoding.read_picture
 
     def failing(path, *args):
         if path.endswith("dog/003.png"):
@@ -156,7 +157,7 @@ def test_a_fault_of_the_machine_is_not_remembered_as_one_of_the_file(make_folder
         return read(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "read_picture", failing)
+        patch.setattr(decoding, "read_picture", failing)
         with pytest.warns(UserWarning, match="2 of 80 images cannot be read"):
             load_dataset("folder", data_dir=root, image_size=8, skip_corrupt=True)
     data = load_dataset("folder", data_dir=root, image_size=8, skip_corrupt=True)
@@ -210,7 +211,7 @@ def test_statistics_of_more_pixels_than_64_bits_can_square():
 
 def test_decoding_continues_where_it_was_interrupted(make_folder, decoded, monkeypatch):
     root = make_folder(n_images=100)
-    read = image_folder.read_picture
+    read = decoding.read_picture
 
     def interrupted(path, *args):
         if len(decoded) == 300:
@@ -218,7 +219,7 @@ def test_decoding_continues_where_it_was_interrupted(make_folder, decoded, monke
         return read(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "read_picture", interrupted)
+        patch.setattr(decoding, "read_picture", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_dataset("folder", data_dir=root, image_size=8)
     n_before = len(decoded)
@@ -245,6 +246,34 @@ def test_a_killed_process_loses_ten_seconds_of_decoding_at_most(
     load_dataset("folder", data_dir=root, image_size=8)
     assert len(decoded) < 1200
     assert not list(own_cache.glob("**/*.tmp"))
+
+
+def test_many_files_are_decoded_by_processes_with_the_same_result(
+    make_folder, own_cache, monkeypatch
+):
+    root = make_folder(n_images=30)
+    broken = root / "train" / "dog" / "020.png"
+    broken.write_bytes(b"no picture")
+    messages, images = [], []
+    for many in (decoding._MANY, 1):
+        monkeypatch.setattr(decoding, "_MANY", many)
+        with pytest.raises(ValueError, match=r"dog/020\.png") as raised:
+            load_dataset("folder", data_dir=root, image_size=9)
+        messages.append(str(raised.value))
+        with pytest.warns(UserWarning, match="1 of 120 images cannot be read"):
+            data = load_dataset("folder", data_dir=root, image_size=9, skip_corrupt=True)
+        images.append(data.train.images)
+        del data
+        shutil.rmtree(own_cache / IMAGES)
+    assert messages[0] == messages[1]
+    assert torch.equal(*images)
+
+
+def test_the_end_of_a_decoding_process_is_one_line(make_folder, monkeypatch):
+    monkeypatch.setattr(decoding, "_MANY", 1)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match=r"decodes images to go on, got its end with status 1 at"):
+        load_dataset("folder", data_dir=make_folder(), image_size=9)
 
 
 def test_two_processes_decode_one_after_the_other(make_folder, own_cache, decoded):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from vit_patch_env.data.decoding import Decoded, decoder
 from vit_patch_env.data.images import Images, Indices
 from vit_patch_env.data.layouts import Layout, find_layout
 from vit_patch_env.data.pictures import SUFFIXES, read_picture
@@ -29,8 +30,11 @@ from vit_patch_env.system.limits import available_cpus
 from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.shown import escaped
 
-_AT_ONCE = 256
-"""Files that wait for a thread."""
+_AT_ONCE = 512
+"""Files between two checks whether to save the index."""
+
+_PER_TASK = 16
+"""Files that a thread decodes one after the other."""
 
 
 class FolderSource(Source):
@@ -197,23 +201,25 @@ class FolderSource(Source):
             return Store(folder, shape, temporary=True)
 
     def _decode(self, store: Store, missing: Positions) -> None:
-        """Decode the images at these positions into the store, by several threads."""
+        """Decode the images at these positions into the store.
 
-        def decode(position: int) -> None:
-            try:
-                picture = read_picture(self.paths[position], self.image_size, self.resize)
-            except ValueError:
-                if not self.skip_corrupt:
-                    raise
-                return  # it is tried again by the next run, as the fault may not be the file's
-            store.put(self._rows[position], picture)
-
+        Raises:
+            ValueError: naming a file that cannot be read, unless such are skipped, or a full disk.
+        """
+        n_workers = available_cpus()
         shown = tqdm(total=len(missing), desc="decoding images", unit=" images", disable=None)
         try:
-            with shown, ThreadPoolExecutor(available_cpus()) as threads:
+            with (
+                shown,
+                decoder(len(missing), n_workers, self.image_size, self.resize) as decode,
+                ThreadPoolExecutor(n_workers) as threads,
+            ):
                 for start in range(0, len(missing), _AT_ONCE):
-                    for _ in threads.map(decode, missing[start : start + _AT_ONCE].tolist()):
-                        shown.update()
+                    parts = _divided(missing[start : start + _AT_ONCE])
+                    paths = [[self.paths[position] for position in part] for part in parts]
+                    for part, images in zip(parts, threads.map(decode, paths), strict=True):
+                        self._put(store, part, images)
+                        shown.update(len(part))
                     store.save(now=False)
             store.save()
         except BaseException as error:
@@ -225,6 +231,18 @@ class FolderSource(Source):
                 f"expected {len(missing) * store.row_bytes / 1e9:.1f} GB for decoded images in "
                 f"{store.folder}, got: {error.strerror}; XDG_CACHE_HOME names another place"
             ) from error
+
+    def _put(self, store: Store, positions: Positions, images: Sequence[Decoded]) -> None:
+        """Write decoded images; the next run tries those again that are skipped.
+
+        Raises:
+            ValueError: for one that cannot be read, unless such are skipped.
+        """
+        for position, image in zip(positions, images, strict=True):
+            if not isinstance(image, str):
+                store.put(self._rows[position], image)
+            elif not self.skip_corrupt:
+                raise ValueError(image)
 
 
 class StoredImages:
@@ -259,6 +277,11 @@ class StoredImages:
     def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `images.channel_sums`, from the sums of each image."""
         return self._source.channel_sums(self._positions)
+
+
+def _divided(positions: Positions) -> list[Positions]:
+    """Parts for threads, not too small, as handing them over takes time."""
+    return np.split(positions, range(_PER_TASK, len(positions), _PER_TASK))
 
 
 def _parts(layout: Layout) -> Parts:

@@ -135,10 +135,11 @@ class Store:
         written = 0
         while written < self.row_bytes:
             written += os.pwrite(self._pixels, content[written:], start + written)
-        values = image.reshape(self.shape[0], -1).astype(np.int64)
+        values = image.reshape(self.shape[0], -1)
         record["checksum"] = zlib.crc32(content)
-        record["sum"][0, : self.shape[0]] = values.sum(axis=1)
-        record["sum_of_squares"][0, : self.shape[0]] = np.einsum("cp,cp->c", values, values)
+        record["sum"][0, : self.shape[0]] = values.sum(axis=1, dtype=np.int64)
+        squares = np.square(values, dtype=np.uint16)
+        record["sum_of_squares"][0, : self.shape[0]] = squares.sum(axis=1, dtype=np.int64)
         record["state"] = DECODED
 
     def repair(self, row: int, image: NDArray[np.uint8]) -> None:
