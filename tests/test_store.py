@@ -1,5 +1,7 @@
+import fcntl
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from vit_patch_env.data.images import channel_sums
 from vit_patch_env.data.store import DECODED, EMPTY, Store
-from vit_patch_env.system.cache import entries, remove
+from vit_patch_env.system.cache import Descriptor, entries, remove
 
 SHAPE = (3, 5, 4)
 
@@ -92,13 +94,25 @@ def test_a_cleared_store_does_not_disturb_its_readers(store, tmp_path):
 def test_a_store_that_was_removed_is_made_again_by_the_next_load(store, tmp_path):
     other = Store(tmp_path / "store", SHAPE)
     shutil.rmtree(tmp_path / "store")
-    with other.lock:
+    with other.locked():
         other.load()
         (row,) = other.rows([b"new"])
         other.put(row, image(1))
         other.save()
     assert np.array_equal(store.read(np.array([2]))[0][0], image(2))
     assert np.array_equal(Store(tmp_path / "store", SHAPE).read(np.array([0]))[0][0], image(1))
+
+
+def test_waiting_for_another_process_is_said(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vit_patch_env.data.store._SILENT_WAIT", 0.05)
+    others = Descriptor(tmp_path / "store.lock")
+    fcntl.flock(others.number, fcntl.LOCK_EX)
+    timer = threading.Timer(0.3, fcntl.flock, (others.number, fcntl.LOCK_UN))
+    timer.start()
+    Store(tmp_path / "store", SHAPE, about="my pictures")
+    timer.join()
+    shown = capsys.readouterr().err
+    assert shown == "waiting for another process that decodes images of my pictures\n"
 
 
 def test_a_store_in_use_is_not_removed(store, own_cache):
@@ -112,7 +126,7 @@ def test_a_store_in_use_is_not_removed(store, own_cache):
 
 def test_a_repair_leaves_the_rows_of_others(store, tmp_path):
     other = Store(tmp_path / "store", SHAPE)
-    with other.lock:
+    with other.locked():
         other.load()
         (row,) = other.rows([b"new"])
         other.put(row, image(77))

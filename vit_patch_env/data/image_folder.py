@@ -91,7 +91,7 @@ class FolderSource(Source):
         """
         keys = _keys(self.root, self.paths)
         self._store = store = self._new_store()
-        with store.lock:
+        with store.locked():
             store.load()
             if len(store.keys - set(keys)) > len(store.keys) // 2:
                 store.clear()  # most of it is of files that are gone

@@ -1,16 +1,19 @@
 """A file of decoded images in the cache: filled once, then read row by row."""
 
 import os
+import sys
 import time
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from vit_patch_env.system.cache import ABOUT, Descriptor, lock_path, lock_shared
 from vit_patch_env.system.files import remove_partial, replacing
@@ -28,6 +31,9 @@ _ROW = np.dtype(
     ]
 )
 _MAGIC = b"vit-patch-env images 1\n"
+_SILENT_WAIT = 2.0
+"""Seconds of waiting for another process before that is said."""
+
 _SAVE_EVERY = 10.0
 """Seconds of decoding that a killed process may lose."""
 
@@ -45,9 +51,6 @@ class Store:
         shape: (channels, height, width) of every image, at most 4 channels.
         about: where the images come from, for `vit-patch cache`.
         temporary: whether the images are for this object only, and nothing of them is left.
-
-    Attributes:
-        lock: to be held while rows are added or written.
 
     Raises:
         OSError: if the folder cannot be made, read or written.
@@ -67,9 +70,23 @@ class Store:
         self.row_bytes = int(np.prod(shape))
         self.temporary = temporary
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(lock_path(folder))
-        with self.lock:
+        self._lock = FileLock(lock_path(folder))
+        with self.locked():
             self.load()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock for adding and writing rows; says so if another process has it for long."""
+        try:
+            self._lock.acquire(timeout=_SILENT_WAIT)
+        except Timeout:
+            waiting = f"waiting for another process that decodes images of {self.about}"
+            tqdm.write(waiting, file=sys.stderr)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def clear(self) -> None:
         """Start over with new files; processes that read the old ones are not affected.
