@@ -168,6 +168,7 @@ def test_from_torch_refuses_labels_without_a_class():
         ({"name": "folder"}, "dataset 'folder' needs data_dir"),
         ({"name": "digits", "train_fraction": 0.0}, r"train_fraction must be in \(0, 1\], got 0"),
         ({"name": "digits", "val_fraction": 1.0}, r"val_fraction must be in \(0, 1\), got 1"),
+        ({"name": "digits", "resize": "fill"}, "resize must be one of crop, .*, got 'fill'"),
         (
             {"name": "digits", "train_fraction": 0.004},
             "train_fraction must leave at least one image of each of 10 classes",

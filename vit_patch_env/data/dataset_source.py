@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.generators import seeded_generators
-from vit_patch_env.data.images import Images, Indices
+from vit_patch_env.data.images import Images, Indices, at, sums_of_counts
 from vit_patch_env.data.items import Label, n_items, read_item
 from vit_patch_env.data.labels import (
     TEST_SET,
@@ -157,17 +157,17 @@ class DatasetSource(Source):
                 "every batch"
             )
             # All are read once now, so that what is wrong is found before training.
-            sums = [self._pixel_sums(part) for part in positions]
-            n_channels = max(map(len, sums))
+            counts = [self._count_values(part) for part in positions]
+            n_channels = max(map(len, counts))
             return [
-                DatasetImages(self, part, np.broadcast_to(sum_of_part, (n_channels, 256)))
-                for part, sum_of_part in zip(positions, sums, strict=True)
+                DatasetImages(self, part, np.broadcast_to(of_part, (n_channels, 256)))
+                for part, of_part in zip(positions, counts, strict=True)
             ]
         in_memory = [self._in_memory(*self.locate(part)) for part in positions]
         n_channels = max(part.shape[1] for part in in_memory)
         return [part.expand(-1, n_channels, -1, -1).contiguous() for part in in_memory]
 
-    def _pixel_sums(self, positions: Positions) -> NDArray[np.int64]:
+    def _count_values(self, positions: Positions) -> NDArray[np.int64]:
         """For each channel, how many pixels have each value: (1, 256), or (3, 256) in colour."""
         counts = np.zeros((1, 256), dtype=np.int64)
         with seeded_generators(_GENERATORS, 0, _CPU):
@@ -179,11 +179,8 @@ class DatasetSource(Source):
 
     def image(self, position: int) -> Tensor:
         """The image (channels, image_size, image_size) at a position, read from the data set."""
-        return self._image(np.array([position]))[0]
-
-    def _image(self, positions: Positions) -> Tensor:
-        opened, indices = self.locate(positions)
-        return _checked(opened, indices, self.form)
+        opened, indices = self.locate(np.array([position]))
+        return _checked(opened, indices, self.form)[0]
 
     def _in_memory(self, opened: Opened, indices: Positions) -> Tensor:
         if opened.images is not None:
@@ -211,10 +208,9 @@ class DatasetImages:
     ) -> None:
         self._source = source
         self._counts = counts
-        n_channels = len(counts)
         self._positions = positions
         size = source.form.image_size
-        self.shape = torch.Size((len(positions), n_channels, size, size))
+        self.shape = torch.Size((len(positions), len(counts), size, size))
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -225,9 +221,7 @@ class DatasetImages:
 
     def read_seeded(self, indices: Indices, seeds: Sequence[int], part: int) -> Tensor:
         """The images at these indices, with random numbers of (seeds, part)."""
-        if isinstance(indices, Tensor):
-            indices = indices.cpu().numpy()
-        positions = self._positions[indices]
+        positions = at(self._positions, indices)
         images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8)
         with seeded_generators(seeds, part, _CPU):
             for index, position in enumerate(positions.tolist()):
@@ -236,8 +230,7 @@ class DatasetImages:
 
     def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `images.channel_sums`, of the images as they are read outside training."""
-        values = np.arange(256)
-        return self._counts @ values, self._counts @ values**2
+        return sums_of_counts(self._counts)
 
 
 def _checked(opened: Opened, indices: Positions, form: Form, *, show: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
@@ -73,6 +73,7 @@ def load_dataset(
             or has one class, an unreadable image, or too few images to split.
     """
     check_dataset(name, data_dir)
+    check_choice(get_args(ResizeName), resize=resize)
     if skip_corrupt and ":" in name:
         raise ArgumentError("skip_corrupt", f"is for the dataset folder, got dataset {name}")
     root = Path(data_dir) if data_dir is not None else cache_dir()

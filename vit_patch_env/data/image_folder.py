@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vit_patch_env.data.decoding import Decoded, decoder
-from vit_patch_env.data.images import Images, Indices
+from vit_patch_env.data.images import Images, Indices, at
 from vit_patch_env.data.layouts import Layout, find_layout
 from vit_patch_env.data.pictures import SUFFIXES, read_picture
 from vit_patch_env.data.sources import Parts, Positions, Source, where_to_keep
@@ -263,16 +263,11 @@ class StoredImages:
 
     def __getitem__(self, indices: Indices) -> Tensor:
         """The images at these indices, in that order."""
-        return self._source.read_rows(self._chosen(indices))
+        return self._source.read_rows(at(self._positions, indices))
 
     def prefetch(self, indices: Indices) -> None:
         """Let the system read images ahead that will be wanted next."""
-        self._source.prefetch(self._chosen(indices))
-
-    def _chosen(self, indices: Indices) -> Positions:
-        if isinstance(indices, Tensor):
-            indices = indices.cpu().numpy()
-        return self._positions[indices]
+        self._source.prefetch(at(self._positions, indices))
 
     def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `images.channel_sums`, from the sums of each image."""

@@ -1,6 +1,6 @@
 """What images a split may hold: a tensor, or an object that reads them when they are indexed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,11 @@ class Images(Protocol):
         """The images at these indices, in that order, as a tensor."""
 
 
+def at(positions: NDArray[np.int64], indices: Indices) -> NDArray[np.int64]:
+    """The positions at these indices, which may be a tensor on any device."""
+    return positions[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
+
+
 def in_batches(images: Images, batch_size: int) -> Iterator[Tensor]:
     """The images in order, in tensors of at most `batch_size`."""
     for start in range(0, len(images), batch_size):
@@ -47,15 +52,15 @@ def channel_sums(images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if own is not None:
         sums: tuple[NDArray[np.int64], NDArray[np.int64]] = own()
         return sums
-    return pixel_sums(in_batches(images, _CHUNK), images.shape[1])
-
-
-def pixel_sums(
-    parts: Iterable[Tensor], n_channels: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """As `channel_sums`, of images in several tensors (n_images, channels, height, width)."""
-    counts = torch.zeros(n_channels, 256, dtype=torch.int64)
-    for part in parts:
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for part in in_batches(images, _CHUNK):
         for channel, values in enumerate(part.unbind(dim=1)):
             counts[channel] += torch.bincount(values.flatten(), minlength=256).cpu()
-    return counts.numpy() @ _VALUES, counts.numpy() @ _VALUES**2
+    return sums_of_counts(counts.numpy())
+
+
+def sums_of_counts(
+    counts: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As `channel_sums`, from how many pixels have each value: (channels, 256)."""
+    return counts @ _VALUES, counts @ _VALUES**2

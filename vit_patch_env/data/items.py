@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vit_patch_env.checks import shown
-from vit_patch_env.data.pictures import to_rgb
+from vit_patch_env.data.pictures import LARGEST_ASPECT, to_rgb
 from vit_patch_env.system.shown import escaped
 
 Label = int | str
@@ -22,9 +22,6 @@ IMAGE_KEYS = ("image", "img", "pixel_values")
 
 LABEL_KEYS = ("label", "labels", "class", "target")
 """Names of the label in items that are dictionaries or named tuples; the first one present."""
-
-_MAX_ASPECT = 100
-"""Longer side over shorter side. The resized longer side of thinner images would fill memory."""
 
 _GREY_MODES = ("1", "L", "LA", "La", "I")
 """Modes of Pillow with grey pixels; others begin with `I;16`."""
@@ -156,9 +153,9 @@ def image_tensor(image: Any, where: str) -> Tensor:
             f"height, width), got {type(image).__name__} in {where}"
         )
     longer, shorter = max(pixels.shape[1:]), min(pixels.shape[1:])
-    if longer > _MAX_ASPECT * shorter:
+    if longer > LARGEST_ASPECT * shorter:
         raise ValueError(
-            f"expected sides in a ratio of at most {_MAX_ASPECT} in {where}, "
+            f"expected sides in a ratio of at most {LARGEST_ASPECT} in {where}, "
             f"got {longer} by {shorter} pixels"
         )
     return pixels

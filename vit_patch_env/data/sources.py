@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.data.images import Images, Indices
+from vit_patch_env.data.images import Images, Indices, at
 from vit_patch_env.data.resize import resize_images
 from vit_patch_env.names import ImagesName, ResizeName
 from vit_patch_env.system.limits import available_memory
@@ -142,9 +142,7 @@ class ResizedImages:
 
     def __getitem__(self, indices: Indices) -> Tensor:
         """The images at these indices, in that order."""
-        if isinstance(indices, Tensor):
-            indices = indices.cpu().numpy()
-        chosen = self._images[torch.from_numpy(self._positions[indices])]
+        chosen = self._images[torch.from_numpy(at(self._positions, indices))]
         return resize_images(chosen.contiguous(), *self._form)
 
     def in_memory(self) -> Tensor:

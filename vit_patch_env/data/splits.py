@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ def split_source(
     """
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
-    check_choice(("auto", "memory", "stream"), images=images)
+    check_choice(get_args(ImagesName), images=images)
     parts = _choose(source, train_fraction, val_fraction, seed)
     readable = source.prepare(np.concatenate(parts))
     if not readable.all():

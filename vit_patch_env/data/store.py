@@ -136,7 +136,7 @@ class Store:
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
     def states(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """`EMPTY`, `DECODED` or `UNREADABLE` for each row."""
+        """`EMPTY` or `DECODED` for each row."""
         states: NDArray[np.uint8] = self._index["state"][rows]
         return states
 

@@ -29,7 +29,7 @@ def available_memory(device: torch.device | None = None) -> int:
     available = [memory_limit()]
     available += [limit - used for limit, used in _cgroup_limits()]
     if _MEMINFO.exists():
-        available.append(1024 * _number_after(_MEMINFO, "MemAvailable:"))
+        available.append(1024 * number_after(_MEMINFO, "MemAvailable:"))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY and (_SELF / "statm").exists():
         pages = int((_SELF / "statm").read_text().split()[0])
@@ -53,7 +53,7 @@ def _cgroup_limits() -> Iterator[tuple[int, int]]:
         if text.isdecimal():  # "max" for none; version 1 has a number beyond any memory
             stat = folder / "memory.stat"
             names = ("inactive_file", "active_file")
-            droppable = sum(_number_after(stat, name) for name in names) if stat.exists() else 0
+            droppable = sum(number_after(stat, name) for name in names) if stat.exists() else 0
             yield int(text), max(int(_read(folder / usage) or 0) - droppable, 0)
 
 
@@ -81,7 +81,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _number_after(path: Path, name: str) -> int:
+def number_after(path: Path, name: str) -> int:
     """The number that follows a name in a file of names and numbers; 0 if it is not there."""
     for line in _read(path).splitlines():
         words = line.split()

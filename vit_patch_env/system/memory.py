@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vit_patch_env.system.limits import memory_limit
+from vit_patch_env.system.limits import memory_limit, number_after
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -87,7 +87,6 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().split("\n") if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
+        return 1024 * number_after(_STATUS, "VmHWM:")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
