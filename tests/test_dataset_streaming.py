@@ -10,8 +10,10 @@ from torch.utils.data import Dataset
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, from_torch
 from vit_patch_env.data.batches import BatchStream, Normalize
-from vit_patch_env.data.dataset_source import DatasetImages, Form, make_source
+from vit_patch_env.data.dataset_source import DatasetImages
+from vit_patch_env.data.resize import Form
 from vit_patch_env.data.splits import split_source
+from vit_patch_env.data.torch_datasets import make_source
 
 CPU = torch.device("cpu")
 

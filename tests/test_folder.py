@@ -10,16 +10,16 @@ from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data import decoding
 from vit_patch_env.data.datasets import load_dataset
-from vit_patch_env.data.image_folder import FolderSource
+from vit_patch_env.data.image_folder import folder_source
 from vit_patch_env.data.layouts import check_layout
 from vit_patch_env.data.pictures import SUFFIXES
-from vit_patch_env.data.resize import resize_square
+from vit_patch_env.data.resize import Form, resize_square
 from vit_patch_env.system.cache import cache_dir
 
 
 def load_image_folder(root, image_size, cache, *, skip_corrupt=False):
     """All images (n, 3, height, width) of a folder of classes, labels and class names, in order."""
-    source = FolderSource(root, image_size, cache, skip_corrupt=skip_corrupt)
+    source = folder_source(root, Form(image_size, "crop"), cache, skip_corrupt=skip_corrupt)
     positions = np.arange(len(source.labels))
     positions = positions[source.prepare(positions)]
     return source.read_rows(positions), torch.from_numpy(source.labels[positions]), source.classes

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from tests.test_data import same_images
 from vit_patch_env.data.items import image_tensor, label_of, n_items, read_item, split_item
-from vit_patch_env.data.labels import class_names, known_labels, labels_of, number_labels
+from vit_patch_env.data.labels import class_names, known_labels, number_labels
 from vit_patch_env.data.resize import resize_images
 from vit_patch_env.data.torch_datasets import from_torch
 
@@ -300,7 +300,6 @@ def test_known_labels_pass_through_subsets_parts_and_target_transforms():
 def test_lists_that_are_no_labels_of_the_items_are_not_used(attributes, read_as):
     dataset = Listed(LABELS, read_as=read_as, **attributes)
     assert known_labels(dataset, "the training set") is None
-    assert labels_of(dataset) == LABELS
 
 
 @pytest.mark.parametrize(

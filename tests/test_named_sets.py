@@ -19,7 +19,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from vit_patch_env.data.items import read_item
-from vit_patch_env.data.labels import known_labels, labels_of
+from vit_patch_env.data.labels import known_labels
 from vit_patch_env.data.named_sets import (
     TORCHVISION_SETS,
     open_hugging_face,
@@ -421,7 +421,6 @@ def test_a_saved_format_does_not_change_the_images(hf, splits, tmp_path):
 def test_labels_of_a_hugging_face_data_set_are_known_without_its_images(splits):
     dataset = splits["train"].select([1, 0])
     assert known_labels(dataset, "the training set") == [1, 0]
-    assert labels_of(dataset) == [1, 0]
 
 
 def test_from_torch_takes_hugging_face_data_sets_and_matches_names(hf):

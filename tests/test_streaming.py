@@ -19,9 +19,9 @@ from PIL import Image
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.data import decoding, image_folder, sources
+from vit_patch_env.data import decoding, sources
 from vit_patch_env.data.datasets import load_dataset
-from vit_patch_env.data.image_folder import StoredImages
+from vit_patch_env.data.picture_source import StoredImages
 from vit_patch_env.data.splits import ImageData, Split
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.system.cache import IMAGES, cache_dir, entries, make_room
@@ -39,8 +39,7 @@ def decoded(monkeypatch):
         files.append(path)
         return read(path, *args)
 
-    for module in (decoding, image_folder):
-        monkeypatch.setattr(module, "read_picture", record)
+    monkeypatch.setattr(decoding, "read_picture", record)
     return files
 
 
@@ -233,9 +232,9 @@ def test_a_killed_process_loses_ten_seconds_of_decoding_at_most(
 ):
     root = make_folder(n_images=300)
     code = (
-        "import sys, time; from vit_patch_env.data import image_folder, store; "
+        "import sys, time; from vit_patch_env.data import picture_source, store; "
         "from vit_patch_env import load_dataset; store._SAVE_EVERY = 0; "
-        "image_folder._AT_ONCE = 16; "
+        "picture_source._AT_ONCE = 16; "
         "load_dataset('folder', data_dir=sys.argv[1], image_size=8)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(root)], stderr=subprocess.DEVNULL)

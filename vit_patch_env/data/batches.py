@@ -1,5 +1,6 @@
 """A seeded, resumable stream of augmented mini-batches that live on the training device."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from vit_patch_env.checks import check_integer
 from vit_patch_env.data.augment import Augmentation, Mixing, crop_flip
 from vit_patch_env.data.generators import seeded_generators
-from vit_patch_env.data.images import Images
+from vit_patch_env.data.images import Images, Request
 
 
 class Batch(NamedTuple):
@@ -148,6 +149,8 @@ class BatchStream:
         check_integer(0, self.batches_per_epoch - 1, batch=position.batch)
         self._position = position
         self._shuffle()
+        batches = getattr(self.images, "batches", None)
+        self._read = None if batches is None else batches(self._requests())
 
     def state_dict(self) -> dict[str, Any]:
         """Seed and position, as plain data."""
@@ -171,7 +174,8 @@ class BatchStream:
         if index + 1 < self.batches_per_epoch:
             self._position = Position(epoch, index + 1)
         else:
-            self.position = Position(epoch + 1, 0)
+            self._position = Position(epoch + 1, 0)
+            self._shuffle()
         prefetch = getattr(self.images, "prefetch", None)
         if prefetch is not None:
             prefetch(self._order_on_cpu[self._part])
@@ -187,13 +191,7 @@ class BatchStream:
         """The uint8 images of a part of the epoch's order, on the device."""
         if self._on_device:
             return self.images[self._order[part]]
-        order = self._order_on_cpu[part]
-        read_seeded = getattr(self.images, "read_seeded", None)
-        if read_seeded is not None:
-            epoch, index = self._position
-            images: Tensor = read_seeded(order, (self.seed, epoch, _READING), index)
-        else:
-            images = self.images[order]
+        images = self.images[self._order_on_cpu[part]] if self._read is None else next(self._read)
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # so that the transfer need not be waited for
         return images.to(self.device, non_blocking=True)
@@ -208,11 +206,28 @@ class BatchStream:
                 images = self._transform(images)
             return Batch(*self._mixing(self.normalize(images), labels))
 
+    def _requests(self) -> Iterator[Request]:
+        """What to read for each batch from this position on."""
+        epoch, index = self._position
+        while True:
+            order = self._order_of(self._generator(epoch))
+            for batch in range(index, self.batches_per_epoch):
+                part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+                yield Request(order[part].numpy(), (self.seed, epoch, _READING), batch)
+            epoch, index = epoch + 1, 0
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch])
+
+    def _order_of(self, rng: np.random.Generator) -> Tensor:
+        """An epoch's order, the first of what its generator is used for."""
+        return torch.from_numpy(rng.permutation(len(self.images)))
+
     def _shuffle(self) -> None:
         """Sample the epoch's order, crops and mirrored images, with one transfer each."""
-        rng = np.random.default_rng([self.seed, self._position.epoch])
+        rng = self._generator(self._position.epoch)
         n_images = len(self.images)
-        self._order_on_cpu = torch.from_numpy(rng.permutation(n_images))
+        self._order_on_cpu = self._order_of(rng)
         self._order = self._order_on_cpu.to(self.device)
         offsets = rng.integers(0, 2 * self.crop_padding, size=(n_images, 2), endpoint=True)
         self._offsets = torch.from_numpy(offsets).to(self.device)

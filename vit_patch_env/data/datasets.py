@@ -9,6 +9,7 @@ import torch
 
 from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.dataset_names import check_dataset_name
+from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import DatasetName, ImagesName, ResizeName
@@ -20,15 +21,13 @@ class Request(NamedTuple):
 
     Attributes:
         root: folder of the images, or of downloads.
-        image_size: height and width, in pixels.
-        resize: how images become squares.
+        form: what images become.
         skip_corrupt: whether to skip images that cannot be read.
         images: where they will be kept.
     """
 
     root: Path
-    image_size: int
-    resize: ResizeName
+    form: Form
     skip_corrupt: bool
     images: ImagesName
 
@@ -60,8 +59,8 @@ def load_dataset(
         image_size: height and width, in pixels.
         train_fraction: share of the training images to use, in (0, 1].
         val_fraction: share of those split off for validation, in (0, 1).
-        skip_corrupt: skip images of `folder` that cannot be read, with a warning that lists them,
-            instead of raising an error.
+        skip_corrupt: leave out images that cannot be read, with a warning that lists them, instead
+            of raising an error.
         resize: how images become squares: `crop` (shorter side resized, centre kept), `stretch`, or
             `pad` (longer side resized, the rest white).
         images: where they are kept: `memory`, `stream` (read batch by batch), or `auto`: in memory
@@ -74,11 +73,9 @@ def load_dataset(
     """
     check_dataset(name, data_dir)
     check_choice(get_args(ResizeName), resize=resize)
-    if skip_corrupt and ":" in name:
-        raise ArgumentError("skip_corrupt", f"is for the dataset folder, got dataset {name}")
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _loader(name)(Request(root, image_size, resize, skip_corrupt, images)),
+        _loader(name)(Request(root, Form(image_size, resize), skip_corrupt, images)),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
@@ -117,7 +114,7 @@ def _load_digits(request: Request) -> Source:
     classes = tuple(str(digit) for digit in range(10))
     return ArraySource(
         images.round().to(torch.uint8), labels, Parts(np.arange(len(labels))), classes,
-        image_size=request.image_size, resize=request.resize, flip=False,
+        request.form, flip=False,
     )  # fmt: skip
 
 
@@ -140,10 +137,9 @@ def _load_torchvision(class_name: str) -> Loader:
             images.append(pixels)
             labels.append(np.asarray(part.targets, dtype=np.int64))
         n_train, n_test = map(len, labels)
-        parts = Parts(np.arange(n_train), test=n_train + np.arange(n_test))
         return ArraySource(
-            torch.cat(images), np.concatenate(labels), parts, tuple(part.classes),
-            image_size=request.image_size, resize=request.resize, flip=True,
+            torch.cat(images), np.concatenate(labels), Parts.in_turn(n_train, None, n_test),
+            tuple(part.classes), request.form, flip=True,
         )  # fmt: skip
 
     return load
@@ -151,15 +147,9 @@ def _load_torchvision(class_name: str) -> Loader:
 
 def _load_folder(request: Request) -> Source:
     # Imports Pillow's plugins.
-    from vit_patch_env.data.image_folder import FolderSource
+    from vit_patch_env.data.image_folder import folder_source
 
-    return FolderSource(
-        request.root,
-        request.image_size,
-        cache_dir(),
-        resize=request.resize,
-        skip_corrupt=request.skip_corrupt,
-    )
+    return folder_source(request.root, request.form, cache_dir(), skip_corrupt=request.skip_corrupt)
 
 
 def _make_synthetic(request: Request) -> Source:
@@ -167,7 +157,7 @@ def _make_synthetic(request: Request) -> Source:
 
     Stripes rather than brightness, which the LayerNorm over each patch's values removes.
     """
-    image_size = request.image_size
+    image_size = request.form.image_size
     rng = np.random.default_rng(0)
     n_classes, n_images, half = 4, 640, image_size // 2
     labels = np.arange(n_images) % n_classes
@@ -178,8 +168,8 @@ def _make_synthetic(request: Request) -> Source:
     classes = ("top left", "top right", "bottom left", "bottom right")
     # A mirrored image would belong to another class.
     return ArraySource(
-        torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes,
-        image_size=image_size, resize=request.resize, flip=False,
+        torch.from_numpy(pixels), labels, Parts(np.arange(n_images)), classes, request.form,
+        flip=False,
     )  # fmt: skip
 
 
@@ -190,18 +180,17 @@ def _loader(name: str) -> Loader:
         return _LOADERS[cast("DatasetName", name)]
 
     def load(request: Request) -> Source:
-        from vit_patch_env.data.dataset_source import Form, make_source
         from vit_patch_env.data.named_sets import open_hugging_face, open_torchvision
+        from vit_patch_env.data.torch_datasets import make_source
 
         sets = (
             open_torchvision(rest, request.root)
             if prefix == "torchvision"
             else open_hugging_face(rest)
         )
-        form = Form(request.image_size, request.resize)
         return make_source(
-            sets.train, sets.val, sets.test, sets.classes, form,
-            images=request.images, flip=sets.flip, notes=sets.notes,
+            sets.train, sets.val, sets.test, sets.classes, request.form, images=request.images,
+            skip_corrupt=request.skip_corrupt, flip=sets.flip, notes=sets.notes,
         )  # fmt: skip
 
     return load

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,60 +20,75 @@ from numpy.typing import NDArray
 from vit_patch_env.data.pictures import read_picture
 from vit_patch_env.names import ResizeName
 
-Decoded = NDArray[np.uint8] | str
-"""An image (3, image_size, image_size), or why the file has none."""
 
-Decode = Callable[[Sequence[str]], list[Decoded]]
+class Encoded(NamedTuple):
+    """A picture that is not decoded yet.
+
+    Attributes:
+        content: the path of a file, or what such a file contains.
+        name: in messages, safe to print.
+    """
+
+    content: str | bytes
+    name: str
+
+
+Decoded = NDArray[np.uint8] | str
+"""An image (3, image_size, image_size), or why there is none."""
+
+Decode = Callable[[Sequence[Encoded]], list[Decoded]]
 
 _MANY = 1000
-"""Files for which processes are started."""
+"""Pictures for which processes are started."""
 
 
-def decode_files(paths: Sequence[str], image_size: int, resize: ResizeName) -> list[Decoded]:
-    """Each file's image, or the message of the ValueError that `read_picture` raises."""
+def decode(pictures: Sequence[Encoded], image_size: int, resize: ResizeName) -> list[Decoded]:
+    """Each picture's image, or the message of the ValueError that `read_picture` raises."""
     decoded: list[Decoded] = []
-    for path in paths:
+    for picture in pictures:
         try:
-            decoded.append(read_picture(path, image_size, resize))
+            decoded.append(read_picture(picture.content, image_size, resize, picture.name))
         except ValueError as error:
             decoded.append(str(error))
     return decoded
 
 
 @contextmanager
-def decoder(n_files: int, n_workers: int, image_size: int, resize: ResizeName) -> Iterator[Decode]:
-    """What decodes files, and may be called by `n_workers` threads at once.
+def decoder(
+    n_pictures: int, n_workers: int, image_size: int, resize: ResizeName
+) -> Iterator[Decode]:
+    """What decodes pictures, and may be called by `n_workers` threads at once.
 
     Args:
-        n_files: in all: for many, each thread has a process.
+        n_pictures: in all: for many, each thread has a process.
         n_workers: threads.
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
     """
-    if n_files < _MANY:
-        yield lambda paths: decode_files(paths, image_size, resize)
+    if n_pictures < _MANY:
+        yield lambda pictures: decode(pictures, image_size, resize)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
     processes = [_Process(image_size, resize) for _ in range(n_workers)]
     for process in processes:
         idle.put(process)
 
-    def decode(paths: Sequence[str]) -> list[Decoded]:
+    def decode_in_process(pictures: Sequence[Encoded]) -> list[Decoded]:
         process = idle.get()
         try:
-            return process.decode(paths)
+            return process.decode(pictures)
         finally:
             idle.put(process)
 
     try:
-        yield decode
+        yield decode_in_process
     finally:
         for process in processes:
             process.close()
 
 
 class _Process:
-    """A process that decodes files.
+    """A process that decodes pictures.
 
     Args:
         image_size: as of `read_picture`.
@@ -88,8 +103,8 @@ class _Process:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
 
-    def decode(self, paths: Sequence[str]) -> list[Decoded]:
-        """As `decode_files`.
+    def decode(self, pictures: Sequence[Encoded]) -> list[Decoded]:
+        """As the function `decode`.
 
         Raises:
             ValueError: if the process has ended.
@@ -97,13 +112,14 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            pickle.dump(list(paths), self._process.stdin)
+            # Plain tuples, as this module has another name there.
+            pickle.dump([tuple(picture) for picture in pictures], self._process.stdin)
             self._process.stdin.flush()
             decoded: list[Decoded] = pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
                 "expected a process that decodes images to go on, got its end with status "
-                f"{self._process.wait()} at {paths[0]!r}: it may have run out of memory"
+                f"{self._process.wait()} at {pictures[0].name}: it may have run out of memory"
             ) from error
         return decoded
 
@@ -114,13 +130,13 @@ class _Process:
 
 
 def _serve(requests: IO[bytes], replies: IO[bytes], *form: Any) -> None:
-    """Decode the files of each request until there are no more."""
+    """Decode the pictures of each request until there are no more."""
     while True:
         try:
-            paths = pickle.load(requests)
+            pictures = [Encoded(*picture) for picture in pickle.load(requests)]
         except EOFError:
             return
-        pickle.dump(decode_files(paths, *form), replies, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump(decode(pictures, *form), replies, protocol=pickle.HIGHEST_PROTOCOL)
         replies.flush()
 
 

@@ -1,7 +1,7 @@
 """What images a split may hold: a tensor, or an object that reads them when they are indexed."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,14 +10,31 @@ from torch import Tensor
 
 Indices = NDArray[np.int64] | Tensor | slice
 
+UNTRAINED = (0,)
+"""Seeds of images that are read for anything but training."""
+
+
+class Request(NamedTuple):
+    """Images to be read, with the random numbers of (seeds, part) if reading them is random.
+
+    Attributes:
+        indices: (n_images,) int64.
+        seeds: as of `seeded_generators`.
+        part: as of `seeded_generators`.
+    """
+
+    indices: NDArray[np.int64]
+    seeds: tuple[int, ...]
+    part: int
+
 
 class Images(Protocol):
     """uint8 images (n_images, channels, height, width), indexed along the first axis.
 
     A tensor is one. Others read their images from a disk whenever they are indexed. They may have
     `prefetch(indices)`, called with the images that will be read next; `channel_sums()`, see
-    `channel_sums`; and `read_seeded(indices, seeds, part)`, for training batches, if reading them
-    is random.
+    `channel_sums`; and `batches(requests)`, an iterator of the images of each `Request`, which may
+    take requests before it is asked for their images.
     """
 
     @property
@@ -38,8 +55,23 @@ def at(positions: NDArray[np.int64], indices: Indices) -> NDArray[np.int64]:
 
 def in_batches(images: Images, batch_size: int) -> Iterator[Tensor]:
     """The images in order, in tensors of at most `batch_size`."""
-    for start in range(0, len(images), batch_size):
-        yield images[start : start + batch_size]
+    batches = getattr(images, "batches", None)
+    if batches is None:
+        for start in range(0, len(images), batch_size):
+            yield images[start : start + batch_size]
+    else:
+        indices = np.arange(len(images))
+        starts = range(0, len(images), batch_size)
+        yield from batches(
+            Request(indices[start : start + batch_size], UNTRAINED, 0) for start in starts
+        )
+
+
+def digests(images: Tensor) -> list[int]:
+    """A number for each image's pixels, in this process; a grey image has that of it in RGB."""
+    rgb = images.expand(-1, 3, -1, -1).contiguous()
+    rows = rgb.cpu().view(len(rgb), -1).numpy()
+    return [hash(row.tobytes()) for row in rows]
 
 
 _VALUES = np.arange(256)

@@ -14,6 +14,15 @@ from vit_patch_env.checks import shown
 from vit_patch_env.data.pictures import LARGEST_ASPECT, to_rgb
 from vit_patch_env.system.shown import escaped
 
+
+class ItemError(ValueError):
+    """An item that cannot be used, and why, in one line."""
+
+
+class UnreadableItemError(ItemError):
+    """An item that cannot be read, as its file is damaged or missing."""
+
+
 Label = int | str
 """A class by its number, from 0, or by its name."""
 
@@ -64,7 +73,7 @@ def read_item(dataset: Any, index: int, where: str) -> tuple[Tensor, Label]:
         where: the data set in messages, such as "the training set".
 
     Raises:
-        ValueError: as `split_item`, `image_tensor` and `label_of`, or if it cannot be read.
+        ItemError: as `split_item`, `image_tensor` and `label_of`, or if it cannot be read.
     """
     image, label = read_pair(dataset, index, where)
     item = f"item {index} of {where}"
@@ -75,7 +84,7 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
     """The image and the label at an index of a data set, as they are.
 
     Raises:
-        ValueError: as `split_item`, or if the item cannot be read.
+        ItemError: as `split_item`, or UnreadableItemError if it cannot be read.
     """
     item = f"item {index} of {where}"
     try:
@@ -83,7 +92,7 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
     except (OSError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
         # What files that are missing or damaged, and a wrong length, lead to. Other errors are
         # mistakes in the data set's code, which need their traceback.
-        raise ValueError(
+        raise UnreadableItemError(
             f"expected a readable {item}, got {type(error).__name__}: {one_line(error)}"
         ) from error
     return split_item(value, item)
@@ -108,7 +117,7 @@ def split_item(item: Any, where: str) -> tuple[Any, Any]:
         where: the item in messages, such as "item 7 of the training set".
 
     Raises:
-        ValueError: for anything else.
+        ItemError: for anything else.
     """
     named = item._asdict() if hasattr(item, "_asdict") else item
     if isinstance(named, Mapping):
@@ -120,13 +129,13 @@ def split_item(item: Any, where: str) -> tuple[Any, Any]:
         return item[0], item[1]
     if isinstance(item, Mapping):
         got = f"the keys {', '.join(escaped(str(key)) for key in item) or 'of an empty one'}"
-        raise ValueError(
+        raise ItemError(
             f"expected one of the keys {', '.join(IMAGE_KEYS)} and one of {', '.join(LABEL_KEYS)} "
             f"in {where}, got {got}"
         )
     kind = type(item).__name__
     got = f"a {kind} of length {len(item)}" if isinstance(item, tuple | list) else kind
-    raise ValueError(f"expected a pair (image, label), or a dictionary, in {where}, got {got}")
+    raise ItemError(f"expected a pair (image, label), or a dictionary, in {where}, got {got}")
 
 
 def image_tensor(image: Any, where: str) -> Tensor:
@@ -139,7 +148,7 @@ def image_tensor(image: Any, where: str) -> Tensor:
         where: the item in messages, such as "item 7 of the training set".
 
     Raises:
-        ValueError: for other types, shapes, numbers of channels or values.
+        ItemError: for other types, shapes, numbers of channels or values.
     """
     if isinstance(image, Image.Image):
         pixels = _from_pil(image, where)
@@ -148,13 +157,13 @@ def image_tensor(image: Any, where: str) -> Tensor:
     elif isinstance(image, Tensor):
         pixels = _from_tensor(image, where)
     else:
-        raise ValueError(
+        raise ItemError(
             "expected PIL images, NumPy arrays (height, width, channels), or tensors (channels, "
             f"height, width), got {type(image).__name__} in {where}"
         )
     longer, shorter = max(pixels.shape[1:]), min(pixels.shape[1:])
     if longer > LARGEST_ASPECT * shorter:
-        raise ValueError(
+        raise ItemError(
             f"expected sides in a ratio of at most {LARGEST_ASPECT} in {where}, "
             f"got {longer} by {shorter} pixels"
         )
@@ -169,7 +178,7 @@ def label_of(value: Any, where: str) -> Label:
         where: the item in messages, such as "item 7 of the training set".
 
     Raises:
-        ValueError: for anything else, such as a float, a negative integer, None or a one-hot array.
+        ItemError: for anything else, such as a float, a negative integer, None or a one-hot array.
     """
     size = value.numel() if isinstance(value, Tensor) else getattr(value, "size", None)
     is_array = isinstance(value, Tensor | np.ndarray | np.generic)
@@ -178,7 +187,7 @@ def label_of(value: Any, where: str) -> Label:
         return str(single)
     if isinstance(single, int) and single >= 0:
         return int(single)
-    raise ValueError(f"expected an integer label from 0, or text, got {shown(value)} in {where}")
+    raise ItemError(f"expected an integer label from 0, or text, got {shown(value)} in {where}")
 
 
 def one_line(error: BaseException) -> str:
@@ -195,7 +204,7 @@ def _from_pil(image: Image.Image, where: str) -> Tensor:
     except MemoryError:
         raise
     except Exception as error:  # its file may be damaged, and Pillow then raises anything
-        raise ValueError(
+        raise UnreadableItemError(
             f"expected a readable PIL image, got one of mode {image.mode} in {where}: "
             f"{one_line(error)}"
         ) from error
@@ -207,7 +216,7 @@ def _from_pil(image: Image.Image, where: str) -> Tensor:
 def _from_array(image: np.ndarray[Any, Any], where: str) -> Tensor:
     shape = image.shape
     if image.dtype not in (np.uint8, np.bool_) or image.ndim not in (2, 3):
-        raise ValueError(
+        raise ItemError(
             "expected uint8 arrays (height, width) or (height, width, channels), "
             f"got ndarray {shape} of {image.dtype} in {where}"
         )
@@ -221,11 +230,11 @@ def _from_array(image: np.ndarray[Any, Any], where: str) -> Tensor:
 def _from_tensor(image: Tensor, where: str) -> Tensor:
     shape, dtype = tuple(image.shape), image.dtype
     if image.ndim not in (2, 3) or image.layout != torch.strided:
-        raise ValueError(
+        raise ItemError(
             f"expected tensors (height, width) or (channels, height, width), got {shape} in {where}"
         )
     if not (image.is_floating_point() or dtype in (torch.uint8, torch.bool)):
-        raise ValueError(
+        raise ItemError(
             f"expected tensors of uint8, or of floating-point values in [0, 1], got {dtype} "
             f"in {where}"
         )
@@ -236,7 +245,7 @@ def _from_tensor(image: Tensor, where: str) -> Tensor:
     hint = ": channels come first, as image.permute(2, 0, 1) puts them" if last else ""
     _check_channels(len(channels_first), f"a tensor {shape}", where + hint)
     if image.is_floating_point() and not 0 <= image.min() <= image.max() <= 1:
-        raise ValueError(
+        raise ItemError(
             "expected floating-point images in [0, 1], not normalised, "
             f"got values in [{image.min():.3g}, {image.max():.3g}] in {where}"
         )
@@ -255,7 +264,7 @@ def _as_uint8(image: Tensor) -> Tensor:
 
 def _check_sides(sides: tuple[int, ...], where: str) -> None:
     if 0 in sides:
-        raise ValueError(
+        raise ItemError(
             f"expected an image with pixels, got a height of {sides[0]} and a width of {sides[1]} "
             f"in {where}"
         )
@@ -263,6 +272,6 @@ def _check_sides(sides: tuple[int, ...], where: str) -> None:
 
 def _check_channels(n_channels: int, got: str, where: str) -> None:
     if n_channels not in (1, 3):
-        raise ValueError(
+        raise ItemError(
             f"expected 1 channel (grey) or 3 (RGB), got {got}, which has {n_channels}, in {where}"
         )

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.items import (
     LABEL_KEYS,
     Label,
+    UnreadableItemError,
     close_file,
     label_of,
     n_items,
@@ -21,6 +23,7 @@ from vit_patch_env.data.items import (
 from vit_patch_env.system.shown import escaped
 
 TRAINING_SET = "the training set"
+VALIDATION_SET = "the validation set"
 TEST_SET = "the test set"
 
 _N_COMPARED = 8
@@ -38,18 +41,6 @@ class Numbered(NamedTuple):
     classes: tuple[str, ...]
 
 
-def labels_of(dataset: Any, where: str = "the data set") -> list[Label]:
-    """The label of every item, without reading the images if `known_labels` has them.
-
-    Raises:
-        ValueError: as `read_item`.
-    """
-    known = known_labels(dataset, where)
-    if known is not None:
-        return known
-    return [_label_at(dataset, index, where) for index in range(n_items(dataset, where))]
-
-
 def known_labels(dataset: Any, where: str) -> list[Label] | None:
     """The labels that a data set keeps apart from its images; None if it keeps none.
 
@@ -58,7 +49,7 @@ def known_labels(dataset: Any, where: str) -> list[Label] | None:
     of some classes is read, and the labels are not used if they differ from the items'.
 
     Raises:
-        ValueError: as `read_item`.
+        ValueError: as `n_items`, `split_item` and `label_of`.
     """
     n = n_items(dataset, where)
     stored = _stored_labels(dataset)
@@ -70,9 +61,19 @@ def known_labels(dataset: Any, where: str) -> list[Label] | None:
         return None
     first_of = {label: index for index, label in reversed(list(enumerate(labels)))}
     compared = {*sorted(first_of.values())[:_N_COMPARED], n - 1}
-    if any(_label_at(dataset, index, where) != labels[index] for index in compared):
+    if any(_differs(dataset, index, labels[index], where) for index in compared):
         return None
     return labels
+
+
+def _differs(dataset: Any, index: int, label: Label, where: str) -> bool:
+    """Whether an item can be read and has another label."""
+    try:
+        image, value = read_pair(dataset, index, where)
+    except UnreadableItemError:  # which matters if the item is used
+        return False
+    close_file(image)
+    return label_of(value, f"item {index} of {where}") != label
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
@@ -96,7 +97,7 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
                     f"got {listed(names or ('none',))} and {listed(other or ('none',))}"
                 )
         return names
-    if _is_hugging_face(dataset):
+    if is_hugging_face(dataset):
         key = next((key for key in LABEL_KEYS if key in dataset.features), None)
         return _distinct(getattr(dataset.features[key], "names", None)) if key else None
     if getattr(dataset, "target_transform", None) is not None:
@@ -155,6 +156,52 @@ def number_labels(
         None if test_keys is None else _indices(test_keys, classes),
         tuple(str(key) for key in classes),
     )
+
+
+class NumberedSets(NamedTuple):
+    """Labels (n_items,) int64 of all sets, one after the other, as indices into `classes`."""
+
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def number_sets(
+    datasets: Sequence[Any], labels: Sequence[Sequence[Label]], classes: Sequence[str] | None
+) -> NumberedSets:
+    """Labels of a training set and of other sets as indices into the class names.
+
+    Args:
+        datasets: the training set, then the others.
+        labels: of each data set's items.
+        classes: replace the data sets' names if given.
+
+    Raises:
+        ValueError: as `number_labels`, for sets with different classes, or names that do not fit.
+    """
+    if classes is not None and len(set(classes)) < len(classes):
+        raise ArgumentError("classes", f"must be different names, got {listed(classes)}")
+    names, *other_names = [class_names(dataset) for dataset in datasets]
+    train, *others = labels
+    each = [
+        number_labels(train, other, names or classes, own or (None if names else classes))
+        for other, own in (zip(others, other_names, strict=True) if others else ((None, None),))
+    ]
+    if any(numbered.classes != each[0].classes for numbered in each):
+        raise ValueError(
+            "expected the same classes beside the training set and each other set, "
+            f"got {listed(each[0].classes)} and {listed(each[-1].classes)}"
+        )
+    of_others = [numbered.test for numbered in each if numbered.test is not None]
+    numbers, own = np.concatenate([each[0].train, *of_others]), each[0].classes
+    if classes is None or tuple(classes) == own:
+        return NumberedSets(numbers, own)
+    if len(classes) != len(own) or set(classes) == set(own):
+        raise ArgumentError(
+            "classes",
+            f"must be names for the data set's {len(own)} classes in their order, "
+            f"{listed(own)}, got {listed(classes)}",
+        )
+    return NumberedSets(numbers, tuple(classes))
 
 
 def _keys(
@@ -219,7 +266,7 @@ def _stored_labels(dataset: Any) -> Sequence[Any] | None:
         return labels
     if isinstance(dataset, TensorDataset):
         return _listed_values(dataset.tensors[1]) if len(dataset.tensors) > 1 else None
-    if _is_hugging_face(dataset):
+    if is_hugging_face(dataset):
         return _column(dataset)
     for name in ("targets", "labels", "_labels", "y"):
         values = _listed_values(getattr(dataset, name, None))
@@ -247,16 +294,11 @@ def _column(dataset: Any) -> Sequence[Any] | None:
     return None if key is None else dataset.select_columns([key]).with_format(None)[:][key]
 
 
-def _is_hugging_face(dataset: Any) -> bool:
+def is_hugging_face(dataset: Any) -> bool:
+    """Whether this is a map-style data set of the library datasets."""
     datasets = sys.modules.get("datasets")  # imported already if this is one of its data sets
     kind = getattr(datasets, "Dataset", None)
     return kind is not None and isinstance(dataset, kind) and hasattr(dataset, "features")
-
-
-def _label_at(dataset: Any, index: int, where: str) -> Label:
-    image, label = read_pair(dataset, index, where)
-    close_file(image)
-    return label_of(label, f"item {index} of {where}")
 
 
 def _distinct(names: Any) -> tuple[str, ...] | None:

@@ -67,8 +67,10 @@ _GREY_FACTORS = {"L;2": 85, "L;4": 17}
 """Levels from one value to the next in PNGs of 2 and 4 bits, by Pillow's name of their layout."""
 
 
-def read_picture(path: str, image_size: int, resize: ResizeName) -> NDArray[np.uint8]:
-    """A file's picture, (3, image_size, image_size), contiguous.
+def read_picture(
+    content: str | bytes, image_size: int, resize: ResizeName, name: str | None = None
+) -> NDArray[np.uint8]:
+    """A decoded picture, (3, image_size, image_size), contiguous.
 
     It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized bilinearly with
     antialiasing; a picture of the right size remains as it is. JPEGs are decoded at a half, a
@@ -76,20 +78,22 @@ def read_picture(path: str, image_size: int, resize: ResizeName) -> NDArray[np.u
     in several threads, which decode and resize at the same time.
 
     Args:
-        path: of a file; its content determines the format.
+        content: the path of a file, or what such a file contains. It determines the format, not
+            the suffix of a path.
         image_size: height and width, in pixels.
         resize: `crop` resizes the shorter side and keeps the centre, `stretch` changes the aspect
             ratio, and `pad` resizes the longer side and adds borders in `BACKGROUND`.
+        name: in messages, safe to print; by default the path.
 
     Raises:
-        ValueError: "expected a readable image, got <path>: <reason>", in one line, for what is not
+        ValueError: "expected a readable image, got <name>: <reason>", in one line, for what is not
             a regular file or not a picture, and for one that is damaged, has more than
             Image.MAX_IMAGE_PIXELS pixels, an aspect ratio above `LARGEST_ASPECT`, or 32-bit pixels.
         MemoryError: if there is not enough memory for the picture.
     """
     check_choice(get_args(ResizeName), resize=resize)
     try:
-        with _without_warnings(), _opened(path) as image:
+        with _without_warnings(), _opened(content) as image:
             part = image.draft(None, _draft_size(image.size, image_size, resize))
             rgb = to_rgb(image)
             _check_size(rgb.size)  # again, as icons, for example, may claim another one
@@ -98,9 +102,8 @@ def read_picture(path: str, image_size: int, resize: ResizeName) -> NDArray[np.u
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise anything
-        raise ValueError(
-            f"expected a readable image, got {escaped(path)}: {_reason(error)}"
-        ) from error
+        shown = name or (escaped(content) if isinstance(content, str) else "bytes")
+        raise ValueError(f"expected a readable image, got {shown}: {_reason(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -186,14 +189,20 @@ class _File(io.BufferedReader):
         return super().read(None if size is None else min(size, self.n_bytes))
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """The picture in a regular file, whose pixels are not decoded yet; others are not opened."""
+def _file(path: str) -> _File:
+    """A regular file; others are not opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (faster than Path.stat)
         raise ValueError("not a regular file")
-    with _File(path) as file:
+    return _File(path)
+
+
+@contextmanager
+def _opened(content: str | bytes) -> Iterator[Image.Image]:
+    """A picture whose pixels are not decoded yet, in a file of this path or of this content."""
+    suffix = os.path.splitext(content)[1].lower() if isinstance(content, str) else ""  # noqa: PTH122
+    with _file(content) if isinstance(content, str) else io.BytesIO(content) as file:
         try:
-            image = Image.open(file, formats=_formats(os.path.splitext(path)[1].lower()))  # noqa: PTH122
+            image = Image.open(file, formats=_formats(suffix))
         except MemoryError as error:  # for what the file claims to contain beside pixels
             raise ValueError("its header needs more memory than there is") from error
         _check_size(image.size)

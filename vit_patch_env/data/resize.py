@@ -1,12 +1,25 @@
 """Resizing images to squares."""
 
 import math
+from typing import NamedTuple
 
 from torch import Tensor
 
 from vit_patch_env.data.pictures import BACKGROUND
 from vit_patch_env.names import ResizeName
 from vit_patch_env.system.memory import check_fits
+
+
+class Form(NamedTuple):
+    """What images become.
+
+    Attributes:
+        image_size: height and width, in pixels.
+        resize: how they become squares, as in `resize_images`.
+    """
+
+    image_size: int
+    resize: ResizeName
 
 
 def resize_square(images: Tensor, image_size: int) -> Tensor:

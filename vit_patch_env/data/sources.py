@@ -1,8 +1,9 @@
 """Where images come from: labels are known first, images are read once it is known which."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.data.images import Images, Indices, at
-from vit_patch_env.data.resize import resize_images
-from vit_patch_env.names import ImagesName, ResizeName
+from vit_patch_env.data.images import Images, Indices, at, digests, in_batches
+from vit_patch_env.data.resize import Form, resize_images
+from vit_patch_env.names import ImagesName
 from vit_patch_env.system.limits import available_memory
 from vit_patch_env.system.memory import check_fits
 
@@ -28,6 +29,17 @@ class Parts(NamedTuple):
     train: Positions
     val: Positions | None = None
     test: Positions | None = None
+
+    @classmethod
+    def in_turn(cls, *n_images: int | None) -> "Parts":
+        """The positions of splits that come one after the other; None for one that is missing."""
+        start, parts = 0, []
+        for n in n_images:
+            parts.append(None if n is None else np.arange(start, start + n))
+            start += n or 0
+        train, *others = parts
+        assert train is not None
+        return cls(train, *others)
 
 
 class Source(ABC):
@@ -56,13 +68,36 @@ class Source(ABC):
         self.flip = flip
         self.notes = list(notes)
 
-    def prepare(self, positions: Positions) -> NDArray[np.bool_]:
+    def prepare(self, positions: Positions, images: ImagesName) -> NDArray[np.bool_]:
         """Make the images at these positions ready to be read; which of them can be: (n,) bool.
+
+        Args:
+            positions: without duplicates.
+            images: as of `read`.
 
         Raises:
             ValueError: for an image that cannot be read, unless it may be skipped.
         """
+        del images
         return np.ones(len(positions), dtype=np.bool_)
+
+    def name(self, position: int) -> str:
+        """What the image at a position is called in messages."""
+        numbered = zip(self.parts, ("training", "validation", "test"), strict=True)
+        for part, split in numbered:
+            if part is not None and part[0] <= position <= part[-1]:
+                return f"image {position - part[0]} of the {split} set"
+        raise IndexError(position)
+
+    def contents(self, positions: Positions, images: Images) -> Sequence[Hashable]:
+        """For each image, what those of the same pixels have in common, and hardly any others.
+
+        Args:
+            positions: of images that were read.
+            images: read at these positions.
+        """
+        del positions
+        return [digest for part in in_batches(images, _CHUNK) for digest in digests(part)]
 
     @abstractmethod
     def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
@@ -85,8 +120,7 @@ class ArraySource(Source):
         labels: as of any source.
         parts: as of any source.
         classes: as of any source.
-        image_size: height and width to resize to, in pixels.
-        resize: how images become squares.
+        form: what images become.
         flip: as of any source.
     """
 
@@ -96,18 +130,17 @@ class ArraySource(Source):
         labels: NDArray[np.int64],
         parts: Parts,
         classes: tuple[str, ...],
+        form: Form,
         *,
-        image_size: int,
-        resize: ResizeName,
         flip: bool,
     ) -> None:
         super().__init__(labels, parts, classes, flip=flip)
         self._images = images
-        self._form = image_size, resize
+        self._form = form
 
     def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
         """The images at each of the positions, resized, in memory or as `ResizedImages`."""
-        parts = [ResizedImages(self._images, part, *self._form) for part in positions]
+        parts = [ResizedImages(self._images, part, self._form) for part in positions]
         n_bytes = sum(math.prod(part.shape) for part in parts)
         if where_to_keep(images, n_bytes) == "stream":
             self.notes.append(
@@ -115,7 +148,7 @@ class ArraySource(Source):
                 "batch"
             )
             return list(parts)
-        check_fits(n_bytes, f"images of image_size {self._form[0]}")
+        check_fits(n_bytes, f"images of image_size {self._form.image_size}")
         return [part.in_memory() for part in parts]
 
 
@@ -125,17 +158,15 @@ class ResizedImages:
     Args:
         images: (n_images, channels, height, width) uint8, of any size.
         positions: of these images among them.
-        image_size: height and width to resize to, in pixels.
-        resize: how images become squares.
+        form: what they become.
     """
 
-    def __init__(
-        self, images: Tensor, positions: Positions, image_size: int, resize: ResizeName
-    ) -> None:
+    def __init__(self, images: Tensor, positions: Positions, form: Form) -> None:
         self._images = images
         self._positions = positions
-        self._form = image_size, resize
-        self.shape = torch.Size((len(positions), images.shape[1], image_size, image_size))
+        self._form = form
+        size = form.image_size
+        self.shape = torch.Size((len(positions), images.shape[1], size, size))
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -160,3 +191,13 @@ def where_to_keep(images: ImagesName, n_bytes: int) -> ImagesName:
     if images != "auto":
         return images
     return "memory" if n_bytes <= available_memory() // 2 else "stream"
+
+
+def warn_skipped(names: Sequence[str], n_images: int) -> None:
+    """Say how many of `n_images` cannot be read, and which, if there are any."""
+    if names:
+        warnings.warn(
+            f"{len(names)} of {n_images} images cannot be read and are skipped: "
+            + ", ".join(sorted(names)),
+            stacklevel=3,
+        )

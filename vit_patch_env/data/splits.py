@@ -1,6 +1,7 @@
 """Images in three splits: training, validation and test."""
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, get_args
@@ -117,18 +118,19 @@ def split_source(
     check(InnerShare, val_fraction=val_fraction)
     check_choice(get_args(ImagesName), images=images)
     parts = _choose(source, train_fraction, val_fraction, seed)
-    readable = source.prepare(np.concatenate(parts))
+    readable = source.prepare(np.concatenate(parts), images)
     if not readable.all():
         ends = np.cumsum([len(part) for part in parts])[:-1]
         parts = tuple(
             part[mask] for part, mask in zip(parts, np.split(readable, ends), strict=True)
         )
     about_classes = _check_classes(source, parts)
+    read = source.read(parts, images)
     train, val, test = (
         Split(images_of_part, torch.from_numpy(source.labels[part]))
-        for images_of_part, part in zip(source.read(parts, images), parts, strict=True)
+        for images_of_part, part in zip(read, parts, strict=True)
     )
-    notes = [*source.notes, *about_classes]
+    notes = [*source.notes, *_duplicates(source, parts, read), *about_classes]
     return ImageData(train, val, test, source.classes, source.flip, tuple(notes))
 
 
@@ -196,6 +198,26 @@ def _stratified(
 
 def _of(purpose: str, share: float) -> str:
     return f"{purpose} {share}" if purpose.endswith("_fraction") else f"{purpose} of {share}"
+
+
+def _duplicates(source: Source, parts: Sequence[Positions], images: Sequence[Images]) -> list[str]:
+    """A note on images that are tested on and trained on, if there are any."""
+    *trained, tested = map(source.contents, parts, images)
+    first: dict[Hashable, int] = {}
+    for contents, part in zip(trained, parts, strict=False):
+        first.update(zip(contents, part.tolist(), strict=True))
+    pairs = [
+        (position, first[content])
+        for content, position in zip(tested, parts[-1].tolist(), strict=True)
+        if content in first
+    ]
+    if not pairs:
+        return []
+    one, other = map(source.name, pairs[0])
+    return [
+        f"{len(pairs):,} of {len(tested):,} test images are also training images, such as {one} "
+        f"and {other}"
+    ]
 
 
 def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:

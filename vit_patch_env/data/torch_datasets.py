@@ -1,14 +1,92 @@
-"""Data from a user's torch data sets."""
+"""Data from torch data sets: a user's own, and those that are known by name."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
+import numpy as np
 from torch.utils.data import Dataset
 
-from vit_patch_env.checks import check_choice
-from vit_patch_env.data.dataset_source import Form, make_source
+from vit_patch_env.checks import check_choice, check_integer
+from vit_patch_env.data.dataset_source import DatasetSource
+from vit_patch_env.data.encoded import Pictures, pictures_of
+from vit_patch_env.data.item_set import ItemSet
+from vit_patch_env.data.labels import TEST_SET, TRAINING_SET, VALIDATION_SET, number_sets
+from vit_patch_env.data.picture_source import PictureSource
+from vit_patch_env.data.resize import Form
+from vit_patch_env.data.sources import Parts, Source, warn_skipped, where_to_keep
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import ImagesName, ResizeName
+from vit_patch_env.system.cache import cache_dir
+
+
+def make_source(
+    train: Any,
+    val: Any | None,
+    test: Any | None,
+    classes: Sequence[str] | None,
+    form: Form,
+    *,
+    images: ImagesName,
+    flip: bool,
+    skip_corrupt: bool = False,
+    num_workers: int = 0,
+    notes: Sequence[str] = (),
+) -> Source:
+    """A source of the items of map-style data sets.
+
+    Pictures that `pictures_of` knows are decoded into the cache, if their labels are known too.
+
+    Args:
+        train: the training set.
+        val: the validation set, if there is one.
+        test: the test set, if there is one.
+        classes: class names by label; None for those of the data sets, or the labels as text.
+        form: what images become.
+        images: as in `load_dataset`.
+        flip: as of any source.
+        skip_corrupt: leave out items that cannot be used, with a warning that names them.
+        num_workers: as of `ItemReader`.
+        notes: as of any source.
+
+    Raises:
+        ValueError: as `ItemSet` and `number_sets`.
+    """
+    given = [(train, TRAINING_SET), (val, VALIDATION_SET), (test, TEST_SET)]
+    sets = [
+        ItemSet(dataset, where, form, skip_corrupt=skip_corrupt, num_workers=num_workers)
+        for dataset, where in given
+        if dataset is not None
+    ]
+    pictures = [pictures_of(items.dataset) for items in sets]
+    unlabelled = [items for items in sets if None in items.labels]
+    if unlabelled:
+        n_bytes = 3 * form.image_size**2 * sum(map(len, sets))
+        keep = where_to_keep(images, n_bytes) == "memory"
+        for items in unlabelled:
+            items.read(np.arange(len(items)), keep=keep)
+            left_out = [number for number, label in enumerate(items.labels) if label is None]
+            warn_skipped([f"item {number} of {items.where}" for number in left_out], len(items))
+    numbers = [
+        np.array([number for number, label in enumerate(items.labels) if label is not None])
+        for items in sets
+    ]
+    labels = [[label for label in items.labels if label is not None] for items in sets]
+    numbered = number_sets([items.dataset for items in sets], labels, classes)
+    starts = iter(pairwise(np.cumsum([0, *map(len, labels)])))
+    ranges = [None if dataset is None else np.arange(*next(starts)) for dataset, _ in given]
+    assert ranges[0] is not None
+    parts = Parts(ranges[0], *ranges[1:])
+    known = [part for part in pictures if part is not None]
+    if len(known) == len(sets) and not unlabelled:
+        named = [(items.where, part) for items, part in zip(sets, known, strict=True)]
+        return PictureSource(
+            Pictures(named), numbered.labels, parts, numbered.classes, form, cache_dir(),
+            skip_corrupt=skip_corrupt, flip=flip, notes=notes,
+        )  # fmt: skip
+    return DatasetSource(
+        sets, numbers, numbered.labels, parts, numbered.classes, form, flip=flip, notes=notes
+    )
 
 
 def from_torch(
@@ -23,12 +101,16 @@ def from_torch(
     seed: int = 0,
     resize: ResizeName = "crop",
     images: ImagesName = "auto",
+    skip_corrupt: bool = False,
+    num_workers: int = 0,
 ) -> ImageData:
     """Map-style data sets of images and labels, resized and split.
 
     In memory, each item is read once, so a data set's own random augmentation does not change
     between epochs; streamed, it is read again in every batch, with seeded generators. Of a data set
-    that keeps its labels apart from its images, only the items used are read.
+    that keeps its labels apart from its images, only the items used are read. Files of
+    torchvision's data sets and Hugging Face's images, without transforms, are decoded into the
+    cache, as those of folders are.
 
     Args:
         train: items as `split_item` takes them, of images as `image_tensor` takes them; labels are
@@ -43,14 +125,21 @@ def from_torch(
         seed: as in `load_dataset`.
         resize: as in `resize_images`.
         images: as in `load_dataset`.
+        skip_corrupt: leave out items that cannot be read, or are no images with a label, with a
+            warning that lists them, instead of raising an error.
+        num_workers: processes that read items ahead, as of torch's `DataLoader`; 0 for none. The
+            images are the same with any number.
 
     Raises:
         ValueError: as `load_dataset`, `read_item` and `number_labels`.
     """
     check_choice(get_args(ResizeName), resize=resize)
+    check_choice(get_args(ImagesName), images=images)
+    check_integer(0, num_workers=num_workers)
     source = make_source(
-        train, None, test, classes, Form(image_size, resize), images=images, flip=flip
-    )
+        train, None, test, classes, Form(image_size, resize), images=images, flip=flip,
+        skip_corrupt=skip_corrupt, num_workers=num_workers,
+    )  # fmt: skip
     return split_source(
         source,
         train_fraction=train_fraction,
