@@ -470,11 +470,15 @@ def test_a_large_label_takes_no_memory():
     assert data.train.labels.unique().tolist() == [0, 1]
 
 
-def test_a_file_that_cannot_be_read_is_refused_with_its_index(make_folder):
+def test_what_cannot_be_read_is_refused_by_its_file_or_its_index(make_folder):
     root = make_folder(splits=("",))
     (root / "dog" / "003.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="readable item 23 of the training set, got Unident") as no:
+    with pytest.raises(ValueError, match=r"readable image, got .*dog/003\.png: not a") as no:
         from_torch(ImageFolder(root), image_size=12)
+    assert "\n" not in str(no.value)
+    opened = ImageFolder(root, transform=lambda image: image)
+    with pytest.raises(ValueError, match="readable item 23 of the training set, got Unident") as no:
+        from_torch(opened, image_size=12)
     assert "\n" not in str(no.value)
     short = Listed([0, 1], n=3)
     with pytest.raises(ValueError, match="readable item 2 of the training set, got IndexError"):

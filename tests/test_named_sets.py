@@ -18,14 +18,11 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from vit_patch_env.data.hugging_face_sets import open_hugging_face
 from vit_patch_env.data.items import read_item
 from vit_patch_env.data.labels import known_labels
-from vit_patch_env.data.named_sets import (
-    TORCHVISION_SETS,
-    open_hugging_face,
-    open_torchvision,
-)
 from vit_patch_env.data.torch_datasets import from_torch
+from vit_patch_env.data.torchvision_sets import TORCHVISION_SETS, open_torchvision
 
 
 @pytest.fixture(autouse=True)

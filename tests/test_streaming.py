@@ -142,7 +142,7 @@ def test_files_that_changed_under_a_streamed_run_are_refused_in_other_processes(
     root = make_folder()
     data = load_dataset("folder", data_dir=root, image_size=8, images="stream")
     Image.new("RGB", (12, 12), (9, 9, 9)).save(root / "train" / "cat" / "003.png")
-    with pytest.raises(ValueError, match="expected the files that a run uses not to change"):
+    with pytest.raises(ValueError, match="expected the pictures that a run uses not to change"):
         pickle.loads(pickle.dumps(data)).train.images[:]
 
 

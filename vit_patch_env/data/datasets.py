@@ -91,7 +91,7 @@ def check_dataset(name: str, data_dir: str | Path | None) -> None:
     """
     check_dataset_name(name)
     if name.startswith("torchvision:"):
-        from vit_patch_env.data.named_sets import torchvision_name
+        from vit_patch_env.data.torchvision_sets import torchvision_name
 
         torchvision_name(name.removeprefix("torchvision:"))
     if name == "folder":
@@ -180,8 +180,9 @@ def _loader(name: str) -> Loader:
         return _LOADERS[cast("DatasetName", name)]
 
     def load(request: Request) -> Source:
-        from vit_patch_env.data.named_sets import open_hugging_face, open_torchvision
+        from vit_patch_env.data.hugging_face_sets import open_hugging_face
         from vit_patch_env.data.torch_datasets import make_source
+        from vit_patch_env.data.torchvision_sets import open_torchvision
 
         sets = (
             open_torchvision(rest, request.root)

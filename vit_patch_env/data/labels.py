@@ -6,11 +6,14 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from vit_patch_env.checks import ArgumentError
+from vit_patch_env.data.generators import seeded_generators
+from vit_patch_env.data.images import UNTRAINED
 from vit_patch_env.data.items import (
     LABEL_KEYS,
     Label,
@@ -52,7 +55,7 @@ def known_labels(dataset: Any, where: str) -> list[Label] | None:
         ValueError: as `n_items`, `split_item` and `label_of`.
     """
     n = n_items(dataset, where)
-    stored = _stored_labels(dataset)
+    stored = stored_labels(dataset)
     if stored is None or len(stored) != n:
         return None
     try:
@@ -61,9 +64,9 @@ def known_labels(dataset: Any, where: str) -> list[Label] | None:
         return None
     first_of = {label: index for index, label in reversed(list(enumerate(labels)))}
     compared = {*sorted(first_of.values())[:_N_COMPARED], n - 1}
-    if any(_differs(dataset, index, labels[index], where) for index in compared):
-        return None
-    return labels
+    with seeded_generators(UNTRAINED, 0, torch.device("cpu")):  # items may be random
+        differs = any(_differs(dataset, index, labels[index], where) for index in compared)
+    return None if differs else labels
 
 
 def _differs(dataset: Any, index: int, label: Label, where: str) -> bool:
@@ -248,18 +251,18 @@ def _indices(keys: Sequence[Label], classes: Sequence[Label]) -> NDArray[np.int6
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
-def _stored_labels(dataset: Any) -> Sequence[Any] | None:
+def stored_labels(dataset: Any) -> Sequence[Any] | None:
     """The labels that a data set keeps in a list or an array, as they are; None if there are none.
 
     They are only what its attributes look like.
     """
     if isinstance(dataset, Subset):
-        inner = _stored_labels(dataset.dataset)
+        inner = stored_labels(dataset.dataset)
         return None if inner is None else [inner[index] for index in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         labels: list[Any] = []
         for part in dataset.datasets:
-            stored = _stored_labels(part)
+            stored = stored_labels(part)
             if stored is None:
                 return None
             labels += stored

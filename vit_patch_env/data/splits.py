@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -50,6 +50,16 @@ class ImageData:
     classes: tuple[str, ...]
     flip: bool
     notes: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        splits = {name: getattr(self, name) for name in ("train", "val", "test")}
+        # Pickled, splits that share memory would each contain all of it.
+        return self.__dict__ | {
+            name: split._replace(images=split.images.clone())
+            for name, split in splits.items()
+            if isinstance(split.images, Tensor)
+            and split.images.nbytes < split.images.untyped_storage().nbytes()
+        }
 
     @cached_property
     def channel_mean(self) -> tuple[float, ...]:
