@@ -191,4 +191,11 @@ def _rows(dataset: Any) -> list[Reference] | None:
         stamp.update(b"\0%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ino))
     about = escaped(files[0].parent) if files else "a Hugging Face data set in memory"
     table = Table(rows, column, stamp.hexdigest().encode(), about)
-    return [Row(table, number) for number in range(len(dataset))]
+    if (rows[0][column] or {}).get("bytes") is not None:
+        return [Row(table, number) for number in range(len(rows))]
+    # Files, in which case reading all rows takes little.
+    paths = [(value or {}).get("path") or "" for value in rows[:][column]]
+    return [
+        path if os.path.isabs(path) else Row(table, number)  # noqa: PTH117
+        for number, path in enumerate(paths)
+    ]

@@ -158,6 +158,11 @@ def _choose(
     n_unused = round((1 - train_fraction) * len(train))
     if n_unused >= len(source.classes):
         _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
+    elif n_unused:
+        source.notes.append(
+            f"train_fraction {train_fraction} leaves out {n_unused} of {len(train):,} images, fewer "
+            f"than one of each of {len(source.classes)} classes: all are used"
+        )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
     else:
