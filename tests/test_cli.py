@@ -12,7 +12,7 @@ from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
-from vit_patch_env.experiments.cli import main, parse
+from vit_patch_env.experiments.cli import COMMANDS, main, parse
 from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.run_folder.folder import RunFolder
@@ -161,6 +161,28 @@ def test_a_folder_of_images_and_a_moved_one(make_folder, tmp_path):
     train(out, *options, "--train-fraction", "0.5")
     moved = root.rename(tmp_path / "moved")
     main(["evaluate", str(out), "--data-dir", str(moved)])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "pretrain", "compare", "bench"])
+def test_commands_say_what_was_read(command, make_folder, tmp_path, monkeypatch, capsys):
+    root, run = make_folder(n_images=60), tmp_path / "run"
+    (root / "train" / ":dog:[red]").mkdir()
+    data = ["--dataset", "folder", "--data-dir", str(root), "--batch-size", "8"]
+    if command == "evaluate":
+        train(run, *data, "--epochs", "1", "--agent", "random")
+        capsys.readouterr()
+    words = {
+        "train": [*TINY_OPTIONS, *data, "--out", str(run)],
+        "evaluate": [str(run)],
+        "pretrain": [*TINY_OPTIONS, *data, "--agent", "bandit", "--out", f"{run}.zip"],
+        "compare": [*TINY_OPTIONS, *data, "--methods", "simple_vit", "--out", str(run)],
+        "bench": [*data, "--out", str(run)],
+    }
+    module, _, kind = COMMANDS[command][1].partition(":")
+    monkeypatch.setattr(f"vit_patch_env.experiments.{module}.{kind}.run", lambda self: None)
+    main([command, *words[command]])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["Loading folder ...", "left out: 1 empty folder (:dog:[red])"]
 
 
 def test_a_run_is_evaluated_from_another_folder(make_folder, tmp_path, monkeypatch):

@@ -215,3 +215,13 @@ def test_from_torch_takes_a_users_own_data_set(kind):
 def test_from_torch_holds_out_a_test_split():
     data = from_torch(Pairs(torch.rand(50, 3, 8, 8)), image_size=8)
     assert [len(split.labels) for split in (data.train, data.val, data.test)] == [36, 4, 10]
+
+
+def test_a_fraction_that_leaves_out_too_few_images_to_choose_from_each_class_is_said():
+    whole, data = (load_dataset("digits", train_fraction=fraction) for fraction in (1.0, 0.997))
+    assert data.notes == (
+        "train_fraction 0.997 leaves out 4 of 1,437 images, fewer than one of each of 10 classes: "
+        "all are used",
+    )
+    assert whole.notes == ()
+    assert len(labels_of(data)) == N_DIGITS

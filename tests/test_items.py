@@ -377,7 +377,7 @@ def test_labels_are_numbered_by_name_or_else_by_number(
         ([0, 3], None, ABC, None, r"must be in \[0, 2\], for the classes a, b, c, got 3 in item 1"),
         (["a", "d"], None, ABC, None, "one of the classes a, b, c, got 'd' in item 1 of the train"),
         ([0, 1], [3], ABC, None, "got 3 in item 0 of the test set"),
-        (list(range(12)), list(range(30)), None, None, r"12, .*, 21, ... \(18 in all\)"),
+        (list(range(12)), list(range(30)), None, None, "12, 13, 14, 15, 16 and 13 more"),
     ],
 )
 def test_labels_that_do_not_match_are_refused_by_name(

@@ -82,6 +82,17 @@ ADDITIONS: dict[str, tuple[Edit, ...]] = {
             "MODEL = PlainViT\n",
         ),
     ),
+    "augmentation": (
+        Edit(NAMES, "AugmentName = Literal[\n", '    "black",\n'),
+        Edit(
+            "vit_patch_env/data/augment.py",
+            "AUGMENTATIONS: dict[AugmentName, Callable[[], Augmentation]] = {\n",
+            before="def black() -> Augmentation:\n"
+            '    """Black images."""\n'
+            "    return Augmentation(crop=False, transform=torch.zeros_like)\n\n\n",
+            after='    "black": black,\n',
+        ),
+    ),
     "fixed rule": (
         Edit(
             "agents/fixed_rules/rules.py",
@@ -192,17 +203,23 @@ def tried(folder: Path) -> dict[str, Any]:
         }
 
     env = ViTPatchSelectEnv(
-        **TINY, new_share=0.5, observation="ones+run", reward="seven", model="plain_vit"
+        **TINY,
+        new_share=0.5,
+        observation="ones+run",
+        reward="seven",
+        model="plain_vit",
+        augment="black",
     )
     observation, _ = env.reset(seed=0)
     reward = env.step(env.action_space.sample())[1]
+    trained_on = env.episode.shown[0].flatten(2)  # (batch, channels, height * width)
     try:
         ViTPatchSelectEnv(new_share=2)
         refused = ""
     except ValueError as error:
         refused = str(error)
     words = ["--new-share", "0.5", "--new-place", "there", "--observation", "ones+run"]
-    words += ["--reward", "seven", "--model", "plain_vit"]
+    words += ["--reward", "seven", "--model", "plain_vit", "--augment", "black"]
     options = parse(["train", *words])
     run = train("run", "--agent", "usual", *words)
     # This process has imported what the other one needs.
@@ -215,6 +232,7 @@ def tried(folder: Path) -> dict[str, Any]:
         "observation": observation.tolist(),
         "reward": reward,
         "model": type(env.episode.model).__name__,
+        "pixels differ": (trained_on.std(dim=2) > 0).any().item(),
         "same_run": sorted(same_run(options)),
         "command": command("train", options, parse(["train"])),
         "reread": train_options(run["config"]["options"]).env == parse(
@@ -262,6 +280,7 @@ def test_at_most_two_files_are_edited(what):
         ("observations", "| `ones` | Ones (n_patches,). |"),
         ("rewards", "| `seven` | Seven, whatever happens. |"),
         ("models", "| `plain_vit` | SimpleViT by another name. | A plain ViT (Nobody 2026). |"),
+        ("augmentations", "| `black` | Black images. |"),
         ("rules", "| `first` | Keeps the first patches. |"),
         ("schedules", "| `half` | Half of the patches, always. |"),
         ("agents", "| `usual` | `FixedRule` | as usual |"),
@@ -308,6 +327,12 @@ def test_a_model_is_trained_and_on_the_command_line(facts):
     assert facts["model"] == "PlainViT"
     assert facts["agent"]["config"]["options"]["env"]["model"] == "plain_vit"
     assert all("plain_vit" in shown for shown in facts["help"].values())
+
+
+def test_an_augmentation_is_applied_and_on_the_command_line(facts):
+    assert not facts["pixels differ"]
+    assert facts["agent"]["config"]["options"]["env"]["augment"] == "black"
+    assert all("--augment {black,crop-flip," in shown for shown in facts["help"].values())
 
 
 @pytest.mark.parametrize("what", ["agent", "fixed rule", "schedule"])

@@ -1,10 +1,14 @@
 """What is installed, and what importing it costs."""
 
+import ast
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,38 @@ def run(*args, cwd=None, **env):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_setup_cfg_names_every_package_that_is_imported():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    options, extras = config["options"], config["options.extras_require"]
+    lines = "\n".join((options["install_requires"], extras["baselines"], extras["hf"]))
+    named = {normalized(re.split(r"[ <>=]", line)[0]) for line in lines.split("\n") if line}
+    distributions = packages_distributions()
+    unnamed = {
+        module
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        for module in imported(path)
+        if module not in sys.stdlib_module_names | {"vit_patch_env"}
+        and named.isdisjoint(map(normalized, distributions.get(module, [module])))
+    }
+    assert not unnamed
+
+
+def normalized(name):
+    """A distribution's name as it is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(path):
+    """The top-level names of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
 
 
 def test_a_wheel_installs_one_name(wheel):

@@ -390,6 +390,32 @@ def test_differences_from_the_papers_setting_come_from_the_settings(tmp_path):
     assert "120 training steps" in same
 
 
+OTHER_OPTIONS = {
+    "augment": "randaugment", "flip": False, "random_erasing": 0.25, "mixup": 0.2, "cutmix": 1.0,
+    "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "resize": "pad", "images": "stream",
+    "skip_corrupt": True, "weight_decay": 0.05,
+}  # fmt: skip
+
+
+def test_settings_name_every_option_that_is_not_the_default(tmp_path):
+    default = read_comparison(fabricate(tmp_path / "a", methods=FOUR))
+    assert "Other options" not in settings(default)
+    folder = fabricate(tmp_path / "b", methods=FOUR, env=OTHER_OPTIONS)
+    comparison = read_comparison(folder)
+    assert settings(comparison)["Other options"] == (
+        "skip corrupt True, resize pad, images stream, weight decay 0.05, augment randaugment, "
+        "flip False, random erasing 0.25, mixup 0.2, cutmix 1.0, mean 0.5 0.4 0.3, "
+        "std 0.2 0.2 0.1"
+    )
+    (sentence,) = reasons(comparison)
+    assert "augment randaugment (preset table2: crop-flip), flip False" in sentence
+    assert "mixup 0.2 (preset table2: 0.0)" in sentence
+    assert "recipe" not in reasons(default)[0]
+    run_report(folder)
+    for name in ("report.md", "report.html"):
+        assert settings(comparison)["Other options"] in (folder / name).read_text()
+
+
 def test_the_order_of_the_papers_methods_is_compared(tmp_path):
     as_there = {"vit": 0.6, "agentvit": 0.55, "simple_vit": 0.5, "ats_vit": 0.4}
     sentences = against_paper(metrics_of(tmp_path / "c", methods=FOUR, accuracy=as_there))

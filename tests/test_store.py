@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vit_patch_env.data import store as store_module
 from vit_patch_env.data.images import channel_sums
 from vit_patch_env.data.store import DECODED, EMPTY, Store
 from vit_patch_env.system.cache import Descriptor, entries, remove
@@ -23,10 +24,18 @@ def keys(n):
     return [f"{number:032}".encode() for number in range(n)]
 
 
+def opened(folder, **options):
+    """A store in a folder, loaded."""
+    store = Store(folder, SHAPE, **options)
+    with store.locked():
+        store.load()
+    return store
+
+
 @pytest.fixture
 def store(tmp_path):
     """A store of ten rows, of which the even ones are decoded."""
-    store = Store(tmp_path / "store", SHAPE)
+    store = opened(tmp_path / "store")
     rows = store.rows(keys(10))
     for row in rows[::2]:
         store.put(row, image(row))
@@ -41,7 +50,7 @@ def test_what_was_put_is_read_again_in_any_order(store):
 
 
 def test_another_process_sees_what_was_saved(store):
-    again = Store(store.folder, SHAPE)
+    again = opened(store.folder)
     rows = again.rows(keys(10))
     expected = [DECODED, EMPTY] * 5
     assert again.states(rows).tolist() == expected
@@ -56,7 +65,22 @@ def test_keys_keep_their_rows_and_new_ones_are_added(store):
 
 def test_what_was_not_saved_is_decoded_again(store, tmp_path):
     store.put(1, image(1))
-    assert Store(tmp_path / "store", SHAPE).states(np.array([0, 1])).tolist() == [DECODED, EMPTY]
+    assert opened(tmp_path / "store").states(np.array([0, 1])).tolist() == [DECODED, EMPTY]
+
+
+def test_the_index_is_read_once_by_who_holds_the_lock(store, tmp_path, monkeypatch):
+    read = []
+    original = store_module._read_index
+    monkeypatch.setattr(
+        store_module, "_read_index", lambda path: read.append(path) or original(path)
+    )
+    other = Store(tmp_path / "store", SHAPE)
+    store.put(1, image(1))
+    store.save()
+    with other.locked():
+        other.load()
+    assert len(read) == 1
+    assert other.states(np.array([1, 3])).tolist() == [DECODED, EMPTY]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
@@ -65,14 +89,14 @@ def test_damaged_images_are_found_when_they_are_first_read(store, tmp_path, dama
     content = bytearray(pixels.read_bytes())
     content[4 * 60 + 7] ^= 1
     pixels.write_bytes(content if damage == "flip" else content[: 4 * 60 + 30])
-    again = Store(tmp_path / "store", SHAPE)
+    again = opened(tmp_path / "store")
     if damage == "truncate":
         assert again.states(np.array([0, 2, 4, 6])).tolist() == [DECODED, DECODED, EMPTY, EMPTY]
         return
     assert again.read(np.array([2, 4, 6]))[1] == [1]
     again.repair(4, image(4))
     assert again.read(np.array([2, 4, 6]))[1] == []
-    assert Store(tmp_path / "store", SHAPE).read(np.array([2, 4, 6]))[1] == []
+    assert opened(tmp_path / "store").read(np.array([2, 4, 6]))[1] == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"something else", None])
@@ -80,11 +104,11 @@ def test_a_damaged_index_is_that_of_an_empty_store(store, tmp_path, damage):
     index = tmp_path / "store" / "index"
     content = index.read_bytes()
     index.write_bytes(content[:-3] if damage is None else damage)
-    assert not Store(tmp_path / "store", SHAPE).keys
+    assert not opened(tmp_path / "store").keys
 
 
 def test_a_cleared_store_does_not_disturb_its_readers(store, tmp_path):
-    other = Store(tmp_path / "store", SHAPE)
+    other = opened(tmp_path / "store")
     other.clear()
     assert not other.keys
     assert np.array_equal(store.read(np.array([2]))[0][0], image(2))
@@ -100,7 +124,7 @@ def test_a_store_that_was_removed_is_made_again_by_the_next_load(store, tmp_path
         other.put(row, image(1))
         other.save()
     assert np.array_equal(store.read(np.array([2]))[0][0], image(2))
-    assert np.array_equal(Store(tmp_path / "store", SHAPE).read(np.array([0]))[0][0], image(1))
+    assert np.array_equal(opened(tmp_path / "store").read(np.array([0]))[0][0], image(1))
 
 
 def test_waiting_for_another_process_is_said(store, tmp_path, capsys, monkeypatch):
@@ -132,12 +156,12 @@ def test_a_repair_leaves_the_rows_of_others(store, tmp_path):
         other.put(row, image(77))
         other.save()
     store.repair(4, image(4))
-    third = Store(tmp_path / "store", SHAPE)
+    third = opened(tmp_path / "store")
     assert third.rows([b"newer", b"new"]).tolist() == [row + 1, row]
 
 
 def test_a_temporary_store_leaves_nothing(tmp_path):
-    store = Store(tmp_path / "store", SHAPE, temporary=True)
+    store = opened(tmp_path / "store", temporary=True)
     (row,) = store.rows(keys(1))
     store.put(row, image(3))
     store.save()
@@ -153,7 +177,7 @@ def test_leftovers_of_killed_processes_are_removed(store, tmp_path):
 
 
 def test_threads_may_write_at_once(tmp_path):
-    store = Store(tmp_path / "store", SHAPE)
+    store = opened(tmp_path / "store")
     rows = store.rows(keys(200))
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda row: store.put(row, image(row)), rows))

@@ -65,7 +65,7 @@ class EnvConfig:
     ] = 0.1
     skip_corrupt: Annotated[
         bool,
-        Doc("skip images of a folder that cannot be read, with a warning, instead of stopping"),
+        Doc("leave out images that cannot be read, with a warning, instead of stopping"),
     ] = False
     resize: Annotated[
         ResizeName,

@@ -23,6 +23,7 @@ from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unsta
 from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
+from vit_patch_env.experiments.process.output import loaded
 from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
@@ -65,8 +66,8 @@ class Bench:
                 "must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}",
             )
-        n_images = len(load_dataset(**self.data).train.images)
-        check_integer(1, n_images, batch_size=options.batch_size)
+        data = loaded(options.dataset, partial(load_dataset, **self.data), self.console)
+        check_integer(1, len(data.train.images), batch_size=options.batch_size)
 
     def run(self) -> dict[str, Any]:
         """Measure all contenders.

@@ -41,6 +41,7 @@ from vit_patch_env.experiments.compare.tasks import Task, make_tasks
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
+from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import (
     lock_folder,
@@ -164,10 +165,7 @@ class Comparison:
                 given, seconds=1.0
             )  # a run that is not finished yet will determine them
         shared = make_env(given)
-        self._say(f"Loading {self.options.env.dataset} ...")
-        data = shared.data
-        for note in data.notes:
-            self._say(note)
+        data = loaded(self.options.env.dataset, lambda: shared.data, self.console)
         self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
             options = method_options(name, 0, given, self.path)
@@ -303,4 +301,4 @@ class Comparison:
         task.seconds = task.seconds or result["train_seconds"] + result["agent_seconds"]
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(text, self.console)

@@ -1,7 +1,38 @@
-"""Text output that never fails."""
+"""Text output: lines as they are, and a file that never fails."""
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+
+from vit_patch_env.system.shown import escaped
+
+if TYPE_CHECKING:  # every command imports this, and not all need torch
+    from vit_patch_env.data.splits import ImageData
+
+
+def print_line(text: str, console: Console) -> None:
+    """Print a line as it is: "[red]" and ":cat:" may be names of classes."""
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def loaded(name: object, load: "Callable[[], ImageData]", console: Console) -> "ImageData":
+    """Load images, and print which they are and what was read.
+
+    Args:
+        name: of the data set.
+        load: what loads it.
+        console: to print to.
+
+    Raises:
+        ValueError: as `load`, for a damaged image for example.
+    """
+    print_line(f"Loading {escaped(str(name))} ...", console)
+    data = load()
+    for note in data.notes:
+        print_line(note, console)
+    return data
 
 
 class BestEffortOutput:

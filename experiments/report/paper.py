@@ -28,7 +28,8 @@ VIT = {"patch_size": 4, "dim": 128, "depth": 6, "heads": 16, "mlp_dim": 512, "di
 """The ViT of Table 1, on images of 32x32 pixels."""
 RECIPE = {
     "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "constant",
-    "warmup_epochs": 0, "label_smoothing": 0.0,
+    "warmup_epochs": 0, "label_smoothing": 0.0, "augment": "crop-flip", "crop_padding": 4,
+    "flip": None, "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 """The training recipe of preset table2; the paper does not report its own."""
 N_STEPS = 39_000

@@ -2,9 +2,18 @@
 
 from typing import Any
 
-from vit_patch_env.experiments.compare.results import FULL, Comparison, is_timed
+from vit_patch_env.arguments import to_json
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.compare.results import FULL, METHOD_KEYS, Comparison, is_timed
 from vit_patch_env.experiments.report.metrics import flops_unit
 from vit_patch_env.experiments.report.words import counted, unique
+
+_STATED = (METHOD_KEYS - {"images"}) | {
+    "dataset", "train_fraction", "val_fraction", "image_size", "patch_size", "dim", "depth",
+    "heads", "dim_head", "mlp_dim", "budget", "epochs", "seconds", "batch_size", "optimizer",
+    "learning_rate", "schedule", "precision",
+}  # fmt: skip
+"""Arguments of the environment that have a place of their own, or differ between methods."""
 
 
 def settings(comparison: Comparison) -> dict[str, str]:
@@ -28,6 +37,7 @@ def settings(comparison: Comparison) -> dict[str, str]:
             f"{length}batch size {env.get('batch_size')}, optimizer {env.get('optimizer')}, "
             f"learning rate {env.get('learning_rate')}, schedule {env.get('schedule')}"
         ),
+        "Other options": _others(env),
         "Desired patches": str(env.get("n_patches_desired")),
         "Methods finished per seed": ", ".join(
             f"seed {seed}: {count} of {n_methods}" for seed, count in finished.items()
@@ -93,6 +103,19 @@ def _dataset(env: dict[str, Any]) -> str:
     validation = f", {held_out:.0%} of those for validation" if held_out else ""
     name = "images from a folder" if env.get("dataset") == "folder" else env.get("dataset")
     return f"{name}{part}{validation}"
+
+
+def _others(env: dict[str, Any]) -> str:
+    """The other arguments, where they are not the defaults: "augment randaugment, mixup 0.2"."""
+    changed = [
+        (name.replace("_", " "), env[name])
+        for name, default in to_json(EnvConfig()).items()
+        if name not in _STATED and env[name] != default
+    ]
+    return ", ".join(
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in changed
+    )
 
 
 def _by_seeds(names: tuple[str, ...]) -> str:

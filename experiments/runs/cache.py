@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vit_patch_env.experiments.options.commands import CacheOptions
+from vit_patch_env.experiments.process.output import print_line
 from vit_patch_env.system.cache import LIMIT_VARIABLE, cache_dir, entries, limit_bytes, remove
 
 
@@ -53,7 +54,7 @@ class CacheView:
         )
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(text, self.console)
 
 
 def _size(n_bytes: float) -> str:

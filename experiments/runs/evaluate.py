@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
+from vit_patch_env.experiments.process.output import loaded
 from vit_patch_env.experiments.run_folder.folder import AGENT, VIT, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
@@ -21,7 +22,7 @@ class Evaluation:
 
     Args:
         options: the run, and its images' folder and device if they have changed.
-        console: to print the metrics to.
+        console: to print what was read and the metrics to.
     """
 
     env: ViTPatchSelectEnv
@@ -49,7 +50,8 @@ class Evaluation:
             device=self.options.device or trained.env.device,
         )
         self.env = make_env(env)
-        classes = list(self.env.data.classes)
+        data = loaded(env.dataset, lambda: self.env.data, self.console)
+        classes = list(data.classes)
         if classes != result.get("classes"):
             raise ValueError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)

@@ -34,6 +34,7 @@ from vit_patch_env.experiments.options.commands import (
 )
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import provenance
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.system.files import replacing
@@ -83,9 +84,8 @@ class Pretraining:
             )
         )
         self.env = make_env(self.train_options.env)
-        self._say(f"Loading {options.env.dataset} ...")
-        for note in self.env.data.notes:  # loaded now, so that a damaged image is reported here
-            self._say(note)
+        # Loaded now, so that a damaged image is reported here.
+        loaded(options.env.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
 
     def run(self) -> None:
@@ -134,7 +134,7 @@ class Pretraining:
         )
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(text, self.console)
 
 
 def _make_env(options: EnvConfig, actions: ActionsName) -> Any:

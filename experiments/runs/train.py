@@ -33,6 +33,7 @@ from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
+from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
@@ -88,9 +89,8 @@ class Run:
         if not (self.resumes or options.overwrite):
             self.folder.check_free()
         self.env = make_env(options.env)
-        self.console.print(f"Loading {options.env.dataset} ...", highlight=False)
-        for note in self.env.data.notes:  # loaded now, so that a damaged image is reported here
-            self._say(note)
+        # Loaded now, so that a damaged image is reported here.
+        loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(options, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs)
@@ -235,7 +235,7 @@ class Run:
         return result
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_line(text, self.console)
 
     def _request_stop(self) -> None:
         """Stop after the current step; called when a signal is received."""

@@ -7,10 +7,9 @@ from typing import Any
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.items import IMAGE_KEYS, LABEL_KEYS, one_line
-from vit_patch_env.data.labels import listed
 from vit_patch_env.data.named_sets import Sets, sets_by_role
 from vit_patch_env.system.cache import HUGGING_FACE, cache_dir
-from vit_patch_env.system.shown import escaped
+from vit_patch_env.system.shown import escaped, listed
 
 _ROLES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",

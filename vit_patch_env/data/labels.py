@@ -23,7 +23,7 @@ from vit_patch_env.data.items import (
     n_items,
     read_pair,
 )
-from vit_patch_env.system.shown import escaped
+from vit_patch_env.system.shown import listed
 
 TRAINING_SET = "the training set"
 VALIDATION_SET = "the validation set"
@@ -31,9 +31,6 @@ TEST_SET = "the test set"
 
 _N_COMPARED = 8
 """Classes of which an item is read to see whether a data set's own list of labels is right."""
-
-_N_SHOWN = 10
-"""Class names in a message."""
 
 
 class Numbered(NamedTuple):
@@ -320,9 +317,3 @@ def _distinct(names: Any) -> tuple[str, ...] | None:
         str(name) if counts[name] == 1 else f"{name} ({number})"
         for number, name in enumerate(joined)
     )
-
-
-def listed(names: Sequence[object]) -> str:
-    """Names for a message in one line, the first few of many."""
-    text = ", ".join(escaped(str(name)) for name in names[:_N_SHOWN])
-    return f"{text}, ... ({len(names)} in all)" if len(names) > _N_SHOWN else text

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_patch_env.checks import shown
-from vit_patch_env.data.listing import LeftOut, counted, joined
+from vit_patch_env.data.left_out import LeftOut, counted
+from vit_patch_env.data.listing import joined
 from vit_patch_env.data.split_names import split_of_word
 from vit_patch_env.names import SplitName
 from vit_patch_env.system.shown import escaped

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.labels_file import Header, header_problem, read_header
-from vit_patch_env.data.listing import Folder, FolderId, Folders, counted, joined, listed
+from vit_patch_env.data.left_out import counted
+from vit_patch_env.data.listing import Folder, FolderId, Folders, joined
 from vit_patch_env.data.split_names import (
     is_wrapper,
     names_of_splits,
@@ -15,6 +16,7 @@ from vit_patch_env.data.split_names import (
     split_words,
 )
 from vit_patch_env.names import SplitName
+from vit_patch_env.system.shown import listed
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 PURPOSES = {"train": "training", "val": "validation", "test": "test"}
@@ -166,7 +168,7 @@ def _split_folders(
         ),
     )
     if classes:
-        splits = listed(name for names in found.values() for name in names)
+        splits = listed(sorted(name for names in found.values() for name in names))
         raise ValueError(
             f"expected either splits or classes in {folder.path!r}, got {splits}, which could be "
             f"splits, beside {listed(classes)}, as if all were classes; rename or move some"
@@ -220,7 +222,7 @@ def _check_place(folders: Folders, place: Place) -> None:
         if len(splits) > 1 and not folders.read(path).pictures:
             raise ValueError(
                 "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class "
-                f"folders, got {listed(splits)} in the class folder {path!r}"
+                f"folders, got {listed(sorted(splits))} in the class folder {path!r}"
             )
     misplaced = [
         name_of(path)
@@ -274,4 +276,4 @@ def name_of(path: str) -> str:
 
 
 def _names(found: Iterable[Folder]) -> str:
-    return listed(folder.name for folder in found)
+    return listed(sorted(folder.name for folder in found))

@@ -19,19 +19,10 @@ from vit_patch_env.data.layout_plan import (
     says_only_split,
     too_few_classes,
 )
-from vit_patch_env.data.listing import (
-    Folder,
-    FolderId,
-    Folders,
-    LeftOut,
-    Listing,
-    counted,
-    joined,
-    listed,
-    walk,
-)
+from vit_patch_env.data.left_out import LeftOut, counted
+from vit_patch_env.data.listing import Folder, FolderId, Folders, Listing, joined, walk
 from vit_patch_env.names import SplitName
-from vit_patch_env.system.shown import escaped
+from vit_patch_env.system.shown import escaped, listed
 
 
 class Layout(NamedTuple):
@@ -195,7 +186,9 @@ def _list_rows(
 def _of_rows(rows: list[Row], root: str, source: str) -> _Labelled:
     classes = {row.label for row in rows}
     if len(classes) < 2:
-        raise ValueError(f"expected at least two labels in {source!r}, got {listed(classes)}")
+        raise ValueError(
+            f"expected at least two labels in {source!r}, got {listed(sorted(classes))}"
+        )
     numbers = all(name.isascii() and name.isdigit() for name in classes)
     order = sorted(classes, key=lambda name: (int(name) if numbers else 0, name))
     rank = {name: index for index, name in enumerate(order)}
@@ -210,7 +203,7 @@ def _check_classes(splits: dict[SplitName, _Labelled]) -> None:
         if difference:
             raise ValueError(
                 f"expected the same classes in {first.source!r} and {other.source!r}, "
-                f"got {listed(difference)} in only one of them"
+                f"got {listed(sorted(difference))} in only one of them"
             )
 
 

@@ -1,8 +1,8 @@
-"""Listing the images of folders, with a count of everything that is left out."""
+"""Listing the images of folders: each folder once, whatever links lead to it."""
 
 import os
 import stat
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_patch_env.system.shown import escaped
+from vit_patch_env.data.left_out import LeftOut
 
 LABELS_FILE = "labels.csv"
 
@@ -24,25 +24,6 @@ _SPECIAL = {
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
-
-_EXPECTED = {
-    "hidden file", "hidden folder", "system file", "system folder",
-    "empty folder", "folder reached twice by links",
-}  # fmt: skip
-"""What even a folder that people call empty may hold."""
-
-_PLURALS = {
-    "class": "classes",
-    "file that is no image": "files that are no images",
-    "folder reached twice by links": "folders reached twice by links",
-    "image outside class folders": "images outside class folders",
-    "image without a row": "images without a row",
-    "row that repeats a file": "rows that repeat a file",
-}  # fmt: skip
-"""Of nouns that more than an "s" is needed for."""
-
-_SHOWN = 5
-"""Names that a message lists at most."""
 
 FolderId = tuple[int, int]
 """Device and inode, which a folder has under all its names."""
@@ -60,52 +41,6 @@ class Listing(NamedTuple):
     root: str
     paths: list[str]
     labels: NDArray[np.int64]
-
-
-class LeftOut:
-    """Counts what a listing leaves out.
-
-    Attributes:
-        counts: by kind, in the singular.
-        names: of some kinds, the suffixes or names to show.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.names: dict[str, set[str]] = {}
-
-    def add(self, kind: str, name: str | None = None, count: int = 1) -> None:
-        """Count something of a kind, and remember a name for the note."""
-        self.counts[kind] += count
-        if name is not None:
-            self.names.setdefault(kind, set()).add(name)
-
-    def update(self, other: "LeftOut") -> None:
-        """Add the counts of another folder."""
-        self.counts.update(other.counts)
-        for kind, names in other.names.items():
-            self.names.setdefault(kind, set()).update(names)
-
-    def unexpected(self) -> "LeftOut":
-        """The same without what even a folder that people call empty may hold."""
-        rest = LeftOut()
-        rest.counts = Counter(
-            {kind: count for kind, count in self.counts.items() if kind not in _EXPECTED}
-        )
-        rest.names = self.names
-        return rest
-
-    def __bool__(self) -> bool:
-        return bool(self.counts)
-
-    def __str__(self) -> str:
-        """Such as "3 hidden files, 2 files that are no images (.txt)"."""
-        parts = []
-        for kind in sorted(self.counts):
-            names = self.names.get(kind)
-            shown = f" ({listed(names)})" if names else ""
-            parts.append(f"{counted(self.counts[kind], kind)}{shown}")
-        return ", ".join(parts)
 
 
 class Folder(NamedTuple):
@@ -287,19 +222,6 @@ def _visit(
         below += [joined(folder.path, name) for name in folder.folders]
         links += [joined(folder.path, name) for name in folder.links]
     return links
-
-
-def counted(count: int, noun: str) -> str:
-    """A count and its noun: "1 hidden file", "1,200 files that are no images"."""
-    return f"{count:,} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names in alphabetical order: "a, b, c, d, e and 7 more"."""
-    ordered = sorted(names)
-    rest = len(ordered) - _SHOWN
-    more = f" and {rest:,} more" if rest > 0 else ""
-    return ", ".join(escaped(name) for name in ordered[:_SHOWN]) + more
 
 
 def joined(folder: str, name: str) -> str:

@@ -16,6 +16,7 @@ from vit_patch_env.data.images import Images, channel_sums
 from vit_patch_env.data.sources import Positions, Source
 from vit_patch_env.names import ImagesName
 from vit_patch_env.system.limits import available_memory
+from vit_patch_env.system.shown import escaped, listed
 
 TEST_FRACTION = 0.2
 """Share held out for testing if a data set has no test split."""
@@ -160,8 +161,8 @@ def _choose(
         _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
     elif n_unused:
         source.notes.append(
-            f"train_fraction {train_fraction} leaves out {n_unused} of {len(train):,} images, fewer "
-            f"than one of each of {len(source.classes)} classes: all are used"
+            f"train_fraction {train_fraction} leaves out {n_unused} of {len(train):,} images, "
+            f"fewer than one of each of {len(source.classes)} classes: all are used"
         )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
@@ -189,17 +190,17 @@ def _stratified(
     present, counts = np.unique(labels, return_counts=True)
     n_part = int(np.ceil(share * len(positions)))
     n_smaller = min(n_part, len(positions) - n_part)
+    smallest = escaped(source.classes[present[counts.argmin()]])
     if counts.min() < 2:
-        name = source.classes[present[counts.argmin()]]
         raise ValueError(
             f"expected at least 2 images of every class to split off {_of(purpose, share)}, "
-            f"got {counts.min()} of {name}"
+            f"got {counts.min()} of {smallest}"
         )
     if n_smaller < len(present):
         problem = (
             f"must leave at least one image of each of {len(present)} classes in both parts, "
             f"got {share}, which splits {len(positions)} images into {len(positions) - n_part} and "
-            f"{n_part}; the smallest class, {source.classes[present[counts.argmin()]]}, has "
+            f"{n_part}; the smallest class, {smallest}, has "
             f"{counts.min()}"
         )
         if purpose.endswith("_fraction"):
@@ -248,18 +249,13 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
         missing = [source.classes[label] for label in labels]
         if name == "training" and np.isin(labels, source.labels[source.parts.train]).any():
             raise ValueError(
-                f"expected training images of every class, got none of {_some(missing)}"
+                f"expected training images of every class, got none of {listed(missing)}"
             )
         if name == "training" and missing:
-            notes.append(f"the data set has no training images of {_some(missing)}")
+            notes.append(f"the data set has no training images of {listed(missing)}")
         elif missing:
             notes.append(
-                f"no {name} images of {_some(missing)}: macro metrics are over the other "
+                f"no {name} images of {listed(missing)}: macro metrics are over the other "
                 f"{len(source.classes) - len(missing)} classes"
             )
     return notes
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -45,6 +45,7 @@ class Store:
     and the sums of its pixel values. The index is written atomically, after the pixels it refers
     to, so that interrupted decoding continues where it stopped. Rows are only added: other
     processes may be reading the existing ones, and hold a lock that keeps them from being removed.
+    Call `load` before anything else, with the lock held.
 
     Args:
         folder: of the files, made when needed; its lock is beside it.
@@ -72,7 +73,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(lock_path(folder))
         with self.locked():
-            self.load()
+            self._open()  # raises what `load` would, and keeps others from removing it
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -102,6 +103,16 @@ class Store:
 
         Hold the lock. The files are opened again, as another process may have replaced them.
         """
+        self._open()
+        self._index = _read_index(self.folder / "index")
+        n_whole = os.fstat(self._pixels).st_size // self.row_bytes
+        lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
+        self._index["state"][lost & (self._index["state"] == DECODED)] = EMPTY
+        self._row_of = {key: row for row, key in enumerate(self._index["key"].tolist())}
+        self._verified = np.zeros(len(self._index), dtype=np.bool_)
+        self._saved = time.monotonic()
+
+    def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / ABOUT
         about.write_text(self.about, encoding="utf-8")  # its time is that of the last use
@@ -111,13 +122,6 @@ class Store:
         self._pixels = self._file.number
         if self.temporary:
             (self.folder / "pixels").unlink()
-        self._index = _read_index(self.folder / "index")
-        n_whole = os.fstat(self._pixels).st_size // self.row_bytes
-        lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
-        self._index["state"][lost & (self._index["state"] == DECODED)] = EMPTY
-        self._row_of = {key: row for row, key in enumerate(self._index["key"].tolist())}
-        self._verified = np.zeros(len(self._index), dtype=np.bool_)
-        self._saved = time.monotonic()
 
     @property
     def keys(self) -> Set[bytes]:

@@ -1,9 +1,13 @@
-"""Names of files in messages: one line, safe for a terminal."""
+"""Names in messages, of files and classes: one line, safe for a terminal."""
 
 import os
+from collections.abc import Iterable
 
 _LONGEST = 200
 """Characters of the longest name that is shown in full."""
+
+_N_LISTED = 5
+"""Names of a list that are shown."""
 
 _BYTES = range(0xDC80, 0xDD00)
 """What Python decodes the bytes of names to that are not in the file system's encoding."""
@@ -26,6 +30,18 @@ def escaped(text: str | os.PathLike[str]) -> str:
     half = (_LONGEST - len("...")) // 2
     end = _within(pieces[::-1], half)
     return "".join((*_within(pieces, half), "...", *end[::-1]))
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first names in their order, escaped, in one line: "a, b, c, d, e and 7 more".
+
+    Args:
+        names: texts, or what is shown as its `str`; empty text for none.
+    """
+    texts = [str(name) for name in names]
+    n_more = len(texts) - _N_LISTED
+    more = f" and {n_more:,} more" if n_more > 0 else ""
+    return ", ".join(map(escaped, texts[:_N_LISTED])) + more
 
 
 def _escaped(character: str) -> str:
