@@ -15,8 +15,9 @@ from PIL import Image, features
 from PIL.Image import Transpose
 
 from vit_patch_env.data import pictures
-from vit_patch_env.data.pictures import BACKGROUND, SUFFIXES, read_picture, to_rgb
+from vit_patch_env.data.pictures import SUFFIXES, read_picture
 from vit_patch_env.data.resize import resize_square
+from vit_patch_env.data.rgb import BACKGROUND, to_rgb
 from vit_patch_env.system.shown import escaped
 
 STORED = {

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vit_patch_env.checks import shown
-from vit_patch_env.data.pictures import LARGEST_ASPECT, to_rgb
+from vit_patch_env.data.pictures import LARGEST_ASPECT
+from vit_patch_env.data.rgb import to_rgb
 from vit_patch_env.system.shown import escaped
 
 

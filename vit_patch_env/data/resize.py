@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vit_patch_env.data.pictures import BACKGROUND
+from vit_patch_env.data.rgb import BACKGROUND
 from vit_patch_env.names import ResizeName
 from vit_patch_env.system.memory import check_fits
 
