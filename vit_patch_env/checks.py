@@ -42,11 +42,13 @@ class ArgumentError(ValueError):
     """An invalid value of an argument.
 
     Args:
-        name: of the argument, as in Python.
+        name: of the argument, as in Python; or another such error, to copy it.
         problem: what was expected and what was given, such as "must be in [0, 1], got 2".
     """
 
-    def __init__(self, name: str, problem: str) -> None:
+    def __init__(self, name: "str | ArgumentError", problem: str = "") -> None:
+        if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
+            name, problem = name.name, name.problem
         super().__init__(f"{name} {problem}")
         self.name = name
         self.problem = problem

@@ -222,7 +222,7 @@ class DatasetImages:
     def read_seeded(self, indices: Indices, seeds: Sequence[int], part: int) -> Tensor:
         """The images at these indices, with random numbers of (seeds, part)."""
         positions = at(self._positions, indices)
-        images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8)
+        images = torch.empty(len(positions), *self.shape[1:], dtype=torch.uint8, device="cpu")
         with seeded_generators(seeds, part, _CPU):
             for index, position in enumerate(positions.tolist()):
                 images[index] = self._source.image(position)
@@ -250,7 +250,7 @@ def _decode(
 ) -> tuple[Tensor, list[Label]]:
     """Images (n_indices, channels, image_size, image_size) at these indices, and their labels."""
     shape, purpose = (form.image_size, form.image_size), f"images of image_size {form.image_size}"
-    images = torch.empty(len(indices), 0, *shape, dtype=torch.uint8)
+    images = torch.empty(len(indices), 0, *shape, dtype=torch.uint8, device="cpu")
     labels: list[Label] = [0] * len(indices)
     # In the data set's order, in which files are read fastest.
     disable = None if show else True
@@ -260,7 +260,7 @@ def _decode(
         n_channels = len(image)
         if n_channels > images.shape[1]:  # the first image, or the first in colour after grey ones
             check_fits(len(indices) * n_channels * form.image_size**2, f"{len(indices)} {purpose}")
-            grown = torch.empty(len(indices), n_channels, *shape, dtype=torch.uint8)
+            grown = torch.empty(len(indices), n_channels, *shape, dtype=torch.uint8, device="cpu")
             images = grown.copy_(images) if images.shape[1] else grown
         images[place] = resize_images(image, *form)
     return images, labels
