@@ -46,12 +46,15 @@ class ArgumentError(ValueError):
         problem: what was expected and what was given, such as "must be in [0, 1], got 2".
     """
 
+    name: str
+    problem: str
+
     def __init__(self, name: "str | ArgumentError", problem: str = "") -> None:
         if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
-            name, problem = name.name, name.problem
-        super().__init__(f"{name} {problem}")
-        self.name = name
-        self.problem = problem
+            self.name, self.problem = name.name, name.problem
+        else:
+            self.name, self.problem = name, problem
+        super().__init__(f"{self.name} {self.problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
         return type(self), (self.name, self.problem)
