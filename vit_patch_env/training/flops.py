@@ -46,22 +46,21 @@ class FlopCount:
             keep = None if n_keep is None else torch.arange(n_keep, device=images.device)
             model(images, keep, **options).sum().backward()
 
-        return self._count(step, images, gradients=True)
+        with own_torch_state():
+            return self._count(step, images)
 
     def forward(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:
         """FLOPs of a function of model and images, without gradients."""
-        return self._count(function, images, gradients=False)
+        with own_torch_state(gradients=False):
+            return self._count(function, images)
 
-    def _count(
-        self, function: Callable[[Any, Tensor], Any], images: Tensor, *, gradients: bool
-    ) -> int:
-        with own_torch_state(gradients=gradients):
-            if not self.computed:
-                try:
-                    return _counted(function, self._shapes, images.to("meta"))
-                except RuntimeError:  # what torch raises where a value is asked for
-                    self.computed = True
-            return _counted(function, copy.deepcopy(self.model), images)
+    def _count(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:
+        if not self.computed:
+            try:
+                return _counted(function, self._shapes, images.to("meta"))
+            except RuntimeError:  # what torch raises where a value is asked for
+                self.computed = True
+        return _counted(function, copy.deepcopy(self.model), images)
 
 
 def _counted(function: Callable[[Any, Tensor], Any], model: nn.Module, images: Tensor) -> int:
