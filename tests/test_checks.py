@@ -86,3 +86,9 @@ def test_the_name_can_be_read_from_the_error_in_another_process_too():
     error = pickle.loads(pickle.dumps(ArgumentError("alpha", "must be in [0, 1], got 2")))
     assert error.name == "alpha"
     assert str(error) == "alpha must be in [0, 1], got 2"
+
+
+def test_an_argument_error_is_copied_as_gymnasium_does_it():
+    error = ArgumentError("alpha", "must be in [0, 1], got 2")
+    for copy in (type(error)(error), pickle.loads(pickle.dumps(error))):
+        assert (str(copy), copy.name, copy.problem) == (str(error), error.name, error.problem)

@@ -42,14 +42,19 @@ class ArgumentError(ValueError):
     """An invalid value of an argument.
 
     Args:
-        name: of the argument, as in Python.
+        name: of the argument, as in Python; or another such error, to copy it.
         problem: what was expected and what was given, such as "must be in [0, 1], got 2".
     """
 
-    def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name} {problem}")
-        self.name = name
-        self.problem = problem
+    name: str
+    problem: str
+
+    def __init__(self, name: "str | ArgumentError", problem: str = "") -> None:
+        if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
+            self.name, self.problem = name.name, name.problem
+        else:
+            self.name, self.problem = name, problem
+        super().__init__(f"{self.name} {self.problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
         return type(self), (self.name, self.problem)

@@ -1,16 +1,18 @@
 """ViTPatchSelect-v0: a Vision Transformer's training run as a Gymnasium environment."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
-from vit_patch_env.checks import ArgumentError, check_integer, shown
+from vit_patch_env.checks import ArgumentError, check_choice, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector
@@ -20,11 +22,19 @@ from vit_patch_env.rendering import draw_selection
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
 from vit_patch_env.training.evaluation import Metrics
+from vit_patch_env.training.precision import Precision
 
 Answer = TypeVar("Answer")
 
 _PLAIN = (str, int, float, tuple, type(None))
 """Values of arguments that can be saved."""
+
+_FIXED = {"config", "n_patches", *(one.name for one in declared(EnvConfig))} - {"render_mode"}
+"""Attributes that cannot be assigned, as a new value would not take effect."""
+
+
+class ResetNeededError(gym.error.ResetNeeded, ValueError):
+    """A call that needs a reset before it; Gymnasium's `OrderEnforcing` raises the base class."""
 
 
 class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
@@ -65,7 +75,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     steps; observations and rewards use it too. `"seconds"`: wall-clock time since the first step,
     including the agent's and excluding evaluation; such runs are not reproducible. Terminated if
     the loss is not finite, with a reward of -100. A step with a finite loss but a gradient that is
-    not finite changes no weights; ten such steps in a row end the run as well.
+    not finite changes no weights; ten such steps in a row end the run as well. After the end, a
+    step raises `gymnasium.error.ResetNeeded`.
 
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
@@ -78,6 +89,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
     in another process, as if it had not been interrupted.
 
+    ## torch
+    The ViT trains in the same way whatever torch state the caller has set: under `no_grad`,
+    `inference_mode` or `autocast`, and with any default type or device of tensors.
+
     ## Arguments
     All keyword-only: those of `vit_patch_env.config.EnvConfig`, where type, range, default and
     meaning of each are declared. Through `gym.make` they are JSON values; `dataset`, `model` and
@@ -87,32 +102,48 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     height, width) on the device to images of the same type and shape.
 
     Attributes:
-        config: the arguments.
+        config: the arguments; each of them can also be read as an attribute, and none but
+            `render_mode` can be assigned.
         n_patches: patches of an image.
-        batch_size: images per step.
-        epochs: of the arguments.
         device: of the ViT.
+        precision: of the ViT.
 
     Raises:
         ValueError: for an invalid value, stating what was expected and what was given.
     """
 
+    config: EnvConfig
+    n_patches: int
+    batch_size: int
+    epochs: int
+    device: torch.device
+    precision: Precision
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     @takes(EnvConfig)
     def __init__(self, config: EnvConfig) -> None:
-        self.config = config
-        self.n_patches = config.n_patches
-        self.batch_size = config.batch_size
-        self.epochs = config.epochs
-        self.render_mode = config.render_mode
         self._factory = EpisodeFactory(config)
-        self.precision = self._factory.precision
-        self.device = self.precision.device
+        precision = self._factory.precision
+        fixed = {one.name: getattr(config, one.name) for one in declared(EnvConfig)}
+        fixed |= {"config": config, "n_patches": config.n_patches}
+        fixed |= {"precision": precision, "device": precision.device}
+        vars(self).update(fixed)  # as these names cannot be assigned
         self.observation_space = self._factory.observation.space(self.n_patches)
         self.action_space = spaces.MultiBinary(self.n_patches)
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign an attribute that is not an argument.
+
+        Raises:
+            ArgumentError: for an argument, whose new value would not take effect.
+        """
+        if name in _FIXED:
+            raise ArgumentError(
+                name, "cannot be assigned: make a new environment with the other value"
+            )
+        super().__setattr__(name, value)
 
     @property
     def data(self) -> ImageData:
@@ -121,24 +152,30 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     @property
     def episode(self) -> Episode:
-        """The running episode.
+        """The running episode, or the one that has just ended, until the next reset.
 
         Raises:
-            ValueError: before the first reset.
+            ResetNeededError: before the first reset.
         """
         if self._episode is None:
-            raise ValueError("expected a reset before this call, got none")
+            raise ResetNeededError("expected a reset before this call, got none")
         return self._episode
 
     @property
     def last_episode(self) -> Episode:
         """The episode that ended last, for vectorised environments, which then reset themselves.
 
+        It ended because its budget was used or it diverged, or early: a reset also ends an episode
+        that has trained. `last_episode.progress` is the share of the budget that it used.
+
         Raises:
             ValueError: if none has ended yet.
         """
         if self._last_episode is None:
-            raise ValueError("expected an episode that has ended, got none")
+            running = "got none"
+            if self._episode is not None:
+                running = f"got a running one that has used {_percent(self._episode)} of its budget"
+            raise ValueError(f"expected an episode that has ended, {running}")
         return self._last_episode
 
     def ask(self, question: Callable[[Episode], Answer], *, ended: bool = False) -> Answer:
@@ -182,7 +219,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start a training run with new weights, data order and augmentation.
 
-        All of them come from `np_random`: the same seed gives the same run.
+        All of them come from `np_random`: the same seed gives the same run. An episode that was
+        running and has trained becomes `last_episode`.
 
         Raises:
             ValueError: for a seed that is not an integer from 0, or any options.
@@ -196,8 +234,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             )
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
-        self._episode = self._factory.make(weights_seed, stream_seed)
-        return self._episode.view(), self._reset_info()
+        episode, before = self._factory.make(weights_seed, stream_seed), self._episode
+        if before is not None and before.run.steps_done:
+            self._last_episode = before
+        self._episode = episode
+        return episode.view(), self._reset_info()
 
     def step(
         self, action: NDArray[Any]
@@ -208,9 +249,12 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             action: (n_patches,), 1 = train on this patch.
 
         Raises:
+            ResetNeededError: before the first reset, or after the episode has ended.
             ValueError: for another shape or values other than 0 and 1.
         """
         episode = self.episode
+        if episode is self._last_episode:
+            raise ResetNeededError("expected a reset, as the episode has ended, got a step")
         patch_mask, empty_action = episode.select(action)
         epoch = episode.run.steps_done // self.steps_per_epoch
         loss, reward, terms, skipped, diverged = episode.step(patch_mask)
@@ -230,9 +274,30 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         }
         return episode.view(), reward, diverged, truncated, info
 
-    def evaluate(self, split: SplitName, selector: Selector | None = None) -> Metrics:
-        """Metrics of the running episode's ViT on a split: see `Episode.evaluate`."""
-        return self.episode.evaluate(split, selector)
+    def evaluate(
+        self,
+        split: SplitName,
+        selector: Selector | None = None,
+        *,
+        episode: Literal["running", "last"] = "running",
+    ) -> Metrics:
+        """Metrics of an episode's ViT on a split: see `Episode.evaluate`.
+
+        Args:
+            split: as in `Episode.evaluate`.
+            selector: as in `Episode.evaluate`.
+            episode: `running`, or `last` for `last_episode`, with a warning if it ended before its
+                budget was used.
+        """
+        check_choice(("running", "last"), episode=episode)
+        if episode == "running":
+            return self.episode.evaluate(split, selector)
+        last = self.last_episode
+        if last.progress < 1:
+            warnings.warn(
+                f"the last episode ended after {_percent(last)} of its budget", stacklevel=2
+            )
+        return last.evaluate(split, selector)
 
     def exclude_time(self, seconds: float) -> None:
         """Exclude seconds, such as those of a checkpoint, from the measured training time."""
@@ -357,6 +422,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode = self._factory.make(0, 0)
         episode.load_state_dict(state)
         return episode
+
+
+def _percent(episode: Episode) -> str:
+    return f"{100 * episode.progress:.0f} %"
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

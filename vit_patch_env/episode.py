@@ -22,6 +22,7 @@ from vit_patch_env.reward import (
     patch_term,
     reward_terms,
 )
+from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.evaluation import Metrics
 from vit_patch_env.training.run import TrainingRun
 
@@ -148,6 +149,11 @@ class Episode:
         return self.run.trainer.model
 
     @property
+    def progress(self) -> float:
+        """Share of the budget used so far, in [0, 1]: less than 1 if the episode ended early."""
+        return self.run.progress
+
+    @property
     def patch_mask(self) -> NDArray[np.bool_]:
         """(n_patches,) patches that the last step trained on; all before the first step."""
         if self.shown is None:
@@ -205,6 +211,7 @@ class Episode:
             patch_mask[values.argmax()] = True
         return Selection(patch_mask, empty)
 
+    @own_torch_state()
     def step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         """Train on the next batch.
 
@@ -283,6 +290,7 @@ class Episode:
             "shown": shown,
         }
 
+    @own_torch_state()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the state of another episode with the same arguments."""
         self.run.load_state_dict(state["run"])

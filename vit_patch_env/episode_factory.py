@@ -4,6 +4,8 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -19,6 +21,12 @@ from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model
 from vit_patch_env.observation import OBSERVATIONS
 from vit_patch_env.system.memory import check_fits
+from vit_patch_env.system.torch_state import (
+    DrawingFrom,
+    lending_global_state,
+    on_cpu,
+    own_torch_state,
+)
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import ReferenceCost
@@ -80,7 +88,8 @@ class EpisodeFactory:
     def data(self) -> ImageData:
         """The images and labels, on the training device; loaded at first use."""
         if self._data is None:
-            self._data = self._load_data().to(self.precision.device)
+            with own_torch_state(), on_cpu():
+                self._data = self._load_data().to(self.precision.device)
         return self._data
 
     @property
@@ -124,6 +133,7 @@ class EpisodeFactory:
             return math.ceil(self.budget_steps * cost.step(None) / cost.step(1))
         return self.budget_steps if self.config.budget == "epochs" else sys.maxsize
 
+    @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
         """An episode with fresh weights."""
         if os.getpid() != _IMPORTED_BY:
@@ -219,7 +229,7 @@ class EpisodeFactory:
         if config.reward == "validation" and not len(data.val.images):
             raise ValueError("reward validation needs validation images, got 0 of them")
         if isinstance(config.model, str):  # so that invalid sizes are reported before training
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
 
@@ -264,8 +274,7 @@ class EpisodeFactory:
         return self._reference
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # as its FLOPs may depend on its weights
+        with self._seeded(0):  # as its FLOPs may depend on its weights
             if not isinstance(self.config.model, str):
                 return self.config.model(n_classes, channels).to(self.precision.device)
             return make_model(
@@ -276,15 +285,26 @@ class EpisodeFactory:
         """A model with fresh weights that depend only on the seed."""
         data = self.data
         n_classes, channels = len(data.classes), data.train.images.shape[1]
-        # Layers use the global generator: seed it here, and restore it afterwards.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with self._seeded(seed):
             model = self._make_model(n_classes, channels)
         if model.n_patches != self.config.n_patches:
             raise ArgumentError(
                 "model", f"must have {self.config.n_patches} patches, got {model.n_patches}"
             )
         return model
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """A context in which a model's weights depend only on the seed."""
+        with own_torch_state():
+            if isinstance(self.config.model, str):
+                with DrawingFrom(torch.Generator().manual_seed(seed)), on_cpu():
+                    yield
+                return
+            # A user's function may also seed or read the global generator: it gets that one.
+            with lending_global_state(), torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                yield
 
     def _make_model(self, n_classes: int, channels: int) -> nn.Module:
         config = self.config

@@ -34,7 +34,9 @@ class TrainingMonitor(BaseCallback):
     Works with any Stable-Baselines3 algorithm and `FixedRule` on `ViTPatchSelect-v0`, also on
     several environments: scalars are averaged over them, epochs are those of the first. Tags:
     `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
-    `env/reward_patch`, `vit/skipped_steps` (steps so far whose gradient was not finite); images
+    `env/reward_patch`, `vit/skipped_steps` (steps so far whose gradient was not finite),
+    `env/progress` (after every epoch, the share of the budget used so far; below 1 at the end of an
+    episode that a wrapper ended); images
     after every epoch: `vit/attention` (the observation) and `env/selected` (how often each patch
     was selected).
 
@@ -184,6 +186,7 @@ class TrainingMonitor(BaseCallback):
         self.selected, self.n_selected = sums.patch_masks / sums.n_steps, sums.n_selected
         self.logger.record("vit/val_loss", val.loss)
         self.logger.record("vit/val_accuracy", val.accuracy)
+        self.logger.record("env/progress", info["progress"])
         self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
         self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
         self.model.dump_logs()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.names import AugmentName
+from vit_patch_env.system.torch_state import on_cpu
 
 Transform = Callable[[Tensor], Tensor]
 """Maps uint8 images (batch, channels, height, width) to uint8 images of the same shape."""
@@ -124,6 +125,7 @@ class Mixing(NamedTuple):
         """Whether it does anything."""
         return any((self.random_erasing, self.mixup, self.cutmix))
 
+    @on_cpu()
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images (batch, channels, height, width) and their labels, some erased and mixed.
 
@@ -174,6 +176,7 @@ def erase(images: Tensor, probability: float) -> Tensor:
     return images
 
 
+@on_cpu()
 def _rand_augment(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
@@ -181,6 +184,7 @@ def _rand_augment(images: Tensor) -> Tensor:
     return _in_groups(one, _in_groups(one, images))
 
 
+@on_cpu()
 def _trivial_augment(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
@@ -188,6 +192,7 @@ def _trivial_augment(images: Tensor) -> Tensor:
     return _in_groups(one, images)
 
 
+@on_cpu()
 def _resized_crops(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from vit_patch_env.system.torch_state import lending_global_state
+
 
 @contextmanager
 def seeded_generators(seeds: Sequence[int], part: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch; restore their states afterwards.
 
-    For code that takes no generator, such as torchvision's transforms.
+    For code that takes no generator, such as torchvision's transforms. Threads take turns; one
+    that draws from these generators without this function may get the seeded numbers.
 
     Args:
         seeds: integers from 0 that the numbers depend on, together with `part`.
@@ -21,9 +24,9 @@ def seeded_generators(seeds: Sequence[int], part: int, device: torch.device) -> 
     """
     words = np.random.SeedSequence(seeds, spawn_key=(part,)).generate_state(2)
     seed = int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits
-    python, legacy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with lending_global_state(), torch.random.fork_rng(devices):
+        python, legacy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
         try:
             random.seed(seed)
             np.random.seed(words)  # noqa: NPY002

@@ -84,7 +84,7 @@ def channel_sums(images: Images) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if own is not None:
         sums: tuple[NDArray[np.int64], NDArray[np.int64]] = own()
         return sums
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64, device="cpu")
     for part in in_batches(images, _CHUNK):
         for channel, values in enumerate(part.unbind(dim=1)):
             counts[channel] += torch.bincount(values.flatten(), minlength=256).cpu()

@@ -75,7 +75,7 @@ class ItemReader(Dataset[Items]):
                 labels.append(label)
         n_channels = max(map(len, images), default=1)
         size = self.form.image_size
-        stacked = torch.empty(len(images), n_channels, size, size, dtype=torch.uint8)
+        stacked = torch.empty(len(images), n_channels, size, size, dtype=torch.uint8, device=_CPU)
         for row, image in zip(stacked, images, strict=True):
             row.copy_(image)
         return Items(np.array(places, dtype=np.int64), stacked, labels, problems)
@@ -90,7 +90,7 @@ class ItemReader(Dataset[Items]):
             sampler=requests,
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
-            generator=torch.Generator(),  # it draws a seed, though not of the global generator
+            generator=torch.Generator(_CPU),  # it draws a seed, though not of the global generator
         )
         return iter(loader)
 

@@ -94,7 +94,8 @@ class ItemSet:
         known = known_labels(dataset, where)
         self.labels: list[Label | None] = [None] * n if known is None else list(known)
         self._row_of = np.full(n, -1, dtype=np.int64)
-        self._images = torch.empty(0, 0, form.image_size, form.image_size, dtype=torch.uint8)
+        size = form.image_size
+        self._images = torch.empty(0, 0, size, size, dtype=torch.uint8, device="cpu")
         self.facts = Facts(0)
         self.is_read = self.streamed = False
 
@@ -153,7 +154,7 @@ class ItemSet:
             size = self._form.image_size
             purpose = f"{n} images of image_size {size}"
             check_fits(n * n_channels * size**2, purpose)
-            grown = torch.empty(n, n_channels, size, size, dtype=torch.uint8)
+            grown = torch.empty(n, n_channels, size, size, dtype=torch.uint8, device="cpu")
             self._images = grown.copy_(self._images) if self._images.shape[1] else grown
         self._images[torch.from_numpy(rows)] = images
 

@@ -180,7 +180,7 @@ class ResizedImages:
         """All of the images."""
         if self._images.shape[2:] == self.shape[2:]:
             return self[:]
-        images = torch.empty(self.shape, dtype=torch.uint8)
+        images = torch.empty(self.shape, dtype=torch.uint8, device="cpu")
         for start in range(0, len(self), _CHUNK):
             images[start : start + _CHUNK] = self[start : start + _CHUNK]
         return images

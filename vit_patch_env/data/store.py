@@ -187,7 +187,7 @@ class Store:
 
         A row is compared with its checksum when it is read for the first time.
         """
-        images = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
+        images = torch.empty(len(rows), *self.shape, dtype=torch.uint8, device="cpu")
         damaged = []
         content = images.view(-1).numpy().data
         for position, row in enumerate(rows.tolist()):

@@ -1,21 +1,19 @@
 """PatchDropout (Liu et al. 2022, https://arxiv.org/abs/2208.07220)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.system.torch_state import DrawingFrom
 
 
 class PatchDropoutViT(SimpleViT):
     """SimpleViT that drops random patches in training, different ones for each image.
 
-    The layer is timm's. It uses torch's global generator, whose state the model replaces by that of
-    its own generator during the call: the patches do not depend on other code that uses the global
-    generator, and do not affect it.
+    The layer is timm's. It draws from a generator of the model instead of torch's global one: the
+    patches do not depend on other code that uses the global generator, and do not affect it.
 
     Args:
         keep_rate: share of the patches kept, rounded down; published: 0.5.
@@ -37,7 +35,7 @@ class PatchDropoutViT(SimpleViT):
 
     def transform(self, tokens: Tensor) -> Tensor:
         """Tokens after all blocks: (batch, n_tokens, dim), in training fewer."""
-        with sampling_from(self._generator(tokens.device)):
+        with DrawingFrom(self._generator(tokens.device)):
             tokens = self.dropout(tokens)
         return super().transform(tokens)
 
@@ -59,21 +57,6 @@ class PatchDropoutViT(SimpleViT):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._seed)
         return self._generators[device]
-
-
-@contextmanager
-def sampling_from(generator: torch.Generator) -> Iterator[None]:
-    """Within the block, torch's global generator of the same device continues `generator`."""
-    device = generator.device
-    on_cuda = device.type == "cuda"
-    shared = torch.cuda.default_generators[device.index] if on_cuda else torch.default_generator
-    before = shared.get_state()
-    shared.set_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(shared.get_state())
-        shared.set_state(before)
 
 
 MODEL = PatchDropoutViT

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from vit_patch_env.system.torch_state import own_torch_state
+
 _MAGIC = b"vit-patch-env state\n"
 _VERSION = 2
 _HEADER = _MAGIC + _VERSION.to_bytes(4, "big")
@@ -96,7 +98,8 @@ def load_state(path: Path) -> Any:
         raise VersionError(f"expected a state of version {_VERSION} in {path}, got {version}")
     try:
         payload = io.BytesIO(content[len(_HEADER) : -_DIGEST_SIZE])
-        return torch.load(payload, map_location="cpu", weights_only=True)
+        with own_torch_state():  # else a caller's inference mode makes tensors that cannot train
+            return torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a file from elsewhere may raise anything
         raise ValueError(
             f"expected plain data and tensors in {path}, got something else"

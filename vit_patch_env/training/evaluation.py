@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from vit_patch_env.data.batches import Batch, Normalize
 from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import Split
+from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.precision import Precision
 
 
@@ -53,9 +54,10 @@ def evaluate(
     model.eval()
     logits = []
     for part in in_batches(split.images, batch_size):
-        images = normalize(part.to(precision.device))
-        keep = None if select is None else select(images)
-        with precision.autocast():
+        with own_torch_state(gradients=False):
+            images = normalize(part.to(precision.device))
+        keep = None if select is None else select(images)  # in the caller's torch state
+        with own_torch_state(gradients=False), precision.autocast():
             logits.append(model(images, keep).float())
     scores = torch.cat(logits)
     labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
@@ -71,7 +73,7 @@ def evaluate(
     )
 
 
-@torch.no_grad()
+@own_torch_state(gradients=False)
 def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:
     """Mean cross-entropy of a model on all patches of normalised batches."""
     model.eval()

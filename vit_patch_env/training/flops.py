@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vit_patch_env.system.torch_state import lending_global_state, own_torch_state
+
 
 class FlopCount:
     """Counts the FLOPs of matrix products that a model's steps take.
@@ -24,6 +26,7 @@ class FlopCount:
         computed: whether the images' values may decide over the count.
     """
 
+    @own_torch_state()
     def __init__(self, model: nn.Module) -> None:
         self.computed = bool(getattr(model, "data_dependent", False))
         self.model = model
@@ -43,11 +46,12 @@ class FlopCount:
             keep = None if n_keep is None else torch.arange(n_keep, device=images.device)
             model(images, keep, **options).sum().backward()
 
-        return self._count(step, images)
+        with own_torch_state():
+            return self._count(step, images)
 
     def forward(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:
         """FLOPs of a function of model and images, without gradients."""
-        with torch.no_grad():
+        with own_torch_state(gradients=False):
             return self._count(function, images)
 
     def _count(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:
@@ -61,7 +65,11 @@ class FlopCount:
 
 def _counted(function: Callable[[Any, Tensor], Any], model: nn.Module, images: Tensor) -> int:
     # As plain products: torch counts recomputation in CUDA's fused kernels, and no CPU's at all.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        lending_global_state(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         function(model, images)
     return int(counter.get_total_flops())
 

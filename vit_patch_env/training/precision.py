@@ -1,5 +1,7 @@
 """The device of a ViT and the precision of its matrix products."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, get_args
 
 import torch
@@ -14,11 +16,19 @@ class Precision(NamedTuple):
     device: torch.device
     dtype: torch.dtype = torch.float32
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """A context in which matrix products are computed in `dtype`."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
+        enabled = self.dtype == torch.bfloat16
+        try:
+            with torch.autocast(
+                self.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=True
+            ):
+                yield
+        finally:
+            # In a caller's autocast torch would keep the weights that it has cast, whose values
+            # change, and those cast without gradients.
+            torch.clear_autocast_cache()
 
     @property
     def name(self) -> PrecisionName:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vit_patch_env.data.batches import Batch, BatchStream
 from vit_patch_env.data.splits import Split
+from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.evaluation import Metrics, evaluate, mean_loss
 from vit_patch_env.training.flop_meter import OBSERVATION, VALIDATION, FlopMeter, Work
@@ -109,7 +110,7 @@ class TrainingRun:
             return self.flops()
         return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
 
-    @torch.no_grad()
+    @own_torch_state(gradients=False)
     def observe(self, images: Tensor) -> Tensor:
         """Observation (n_patches,) float32 of normalised images, still on the device."""
         self.trainer.model.eval()
