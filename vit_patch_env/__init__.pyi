@@ -7,7 +7,7 @@ from .models.simple_vit import SimpleViT
 from .training.evaluation import Metrics
 from .training.run import TrainingRun
 from .training.trainer import Trainer
-from .wrappers import CountAction, TopKAction
+from .wrappers import CountAction, NumPyInfo, TopKAction
 
 ENV_ID: str
 __version__: str
@@ -17,6 +17,7 @@ __all__ = [
     "Episode",
     "ImageData",
     "Metrics",
+    "NumPyInfo",
     "Selector",
     "SimpleViT",
     "TopKAction",

@@ -1,12 +1,14 @@
 """ViTPatchSelect-v0: a Vision Transformer's training run as a Gymnasium environment."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
@@ -72,7 +74,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
     `empty_action`, `skipped`, `diverged`. It contains no times except the share of a budget of
     seconds, so that it is reproducible with any other budget. The info of `reset` has
-    `budget_steps`.
+    `epoch`, `progress` and `budget_steps`, as NumPy's scalars.
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
@@ -111,8 +113,24 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self.device = self.precision.device
         self.observation_space = self._factory.observation.space(self.n_patches)
         self.action_space = spaces.MultiBinary(self.n_patches)
+        self._spec: EnvSpec | None = None
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gym.make` made the environment; None if it did not.
+
+        With a budget of seconds the environment is nondeterministic: the clock determines the share
+        of the budget used, the learning rate and the end.
+        """
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and self.config.budget == "seconds":
+            spec = replace(spec, nondeterministic=True)
+        self._spec = spec
 
     @property
     def data(self) -> ImageData:
@@ -347,10 +365,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     def _reset_info(self) -> dict[str, Any]:
         run = self.episode.run
-        return {
-            "epoch": run.steps_done // self.steps_per_epoch,
-            "progress": run.progress,
-            "budget_steps": self.budget_steps,
+        return {  # NumPy's scalars, as TorchRL's readers need values with a dtype
+            "epoch": np.int64(run.steps_done // self.steps_per_epoch),
+            "progress": np.float64(run.progress),
+            "budget_steps": np.int64(self.budget_steps),
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:

@@ -175,6 +175,38 @@ class CountAction(
         return index
 
 
+class NumPyInfo(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Numbers of `info` as NumPy's scalars, which have a dtype: for TorchRL's readers of `info`.
+
+    Args:
+        env: any environment.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment."""
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, _with_dtypes(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment."""
+        *results, info = super().step(action)
+        return *results, _with_dtypes(info)
+
+
+def _with_dtypes(info: dict[str, Any]) -> dict[str, Any]:
+    plain = (bool, int, float)
+    return {
+        name: np.asarray(value)[()] if isinstance(value, plain) else value
+        for name, value in info.items()
+    }
+
+
 def _n_patches(env: gym.Env[Any, NDArray[Any]]) -> int:
     space = env.action_space
     if not isinstance(space, spaces.MultiBinary) or len(space.shape) != 1:
