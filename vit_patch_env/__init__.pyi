@@ -1,3 +1,4 @@
+from .agent_evaluation import evaluate_agent
 from .data.datasets import load_dataset
 from .data.splits import ImageData
 from .data.torch_datasets import from_torch
@@ -24,6 +25,7 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "ViTPatchSelectEnv",
+    "evaluate_agent",
     "from_torch",
     "load_dataset",
 ]

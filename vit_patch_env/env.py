@@ -18,6 +18,7 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
+from vit_patch_env.patches.selection import valid_actions
 from vit_patch_env.rendering import draw_selection
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
@@ -170,6 +171,22 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """
         return question(self.last_episode if ended else self.episode)
 
+    def apply(self, function: "Callable[[ViTPatchSelectEnv], Answer]") -> Answer:
+        """The result of a function of the environment, in whatever process it is.
+
+        Args:
+            function: a function that can be pickled.
+        """
+        return function(self)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The valid actions, (2 * n_patches,): whether each patch may be dropped, and kept.
+
+        For MaskablePPO of sb3-contrib. Every patch may be dropped or kept, unless it is the only
+        one. A wrapper may override it to exclude patches.
+        """
+        return valid_actions(self.n_patches)
+
     @property
     def steps_per_epoch(self) -> int:
         """Training batches, and so environment steps, per epoch."""
@@ -249,7 +266,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return episode.view(), reward, diverged, truncated, info
 
     def evaluate(self, split: SplitName, selector: Selector | None = None) -> Metrics:
-        """Metrics of the running episode's ViT on a split: see `Episode.evaluate`."""
+        """Metrics of the running episode's ViT on a split: see `Episode.evaluate`.
+
+        For an agent with wrappers between it and the environment: `evaluate_agent`.
+        """
         return self.episode.evaluate(split, selector)
 
     def exclude_time(self, seconds: float) -> None:

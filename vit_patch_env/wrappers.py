@@ -152,6 +152,10 @@ class CountAction(
         sampler = SAMPLERS["uniform" if self.sampling == "attended" else self.sampling]
         return sampler(scores, n_keep, self._rng)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The valid actions, (len(counts),): all of them. For MaskablePPO of sb3-contrib."""
+        return np.ones(len(self.counts), dtype=np.bool_)
+
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator of the patches without a reset."""
         self._rng = np.random.default_rng([seed, _SAMPLING_STREAM])
