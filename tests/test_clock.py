@@ -1,6 +1,7 @@
 """Budgets whose length is not a number of steps, in scripts that do not know of them."""
 
 import json
+from typing import get_args
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,7 @@ from tests.conftest import TINY
 from vit_patch_env import CountAction, TopKAction
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.experiments import TrainingMonitor
+from vit_patch_env.names import ModelName
 
 SECONDS = {"budget": "seconds", "seconds": 5}
 
@@ -50,6 +52,17 @@ def test_learning_for_max_steps_finishes_an_episode(budget, n_keep, reward):
     agent.learn(env.unwrapped.max_steps, callback=monitor)
     assert env.unwrapped.last_episode.run.progress == 1
     assert agent.num_timesteps <= env.unwrapped.max_steps
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+def test_max_steps_suffice_for_every_model(model):
+    env = make(model=model, budget="flops", epochs=1, patch_size=16, n_patches_desired=1).unwrapped
+    env.reset(seed=0)
+    only_one = np.eye(4, dtype=np.int8)[0]
+    n_steps = 1
+    while not env.step(only_one)[3]:
+        n_steps += 1
+    assert n_steps <= env.max_steps
 
 
 def test_max_steps_suffice_with_a_budget_of_seconds():

@@ -34,8 +34,11 @@ def test_the_device_may_be_a_device(device):
     env = ViTPatchSelectEnv(**TINY | {"device": device})
     assert env.config.device == "cpu"
     assert env.device == torch.device("cpu") == resolve_device(device)
-    made = gym.make("ViTPatchSelect-v0", **TINY | {"device": device})
+    made = gym.make("ViTPatchSelect-v0", **TINY | {"device": device, "data_dir": Path("a")})
     assert made.unwrapped.device == torch.device("cpu")
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(made.spec.to_json()))
+    assert again.spec == made.spec
+    assert again.unwrapped.config == made.unwrapped.config
 
 
 def test_a_device_that_cannot_be_used_is_refused():

@@ -71,7 +71,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _as_text(value: object) -> object:
+def as_text(value: object) -> object:
     """A path or a device as the text that names it; any other value unchanged."""
     torch = sys.modules.get("torch")  # not imported here, as it takes seconds
     if torch is not None and isinstance(value, torch.device):
@@ -99,7 +99,7 @@ def check(annotation: Any, **values: object) -> Any:
         if isinstance(value, list) and takes_list(annotation):  # as from JSON
             value = tuple(value)
         if str in _kinds(annotation)[0]:
-            value = _as_text(value)
+            value = as_text(value)
         try:
             valid = _adapter(annotation).validate_python(plain(value))
         except ValidationError as error:

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
-from vit_patch_env.checks import ArgumentError, check_integer, shown
+from vit_patch_env.checks import ArgumentError, as_text, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector
@@ -129,8 +129,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        if spec is not None and self.config.budget == "seconds":
-            spec = replace(spec, nondeterministic=True)
+        if spec is not None:
+            kwargs = {name: as_text(value) for name, value in spec.kwargs.items()}  # for JSON
+            timed = self.config.budget == "seconds"
+            spec = replace(spec, kwargs=kwargs, nondeterministic=spec.nondeterministic or timed)
         self._spec = spec
 
     @property
