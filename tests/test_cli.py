@@ -351,9 +351,10 @@ def test_every_value_of_environment_and_agent_is_on_the_command_line():
     env = dict(signature(ViTPatchSelectEnv).parameters)
     del env["render_mode"]  # not for a command line
     options = flat(TrainOptions())
-    assert {name: options[name] for name in env} == {
-        name: parameter.default for name, parameter in env.items()
-    }
+    defaults = {name: parameter.default for name, parameter in env.items()}
+    assert defaults.pop("n_patches_desired") == "auto"
+    assert options["n_patches_desired"] == 40  # of the 64 patches by default
+    assert {name: options[name] for name in defaults} == defaults
     assert parse(["train", "--dim-head", "8", "--dqn.tau", "0.5"]).env.dim_head == 8
     dqn = signature(MultiOutputDQN).parameters
     for field in fields(DQNOptions):

@@ -1,3 +1,4 @@
+from .agent_evaluation import evaluate_agent
 from .data.datasets import load_dataset
 from .data.splits import ImageData
 from .data.torch_datasets import from_torch
@@ -7,7 +8,7 @@ from .models.simple_vit import SimpleViT
 from .training.evaluation import Metrics
 from .training.run import TrainingRun
 from .training.trainer import Trainer
-from .wrappers import CountAction, TopKAction
+from .wrappers import CountAction, NumPyInfo, TopKAction
 
 ENV_ID: str
 __version__: str
@@ -17,12 +18,14 @@ __all__ = [
     "Episode",
     "ImageData",
     "Metrics",
+    "NumPyInfo",
     "Selector",
     "SimpleViT",
     "TopKAction",
     "Trainer",
     "TrainingRun",
     "ViTPatchSelectEnv",
+    "evaluate_agent",
     "from_torch",
     "load_dataset",
 ]

@@ -65,6 +65,16 @@ class OrObject(NamedTuple):
     description: str
 
 
+class Alias(NamedTuple):
+    """Marks an argument that `takes` also accepts by another name.
+
+    Attributes:
+        alias: the other name, for callers to whom the first one means something else.
+    """
+
+    alias: str
+
+
 class Argument(NamedTuple):
     """The declaration of an argument.
 
@@ -160,10 +170,14 @@ def takes(
                 raise TypeError(
                     f"{type(self).__name__} takes no positional arguments, got {len(args)}"
                 )
+            _resolve_aliases(kind, kwargs)
             for name in [name for name in kwargs if name not in signature.parameters]:
                 close = difflib.get_close_matches(name, signature.parameters, n=1)
                 hint = "".join(f", did you mean {one}?" for one in close)
-                raise TypeError(f"{type(self).__name__} has no argument {name}{hint}")
+                # In Python's words, by which TorchRL knows that it may leave the argument out.
+                raise TypeError(
+                    f"{type(self).__name__} got an unexpected keyword argument {name!r}{hint}"
+                )
             method(self, kind(*args, **kwargs))
 
         self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -173,6 +187,25 @@ def takes(
         return wrapper
 
     return decorate
+
+
+def _resolve_aliases(kind: Any, kwargs: dict[str, Any]) -> None:
+    """Replace other names of arguments by the first ones.
+
+    Raises:
+        ArgumentError: if a value is given by both names.
+    """
+    for argument in declared(kind):
+        for data in _metadata(argument.annotation):
+            if isinstance(data, Alias) and data.alias in kwargs:
+                value = kwargs.pop(data.alias)
+                if argument.name in kwargs:
+                    raise ArgumentError(
+                        data.alias,
+                        f"must not be given with {argument.name}, which is the same, "
+                        f"got {shown(value)}",
+                    )
+                kwargs[argument.name] = value
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 pydantic checks types and ranges; the messages are our own, in one line.
 """
 
+import os
+import sys
 import types
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -74,8 +76,18 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def as_text(value: object) -> object:
+    """A path or a device as the text that names it; any other value unchanged."""
+    torch = sys.modules.get("torch")  # not imported here, as it takes seconds
+    if torch is not None and isinstance(value, torch.device):
+        return str(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def check(annotation: Any, **values: object) -> Any:
     """Require every named value to be of a type and, if the annotation has one, in its range.
+
+    Where text is expected, a path or a `torch.device` is taken as its text.
 
     Args:
         annotation: such as `Annotated[int, Interval(ge=1)]`, `Literal["a", "b"]` or `str | None`.
@@ -91,6 +103,8 @@ def check(annotation: Any, **values: object) -> Any:
     for name, value in values.items():
         if isinstance(value, list) and takes_list(annotation):  # as from JSON
             value = tuple(value)
+        if str in _kinds(annotation)[0]:
+            value = as_text(value)
         try:
             valid = _adapter(annotation).validate_python(plain(value))
         except ValidationError as error:
@@ -164,11 +178,11 @@ def describe(annotation: Any) -> str:
     """The values that an annotation allows: "an integer in [1, inf) or None"."""
     kinds, metadata = _kinds(annotation)
     choices = [choice for kind in kinds for choice in _choices(kind)]
-    if choices:
+    if choices and all(_choices(kind) or kind is types.NoneType for kind in kinds):
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        word = _NAMES.get(kind) or _listed_kind(kind)
+        word = _NAMES.get(kind) or _listed(_choices(kind)) or _listed_kind(kind)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""

@@ -1,12 +1,12 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
-from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, OrObject, arguments
+from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, arguments
 from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
@@ -24,7 +24,9 @@ from vit_patch_env.names import (
 from vit_patch_env.patches.grid import patches_per_side
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from pathlib import Path
+
+    from torch import Tensor, device, nn
 
     from vit_patch_env.data.splits import ImageData
 
@@ -32,14 +34,23 @@ if TYPE_CHECKING:
     Dataset = str | ImageData
     Model = ModelName | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
+    Folder = str | Path
+    Device = str | device
+    Desired = int | None
 else:  # values that can be saved and given on the command line
-    Dataset, Model, Augment = str, ModelName, AugmentName
+    Dataset, Model, Augment, Folder, Device = str, ModelName, AugmentName, str, str
+    Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
 Alpha = Annotated[float, Interval(ge=0)]
 
 _MIN_ALPHA = 0.01
 """Below, samples of the Beta distribution underflow to equal shares in float32."""
+
+_AUTO: Any = "auto"
+
+_DESIRED_SHARE = 40 / 64
+"""Of the patches, by default: 40 of the paper's 64."""
 
 
 @arguments
@@ -55,7 +66,7 @@ class EnvConfig:
         ),
     ] = "digits"
     data_dir: Annotated[
-        str | None,
+        Folder | None,
         SAME_RUN,
         Doc("image folder of the dataset `folder`; for the others, where downloads are kept"),
     ] = None
@@ -99,7 +110,7 @@ class EnvConfig:
         Interval(gt=0, le=1),
         Doc("share of tokens that such a model keeps; by default the published one"),
     ] = None
-    batch_size: Annotated[Count, Doc("images per training step")] = 64
+    batch_size: Annotated[Count, Alias("train_batch_size"), Doc("images per training step")] = 64
     epochs: Annotated[
         Count, Doc("passes over the training images; for a budget of FLOPs, passes on all patches")
     ] = 20
@@ -175,15 +186,19 @@ class EnvConfig:
         Count, Doc("number of validation images it is measured on: the first ones of the split")
     ] = 512
     n_patches_desired: Annotated[
-        int | None,
-        Doc("patches that the reward favours and rules keep, at least 1; None: as few as possible"),
-    ] = 40
+        Desired,
+        Doc(
+            "patches that the reward favours and rules keep, at least 1; auto: 40 of 64, and the "
+            "same share of other numbers; None: as few as possible"
+        ),
+    ] = _AUTO
     alpha: Annotated[
         float, Interval(ge=0, le=1), Doc("weight of the loss against the number of patches")
     ] = 0.2
     device: Annotated[
-        str,
+        Device,
         SAME_RUN,
+        Alias("train_device"),
         Doc("auto (CUDA where available), cpu, cuda or cuda:<n>; agents run on the CPU"),
     ] = "auto"
     precision: Annotated[
@@ -212,12 +227,19 @@ class EnvConfig:
                 raise ArgumentError(
                     name, f"must be 0 or at least {_MIN_ALPHA}, got {getattr(self, name)}"
                 )
+        if self.n_patches_desired == _AUTO:
+            object.__setattr__(self, "n_patches_desired", self.adapted["n_patches_desired"])
         if self.n_patches_desired is not None:
             check_integer(1, self.n_patches, n_patches_desired=self.n_patches_desired)
         if not isinstance(self.model, str) and self.keep_rate is not None:
             raise ArgumentError(
                 "keep_rate", f"must be None where model is a function, got {self.keep_rate}"
             )
+
+    @property
+    def adapted(self) -> dict[str, Any]:
+        """The defaults that follow from other values."""
+        return {"n_patches_desired": max(round(_DESIRED_SHARE * self.n_patches), 1)}
 
     @property
     def n_patches(self) -> int:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -9,15 +10,17 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
-from vit_patch_env.checks import ArgumentError, check_choice, check_integer, shown
+from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
+from vit_patch_env.patches.selection import valid_actions
 from vit_patch_env.rendering import draw_selection
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
@@ -83,7 +86,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
     `empty_action`, `skipped`, `diverged`. It contains no times except the share of a budget of
     seconds, so that it is reproducible with any other budget. The info of `reset` has
-    `budget_steps`.
+    `epoch`, `progress` and `budget_steps`, as NumPy's scalars.
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
@@ -130,6 +133,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         vars(self).update(fixed)  # as these names cannot be assigned
         self.observation_space = self._factory.observation.space(self.n_patches)
         self.action_space = spaces.MultiBinary(self.n_patches)
+        self._spec: EnvSpec | None = None
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
 
@@ -144,6 +148,23 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 name, "cannot be assigned: make a new environment with the other value"
             )
         super().__setattr__(name, value)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gym.make` made the environment; None if it did not.
+
+        With a budget of seconds the environment is nondeterministic: the clock determines the share
+        of the budget used, the learning rate and the end.
+        """
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            kwargs = {name: as_text(value) for name, value in spec.kwargs.items()}  # for JSON
+            timed = self.config.budget == "seconds"
+            spec = replace(spec, kwargs=kwargs, nondeterministic=spec.nondeterministic or timed)
+        self._spec = spec
 
     @property
     def data(self) -> ImageData:
@@ -188,6 +209,22 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             ended: whether to call it with `last_episode`.
         """
         return question(self.last_episode if ended else self.episode)
+
+    def apply(self, function: "Callable[[ViTPatchSelectEnv], Answer]") -> Answer:
+        """The result of a function of the environment, in whatever process it is.
+
+        Args:
+            function: a function that can be pickled.
+        """
+        return function(self)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The valid actions, (2 * n_patches,): whether each patch may be dropped, and kept.
+
+        For MaskablePPO of sb3-contrib. Every patch may be dropped or kept, unless it is the only
+        one. A wrapper may override it to exclude patches.
+        """
+        return valid_actions(self.n_patches)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -282,6 +319,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode: Literal["running", "last"] = "running",
     ) -> Metrics:
         """Metrics of an episode's ViT on a split: see `Episode.evaluate`.
+
+        For an agent with wrappers between it and the environment: `evaluate_agent`.
 
         Args:
             split: as in `Episode.evaluate`.
@@ -412,10 +451,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     def _reset_info(self) -> dict[str, Any]:
         run = self.episode.run
-        return {
-            "epoch": run.steps_done // self.steps_per_epoch,
-            "progress": run.progress,
-            "budget_steps": self.budget_steps,
+        return {  # NumPy's scalars, as TorchRL's readers need values with a dtype
+            "epoch": np.int64(run.steps_done // self.steps_per_epoch),
+            "progress": np.float64(run.progress),
+            "budget_steps": np.int64(self.budget_steps),
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:

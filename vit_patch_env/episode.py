@@ -1,6 +1,7 @@
 """One episode: a ViT's training run with observations and rewards."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data.batches import Batch
+from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.layers import check_selector
 from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
 from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
@@ -60,6 +63,15 @@ class Selection(NamedTuple):
 
     patch_mask: NDArray[np.bool_]
     empty_action: bool
+
+
+def select_patches(action: Any, values: NDArray[np.float32]) -> Selection:
+    """The patches that an action selects: see `Episode.select`."""
+    patch_mask = check_patch_mask(action, len(values))
+    empty = not patch_mask.any()
+    if empty:
+        patch_mask[values.argmax()] = True
+    return Selection(patch_mask, empty)
 
 
 class Outcome(NamedTuple):
@@ -204,12 +216,7 @@ class Episode:
         Raises:
             ValueError: for another shape or values other than 0 and 1.
         """
-        values = self.values if values is None else values
-        patch_mask = check_patch_mask(action, len(values))
-        empty = not patch_mask.any()
-        if empty:
-            patch_mask[values.argmax()] = True
-        return Selection(patch_mask, empty)
+        return select_patches(action, self.values if values is None else values)
 
     @own_torch_state()
     def step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
@@ -261,9 +268,11 @@ class Episode:
                 any, are those of a finished run: 1, 0, 1.
 
         Raises:
-            ValueError: for an unknown split.
+            ValueError: for an unknown split, or an agent with wrappers between it and the
+                environment, for which there is `vit_patch_env.evaluate_agent`.
         """
         check_choice(get_args(SplitName), split=split)
+        check_selector(selector)
         state: Any = None
 
         def select(images: Tensor) -> Tensor | None:
@@ -276,6 +285,28 @@ class Episode:
 
         chosen = None if selector is None else select
         return self.run.evaluate(getattr(self.data, split), chosen)
+
+    def observe_split(self, split: SplitName) -> list[NDArray[np.float32]]:
+        """The observation of each batch of a split without run features, (n_patches,)."""
+        batches = in_batches(getattr(self.data, split).images, self.run.stream.batch_size)
+        normalize, device = self.run.stream.normalize, self._device
+        observed = (self.run.observe(normalize(images.to(device))) for images in batches)
+        # After a divergence they may not be finite, which policies reject.
+        return [np.nan_to_num(values.cpu().numpy()) for values in observed]
+
+    def evaluate_masks(self, split: SplitName, patch_masks: Sequence[NDArray[np.bool_]]) -> Metrics:
+        """Metrics of the ViT on a split, on given patches.
+
+        Args:
+            split: as for `evaluate`.
+            patch_masks: (n_patches,) of each batch of the split, in order.
+        """
+        keep = iter([self._keep(patch_mask) for patch_mask in patch_masks])
+        return self.run.evaluate(getattr(self.data, split), lambda images: next(keep))
+
+    def exclude_evaluation(self, seconds: float) -> None:
+        """Exclude seconds of an evaluation from the measured training time."""
+        self.run.stopwatch.seconds["evaluate"] += seconds
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, as plain data and tensors; those of the run are not copied."""

@@ -63,8 +63,8 @@ class Observation(NamedTuple):
 
     Attributes:
         function: maps model and images to a value per patch, (n_patches,).
-        low: bound of these values.
-        high: bound of these values.
+        low: bound of these values; infinite if they have none.
+        high: bound of these values; infinite if they have none.
         with_run: whether `run_features` are appended.
     """
 
@@ -78,13 +78,13 @@ class Observation(NamedTuple):
         low, high = np.full(n_patches, self.low), np.full(n_patches, self.high)
         if self.with_run:
             low = np.concatenate((low, np.zeros(RUN_FEATURES)))
-            high = np.concatenate((high, run_features(1, np.inf, 1)))
+            high = np.concatenate((high, (1, np.inf, 1)))
         box = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         return cast("spaces.Space[NDArray[np.float32]]", box)
 
 
 _WITHOUT_RUN = {
-    "attention_output": Observation(mean_attention_output, -_FLOAT32_MAX, _FLOAT32_MAX),
+    "attention_output": Observation(mean_attention_output, -np.inf, np.inf),
     "attention_received": Observation(mean_attention_received, 0.0, 1.0),
     "none": Observation(zeros, 0.0, 1.0),
 }

@@ -152,6 +152,10 @@ class CountAction(
         sampler = SAMPLERS["uniform" if self.sampling == "attended" else self.sampling]
         return sampler(scores, n_keep, self._rng)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The valid actions, (len(counts),): all of them. For MaskablePPO of sb3-contrib."""
+        return np.ones(len(self.counts), dtype=np.bool_)
+
     def seed_sampling(self, seed: int) -> None:
         """Seed the generator of the patches without a reset."""
         self._rng = np.random.default_rng([seed, _SAMPLING_STREAM])
@@ -173,6 +177,38 @@ class CountAction(
         if not 0 <= index < len(self.counts):
             raise ValueError(f"{expected}, got {index}")
         return index
+
+
+class NumPyInfo(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Numbers of `info` as NumPy's scalars, which have a dtype: for TorchRL's readers of `info`.
+
+    Args:
+        env: any environment.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment."""
+        observation, info = super().reset(seed=seed, options=options)
+        return observation, _with_dtypes(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment."""
+        *results, info = super().step(action)
+        return *results, _with_dtypes(info)
+
+
+def _with_dtypes(info: dict[str, Any]) -> dict[str, Any]:
+    plain = (bool, int, float)
+    return {
+        name: np.asarray(value)[()] if isinstance(value, plain) else value
+        for name, value in info.items()
+    }
 
 
 def _n_patches(env: gym.Env[Any, NDArray[Any]]) -> int:

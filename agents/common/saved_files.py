@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
@@ -53,6 +55,8 @@ class SavedAlgorithm(BaseAlgorithm):
             objects["policy_kwargs"] = {
                 cls.renamed.get(name, name): value for name, value in policy_kwargs.items()
             }
+        if "observation_space" in data:
+            objects["observation_space"] = _unbounded(_unpickle(data["observation_space"]))
         former = cls.renamed.keys() & data.keys()
         values = {cls.renamed[name]: data[name] for name in former}
         objects |= custom_objects or {}
@@ -60,6 +64,16 @@ class SavedAlgorithm(BaseAlgorithm):
         for name in former:
             delattr(model, name)
         return model
+
+
+def _unbounded(space: Any) -> Any:
+    """An observation space without the bounds of ±3.4e38 that stood for none before version 0.2."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.float32:
+        return space
+    largest = np.finfo(np.float32).max
+    low = np.where(space.low == -largest, -np.inf, space.low).astype(np.float32)
+    high = np.where(space.high == largest, np.inf, space.high).astype(np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -87,7 +87,11 @@ def _metavar(annotation: Any) -> str:
 
 def _default(kind: Any, argument: Argument, defaults: Any) -> Any:
     if defaults is not None:
-        return getattr(defaults, argument.name)
+        value = getattr(defaults, argument.name)
+        adapted = getattr(defaults, "adapted", {})
+        # So that it adapts to the other values on the command line.
+        is_adapted = argument.name in adapted and adapted[argument.name] == value
+        return argument.default if is_adapted else value
     declaration = kind.__dataclass_fields__[argument.name]
     if declaration.default_factory is not MISSING:
         return declaration.default_factory()

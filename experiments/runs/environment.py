@@ -6,7 +6,8 @@ from typing import Any, cast
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from vit_patch_env import ENV_ID, CountAction, Episode, Selector, ViTPatchSelectEnv
+from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv, evaluate_agent
+from vit_patch_env.agent_evaluation import EpisodeName
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
 from vit_patch_env.experiments.options.commands import ActionsName
@@ -22,16 +23,15 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
 
 
 def evaluate_on_test(
-    env: ViTPatchSelectEnv, episode: Episode, agent: BaseAlgorithm, actions: ActionsName
+    env: ViTPatchSelectEnv, episode: EpisodeName, agent: BaseAlgorithm, actions: ActionsName
 ) -> dict[str, Any]:
     """Test metrics of an episode's ViT, on all patches and on the agent's."""
-    selector = cast("Selector", agent)
-    if actions != "mask":
-        wrapper = cast("gym.ActionWrapper[Any, Any, Any]", ACTIONS[actions](env))
-        selector = _WrappedSelector(selector, wrapper)
+    evaluated = env.last_episode if episode == "last" else env.episode
+    wrapped = env if actions == "mask" else ACTIONS[actions](env)
+    of_agent = evaluate_agent(cast("Selector", agent), wrapped, "test", episode=episode)
     return {
-        "all_patches": episode.evaluate("test")._asdict(),
-        "agent_patches": episode.evaluate("test", selector)._asdict(),
+        "all_patches": evaluated.evaluate("test")._asdict(),
+        "agent_patches": of_agent._asdict(),
     }
 
 
@@ -43,18 +43,3 @@ def run_length(env: ViTPatchSelectEnv) -> str:
         "flops": f"the FLOPs of {epochs} on all patches",
         "seconds": f"{env.config.seconds} s",
     }[env.config.budget]
-
-
-class _WrappedSelector:
-    """A selector whose actions a wrapper turns into patch masks."""
-
-    def __init__(self, selector: Selector, wrapper: "gym.ActionWrapper[Any, Any, Any]") -> None:
-        self.selector = selector
-        self.wrapper = wrapper
-        if isinstance(wrapper, CountAction):
-            wrapper.seed_sampling(0)  # so that the evaluation is reproducible
-
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Patch mask and state."""
-        action, state = self.selector.predict(*args, **kwargs)
-        return self.wrapper.action(action), state

@@ -70,6 +70,6 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """Evaluate on the test images and print the metrics."""
-        metrics = evaluate_on_test(self.env, self.env.episode, self.agent, self.actions)
+        metrics = evaluate_on_test(self.env, "running", self.agent, self.actions)
         show_result({"test": metrics}, self.console)
         return {"test": metrics}

@@ -206,7 +206,7 @@ class Run:
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
-            "test": evaluate_on_test(env, env.last_episode, agent, self.options.actions),
+            "test": evaluate_on_test(env, "last", agent, self.options.actions),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,

@@ -41,6 +41,16 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     return mask
 
 
+def valid_actions(n_patches: int) -> NDArray[np.bool_]:
+    """Whether each patch may be dropped, and kept: (2 * n_patches,).
+
+    All may be, except that a single patch cannot be dropped, as at least one is kept.
+    """
+    valid = np.ones((n_patches, 2), dtype=np.bool_)
+    valid[:, 0] = n_patches > 1
+    return valid.ravel()
+
+
 def top_k_mask(scores: NDArray[Any], n_keep: int) -> NDArray[np.int8]:
     """Patch mask (n_patches,) that keeps the `n_keep` patches with the highest scores.
 

@@ -36,13 +36,15 @@ class Precision(NamedTuple):
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def resolve_device(device: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where available, else the CPU.
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device, or that of the name; `auto` is CUDA where available, else the CPU.
 
     Raises:
         ArgumentError: for an unknown device, or a CUDA device that does not exist.
     """
     expected = f"must be auto, cpu, cuda or cuda:<n>, got {shown(device)}"
+    if isinstance(device, torch.device):
+        device = str(device)
     if not isinstance(device, str):
         raise ArgumentError("device", expected)
     if device == "auto":
