@@ -231,7 +231,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "skipped": skipped,
             "diverged": diverged,
             **episode.means(),
-            **(episode.outcome() if diverged or truncated else {}),
+            **(episode.final_metrics() if diverged or truncated else {}),
         }
         return episode.view(), reward, diverged, truncated, info
 

@@ -138,7 +138,7 @@ class Episode:
         self._reward = reward
         self._validation = validation
         self._initial_loss = self._mean_loss = math.nan
-        self._loss_sum, self._n_selected_sum = 0.0, 0
+        self._loss_sum = self._n_selected_sum = 0.0
         self._selected_share = 1.0
         self._n_consecutive_skipped = 0
         self._val_loss = run.validation_loss(validation) if validation else math.nan
@@ -256,11 +256,13 @@ class Episode:
             "n_selected_mean": self._n_selected_sum / n_steps,
         }
 
-    def outcome(self) -> dict[str, float]:
+    def final_metrics(self) -> dict[str, float]:
         """Metrics of the trained ViT on the validation images, all patches, for the last info.
 
-        Their time and memory are excluded from those of training.
+        Their time and memory are excluded from those of training. Empty if there are no images.
         """
+        if not len(self.data.val.labels):
+            return {}
         with excluded_from_peak(self._device):
             val = self.run.evaluate(self.data.val, span="other")
         return {"val_loss": val.loss, "val_accuracy": val.accuracy, "is_success": val.accuracy}
