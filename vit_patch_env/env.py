@@ -73,8 +73,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `empty_action`, `skipped`, `diverged`, and `loss_mean` and `n_selected_mean`, the means over the
     episode so far. The last info of an episode also has `val_loss` and `val_accuracy` of the
     trained ViT on the validation images, and `is_success`, the same accuracy under the name that
-    Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a budget of
-    seconds, so that it is reproducible with any other budget. The info of `reset` has
+    Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a
+    budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
     `budget_steps`.
 
     ## Saving
