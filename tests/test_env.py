@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
-    "skipped", "diverged",
+    "skipped", "diverged", "loss_mean", "n_selected_mean",
 }  # fmt: skip
 
 

@@ -84,8 +84,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Info
     `loss`, `n_selected`, `reward_loss`, `reward_patch` (the terms of equation 2.3, whichever the
     reward), `epoch` (of this batch, from 0), `progress` (share of the budget used),
-    `empty_action`, `skipped`, `diverged`. It contains no times except the share of a budget of
-    seconds, so that it is reproducible with any other budget. The info of `reset` has
+    `empty_action`, `skipped`, `diverged`, and `loss_mean` and `n_selected_mean`, the means over the
+    episode so far. The last info of an episode also has `val_loss` and `val_accuracy` of the
+    trained ViT on the validation images, and `is_success`, the same accuracy under the name that
+    Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a
+    budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
     `epoch`, `progress` and `budget_steps`, as NumPy's scalars.
 
     ## Saving
@@ -308,6 +311,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "empty_action": empty_action,
             "skipped": skipped,
             "diverged": diverged,
+            **episode.means(),
+            **(episode.final_metrics() if diverged or truncated else {}),
         }
         return episode.view(), reward, diverged, truncated, info
 

@@ -25,6 +25,7 @@ from vit_patch_env.reward import (
     patch_term,
     reward_terms,
 )
+from vit_patch_env.system.memory import excluded_from_peak
 from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.evaluation import Metrics
 from vit_patch_env.training.run import TrainingRun
@@ -150,6 +151,7 @@ class Episode:
         self._reward = reward
         self._validation = validation
         self._initial_loss = self._mean_loss = math.nan
+        self._loss_sum = self._n_selected_sum = 0.0
         self._selected_share = 1.0
         self._n_consecutive_skipped = 0
         self._val_loss = run.validation_loss(validation) if validation else math.nan
@@ -228,8 +230,10 @@ class Episode:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
+        self._n_selected_sum += int(patch_mask.sum())
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         loss, skipped, values = run.step(keep)
+        self._loss_sum += loss
         if np.isfinite(values).all():
             self.values = values
         n_selected, n_patches = int(patch_mask.sum()), len(patch_mask)
@@ -257,6 +261,25 @@ class Episode:
         self._selected_share += weight * (n_selected / n_patches - self._selected_share)
         reward = REWARDS[settings.name](outcome)
         return Outcome(loss, reward, reward_terms(outcome), skipped, diverged=False)
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps so far: of the training loss, and of the patches selected."""
+        n_steps = max(self.run.steps_done, 1)
+        return {
+            "loss_mean": self._loss_sum / n_steps,
+            "n_selected_mean": self._n_selected_sum / n_steps,
+        }
+
+    def final_metrics(self) -> dict[str, float]:
+        """Metrics of the trained ViT on the validation images, all patches, for the last info.
+
+        Their time and memory are excluded from those of training. Empty if there are no images.
+        """
+        if not len(self.data.val.labels):
+            return {}
+        with excluded_from_peak(self._device):
+            val = self.run.evaluate(self.data.val, span="other")
+        return {"val_loss": val.loss, "val_accuracy": val.accuracy, "is_success": val.accuracy}
 
     def evaluate(self, split: SplitName, selector: Selector | None = None) -> Metrics:
         """Metrics of the ViT on a split: loss, accuracy, macro precision, recall and F1.
@@ -317,6 +340,7 @@ class Episode:
             "values": torch.from_numpy(self.values),
             "losses": (self._initial_loss, self._mean_loss, self._val_loss),
             "selected_share": self._selected_share,
+            "sums": (self._loss_sum, self._n_selected_sum),
             "n_consecutive_skipped": self._n_consecutive_skipped,
             "shown": shown,
         }
@@ -328,6 +352,8 @@ class Episode:
         self.values = state["values"].numpy()
         self._initial_loss, self._mean_loss, self._val_loss = state["losses"]
         self._selected_share = state["selected_share"]
+        # Files of earlier versions have no sums.
+        self._loss_sum, self._n_selected_sum = state.get("sums", (math.nan, math.nan))
         self._n_consecutive_skipped = state["n_consecutive_skipped"]
         self.shown = None
         if state["shown"] is not None:

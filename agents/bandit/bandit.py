@@ -15,6 +15,7 @@ from torch import Tensor
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.policies import BanditPolicy
 from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
+from vit_patch_env.checks import ArgumentError, check
 
 
 @dataclass
@@ -96,7 +97,7 @@ class PatchBandit(OnlineAlgorithm):
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
-        BanditOptions(decision_steps=decision_steps, forgetting=forgetting)  # checks the values
+        options = BanditOptions(decision_steps=decision_steps, forgetting=forgetting)  # checks
         super().__init__(
             policy,
             env,
@@ -110,9 +111,9 @@ class PatchBandit(OnlineAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.decision_steps = decision_steps
-        self.forgetting = forgetting
-        self.learning = learning
+        self.decision_steps = options.decision_steps
+        self.forgetting = options.forgetting
+        self.learning = check(bool, learning=learning)
         if _init_setup_model:
             self._setup_model()
 
@@ -122,10 +123,11 @@ class PatchBandit(OnlineAlgorithm):
             self.observation_space, self.action_space, seed=self.seed, **self.policy_kwargs
         )
         assert isinstance(policy, BanditPolicy)
-        self.policy = policy
+        self._use_policy(policy)
 
-    def _on_training_start(self, total_timesteps: int) -> None:
-        self._decisions = [self._decide(index, 0.0) for index in range(self.n_envs)]
+    def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
+        if resets:
+            self._decisions = [self._decide(index, 0.0) for index in range(self.n_envs)]
 
     def _decide(self, index: int, progress: float) -> _Decision:
         """A new decision: a sample of the model, or its mean if it does not learn."""
@@ -157,7 +159,7 @@ class PatchBandit(OnlineAlgorithm):
 
     def _after_step(
         self,
-        observations: NDArray[Any],
+        new_observations: Any,
         actions: NDArray[Any],
         rewards: NDArray[Any],
         dones: NDArray[Any],
@@ -167,7 +169,7 @@ class PatchBandit(OnlineAlgorithm):
             return
         policy = self.policy
         for index, decision in enumerate(self._decisions):
-            before, after = decision.progress, infos[index]["progress"]
+            before, after = decision.progress, self._progress(infos[index], new_observations[index])
             cost, mask = max(after - before, 0.0), actions[index]
             features = policy.features(before, decision.budget_steps)[
                 policy.counts.index(int(mask.sum()))
@@ -178,9 +180,22 @@ class PatchBandit(OnlineAlgorithm):
             decision.reward += float(rewards[index])
             decision.progress = after
             decision.n_steps += 1
+            if dones[index] and decision.cost <= 0 and "progress" not in infos[index]:
+                raise ArgumentError(
+                    "env",
+                    "must report the share of the budget used as info['progress'], or as number "
+                    f"{policy.n_patches} of its observation, got an episode in which it is {after}",
+                )
             if dones[index] or decision.n_steps == self.decision_steps:
                 self._learn_from(decision)
                 self._decisions[index] = self._decide(index, 0.0 if dones[index] else after)
+
+    def _progress(self, info: dict[str, Any], new_observation: NDArray[Any]) -> float:
+        """The share of the budget used; from the observation if the environment's info lacks it."""
+        if "progress" in info:
+            return float(info["progress"])
+        observation = info.get("terminal_observation", new_observation)
+        return float(observation[self.policy.n_patches])
 
     def _learn_from(self, decision: _Decision) -> None:
         """Update the model with a finished decision."""

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
+from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
 
 RUN_FEATURES = 3
 """Number of run features at the end of an observation; the first is the progress."""
@@ -31,7 +31,7 @@ def possible_counts(n_patches: int) -> list[int]:
     return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
 
 
-class BanditPolicy(BasePolicy):
+class BanditPolicy(PatchPolicy):
     """Picks a number of patches by the progress of the run, and samples patches by their scores.
 
     The value of a number of patches is a quadratic function of its logarithm. Its three weights
@@ -52,7 +52,8 @@ class BanditPolicy(BasePolicy):
         seed: of the samples of the model and of patches.
 
     Raises:
-        ValueError: for an observation without run features, or a value outside its range.
+        ValueError: for an observation without run features, a value outside its range, or `spread`
+            where the patches do not form a square.
     """
 
     def __init__(
@@ -65,30 +66,29 @@ class BanditPolicy(BasePolicy):
         sampling: SamplingName = BanditOptions.sampling,
         seed: int | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space)
-        self.n_patches = int(action_space.shape[0])
+        super().__init__(observation_space, action_space, seed)
         shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
         if shape != expected:
             raise ValueError(
                 f"the bandit needs an observation with run features, such as none+run, of "
                 f"shape {expected}, got {shape}"
             )
-        BanditOptions(  # checks the values
+        options = BanditOptions(  # checks the values
             n_stages=n_stages,
             prior_precision=prior_precision,
             score_precision=score_precision,
             sampling=sampling,
         )
-        self.n_stages = n_stages
+        if options.sampling == "spread":
+            check_square(self.n_patches)
+        self.n_stages = n_stages = options.n_stages
         self.counts = possible_counts(self.n_patches)
         weights = torch.cat((torch.tensor(_PRIOR).repeat(n_stages), torch.zeros(n_stages + 2)))
-        self.of_counts = BayesianRegression(weights, prior_precision)
-        self.of_patches = BayesianRegression(torch.zeros(self.n_patches), score_precision)
+        self.of_counts = BayesianRegression(weights, options.prior_precision)
+        self.of_patches = BayesianRegression(torch.zeros(self.n_patches), options.score_precision)
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the current run
         self.sample_patches = SAMPLERS[sampling]
-        self.seed = seed
-        self.rng = np.random.default_rng(seed)
         logs = np.log2(self.counts)
         size = (2 * logs - logs[0] - logs[-1]) / max(logs[-1] - logs[0], 1)  # in [-1, 1]
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)

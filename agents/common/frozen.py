@@ -36,6 +36,10 @@ class Frozen(OnlineAlgorithm):
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
         return self.agent.predict(observations)[0]
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the agent and what it seeds."""
+        self.agent.set_random_seed(seed)
+
     def predict(self, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
         """Predict as the agent does."""
         return self.agent.predict(*args, **kwargs)

@@ -1,6 +1,5 @@
 """The step-by-step training loop of algorithms that have no rollout or replay buffer."""
 
-import time
 from abc import abstractmethod
 from typing import Any, TypeVar
 
@@ -8,57 +7,112 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from vit_patch_env.agents.common.saved_files import SavedAlgorithm
+from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
+from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.checks import ArgumentError, shown
 
 SelfOnlineAlgorithm = TypeVar("SelfOnlineAlgorithm", bound="OnlineAlgorithm")
 
 
-class OnlineAlgorithm(SavedAlgorithm):
+class OnlineAlgorithm(LoggedAlgorithm):
     """Acts in one environment step at a time, and may learn from each step as it comes.
 
     Subclasses implement `_act`, and may override `_on_training_start`, `_after_step` and
     `_on_training_end`.
+
+    Attributes:
+        rng: the generator of the policy; None before there is one.
     """
+
+    rng: np.random.Generator | None = None
 
     def learn(
         self: SelfOnlineAlgorithm,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "run",
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOnlineAlgorithm:
-        """Act for `total_timesteps` environment steps; arguments as in Stable-Baselines3."""
+        """Act for `total_timesteps` environment steps; arguments as in Stable-Baselines3.
+
+        Args:
+            total_timesteps: number of environment steps.
+            callback: called at every step.
+            log_interval: episodes between tables; None for none.
+            tb_log_name: of the run's folder in `tensorboard_log`; by default the agent's name.
+            reset_num_timesteps: whether to count steps from 0 and reset the environment; if not,
+                the running episode continues.
+            progress_bar: whether to show one.
+        """
+        # As in `_setup_learn`, which resets the environment before it returns.
+        resets = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            total_timesteps,
+            callback,
+            reset_num_timesteps,
+            self.log_name if tb_log_name is None else tb_log_name,
+            progress_bar,
         )
-        self._on_training_start(total_timesteps)
+        self._on_training_start(total_timesteps, resets=resets)
         callback.on_training_start(locals(), globals())
         assert self.env is not None
         while self.num_timesteps < total_timesteps:
-            assert isinstance(self._last_obs, np.ndarray)
+            if not isinstance(self._last_obs, np.ndarray):
+                raise ArgumentError(
+                    "env", f"must observe arrays, got {shown(self.observation_space)}"
+                )
             callback.on_rollout_start()
             actions = self._act(self._last_obs)
             new_obs, rewards, dones, infos = self.env.step(actions)
             self.num_timesteps += self.env.num_envs
             callback.update_locals(locals())
             continue_training = callback.on_step()
-            self._after_step(self._last_obs, actions, rewards, dones, infos)
+            self._after_step(new_obs, actions, rewards, dones, infos)
+            self._add_step(rewards, infos, dones)
             if not continue_training:
                 break
             self._update_info_buffer(infos, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
+            n_before = self._episode_num
             self._episode_num += int(dones.sum())
-            if dones.any() and self._episode_num % log_interval == 0:
+            self._log_point()
+            if log_interval and n_before // log_interval < self._episode_num // log_interval:
                 self.dump_logs()
             callback.on_rollout_end()
+        self._log_point(training_ends=True)
         self._on_training_end()
         callback.on_training_end()
         return self
 
-    def _on_training_start(self, total_timesteps: int) -> None:
-        """Called before the first step."""
+    @property
+    def log_name(self) -> str:
+        """The name of a run's TensorBoard folder, to which Stable-Baselines3 appends a number."""
+        return type(self).__name__
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the agent, its environment and the global generators, as a new agent does."""
+        super().set_random_seed(seed)
+        policy = getattr(self, "policy", None)
+        if seed is not None and isinstance(policy, PatchPolicy):
+            self.seed = int(seed)
+            policy.reseed(self.seed)
+            self.rng = policy.rng
+
+    def _use_policy(self, policy: PatchPolicy) -> None:
+        """Act with a policy that was just constructed."""
+        self.policy = policy
+        # `load` restores attributes before this call: a loaded agent continues its random stream.
+        self.rng = policy.rng = policy.rng if self.rng is None else self.rng
+
+    def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
+        """Called before the first step.
+
+        Args:
+            total_timesteps: number of environment steps at the end.
+            resets: whether new episodes start; if not, the running ones continue.
+        """
 
     @abstractmethod
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
@@ -66,21 +120,16 @@ class OnlineAlgorithm(SavedAlgorithm):
 
     def _after_step(
         self,
-        observations: NDArray[Any],
+        new_observations: Any,
         actions: NDArray[Any],
         rewards: NDArray[Any],
         dones: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Called after each step with its observations, actions and results, (n_envs, ...)."""
+        """Called after each step with its actions and results, (n_envs, ...).
+
+        Where an episode ended, the new observation is the next one's first.
+        """
 
     def _on_training_end(self) -> None:
         """Called after the last step."""
-
-    def dump_logs(self) -> None:
-        """Log the recorded values, steps per second and mean episode reward."""
-        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self.logger.record(
-            "time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds)
-        )
-        self.logger.dump(step=self.num_timesteps)

@@ -8,13 +8,21 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
+from annotated_types import Interval
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
+
+from vit_patch_env.checks import check
+
+Seed = Annotated[int | None, Interval(ge=0, le=2**32 - 1)]
+"""Of NumPy's global generator, which Stable-Baselines3 seeds."""
+
+Count = Annotated[int, Interval(ge=1)]
 
 SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
 
@@ -31,11 +39,28 @@ MOVED_MODULES: Mapping[str, str] = {
 class SavedAlgorithm(BaseAlgorithm):
     """An algorithm whose `load` also reads files with former names of classes and arguments.
 
+    Seeds and sizes may be NumPy's integers.
+
     Attributes:
         renamed: current name by former name, of attributes and of policy_kwargs.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self, *args: Any, seed: int | None = None, stats_window_size: int = 100, **kwargs: Any
+    ) -> None:
+        kwargs["seed"] = check(Seed, seed=seed)
+        kwargs["stats_window_size"] = check(Count, stats_window_size=stats_window_size)
+        super().__init__(*args, **kwargs)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the agent, its environment and the global generators.
+
+        Raises:
+            ValueError: for a seed that is not an integer in [0, 2**32 - 1].
+        """
+        super().set_random_seed(check(Seed, seed=seed))
 
     @classmethod
     def load(
@@ -63,6 +88,8 @@ class SavedAlgorithm(BaseAlgorithm):
         model = super().load(path, env, device, objects, *args, **(values | kwargs))
         for name in former:
             delattr(model, name)
+        if "seed" in kwargs:  # as otherwise the random stream continues
+            model.set_random_seed(kwargs["seed"])
         return model
 
 

@@ -1,7 +1,7 @@
 """Runs fixed rules with Stable-Baselines3's interface, in place of an agent."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
+from vit_patch_env.agents.common.patch_policy import count_patches
 from vit_patch_env.agents.fixed_rules.rules import RULES
-from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
+from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy, check_n_keep
+from vit_patch_env.checks import ArgumentError, shown
 
 
 class FixedRule(OnlineAlgorithm):
@@ -34,7 +36,8 @@ class FixedRule(OnlineAlgorithm):
         device: unused, since nothing is learned; for the same signature as other agents.
 
     Raises:
-        ValueError: if n_keep is out of range.
+        ValueError: if n_keep is out of range or not an integer, NumPy's included; or if it is a
+            function and the environment's info has no `progress`.
     """
 
     policy: SelectorPolicy
@@ -44,7 +47,7 @@ class FixedRule(OnlineAlgorithm):
         self,
         policy: str | type[SelectorPolicy],
         env: GymEnv | str,
-        n_keep: int | Sequence[int] | Callable[[float], int] | None = None,
+        n_keep: int | Sequence[int] | NDArray[np.integer] | Callable[[float], int] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -66,12 +69,13 @@ class FixedRule(OnlineAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.n_keep = np.array(n_keep, dtype=np.int64) if isinstance(n_keep, Sequence) else n_keep
+        self.n_keep = n_keep
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
+        self.n_keep = self._checked(self.n_keep)
         policy = self.policy_class(
             self.observation_space,
             self.action_space,
@@ -80,15 +84,28 @@ class FixedRule(OnlineAlgorithm):
             **self.policy_kwargs,
         )
         assert isinstance(policy, SelectorPolicy)
-        self.policy = policy
-        for n_keep in set(self._n_keep_over_run()):
-            self.policy.check_n_keep(n_keep)
-        # `load` restores attributes before this call: a loaded rule continues its random stream.
-        self.rng = getattr(self, "rng", self.policy.rng)
-        self.policy.rng = self.rng
+        self._use_policy(policy)
 
-    def _on_training_start(self, total_timesteps: int) -> None:
-        self._progress = 0.0
+    def _checked(self, n_keep: Any) -> Any:
+        """A sequence of numbers as an array of integers; anything else unchanged."""
+        is_sequence = isinstance(n_keep, Sequence) and not isinstance(n_keep, str | bytes)
+        if not is_sequence and not (isinstance(n_keep, np.ndarray) and n_keep.ndim):
+            return n_keep
+        if not len(n_keep):
+            raise ArgumentError("n_keep", "must be a number for each step, got none")
+        n_patches = count_patches(self.action_space)
+        return np.array([check_n_keep(one, n_patches) for one in n_keep], dtype=np.int64)
+
+    @property
+    def log_name(self) -> str:
+        """The names of the class and of the rule."""
+        names = {rule: name for name, rule in RULES.items()}
+        rule = type(self.policy)
+        return f"{type(self).__name__}_{names.get(rule, rule.__name__)}"
+
+    def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
+        if resets:
+            self._progress = 0.0
         if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) * self.n_envs < total_timesteps:
             raise ValueError(
                 f"n_keep must be a number for each of {total_timesteps} steps, "
@@ -97,35 +114,45 @@ class FixedRule(OnlineAlgorithm):
 
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
         if isinstance(self.n_keep, np.ndarray):
-            self.policy.n_keep = int(self.n_keep[self.num_timesteps // self.n_envs])
+            n_keep = int(self.n_keep[self.num_timesteps // self.n_envs])
+            self.policy.n_keep = self.policy.check_n_keep(n_keep)
         elif callable(self.n_keep):
-            self.policy.n_keep = self.n_keep(self._progress)
+            self.policy.n_keep = self.policy.check_n_keep(self.n_keep(self._progress))
         return self.predict(observations)[0]
 
     def _after_step(
         self,
-        observations: NDArray[Any],
+        new_observations: Any,
         actions: NDArray[Any],
         rewards: NDArray[Any],
         dones: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        self._progress = 0.0 if dones[0] else infos[0].get("progress", 0.0)
+        if not callable(self.n_keep):
+            return
+        if "progress" not in infos[0]:
+            raise ArgumentError(
+                "n_keep",
+                "as a function needs an environment whose info has progress, the share of the "
+                f"budget used, got an info of {shown(list(infos[0]))}",
+            )
+        self._progress = 0.0 if dones[0] else infos[0]["progress"]
 
     def _on_training_end(self) -> None:
         self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())
 
     def _n_keep_after(self) -> int | None:
         """The number of patches that predictions keep after the run."""
-        if self.n_keep is None or isinstance(self.n_keep, int):
-            return self.n_keep
         over_run = self._n_keep_over_run()
-        return max(round(sum(over_run) / max(len(over_run), 1)), 1)
+        if not over_run:
+            return cast("int | None", self.n_keep)  # which the policy checks
+        return max(round(sum(over_run) / len(over_run)), 1)
 
     def _n_keep_over_run(self) -> list[int]:
         """The numbers of patches over a run; empty where `n_keep` is constant."""
-        if isinstance(self.n_keep, np.ndarray):
+        if isinstance(self.n_keep, np.ndarray) and self.n_keep.ndim:
             return [int(n_keep) for n_keep in self.n_keep]
         if callable(self.n_keep):
-            return [self.n_keep(step / 1000) for step in range(1000)]
+            n_patches = count_patches(self.action_space)
+            return [check_n_keep(self.n_keep(step / 1000), n_patches) for step in range(1000)]
         return []

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
-from vit_patch_env.patches.sampling import sample_spread
+from vit_patch_env.checks import ArgumentError, check
+from vit_patch_env.patches.sampling import check_square, sample_spread
 
 
 class AllPatches(SelectorPolicy):
@@ -20,6 +21,7 @@ class AllPatches(SelectorPolicy):
 
     def check_n_keep(self, n_keep: int | None) -> int:
         """The number of all patches."""
+        check(int | None, n_keep=n_keep)
         return self.n_patches
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -61,6 +63,15 @@ class RandomPatches(SelectorPolicy):
 class SpreadPatches(RandomPatches):
     """Keeps random patches spread evenly over the image, sampled for each batch."""
 
+    def check_n_keep(self, n_keep: int | None) -> int:
+        """The number of patches to keep.
+
+        Raises:
+            ValueError: if it is out of range, or the patches do not form a square.
+        """
+        check_square(self.n_patches)
+        return super().check_n_keep(n_keep)
+
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         rng = self._rng(observation, deterministic)
         return sample_spread(np.zeros(self.n_patches), self.n_keep, rng)
@@ -75,8 +86,7 @@ class CentrePatches(SelectorPolicy):
         Raises:
             ValueError: if it is out of range, or the patches do not form a square.
         """
-        if math.isqrt(self.n_patches) ** 2 != self.n_patches:
-            raise ValueError(f"n_patches must be a square number, got {self.n_patches}")
+        check_square(self.n_patches)
         return super().check_n_keep(n_keep)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -87,6 +97,20 @@ class CentrePatches(SelectorPolicy):
 
 class MostAttendedPatches(SelectorPolicy):
     """Keeps the patches with the highest values of the observation, such as attention received."""
+
+    def check_n_keep(self, n_keep: int | None) -> int:
+        """The number of patches to keep.
+
+        Raises:
+            ValueError: if it is out of range, or the observation has no value for each patch.
+        """
+        shape = self.observation_space.shape
+        if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
+            raise ArgumentError(
+                "observation_space",
+                f"must have {self.n_patches} numbers or more, one for each patch, got {shape}",
+            )
+        return super().check_n_keep(n_keep)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         return observation[: self.n_patches]  # run features may follow

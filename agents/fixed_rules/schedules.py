@@ -7,6 +7,8 @@ docstring describes it in tables of the documentation.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vit_patch_env.checks import check_choice, check_integer
+
 Schedule = Callable[[float, int], float]
 """Maps (share of the budget used, in [0, 1), epochs of the run) to a share of the patches."""
 
@@ -62,13 +64,21 @@ class ScheduledCount:
         name: in `SCHEDULES`.
         n_patches: of an image.
         epochs: of the run.
+
+    Raises:
+        ValueError: for an unknown name, or numbers that are not integers from 1.
     """
 
     name: str
     n_patches: int
     epochs: int
 
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choice(tuple(SCHEDULES), name=self.name)
+        check_integer(1, n_patches=self.n_patches, epochs=self.epochs)
+
     def __call__(self, progress: float) -> int:
         """Number of patches to keep, in 1...n_patches, at a progress in [0, 1]."""
         share = SCHEDULES[self.name](progress, self.epochs)
-        return min(max(round(share * self.n_patches), 1), self.n_patches)
+        return int(min(max(round(share * self.n_patches), 1), self.n_patches))

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.checks import ArgumentError, plain, shown
 
-class SelectorPolicy(BasePolicy):
+
+class SelectorPolicy(PatchPolicy):
     """Scores the patches and keeps the `n_keep` with the highest scores.
 
     Args:
@@ -21,7 +23,7 @@ class SelectorPolicy(BasePolicy):
         seed: of rules that sample patches.
 
     Raises:
-        ValueError: if n_keep is out of range.
+        ValueError: if n_keep is not an integer in this range, or for other spaces.
     """
 
     def __init__(
@@ -31,23 +33,16 @@ class SelectorPolicy(BasePolicy):
         n_keep: int | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space)
-        self.n_patches = int(action_space.shape[0])
+        super().__init__(observation_space, action_space, seed)
         self.n_keep = self.check_n_keep(n_keep)
-        self.seed = seed
-        self.rng = np.random.default_rng(seed)
 
     def check_n_keep(self, n_keep: int | None) -> int:
-        """The number of patches to keep.
+        """The number of patches to keep, as Python's own integer.
 
         Raises:
-            ValueError: if it is out of range.
+            ValueError: if it is not an integer, NumPy's included, or out of range.
         """
-        if isinstance(n_keep, int) and 1 <= n_keep <= self.n_patches:
-            return n_keep
-        raise ValueError(
-            f"n_keep must be an integer in [1, {self.n_patches}] (n_patches), got {n_keep}"
-        )
+        return check_n_keep(n_keep, self.n_patches)
 
     @abstractmethod
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
@@ -59,3 +54,17 @@ class SelectorPolicy(BasePolicy):
             order = np.argsort(-self._scores(one, deterministic), kind="stable")
             mask[order[: self.n_keep]] = 1
         return masks
+
+
+def check_n_keep(n_keep: Any, n_patches: int) -> int:
+    """A number of patches to keep, as Python's own integer.
+
+    Raises:
+        ValueError: if it is not an integer, NumPy's included, in 1...n_patches.
+    """
+    number = plain(n_keep)
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= n_patches:
+        return int(number)
+    raise ArgumentError(
+        "n_keep", f"must be an integer in [1, {n_patches}] (n_patches), got {shown(number)}"
+    )

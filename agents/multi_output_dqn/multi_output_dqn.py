@@ -14,7 +14,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
-from vit_patch_env.agents.common.saved_files import SavedAlgorithm
+from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
+from vit_patch_env.agents.common.patch_policy import count_patches
+from vit_patch_env.agents.common.saved_files import Count
 from vit_patch_env.agents.multi_output_dqn.exploration import (
     PAPER_DECAY_STEPS,
     default_decay_steps,
@@ -26,11 +28,12 @@ from vit_patch_env.agents.multi_output_dqn.policies import (
     MlpPolicy,
     MultiOutputPolicy,
 )
+from vit_patch_env.checks import check
 
 SelfMultiOutputDQN = TypeVar("SelfMultiOutputDQN", bound="MultiOutputDQN")
 
 
-class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
+class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
     """The agent of AgentViT (Cauteruccio et al. 2024): DQN for MultiBinary actions.
 
     Huber loss, replay buffer, soft updates of the target network, and ε-greedy exploration with
@@ -117,14 +120,15 @@ class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        DQNOptions(  # checks the values
+        frequency, *unit = train_freq if isinstance(train_freq, tuple) else (train_freq,)
+        options = DQNOptions(  # checks the values
             learning_rate=DQNOptions.learning_rate if callable(learning_rate) else learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             batch_size=batch_size,
             tau=tau,
             gamma=gamma,
-            train_freq=train_freq[0] if isinstance(train_freq, tuple) else train_freq,
+            train_freq=frequency,
             gradient_steps=gradient_steps,
             target_update_interval=target_update_interval,
             exploration_initial_eps=exploration_initial_eps,
@@ -135,18 +139,18 @@ class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
+            learning_rate if callable(learning_rate) else options.learning_rate,
+            options.buffer_size,
+            options.learning_starts,
+            options.batch_size,
+            options.tau,
+            options.gamma,
+            (options.train_freq, *unit) if unit else options.train_freq,
+            options.gradient_steps,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
+            n_steps=check(Count, n_steps=n_steps),
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -157,30 +161,53 @@ class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
             supported_action_spaces=(spaces.MultiBinary,),
             support_multi_env=True,
         )
-        self.target_update_interval = target_update_interval
-        self.exploration_initial_eps = exploration_initial_eps
-        self.exploration_final_eps = exploration_final_eps
-        self.exploration_decay_steps = exploration_decay_steps or PAPER_DECAY_STEPS
-        self._scale_decay_steps = exploration_decay_steps is None
-        self.max_grad_norm = max_grad_norm
-        self.exploration_rate = exploration_initial_eps
-        self._exploration_rng = np.random.default_rng(seed)
+        self.target_update_interval = options.target_update_interval
+        self.exploration_initial_eps = options.exploration_initial_eps
+        self.exploration_final_eps = options.exploration_final_eps
+        self.exploration_decay_steps = options.exploration_decay_steps or PAPER_DECAY_STEPS
+        self._scale_decay_steps = options.exploration_decay_steps is None
+        self.max_grad_norm = options.max_grad_norm
+        self.exploration_rate = self.exploration_initial_eps
+        self._exploration_rng = np.random.default_rng(self.seed)
         if _init_setup_model:
             self._setup_model()
+
+    def _setup_model(self) -> None:
+        count_patches(self.action_space)
+        # `load` restores attributes before this call: a loaded agent continues its random stream.
+        rng = self._exploration_rng
+        super()._setup_model()
+        self._exploration_rng = rng
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the agent, its exploration, its environment and the global generators."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._exploration_rng = np.random.default_rng(seed)
 
     def learn(
         self: SelfMultiOutputDQN,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = 1,
         tb_log_name: str = "MultiOutputDQN",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfMultiOutputDQN:
-        """Learn for `total_timesteps` environment steps; arguments as in Stable-Baselines3."""
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        """Learn for `total_timesteps` environment steps; arguments as in Stable-Baselines3.
+
+        `log_interval` is the number of episodes between tables; None for none.
+        """
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type]  # Stable-Baselines3 takes None as well
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
         )
+        self._log_point(training_ends=True)
+        return self
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -190,9 +217,22 @@ class MultiOutputDQN(SavedAlgorithm, OffPolicyAlgorithm):
         self._update_exploration_rate()
         return total_timesteps, callback
 
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: NDArray[Any],
+        new_obs: Any,
+        reward: NDArray[Any],
+        dones: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._add_step(reward, infos, dones)
+
     def _on_step(self) -> None:
         self._update_exploration_rate()
         self.logger.record("agent/epsilon", self.exploration_rate)
+        self._log_point()
 
     def _update_exploration_rate(self) -> None:
         self.exploration_rate = exponential_epsilon(

@@ -12,9 +12,11 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, Image
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from vit_patch_env import Episode, Metrics
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
+from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
@@ -68,8 +70,9 @@ class TrainingMonitor(BaseCallback):
         on_epoch: Callable[[EpochMetrics], None] | None = None,
     ) -> None:
         super().__init__()
-        if log_interval < 1:
-            raise ArgumentError("log_interval", f"must be at least 1, got {log_interval}")
+        check_integer(1, log_interval=log_interval)
+        if max_episodes is not None:
+            check_integer(1, max_episodes=max_episodes)
         self.log_interval = log_interval
         self.max_episodes = max_episodes
         self.hyperparameters = hyperparameters or {}
@@ -106,11 +109,17 @@ class TrainingMonitor(BaseCallback):
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
             for name, value in self.hyperparameters.items()
         }
+        if isinstance(self.model, LoggedAlgorithm):
+            self.model.logs_points = False  # this callback logs them
+        self._n_rollouts = 0
         metrics = {"vit/val_accuracy": 0.0, "env/n_selected": 0.0}
         self._record("hparams", HParam(hyperparameters, metrics))
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
+
+    def _on_rollout_start(self) -> None:
+        self._n_rollouts += 1
 
     def _on_step(self) -> bool:
         entered = time.perf_counter()
@@ -123,14 +132,18 @@ class TrainingMonitor(BaseCallback):
                 StepMetrics(self._n_steps, infos[0], epsilon, self._sums.n_selected_mean)
             )
         self._steps_done += 1
-        if done or self._steps_done % self._steps_per_epoch == 0:
+        ends_epoch = done or self._steps_done % self._steps_per_epoch == 0
+        if ends_epoch:
             self._end_epoch(infos[0], entered - self._started, done, epsilon)
         self._n_episodes += done
         stop = self._n_episodes == self.max_episodes
         if stop:  # before the algorithm counts this episode, which it does after the callback
             self.model._update_info_buffer(infos, self.locals["dones"])
-        if done or self.n_calls % self.log_interval == 0:
-            self._log_step()
+        ends_interval = done or self.n_calls % self.log_interval == 0
+        if ends_interval:
+            self._record_means()
+        if ends_epoch or ends_interval:
+            self._dump(stop=stop)
         self._excluded_seconds += time.perf_counter() - entered
         return not stop
 
@@ -163,7 +176,7 @@ class TrainingMonitor(BaseCallback):
             self._train_seconds_before = self.clock.train
             self._flops_before = flops
             self._steps_done = 0
-        val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
+        val_loss, val_accuracy = self._validate(info, done)
         sums = self._sums
         epoch_train = self.clock.train - sums.start.train
         single_env = self.training_env.num_envs == 1
@@ -171,8 +184,8 @@ class TrainingMonitor(BaseCallback):
         metrics = EpochMetrics(
             epoch=info["epoch"] + 1,
             train_loss=sums.loss / sums.n_steps,
-            val_loss=val.loss,
-            val_accuracy=val.accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
             n_selected=sums.n_selected_mean,
             reward=sums.reward / sums.n_steps,
             epsilon=epsilon,
@@ -184,19 +197,25 @@ class TrainingMonitor(BaseCallback):
             n_skipped=sums.n_skipped,
         )
         self.selected, self.n_selected = sums.patch_masks / sums.n_steps, sums.n_selected
-        self.logger.record("vit/val_loss", val.loss)
-        self.logger.record("vit/val_accuracy", val.accuracy)
+        self.logger.record("vit/val_loss", val_loss)
+        self.logger.record("vit/val_accuracy", val_accuracy)
         self.logger.record("env/progress", info["progress"])
         self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
         self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
-        self.model.dump_logs()
         if self.epoch_callback is not None:
             self.epoch_callback(metrics)
         self._sums = self._new_sums()
         reset_peak_memory(self._device)
 
-    def _log_step(self) -> None:
-        """Write the means since the last point."""
+    def _validate(self, info: dict[str, Any], done: bool) -> tuple[float, float]:
+        """Loss and accuracy on the validation images, which an episode's last info has."""
+        if "val_accuracy" in info:
+            return info["val_loss"], info["val_accuracy"]
+        val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
+        return val.loss, val.accuracy
+
+    def _record_means(self) -> None:
+        """Record the means since the last point."""
         for tag, key in (
             ("vit/train_loss", "loss"),
             ("env/n_selected", "n_selected"),
@@ -206,7 +225,25 @@ class TrainingMonitor(BaseCallback):
             self.logger.record(tag, float(np.mean([info[key] for info in self._recent])))
         self._recent.clear()
         self.logger.record("vit/skipped_steps", self.n_skipped)
-        self.model.dump_logs()
+
+    def _dump(self, *, stop: bool) -> None:
+        """Write what was recorded, and the steps per second unless the algorithm is about to."""
+        if stop or not self._algorithm_dumps():
+            self.model.dump_logs()
+        else:
+            self.logger.dump(self.num_timesteps)
+
+    def _algorithm_dumps(self) -> bool:
+        """Whether Stable-Baselines3's algorithm logs this step itself, after this callback."""
+        interval: int | None = self.locals.get("log_interval")
+        if isinstance(self.model, LoggedAlgorithm) or not interval:
+            return False
+        if isinstance(self.model, OnPolicyAlgorithm):
+            n_left = self.locals.get("n_rollout_steps", 0) - self.locals.get("n_steps", 0)
+            return bool(n_left == 1 and self._n_rollouts % interval == 0)
+        before = self.model._episode_num
+        after = before + int(np.sum(self.locals["dones"]))
+        return before // interval < after // interval
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, as plain data and arrays, for `RunCheckpoint`."""

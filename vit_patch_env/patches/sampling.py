@@ -58,6 +58,16 @@ def sample_spread(
     return mask
 
 
+def check_square(n_patches: int) -> None:
+    """Require the patches to form a square grid.
+
+    Raises:
+        ValueError: "n_patches must be a square number, got 15".
+    """
+    if math.isqrt(n_patches) ** 2 != n_patches:
+        raise ValueError(f"n_patches must be a square number, got {n_patches}")
+
+
 Sampler = Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.int8]]
 """Maps (scores, n_keep, rng) to a patch mask."""
 

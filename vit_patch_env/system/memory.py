@@ -3,7 +3,8 @@
 import ctypes
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -73,8 +74,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+_peaks_before: dict[torch.device, int] = {}
+"""Peaks before blocks that `excluded_from_peak` excluded, since the last reset."""
+
+
+@contextmanager
+def excluded_from_peak(device: torch.device) -> Iterator[None]:
+    """Leave what the block allocates out of `peak_memory`."""
+    before = peak_memory(device)
+    try:
+        yield
+    finally:
+        reset_peak_memory(device)
+        _peaks_before[device] = before
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Reset `peak_memory`; on the CPU of systems other than Linux this is not possible."""
+    _peaks_before.pop(device, None)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
@@ -84,6 +101,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def peak_memory(device: torch.device) -> int:
     """Peak bytes of this process: resident on the CPU, allocated on CUDA."""
+    return max(_measured_peak(device), _peaks_before.get(device, 0))
+
+
+def _measured_peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():

@@ -118,15 +118,19 @@ class TrainingRun:
             return self._observe(self.trainer.model, images)
 
     def evaluate(
-        self, split: Split, select: Callable[[Tensor], Tensor | None] | None = None
+        self,
+        split: Split,
+        select: Callable[[Tensor], Tensor | None] | None = None,
+        span: str = "evaluate",
     ) -> Metrics:
         """Metrics on a split; their time is excluded from the training time.
 
         Args:
             split: uint8 images and labels on the device.
             select: maps a batch of normalised images to the patches to keep (None: all).
+            span: of the stopwatch, an excluded one.
         """
-        with self.stopwatch.span("evaluate"):
+        with self.stopwatch.span(span):
             return evaluate(
                 self.trainer.model,
                 split,

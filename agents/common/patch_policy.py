@@ -1,0 +1,60 @@
+"""The base class of policies that sample patches from a generator of their own."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+from vit_patch_env.checks import ArgumentError, shown
+
+
+class PatchPolicy(BasePolicy):
+    """A policy for MultiBinary(n_patches) with its own random generator.
+
+    Args:
+        observation_space: of the environment; an array, no Dict.
+        action_space: MultiBinary(n_patches).
+        seed: of the generator.
+
+    Attributes:
+        n_patches: number of patches.
+        seed: of the generator.
+        rng: the generator.
+
+    Raises:
+        ValueError: for another action space, or observations that are not arrays.
+    """
+
+    seed: int | None
+    rng: np.random.Generator
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.MultiBinary,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.n_patches = count_patches(action_space)
+        if observation_space.shape is None:
+            raise ArgumentError(
+                "observation_space", f"must be one of arrays, got {shown(observation_space)}"
+            )
+        self.reseed(seed)
+
+    def reseed(self, seed: int | None) -> None:
+        """Start the generator again from a seed."""
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+
+
+def count_patches(action_space: spaces.Space[Any]) -> int:
+    """The number of patches that an action space selects among.
+
+    Raises:
+        ValueError: for another space than MultiBinary(n_patches).
+    """
+    if not isinstance(action_space, spaces.MultiBinary) or len(action_space.shape) != 1:
+        raise ArgumentError("action_space", f"must be MultiBinary(n_patches), got {action_space}")
+    return int(action_space.shape[0])
