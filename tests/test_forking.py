@@ -204,21 +204,16 @@ def test_other_children_have_all_threads(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     code = f"""
 import multiprocessing
-from tests.test_forking import n_threads
+from importlib import import_module
+import torch
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("{method}")
     context.set_forkserver_preload(["vit_patch_env.env"])
-    with context.Pool(1) as pool:
-        print(pool.apply(n_threads))
+    with context.Pool(1, import_module, ["vit_patch_env.env"]) as pool:
+        print(pool.apply(torch.get_num_threads))
 """
     assert output(code) == "2"
-
-
-def n_threads():
-    import vit_patch_env.env  # noqa: F401
-
-    return torch.get_num_threads()
 
 
 def test_a_child_may_be_the_first_to_import_the_package(monkeypatch):
