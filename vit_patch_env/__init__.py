@@ -3,6 +3,8 @@
 import gymnasium as gym
 import lazy_loader
 
+import vit_patch_env.system.forking  # noqa: F401  (protects the processes that are forked)
+
 # Imported on first use: importing torch takes seconds, and `vit-patch --help` does not need it.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["ENV_ID"]

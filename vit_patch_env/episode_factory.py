@@ -1,7 +1,6 @@
 """Creates episodes from the arguments of the environment."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -34,8 +33,6 @@ from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.schedule import learning_rate_factor
 from vit_patch_env.training.trainer import Trainer
-
-_IMPORTED_BY = os.getpid()
 
 
 class EpisodeFactory:
@@ -136,10 +133,6 @@ class EpisodeFactory:
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
         """An episode with fresh weights."""
-        if os.getpid() != _IMPORTED_BY:
-            # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits OpenMP's
-            # state but not its threads: its first parallel operation would wait for them forever.
-            torch.set_num_threads(1)
         config, data = self.config, self.data
         started = time.perf_counter()
         normalize = Normalize(self.mean, self.std, self.precision.device)

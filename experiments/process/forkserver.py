@@ -8,8 +8,7 @@ _PRELOAD = [
     "sklearn.model_selection", "sklearn.datasets", "torchvision.transforms.v2", "sb3_contrib",
     "pandas", "matplotlib.figure", "rich.live", "tyro", "pydantic", "torch.utils.flop_counter",
 ]  # fmt: skip
-"""Imported once, in the server process that the others are forked from, which has no threads. Not
-this package: its environment would regard itself as forked, and forked ones use one thread only."""
+"""Imported once, in the server process that the others are forked from, which has no threads."""
 
 
 def fork_context() -> ForkServerContext:

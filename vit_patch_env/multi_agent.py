@@ -1,0 +1,290 @@
+"""Every patch an agent: a PettingZoo `ParallelEnv` around the environment (extra `multi-agent`)."""
+
+import math
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.episode import Selector
+
+try:
+    from pettingzoo import ParallelEnv
+except ImportError as missing:
+    raise ImportError(
+        "vit_patch_env.multi_agent needs pettingzoo: pip install 'vit-patch-env[multi-agent]'"
+    ) from missing
+
+N_OWN = 4
+"""Numbers that an agent observes of its own patch."""
+
+
+def agent_observations(
+    values: NDArray[np.float32], features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What each patch's agent observes: (n_patches, 4 + n_features) float32.
+
+    Columns: the patch's value; the same standardised over the patches, which is comparable between
+    batches and runs, 0 where all values are equal; row and column of the patch's centre as shares
+    of the image's height and width, in (0, 1); and the features, which all agents share.
+
+    Args:
+        values: observation of a batch, (n_patches,), where n_patches is a square number.
+        features: of the run, (n_features,).
+    """
+    n_patches = len(values)
+    rows = np.empty((n_patches, N_OWN + len(features)), dtype=np.float32)
+    rows[:, 0] = values
+    rows[:, 1] = _standardised(values)
+    rows[:, 2:N_OWN] = _centres(n_patches)
+    rows[:, N_OWN:] = features
+    return rows
+
+
+class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no types
+    """Every patch is an agent that decides whether it is trained on; all share the reward.
+
+    A PettingZoo `ParallelEnv`. What the paper names as future work, for algorithms that train one
+    policy for all agents, or one for each.
+
+    ## Agents
+    `patch_0`, `patch_1`, ..., row by row from the top left. All act in each step and end together.
+
+    ## Observation space
+    `Box((5,), float32)` for each agent: the patch's value in the observation of the next batch,
+    this value standardised over the patches, row and column of the patch in (0, 1), and the share
+    of the budget used. With `+run` in the environment's observation `Box((7,), float32)`: all three
+    run features. `state()` is the environment's observation.
+
+    ## Action space
+    `Discrete(2)` for each agent: 1 = train on this patch.
+
+    ## Reward, end and info
+    Those of the environment, the same for every agent.
+
+    Args:
+        env: an environment whose action space is MultiBinary(n_patches), n_patches a square number,
+            and whose observation has a number per patch and then features of the run, if any;
+            without them `info["progress"]` is the only feature.
+
+    Attributes:
+        env: the environment.
+        n_patches: number of agents.
+        possible_agents: their names.
+        agents: the same during an episode, none before and after it.
+
+    Raises:
+        ValueError: for other spaces.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self.n_patches = _check_spaces(env)
+        self.render_mode = env.render_mode
+        self.metadata = {
+            **env.metadata, "name": "vit_patch_select_v0", "is_parallelizable": True,
+        }  # fmt: skip
+        self.possible_agents = [f"patch_{index}" for index in range(self.n_patches)]
+        self.agents: list[str] = []
+        self.state_space = env.observation_space
+        observation = _agent_space(env.observation_space, self.n_patches)
+        # One object for each agent, as each is seeded on its own.
+        self.observation_spaces = {
+            agent: spaces.Box(observation.low, observation.high, dtype=np.float32)
+            for agent in self.possible_agents
+        }
+        self.action_spaces = {agent: spaces.Discrete(2) for agent in self.possible_agents}
+        self._state: NDArray[np.float32] | None = None
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        """The observation space of an agent."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        """The action space of an agent."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, Any]]]:
+        """Start a training run.
+
+        Args:
+            seed: as of the environment's `reset`.
+            options: ignored; PettingZoo passes some.
+        """
+        self._state, info = self.env.reset(seed=seed)
+        self.agents = list(self.possible_agents)
+        return self._observations(self._state, info), self._each(info)
+
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, NDArray[np.float32]],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        """Train on the patches whose agents choose so.
+
+        Args:
+            actions: 0 or 1 for each agent.
+
+        Raises:
+            ValueError: for other agents or actions, before the first reset and after the end.
+        """
+        if not self.agents:
+            raise ValueError("expected a reset before this call, got none since the last end")
+        if set(actions) != set(self.agents):
+            differing = sorted(set(actions) ^ set(self.agents), key=str)
+            raise ValueError(
+                f"actions must be one for each of {self.n_patches} agents, got {len(actions)} of "
+                f"them, which differ at {shown(differing[0])}"
+            )
+        for agent, action in actions.items():
+            if np.shape(action) or action not in (0, 1):
+                raise ValueError(f"the action of {agent} must be 0 or 1, got {shown(action)}")
+        patch_mask = np.array([actions[agent] for agent in self.agents], dtype=np.int8)
+        self._state, reward, terminated, truncated, info = self.env.step(patch_mask)
+        results = (
+            self._observations(self._state, info),
+            dict.fromkeys(self.agents, float(reward)),
+            dict.fromkeys(self.agents, terminated),
+            dict.fromkeys(self.agents, truncated),
+            self._each(info),
+        )
+        if terminated or truncated:
+            self.agents = []
+        return results
+
+    def state(self) -> NDArray[np.float32]:
+        """The environment's observation, for algorithms with a central critic.
+
+        Raises:
+            ValueError: before the first reset.
+        """
+        if self._state is None:
+            raise ValueError("expected a reset before this call, got none")
+        return self._state.copy()
+
+    def render(self) -> Any:
+        """As the environment's."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.agents = []
+        self.env.close()
+
+    def _observations(
+        self, observation: NDArray[np.float32], info: dict[str, Any]
+    ) -> dict[str, NDArray[np.float32]]:
+        values, features = np.split(observation, [self.n_patches])
+        if not len(features):
+            if "progress" not in info:
+                raise ValueError(
+                    "info must have progress where the observation has no features of the run, "
+                    f"got {shown(sorted(info))}"
+                )
+            features = np.array([info["progress"]], dtype=np.float32)
+        rows = agent_observations(values, features)
+        return dict(zip(self.agents, rows, strict=True))
+
+    def _each(self, info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The info for each agent, in a dict of its own: wrappers add entries."""
+        return {agent: dict(info) for agent in self.agents}
+
+
+class SharedPolicy:
+    """The patch masks of a policy that all agents share: a selector for `evaluate`.
+
+    Args:
+        policy: anything with Stable-Baselines3's predict() that maps the observations of agents,
+            (n_agents, n_numbers), to their actions, without a hidden state.
+        n_patches: number of agents.
+    """
+
+    def __init__(self, policy: Selector, n_patches: int) -> None:
+        self.policy = policy
+        self.n_patches = n_patches
+
+    def predict(
+        self,
+        observation: NDArray[np.float32],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int8], Any]:
+        """Patch mask (n_patches,) for an observation of the environment, and no state.
+
+        Without run features in the observation the share of the budget used is 1: splits are
+        evaluated after a run.
+        """
+        values, features = np.split(np.asarray(observation, dtype=np.float32), [self.n_patches])
+        rows = agent_observations(values, features if len(features) else np.ones(1, np.float32))
+        actions, _ = self.policy.predict(rows, deterministic=deterministic)
+        return np.asarray(actions, dtype=np.int8).reshape(self.n_patches), None
+
+
+def _check_spaces(env: gym.Env[Any, Any]) -> int:
+    """Number of patches of an environment.
+
+    Raises:
+        ArgumentError: if its spaces are not those of patches.
+    """
+    action, observation = env.action_space, env.observation_space
+    if not isinstance(action, spaces.MultiBinary) or len(action.shape) != 1:
+        raise ArgumentError("env", f"must have the action space MultiBinary(n), got {action}")
+    n_patches = int(action.shape[0])
+    if math.isqrt(n_patches) ** 2 != n_patches:
+        raise ArgumentError("env", f"must have a square number of patches, got {n_patches}")
+    shape = observation.shape if isinstance(observation, spaces.Box) else ()
+    if len(shape) != 1 or shape[0] < n_patches:
+        raise ArgumentError(
+            "env", f"must have an observation of {n_patches} numbers or more, got {observation}"
+        )
+    return n_patches
+
+
+def _agent_space(observation: spaces.Space[Any], n_patches: int) -> spaces.Box:
+    """The space of `agent_observations`."""
+    assert isinstance(observation, spaces.Box)
+    low, high = observation.low, observation.high
+    # Of n numbers with mean 0 and standard deviation 1, one is at most sqrt(n - 1).
+    largest = math.sqrt(n_patches) if n_patches > 1 else 1.0
+    has_features = len(low) > n_patches
+    return spaces.Box(
+        np.array(
+            [low[:n_patches].min(), -largest, 0, 0, *(low[n_patches:] if has_features else [0])],
+            dtype=np.float32,
+        ),
+        np.array(
+            [high[:n_patches].max(), largest, 1, 1, *(high[n_patches:] if has_features else [1])],
+            dtype=np.float32,
+        ),
+        dtype=np.float32,
+    )
+
+
+def _standardised(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    centred = values.astype(np.float64)
+    centred -= centred.mean()
+    scale = centred.std()
+    # Rounding errors give equal values a small spread, which must not be scaled up.
+    if scale <= 1e-7 * np.abs(values).max():
+        return np.zeros_like(centred)
+    standardised: NDArray[np.float64] = centred / scale
+    return standardised
+
+
+@cache
+def _centres(n_patches: int) -> NDArray[np.float64]:
+    """Row and column of the centre of each patch, in (0, 1): (n_patches, 2)."""
+    side = math.isqrt(n_patches)
+    cells = np.divmod(np.arange(n_patches), side)
+    return (np.stack(cells, axis=1) + 0.5) / side
