@@ -177,3 +177,47 @@ def test_duplicates_of_test_images_are_counted(make, tmp_path):
     data = from_torch(train, test, image_size=6)
     (note,) = (note for note in data.notes if "also training" in note)
     assert note.startswith("2 of 10 test images are also training images")
+
+
+def grey_rows(root, make=lambda image: image):
+    datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+    images = [make(image.convert("L")) for image in pictures()]
+    paths = []
+    for index, image in enumerate(images):
+        paths.append(f"{index}.png")
+        image.save(root / paths[-1])
+    labels = [index % 2 for index in range(N)]
+    rows = datasets.Dataset.from_dict({"image": paths, "label": labels})
+    return rows.cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize("images", ["memory", "stream"])
+def test_rows_that_are_all_grey_stay_grey(images, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+    cells = [{"bytes": as_png(image.convert("L")), "path": None} for image in pictures()]
+    columns = {"image": cells, "label": [index % 2 for index in range(N)]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    data = from_torch(rows, image_size=6, images=images)
+    assert data.train.images[:].shape[1:] == (1, 6, 6)
+    assert len(data.channel_mean) == 1
+    expected = {np.asarray(image.convert("L")).tobytes() for image in pictures()}
+    assert {image.numpy().tobytes() for image in data.train.images[:]} <= expected
+
+
+def test_relative_files_are_decoded_again_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = grey_rows(tmp_path)
+    before = from_torch(rows, image_size=6)
+    grey_rows(tmp_path, make=lambda image: Image.eval(image, lambda value: 255 - value))
+    after = from_torch(rows, image_size=6)
+    assert torch.equal(after.train.images, 255 - before.train.images)
+
+
+def test_an_empty_part_is_nothing(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+    from torch.utils.data import ConcatDataset
+
+    parquet(tmp_path)
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "train.parquet"), cache_dir=str(tmp_path))
+    data = from_torch(ConcatDataset([rows, rows.select([])]), image_size=6)
+    assert sum(len(split.labels) for split in splits(data)) == N

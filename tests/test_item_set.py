@@ -1,5 +1,7 @@
 """Items that are read once: by whom, which are left out, and how they are held."""
 
+import copy
+import gc
 import multiprocessing
 import pickle
 import random
@@ -14,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, from_torch
 from vit_patch_env.data import decoding, item_set
+from vit_patch_env.data.augment import Augmentation
 from vit_patch_env.data.batches import BatchStream, Normalize
 from vit_patch_env.data.dataset_source import DatasetImages
 from vit_patch_env.data.images import in_batches
@@ -100,10 +103,64 @@ def test_an_episode_is_the_same_with_workers():
     assert results[:2] == results[2:]
 
 
-def test_workers_are_refused_in_a_process_that_may_start_none(monkeypatch):
+def test_a_process_that_may_start_no_others_reads_by_itself(monkeypatch):
+    data = from_torch(Noisy(), image_size=8, images="stream", num_workers=2)
+    expected = list(in_batches(data.train.images, 5))
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
-    with pytest.raises(ValueError, match="num_workers must be 0 in a process that may start no"):
-        from_torch(Noisy(), image_size=8, num_workers=2)
+    assert all(map(torch.equal, in_batches(data.train.images, 5), expected))
+
+
+def n_children():
+    return len(multiprocessing.active_children())
+
+
+def test_workers_end_with_the_stream_and_with_each_new_position():
+    data = from_torch(Noisy(), image_size=8, images="stream", num_workers=2)
+    before = n_children()
+    stream = BatchStream(*data.train, Normalize((0.0,) * 3, (1.0,) * 3, CPU), batch_size=9, seed=1)
+    gc.disable()  # not by chance, when garbage is collected
+    try:
+        for epoch in range(3):
+            stream.position = (epoch, 0)
+            stream.next()
+            assert n_children() == before + 2
+        del stream
+        assert n_children() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_after_an_error_have_their_own_labels(num_workers):
+    def failing(images):
+        if fail:
+            raise RuntimeError("once")
+        return images
+
+    fail = False
+    data = from_torch(Noisy(), image_size=8, images="stream", num_workers=num_workers)
+    stream = BatchStream(
+        *data.train, Normalize((0.0,) * 3, (1 / 255,) * 3, CPU), batch_size=9, seed=1,
+        augmentation=Augmentation(crop=False, flip=False, transform=failing),
+    )  # fmt: skip
+    for step in range(8):
+        fail = step == 3
+        if fail:
+            with pytest.raises(RuntimeError, match="once"):
+                stream.next()
+            continue
+        images, labels = stream.next()
+        assert (images[:, 0, 7, 7].round().long() % 3).tolist() == labels.tolist()
+
+
+def test_a_streamed_environment_can_be_copied():
+    data = from_torch(Noisy(n=100), image_size=32, images="stream")
+    env = ViTPatchSelectEnv(**TINY | {"dataset": data, "batch_size": 16})
+    env.reset(seed=3)
+    env.step(np.ones(16))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(env)))
+    first, second = (one.step(np.arange(16) % 2)[1] for one in (env, again))
+    assert first == second
 
 
 @pytest.mark.parametrize("num_workers", [-1, 1.5, True])
@@ -150,9 +207,51 @@ def test_the_first_bad_item_is_named_where_none_may_be_left_out_or_all_are():
 
 def test_errors_in_a_data_sets_own_code_keep_their_traceback():
     with pytest.raises(KeyError, match="column"):
-        from_torch(Noisy(bad={7: KeyError("column")}), image_size=8, skip_corrupt=True)
+        from_torch(Noisy(bad={7: KeyError("column")}), image_size=8)
     with pytest.raises(ValueError, match="my own check"):
-        from_torch(Noisy(bad={7: ValueError("my own check")}), image_size=8, skip_corrupt=True)
+        from_torch(Noisy(bad={7: ValueError("my own check")}), image_size=8)
+
+
+def test_whatever_a_decoder_raises_its_item_is_left_out():
+    bad = {7: RuntimeError("truncated"), 9: ValueError("no\nmagic"), 0: (None, 0)}
+    with pytest.warns(UserWarning, match="3 of 60 images cannot be read"):
+        from_torch(Noisy(bad=bad), image_size=8, skip_corrupt=True)
+    bad = dict.fromkeys(range(60), KeyError("a\nb"))
+    with pytest.raises(
+        ValueError, match="readable item 0 of the training set, got KeyError: "
+    ) as no:
+        from_torch(Noisy(bad=bad), image_size=8, skip_corrupt=True)
+    assert "\n" not in str(no.value)
+
+
+@pytest.mark.parametrize("item", ["no pair", (torch.zeros(1, 8, 8), None)])
+def test_a_bad_item_is_also_left_out_if_its_known_label_would_be_compared(item):
+    with pytest.warns(UserWarning, match="1 of 60 images .* skipped: item 0 of the training set"):
+        from_torch(Noisy(bad={0: item}, known=True), image_size=8, skip_corrupt=True)
+
+
+def test_a_wrong_label_is_named_by_its_item_where_others_were_left_out():
+    bad = {2: OSError("damaged"), 10: (torch.zeros(1, 8, 8), 3)}
+    with (
+        pytest.warns(UserWarning, match="1 of 60 images"),
+        pytest.raises(ValueError, match="got 3 in item 10 of the training set"),
+    ):
+        from_torch(Noisy(bad=bad), image_size=8, classes=["a", "b", "c"], skip_corrupt=True)
+
+
+def test_colour_that_appears_later_is_refused_in_one_line():
+    class Later(Noisy):
+        mode = 1
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image[:1].expand(self.mode, -1, -1), label
+
+    dataset = Later()
+    data = from_torch(dataset, image_size=8, images="stream")
+    dataset.mode = 3
+    with pytest.raises(ValueError, match="expected grey images in the training set, as all were"):
+        data.train.images[:4]
 
 
 def test_images_are_held_once_and_pickled_once():
@@ -240,6 +339,42 @@ def test_an_image_folders_files_are_decoded_once_into_the_cache(make_folder, own
     assert len(decoded) == len(dataset)
     for one, other in zip(parts(data), parts(again), strict=True):
         assert torch.equal(one.images[:], other.images)
+
+
+def inverted(image):
+    return Image.eval(image, lambda value: 255 - value)
+
+
+class InvertedPart(Subset):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return inverted(image), label
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def test_subclasses_that_change_items_are_asked_for_them(make_folder):
+    dataset = ImageFolder(make_folder() / "train")
+    data = from_torch(InvertedPart(dataset, range(len(dataset))), image_size=12)
+    expected = {np.asarray(inverted(image)).transpose(2, 0, 1).tobytes() for image, _ in dataset}
+    assert {image.numpy().tobytes() for image in data.train.images} <= expected
+
+
+def test_samples_that_a_program_replaced_are_read(make_folder):
+    root = make_folder()
+    dataset = ImageFolder(root / "train")
+    dataset.samples = [(str(path).replace("cat", "dog"), label) for path, label in dataset.samples]
+    data = from_torch(dataset, image_size=12)
+    expected = {np.asarray(image).transpose(2, 0, 1).tobytes() for image, _ in dataset}
+    assert {image.numpy().tobytes() for image in data.train.images} <= expected
+
+
+def test_relative_and_absolute_folders_can_be_mixed(make_folder, monkeypatch):
+    root = make_folder()
+    monkeypatch.chdir(root)
+    data = from_torch(ImageFolder("train"), ImageFolder(root / "test"), image_size=8)
+    assert len(data.test.labels) == len(ImageFolder("test"))
 
 
 def test_what_opens_or_changes_its_images_itself_is_asked_for_them(make_folder):

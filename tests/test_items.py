@@ -336,6 +336,10 @@ def test_parts_with_other_classes_are_refused():
 ABC = ("a", "b", "c")
 
 
+def by_item(labels):
+    return None if labels is None else dict(enumerate(labels))
+
+
 @pytest.mark.parametrize(
     ("train", "test", "train_names", "test_names", "expected"),
     [
@@ -356,7 +360,7 @@ ABC = ("a", "b", "c")
 def test_labels_are_numbered_by_name_or_else_by_number(
     train, test, train_names, test_names, expected
 ):
-    numbered = number_labels(train, test, train_names, test_names)
+    numbered = number_labels(by_item(train), by_item(test), train_names, test_names)
     assert numbered.train.dtype == np.int64
     numbers = [None if labels is None else labels.tolist() for labels in numbered[:2]]
     assert (*numbers, numbered.classes) == expected
@@ -384,7 +388,7 @@ def test_labels_that_do_not_match_are_refused_by_name(
     train, test, train_names, test_names, message
 ):
     with pytest.raises(ValueError, match=message):
-        number_labels(train, test, train_names, test_names)
+        number_labels(by_item(train), by_item(test), train_names, test_names)
 
 
 def test_an_image_folder_keeps_its_class_names_and_matches_them(make_folder):

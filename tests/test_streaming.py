@@ -1,6 +1,7 @@
 """Images in memory or read batch by batch: the same batches, and only those that are used."""
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
@@ -388,3 +389,36 @@ def test_the_command_line_says_that_images_are_streamed(make_folder, tmp_path, c
     shown = capsys.readouterr().out
     assert "80 images of 16 x 16 pixels (0.0 GB) are read from" in shown
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+
+
+def test_processes_decode_with_the_programs_settings_of_pillow(make_folder, monkeypatch):
+    root = make_folder(n_images=4)
+    path = root / "train" / "cat" / "000.png"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(path.with_suffix(".jpg"))
+    path.unlink()
+    content = path.with_suffix(".jpg").read_bytes()
+    path.with_suffix(".jpg").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(decoding, "_MANY", 1)
+    with pytest.raises(ValueError, match="truncated"):
+        load_dataset("folder", data_dir=root, image_size=8, val_fraction=0.4)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    load_dataset("folder", data_dir=root, image_size=8, val_fraction=0.4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"exceeds limit of \d+ pixels"):
+        load_dataset("folder", data_dir=root, image_size=9, val_fraction=0.4)
+
+
+def test_formats_of_the_program_are_decoded_by_it(make_folder, monkeypatch):
+    class Upside(PngImagePlugin.PngImageFile):
+        format = "UPSIDE"
+
+    root = make_folder(n_images=4)
+    for path in root.glob("*/*/*.png"):
+        path.write_bytes(b"UPSIDE" + path.read_bytes())
+    monkeypatch.setattr(decoding, "_MANY", 1)
+    monkeypatch.setattr(Image, "ID", [*Image.ID, "UPSIDE"])
+    opener = lambda file, name: Upside(io.BytesIO(file.read()[6:]), name)  # noqa: E731
+    accept = lambda prefix: prefix.startswith(b"UPSIDE")  # noqa: E731
+    monkeypatch.setitem(Image.OPEN, "UPSIDE", (opener, accept))
+    data = load_dataset("folder", data_dir=root, image_size=8, val_fraction=0.4)
+    assert len(data.train.labels) > 0

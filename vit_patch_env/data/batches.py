@@ -1,10 +1,12 @@
 """A seeded, resumable stream of augmented mini-batches that live on the training device."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -149,8 +151,7 @@ class BatchStream:
         check_integer(0, self.batches_per_epoch - 1, batch=position.batch)
         self._position = position
         self._shuffle()
-        batches = getattr(self.images, "batches", None)
-        self._read = None if batches is None else batches(self._requests())
+        self._reader: Iterator[Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Seed and position, as plain data."""
@@ -165,7 +166,12 @@ class BatchStream:
         """The next batch."""
         epoch, index = self._position
         part = self._part
-        images, labels = self._chosen(part), self.labels[self._order[part]]
+        # Kept for the next batch only if there is no error: it is ahead of the position until then.
+        reader, self._reader = self._reader, None
+        if reader is None and hasattr(self.images, "batches"):
+            reader = self.images.batches(self._requests())
+        images = self._chosen(part) if reader is None else self._moved(next(reader))
+        labels = self.labels[self._order[part]]
         if self.crop_padding or self.flip:
             images = crop_and_flip(
                 images, self._offsets[part], self._flips[part], self.crop_padding
@@ -179,7 +185,11 @@ class BatchStream:
         prefetch = getattr(self.images, "prefetch", None)
         if prefetch is not None:
             prefetch(self._order_on_cpu[self._part])
+        self._reader = reader
         return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reader": None}
 
     @property
     def _part(self) -> slice:
@@ -191,7 +201,10 @@ class BatchStream:
         """The uint8 images of a part of the epoch's order, on the device."""
         if self._on_device:
             return self.images[self._order[part]]
-        images = self.images[self._order_on_cpu[part]] if self._read is None else next(self._read)
+        return self._moved(self.images[self._order_on_cpu[part]])
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """The images on the device."""
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # so that the transfer need not be waited for
         return images.to(self.device, non_blocking=True)
@@ -208,28 +221,34 @@ class BatchStream:
 
     def _requests(self) -> Iterator[Request]:
         """What to read for each batch from this position on."""
-        epoch, index = self._position
-        while True:
-            order = self._order_of(self._generator(epoch))
-            for batch in range(index, self.batches_per_epoch):
-                part = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-                yield Request(order[part].numpy(), (self.seed, epoch, _READING), batch)
-            epoch, index = epoch + 1, 0
-
-    def _generator(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, epoch])
-
-    def _order_of(self, rng: np.random.Generator) -> Tensor:
-        """An epoch's order, the first of what its generator is used for."""
-        return torch.from_numpy(rng.permutation(len(self.images)))
+        return _requests(self.seed, len(self.images), self.batch_size, self._position)
 
     def _shuffle(self) -> None:
         """Sample the epoch's order, crops and mirrored images, with one transfer each."""
-        rng = self._generator(self._position.epoch)
         n_images = len(self.images)
-        self._order_on_cpu = self._order_of(rng)
+        order, rng = _shuffled(self.seed, self._position.epoch, n_images)
+        self._order_on_cpu = torch.from_numpy(order)
         self._order = self._order_on_cpu.to(self.device)
         offsets = rng.integers(0, 2 * self.crop_padding, size=(n_images, 2), endpoint=True)
         self._offsets = torch.from_numpy(offsets).to(self.device)
         flips = rng.random(n_images) < 0.5 if self.flip else np.zeros(n_images, dtype=np.bool_)
         self._flips = torch.from_numpy(flips).to(self.device)
+
+
+def _shuffled(
+    seed: int, epoch: int, n_images: int
+) -> tuple[NDArray[np.int64], np.random.Generator]:
+    """An epoch's order, and the generator of its other random numbers."""
+    rng = np.random.default_rng([seed, epoch])
+    return rng.permutation(n_images), rng
+
+
+def _requests(seed: int, n_images: int, batch_size: int, position: Position) -> Iterator[Request]:
+    """What to read for each batch of a stream from a position on."""
+    start = position.batch * batch_size
+    for epoch in itertools.count(position.epoch):
+        order, _ = _shuffled(seed, epoch, n_images)
+        for first in range(start, n_images - batch_size + 1, batch_size):
+            indices = order[first : first + batch_size]
+            yield Request(indices, (seed, epoch, _READING), first // batch_size)
+        start = 0

@@ -151,6 +151,11 @@ class DatasetImages:
         yield from map(self._in_channels, self._items.batches(of_items))
 
     def _in_channels(self, images: Tensor) -> Tensor:
+        if images.shape[1] > self.shape[1]:
+            raise ValueError(
+                f"expected grey images in {self._items.where}, as all were when they were first "
+                "read, got one in colour"
+            )
         return images.expand(-1, self.shape[1], -1, -1).contiguous()
 
     def channel_sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

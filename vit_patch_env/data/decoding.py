@@ -4,6 +4,7 @@
 program, so that starting it takes a fraction of a second and no `if __name__ == "__main__"`.
 """
 
+import json
 import os
 import pickle
 import queue
@@ -16,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFile
 
 from vit_patch_env.data.pictures import read_picture
 from vit_patch_env.names import ResizeName
@@ -65,7 +67,7 @@ def decoder(
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
     """
-    if n_pictures < _MANY:
+    if n_pictures < _MANY or _has_own_formats():
         yield lambda pictures: decode(pictures, image_size, resize)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -87,6 +89,12 @@ def decoder(
             process.close()
 
 
+def _has_own_formats() -> bool:
+    """Whether the program has taught Pillow formats, which other processes do not know."""
+    openers = (opener for opener, _ in Image.OPEN.values())
+    return any(not opener.__module__.startswith("PIL.") for opener in openers)
+
+
 class _Process:
     """A process that decodes pictures.
 
@@ -97,7 +105,7 @@ class _Process:
 
     def __init__(self, image_size: int, resize: ResizeName) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(image_size), resize],
+            [sys.executable, "-m", __name__, str(image_size), resize, *_settings()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -129,6 +137,11 @@ class _Process:
             self._process.communicate()
 
 
+def _settings() -> list[str]:
+    """Pillow's settings that a program may change, as texts."""
+    return [json.dumps(Image.MAX_IMAGE_PIXELS), json.dumps(ImageFile.LOAD_TRUNCATED_IMAGES)]
+
+
 def _serve(requests: IO[bytes], replies: IO[bytes], *form: Any) -> None:
     """Decode the pictures of each request until there are no more."""
     while True:
@@ -144,4 +157,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     with os.fdopen(os.dup(1), "wb") as answers, suppress(BrokenPipeError):
         os.dup2(2, 1)  # whatever a library prints is no answer
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[3:])
         _serve(sys.stdin.buffer, answers, int(sys.argv[1]), sys.argv[2])

@@ -61,6 +61,7 @@ class Pictures:
         origin: what is hashed to tell these pictures from others.
         about: where they come from, in words.
         complete: as the argument.
+        may_be_grey: whether pictures are grey where all of them are; those of files never are.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Pictures:
             ]
         )
         self.complete = complete
+        self.may_be_grey = bool(rows)
 
     def __len__(self) -> int:
         return len(self._references)
@@ -139,10 +141,11 @@ def pictures_of(dataset: Any) -> list[Reference] | None:
     Known are torchvision's data sets of files without transforms, and Hugging Face data sets with a
     column of the type `Image` in their default format, also within `Subset` and `ConcatDataset`.
     """
-    if isinstance(dataset, Subset):
+    # Subclasses may do something else with their items.
+    if type(dataset) is Subset:
         inner = pictures_of(dataset.dataset)
         return None if inner is None else [inner[index] for index in dataset.indices]
-    if isinstance(dataset, ConcatDataset):
+    if type(dataset) is ConcatDataset:
         parts = [pictures_of(part) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
         return list(chain.from_iterable(known)) if len(known) == len(parts) else None
@@ -153,7 +156,7 @@ def pictures_of(dataset: Any) -> list[Reference] | None:
     return None
 
 
-_FILE_LISTS = ("_image_files", "_images", "imgs", "samples", "_samples")
+_FILE_LISTS = ("_image_files", "_images", "samples", "imgs", "_samples")
 """Attributes of torchvision's data sets with paths, or with tuples that begin with a path."""
 
 
@@ -170,8 +173,11 @@ def _files(dataset: Any) -> list[Reference] | None:
         if isinstance(listed, list) and len(listed) == len(dataset):
             paths = [entry[0] if isinstance(entry, tuple) else entry for entry in listed]
             if all(isinstance(path, str | os.PathLike) for path in paths):
-                return [os.fspath(path) for path in paths]
+                return [os.path.abspath(path) for path in paths]  # noqa: PTH100
     return None
+
+
+_ROWS_AT_ONCE = 256
 
 
 def _rows(dataset: Any) -> list[Reference] | None:
@@ -183,6 +189,8 @@ def _rows(dataset: Any) -> list[Reference] | None:
         return None
     if dataset.format["type"] is not None:
         return None
+    if not len(dataset):
+        return []
     rows = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     files = [Path(file["filename"]) for file in dataset.cache_files]
     stamp = hashlib.sha256(dataset._fingerprint.encode())
@@ -191,11 +199,16 @@ def _rows(dataset: Any) -> list[Reference] | None:
         stamp.update(b"\0%d %d %d" % (stat.st_size, stat.st_mtime_ns, stat.st_ino))
     about = escaped(files[0].parent) if files else "a Hugging Face data set in memory"
     table = Table(rows, column, stamp.hexdigest().encode(), about)
-    if (rows[0][column] or {}).get("bytes") is not None:
+    first: dict[str, Any] = next((value for value in (row[column] for row in rows) if value), {})
+    if first.get("bytes") is not None:
         return [Row(table, number) for number in range(len(rows))]
-    # Files, in which case reading all rows takes little.
-    paths = [(value or {}).get("path") or "" for value in rows[:][column]]
-    return [
-        path if os.path.isabs(path) else Row(table, number)  # noqa: PTH117
-        for number, path in enumerate(paths)
-    ]
+    references: list[Reference] = []
+    for batch in rows.iter(_ROWS_AT_ONCE):
+        for value in batch[column]:
+            path = (value or {}).get("path") or ""
+            if "::" in path:  # within an archive
+                return None
+            is_file = os.path.exists(path)  # noqa: PTH110
+            row = Row(table, len(references))
+            references.append(os.path.abspath(path) if is_file else row)  # noqa: PTH100
+    return references

@@ -1,5 +1,6 @@
 """Reading items of data sets, batch by batch, in this process or in workers."""
 
+import itertools
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.generators import seeded_generators
 from vit_patch_env.data.images import Request
-from vit_patch_env.data.items import ItemError, Label, read_item
+from vit_patch_env.data.items import ItemError, Label, read_item, unreadable
 from vit_patch_env.data.resize import Form, resize_images
 
 _CPU = torch.device("cpu")
@@ -42,23 +42,19 @@ class ItemReader(Dataset[Items]):
         dataset: map-style.
         where: the data set in messages, such as "the training set".
         form: what images become.
-        num_workers: processes that read, as of torch's `DataLoader`; 0 for this one.
-
-    Raises:
-        ValueError: for workers in a process that may start none.
+        skip_corrupt: take any error of the data set for a problem of the item.
+        num_workers: processes that read, as of torch's `DataLoader`; 0 for this one, which also
+            reads if it may start no processes, as those of SubprocVecEnv, and a few requests.
     """
 
-    def __init__(self, dataset: Any, where: str, form: Form, num_workers: int) -> None:
-        if num_workers and multiprocessing.current_process().daemon:
-            raise ArgumentError(
-                "num_workers",
-                "must be 0 in a process that may start no others, such as those of SubprocVecEnv, "
-                f"got {num_workers}",
-            )
+    def __init__(
+        self, dataset: Any, where: str, form: Form, *, skip_corrupt: bool, num_workers: int
+    ) -> None:
         self.dataset = dataset
         self.where = where
         self.form = form
-        self.num_workers = num_workers
+        self._skip_corrupt = skip_corrupt
+        self._num_workers = num_workers
 
     def __getitem__(self, request: Request) -> Items:
         """The items at the request's indices, read with its random numbers."""
@@ -69,6 +65,13 @@ class ItemReader(Dataset[Items]):
                     image, label = read_item(self.dataset, index, self.where)
                 except ItemError as error:
                     problems[place] = str(error)
+                    continue
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    if not self._skip_corrupt:
+                        raise  # a mistake in the data set's code, which needs its traceback
+                    problems[place] = unreadable(index, self.where, error)
                     continue
                 places.append(place)
                 images.append(resize_images(image, *self.form))
@@ -82,13 +85,17 @@ class ItemReader(Dataset[Items]):
 
     def read(self, requests: Iterable[Request]) -> Iterator[Items]:
         """What is read for each request, in turn; workers read ahead."""
-        if not self.num_workers:
-            return map(self.__getitem__, requests)
+        # Processes take longer to start than a few requests take to be read.
+        requests = iter(requests)
+        first = list(itertools.islice(requests, self._num_workers))
+        following = list(itertools.islice(requests, 1)) if self._num_workers else []
+        if not following or multiprocessing.current_process().daemon:
+            return map(self.__getitem__, itertools.chain(first, following, requests))
         loader = DataLoader(
             self,
             batch_size=None,
-            sampler=requests,
-            num_workers=self.num_workers,
+            sampler=itertools.chain(first, following, requests),
+            num_workers=self._num_workers,
             collate_fn=_as_it_is,
             generator=torch.Generator(_CPU),  # it draws a seed, though not of the global generator
         )

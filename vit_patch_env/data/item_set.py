@@ -89,7 +89,9 @@ class ItemSet:
         self.where = where
         self._form = form
         self._skip_corrupt = skip_corrupt
-        self._reader = ItemReader(dataset, where, form, num_workers)
+        self._reader = ItemReader(
+            dataset, where, form, skip_corrupt=skip_corrupt, num_workers=num_workers
+        )
         n = n_items(dataset, where)
         known = known_labels(dataset, where)
         self.labels: list[Label | None] = [None] * n if known is None else list(known)
@@ -172,7 +174,7 @@ class ItemSet:
 
         The parts share the memory that the images were read into.
         """
-        images, self._images = self._images, self._images[:0]
+        images, self._images = self._images, self._images[:0].clone()
         rows = self._row_of[np.concatenate(parts)]
         _bring_to_front(images, rows)
         taken = images[: len(rows)]

@@ -20,10 +20,6 @@ class ItemError(ValueError):
     """An item that cannot be used, and why, in one line."""
 
 
-class UnreadableItemError(ItemError):
-    """An item that cannot be read, as its file is damaged or missing."""
-
-
 Label = int | str
 """A class by its number, from 0, or by its name."""
 
@@ -85,7 +81,7 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
     """The image and the label at an index of a data set, as they are.
 
     Raises:
-        ItemError: as `split_item`, or UnreadableItemError if it cannot be read.
+        ItemError: as `split_item`, or if the item cannot be read.
     """
     item = f"item {index} of {where}"
     try:
@@ -93,10 +89,16 @@ def read_pair(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
     except (OSError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
         # What files that are missing or damaged, and a wrong length, lead to. Other errors are
         # mistakes in the data set's code, which need their traceback.
-        raise UnreadableItemError(
-            f"expected a readable {item}, got {type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise ItemError(unreadable(index, where, error)) from error
     return split_item(value, item)
+
+
+def unreadable(index: int, where: str, error: BaseException) -> str:
+    """What is wrong with an item that cannot be read."""
+    return (
+        f"expected a readable item {index} of {where}, "
+        f"got {type(error).__name__}: {one_line(error)}"
+    )
 
 
 def close_file(image: Any) -> None:
@@ -205,7 +207,7 @@ def _from_pil(image: Image.Image, where: str) -> Tensor:
     except MemoryError:
         raise
     except Exception as error:  # its file may be damaged, and Pillow then raises anything
-        raise UnreadableItemError(
+        raise ItemError(
             f"expected a readable PIL image, got one of mode {image.mode} in {where}: "
             f"{one_line(error)}"
         ) from error

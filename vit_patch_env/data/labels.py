@@ -16,14 +16,17 @@ from vit_patch_env.data.generators import seeded_generators
 from vit_patch_env.data.images import UNTRAINED
 from vit_patch_env.data.items import (
     LABEL_KEYS,
+    ItemError,
     Label,
-    UnreadableItemError,
     close_file,
     label_of,
     n_items,
     read_pair,
 )
 from vit_patch_env.system.shown import listed
+
+Labels = Mapping[int, Label]
+"""Labels of a data set's items, by their index."""
 
 TRAINING_SET = "the training set"
 VALIDATION_SET = "the validation set"
@@ -70,10 +73,10 @@ def _differs(dataset: Any, index: int, label: Label, where: str) -> bool:
     """Whether an item can be read and has another label."""
     try:
         image, value = read_pair(dataset, index, where)
-    except UnreadableItemError:  # which matters if the item is used
+        close_file(image)
+        return label_of(value, f"item {index} of {where}") != label
+    except ItemError:  # which matters if the item is used
         return False
-    close_file(image)
-    return label_of(value, f"item {index} of {where}") != label
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
@@ -114,15 +117,15 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
 
 
 def number_labels(
-    train: Sequence[Label],
-    test: Sequence[Label] | None,
+    train: Labels,
+    test: Labels | None,
     train_names: Sequence[str] | None = None,
     test_names: Sequence[str] | None = None,
 ) -> Numbered:
     """Labels as indices into the class names.
 
     Args:
-        train: the training set's labels: integers from 0, or text.
+        train: the training set's labels by item: integers from 0, or text.
         test: the test set's.
         train_names: class names by label. Without names, integers belong to the classes of the same
             number; the classes are then those that occur, in order.
@@ -142,7 +145,8 @@ def number_labels(
             "expected labels of one kind, integers or text, "
             f"got {keys[0]!r} in {TRAINING_SET} and {test_keys[0]!r} in {TEST_SET}"
         )
-    names = train_names or (None if isinstance(train[0], str) else test_names)
+    first = next(iter(train.values()))
+    names = train_names or (None if isinstance(first, str) else test_names)
     used = set(keys)
     classes = _classes(used, names)
     if test_keys is not None and not used.issuperset(test_keys):
@@ -166,13 +170,13 @@ class NumberedSets(NamedTuple):
 
 
 def number_sets(
-    datasets: Sequence[Any], labels: Sequence[Sequence[Label]], classes: Sequence[str] | None
+    datasets: Sequence[Any], labels: Sequence[Labels], classes: Sequence[str] | None
 ) -> NumberedSets:
     """Labels of a training set and of other sets as indices into the class names.
 
     Args:
         datasets: the training set, then the others.
-        labels: of each data set's items.
+        labels: of each data set, by item.
         classes: replace the data sets' names if given.
 
     Raises:
@@ -205,28 +209,31 @@ def number_sets(
 
 
 def _keys(
-    labels: Sequence[Label], own: Sequence[str] | None, other: Sequence[str] | None, where: str
+    labels: Labels, own: Sequence[str] | None, other: Sequence[str] | None, where: str
 ) -> list[Label]:
     """What identifies each label's class: its name, or its number if there are no names."""
-    text = isinstance(labels[0], str)
-    for index, label in enumerate(labels):
+    first, first_label = next(iter(labels.items()))
+    text = isinstance(first_label, str)
+    for index, label in labels.items():
         if isinstance(label, str) != text:
             raise ValueError(
-                f"expected labels of one kind, integers or text, got {labels[0]!r} in item 0 and "
-                f"{label!r} in item {index} of {where}"
+                f"expected labels of one kind, integers or text, got {first_label!r} in item "
+                f"{first} and {label!r} in item {index} of {where}"
             )
     names = own if text else own or other
     if not names:
-        return list(labels)
+        return list(labels.values())
     known: Container[Label] = set(names) if text else range(len(names))
-    for index, label in enumerate(labels):
+    for index, label in labels.items():
         if label not in known:
             limits = "one of the classes" if text else f"in [0, {len(names) - 1}], for the classes"
             raise ValueError(
                 f"{'label' if text else 'highest label'} must be {limits} {listed(names)}, "
                 f"got {label!r} in item {index} of {where}"
             )
-    keys: list[Label] = [label if isinstance(label, str) else names[label] for label in labels]
+    keys: list[Label] = [
+        label if isinstance(label, str) else names[label] for label in labels.values()
+    ]
     return keys
 
 

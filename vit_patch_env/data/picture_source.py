@@ -22,7 +22,7 @@ from vit_patch_env.data.encoded import Pictures
 from vit_patch_env.data.images import Images, Indices, at
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import Parts, Positions, Source, warn_skipped, where_to_keep
-from vit_patch_env.data.store import DECODED, EMPTY, Store
+from vit_patch_env.data.store import EMPTY, GREY, Store
 from vit_patch_env.names import ImagesName
 from vit_patch_env.system.cache import IMAGES, make_room
 from vit_patch_env.system.limits import available_cpus
@@ -48,6 +48,9 @@ class PictureSource(Source):
         skip_corrupt: leave out pictures that cannot be decoded, with a warning that names them.
         flip: as of any source.
         notes: as of any source.
+
+    Attributes:
+        n_channels: of the images, once they are prepared.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class PictureSource(Source):
         self.skip_corrupt = skip_corrupt
         self.cache = cache
         self._store: Store | None = None
+        self.n_channels = 3
         self._rows = np.full(len(pictures), -1, dtype=np.int64)
         self._prepared = np.zeros(0, dtype=np.int64)
         self._keys: list[bytes] = []
@@ -101,7 +105,10 @@ class PictureSource(Source):
                 self._decode(store, missing)
         self._keys = keys
         self._prepared = positions
-        readable: NDArray[np.bool_] = store.states(self._rows[positions]) == DECODED
+        states = store.states(self._rows[positions])
+        readable: NDArray[np.bool_] = states != EMPTY
+        grey = self.pictures.may_be_grey and (states[readable] == GREY).all()
+        self.n_channels = 1 if grey else 3
         warn_skipped([self.name(position) for position in positions[~readable]], len(positions))
         return readable
 
@@ -109,7 +116,7 @@ class PictureSource(Source):
         """The images at each of the positions, in memory or as `StoredImages`."""
         store = self._open_store()
         n_images = sum(len(part) for part in positions)
-        n_bytes = n_images * store.row_bytes
+        n_bytes = n_images * self.n_channels * self.form.image_size**2
         size = self.form.image_size
         stored = [StoredImages(self, part) for part in positions]
         if where_to_keep(images, n_bytes) == "stream":
@@ -139,7 +146,7 @@ class PictureSource(Source):
                 raise ValueError(image)
             store.repair(self._rows[positions[index]], image)
             images[index] = torch.from_numpy(image)
-        return images
+        return images if self.n_channels == 3 else images[:, :1].contiguous()
 
     def prefetch(self, positions: Positions) -> None:
         """Let the system read these images ahead."""
@@ -147,7 +154,8 @@ class PictureSource(Source):
 
     def channel_sums(self, positions: Positions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums of the pixel values of these images, and of their squares: (channels,) each."""
-        return self._open_store().channel_sums(self._rows[positions])
+        sums, squares = self._open_store().channel_sums(self._rows[positions])
+        return sums[: self.n_channels], squares[: self.n_channels]
 
     def _open_store(self) -> Store:
         """The store with the prepared images, which is opened again in another process.
@@ -241,7 +249,7 @@ class StoredImages:
         self._source = source
         self._positions = positions
         size = source.form.image_size
-        self.shape = torch.Size((len(positions), 3, size, size))
+        self.shape = torch.Size((len(positions), source.n_channels, size, size))
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -33,12 +33,10 @@ _LEFT_OUT = {
 Image.preinit()
 Image.init()
 
-_FORMATS = tuple(name for name in Image.ID if name not in _LEFT_OUT)
-
 SUFFIXES = frozenset(
     suffix
     for suffix, name in Image.registered_extensions().items()
-    if name in _FORMATS or name == "MPO"  # which is opened as JPEG
+    if (name in Image.ID and name not in _LEFT_OUT) or name == "MPO"  # which is opened as JPEG
 )
 """Suffixes of the formats that are read, such as ".jpg", in lower case."""
 
@@ -115,7 +113,7 @@ def _opened(content: str | bytes) -> Iterator[Image.Image]:
     suffix = os.path.splitext(content)[1].lower() if isinstance(content, str) else ""  # noqa: PTH122
     with _file(content) if isinstance(content, str) else io.BytesIO(content) as file:
         try:
-            image = Image.open(file, formats=_formats(suffix))
+            image = Image.open(file, formats=_formats(suffix, len(Image.ID)))
         except MemoryError as error:  # for what the file claims to contain beside pixels
             raise ValueError("its header needs more memory than there is") from error
         _check_size(image.size)
@@ -123,10 +121,11 @@ def _opened(content: str | bytes) -> Iterator[Image.Image]:
 
 
 @lru_cache(1024)
-def _formats(suffix: str) -> tuple[str, ...]:
-    """Formats to try, those with the suffix first."""
+def _formats(suffix: str, _n_registered: int) -> tuple[str, ...]:
+    """Formats to try, those with the suffix first; a program may register more of them."""
     expected = Image.registered_extensions().get(suffix)
-    return tuple(sorted(_FORMATS, key=lambda name: name != expected))
+    formats = [name for name in Image.ID if name not in _LEFT_OUT]
+    return tuple(sorted(formats, key=lambda name: name != expected))
 
 
 def _check_size(size: tuple[int, int]) -> None:

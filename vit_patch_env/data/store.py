@@ -18,8 +18,8 @@ from tqdm import tqdm
 from vit_patch_env.system.cache import ABOUT, Descriptor, lock_path, lock_shared
 from vit_patch_env.system.files import remove_partial, replacing
 
-EMPTY, DECODED = range(2)
-"""States of a row."""
+EMPTY, DECODED, GREY = range(3)
+"""States of a row; the channels of a grey image are the same."""
 
 _ROW = np.dtype(
     [
@@ -107,7 +107,7 @@ class Store:
         self._index = _read_index(self.folder / "index")
         n_whole = os.fstat(self._pixels).st_size // self.row_bytes
         lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
-        self._index["state"][lost & (self._index["state"] == DECODED)] = EMPTY
+        self._index["state"][lost] = EMPTY
         self._row_of = {key: row for row, key in enumerate(self._index["key"].tolist())}
         self._verified = np.zeros(len(self._index), dtype=np.bool_)
         self._saved = time.monotonic()
@@ -140,7 +140,7 @@ class Store:
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
     def states(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """`EMPTY` or `DECODED` for each row."""
+        """`EMPTY`, `DECODED` or `GREY` for each row."""
         states: NDArray[np.uint8] = self._index["state"][rows]
         return states
 
@@ -161,7 +161,7 @@ class Store:
         record["sum"][0, : self.shape[0]] = values.sum(axis=1, dtype=np.int64)
         squares = np.square(values, dtype=np.uint16)
         record["sum_of_squares"][0, : self.shape[0]] = squares.sum(axis=1, dtype=np.int64)
-        record["state"] = DECODED
+        record["state"] = GREY if (values == values[0]).all() else DECODED
 
     def repair(self, row: int, image: NDArray[np.uint8]) -> None:
         """Write the image of a damaged row again; the index is right and may be another's now."""

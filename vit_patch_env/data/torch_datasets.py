@@ -1,7 +1,6 @@
 """Data from torch data sets: a user's own, and those that are known by name."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -52,7 +51,7 @@ def make_source(
     Raises:
         ValueError: as `ItemSet` and `number_sets`.
     """
-    given = [(train, TRAINING_SET), (val, VALIDATION_SET), (test, TEST_SET)]
+    given = ((train, TRAINING_SET), (val, VALIDATION_SET), (test, TEST_SET))
     sets = [
         ItemSet(dataset, where, form, skip_corrupt=skip_corrupt, num_workers=num_workers)
         for dataset, where in given
@@ -67,16 +66,13 @@ def make_source(
             items.read(np.arange(len(items)), keep=keep)
             left_out = [number for number, label in enumerate(items.labels) if label is None]
             warn_skipped([f"item {number} of {items.where}" for number in left_out], len(items))
-    numbers = [
-        np.array([number for number, label in enumerate(items.labels) if label is not None])
+    labels = [
+        {number: label for number, label in enumerate(items.labels) if label is not None}
         for items in sets
     ]
-    labels = [[label for label in items.labels if label is not None] for items in sets]
     numbered = number_sets([items.dataset for items in sets], labels, classes)
-    starts = iter(pairwise(np.cumsum([0, *map(len, labels)])))
-    ranges = [None if dataset is None else np.arange(*next(starts)) for dataset, _ in given]
-    assert ranges[0] is not None
-    parts = Parts(ranges[0], *ranges[1:])
+    lengths = iter(map(len, labels))
+    parts = Parts.in_turn(*(None if dataset is None else next(lengths) for dataset, _ in given))
     known = [part for part in pictures if part is not None]
     if len(known) == len(sets) and not unlabelled:
         named = [(items.where, part) for items, part in zip(sets, known, strict=True)]
@@ -84,6 +80,7 @@ def make_source(
             Pictures(named), numbered.labels, parts, numbered.classes, form, cache_dir(),
             skip_corrupt=skip_corrupt, flip=flip, notes=notes,
         )  # fmt: skip
+    numbers = [np.array(list(part)) for part in labels]
     return DatasetSource(
         sets, numbers, numbered.labels, parts, numbered.classes, form, flip=flip, notes=notes
     )
