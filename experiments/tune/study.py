@@ -26,6 +26,8 @@ from vit_patch_env.experiments.tune.space import Dimension
 DATABASE = "study.db"
 WORKERS = "workers"
 NAME = "vit-patch"
+STARTED, ENDED = "started", "ended"
+"""Attributes of Optuna's trials, in which the values are those of a `TrialRecord`."""
 
 LOCK_SECONDS = 60.0
 """How long to wait for the study's lock, which is held for moments."""
@@ -107,15 +109,14 @@ class Attempt:
         note: str = "",
     ) -> None:
         """Write how the trial ended."""
-        attributes = {
-            "ended": state,
+        ended = {
+            "state": state,
             "seconds": time.time() - self._started,
             "n_selected": n_selected,
             "note": note,
         }
         with _storage_errors():
-            for name, value in attributes.items():
-                self._trial.set_user_attr(name, value)
+            self._trial.set_user_attr(ENDED, ended)
             self._trial.study.tell(self._trial, accuracy, state=_OPTUNA_STATES[state])
 
 
@@ -230,9 +231,8 @@ class TuningStudy:
             )
         trial = self._study.ask()
         values = {one.name: _suggest(trial, one, first=number == 0) for one in self.dimensions}
-        trial.set_user_attr("worker", self._worker)
-        trial.set_user_attr("values", values)
-        trial.set_user_attr("number", number)  # last, as it marks a trial that has started
+        started = {"worker": self._worker, "number": number, "values": values}
+        trial.set_user_attr(STARTED, started)
         return Attempt(trial, number, values)
 
     def _join(self) -> None:
@@ -250,7 +250,7 @@ class TuningStudy:
         for trial in self._trials():
             if trial.state != TrialState.RUNNING:
                 continue
-            worker = trial.user_attrs.get("worker")
+            worker = trial.user_attrs.get(STARTED, {}).get("worker")
             # This process has no trial under way: one of its number was another's.
             if worker is not None and worker != self._worker:
                 lock = FileLock(self._worker_path(worker))
@@ -267,11 +267,12 @@ def _records(trials: Sequence[FrozenTrial]) -> Iterator[TrialRecord]:
     """The trials that have started."""
     n_killed: Counter[int] = Counter()
     for trial in trials:
-        attributes = trial.user_attrs
-        if "number" not in attributes:
+        started = trial.user_attrs.get(STARTED)
+        if started is None:  # killed before it was written
             continue
-        number, note = attributes["number"], attributes.get("note", "")
-        state: State = attributes.get("ended", "running")
+        ended = trial.user_attrs.get(ENDED, {})
+        number, note = started["number"], ended.get("note", "")
+        state: State = ended.get("state", "running")
         if trial.state == TrialState.RUNNING:
             state = "running"
         elif _OPTUNA_STATES.get(state) != trial.state:  # killed, at the latest while it ended
@@ -282,9 +283,9 @@ def _records(trials: Sequence[FrozenTrial]) -> Iterator[TrialRecord]:
             number=number,
             state=state,
             accuracy=trial.value if state == "done" else None,
-            values=attributes["values"],
-            seconds=attributes.get("seconds"),
-            n_selected=attributes.get("n_selected"),
+            values=started["values"],
+            seconds=ended.get("seconds"),
+            n_selected=ended.get("n_selected"),
             note=note,
         )
 

@@ -61,7 +61,7 @@ def train_and_validate(
     def end_epoch(metrics: EpochMetrics) -> None:
         nonlocal reached, latest
         if not math.isfinite(metrics.val_loss):
-            raise DivergedError("the validation loss is not finite")
+            raise DivergedError("the loss is not finite")
         latest = metrics
         n_points = options.env.epochs
         # Shares of the budget are exact but for rounding.
@@ -81,5 +81,5 @@ def train_and_validate(
     finally:
         env.close()
     if monitor.diverged or latest is None:
-        raise DivergedError("the training loss is not finite")
+        raise DivergedError("the loss is not finite")
     return RunOutcome(latest.val_accuracy, monitor.n_selected_mean)
