@@ -95,7 +95,7 @@ def searched_table() -> str:
 
 def _searched_rows(prefix: str, kind: Any) -> list[tuple[str, ...]]:
     """The rows of a class's arguments that are searched."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in declared(kind):
         if one.search is not None:
             reward = one.search.reward

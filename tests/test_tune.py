@@ -21,10 +21,13 @@ from vit_patch_env.experiments.tune.tuning import Tuning
 
 pytest.importorskip("optuna")
 from vit_patch_env.experiments.tune.study import TuningStudy
+from vit_patch_env.experiments.tune.summary import best_command
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 FEW = ["--search", "dqn.gamma", "alpha"]
+ARGS = [*TINY_OPTIONS, *FEW, "--trials", "2", "--seeds", "1", "2", "--budget", "flops",
+        "--epochs", "1"]  # fmt: skip
 DIMENSIONS = [
     Dimension("alpha", 0.2, False, 0.0, 1.0),
     Dimension("dqn.batch_size", 64, False, 16, 256, integer=True, log=True),
@@ -71,8 +74,7 @@ def instant(monkeypatch):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a study, and its output."""
-    out = tmp_path_factory.mktemp("tune") / "a study"
-    more = ["--trials", "3", "--seeds", "1", "2", "--budget", "flops", "--epochs", "1"]
+    out = tmp_path_factory.mktemp("tune") / "a study?%20#ü"
     with pytest.MonkeyPatch.context() as patch:
         evaluate = Episode.evaluate
 
@@ -81,15 +83,15 @@ def finished(tmp_path_factory):
             return evaluate(self, split, *args, **kwargs)
 
         patch.setattr(Episode, "evaluate", without_test_images)
-        tune(out, *more)
+        main(["tune", *ARGS, "--out", str(out)])
     return out
 
 
 def test_a_study_writes_its_trials_and_the_best(finished):
     table = trials(finished)
-    assert list(table["state"]) == ["done"] * 3
+    assert list(table["state"]) == ["done"] * 2
     assert (table["alpha"][0], table["dqn.gamma"][0]) == (0.2, 0.95)  # as given
-    assert table["alpha"].nunique() == table["dqn.gamma"].nunique() == 3
+    assert table["alpha"].nunique() == table["dqn.gamma"].nunique() == 2
     best = json.loads((finished / "best.json").read_text())
     assert best["val_accuracy"] == table["accuracy"].max()
     assert best["first_trial_val_accuracy"] == table["accuracy"][0]
@@ -98,26 +100,28 @@ def test_a_study_writes_its_trials_and_the_best(finished):
     assert best["made_by"]["versions"]["optuna"]
 
 
-def test_the_ready_command_gives_the_accuracy_of_the_trial(finished, tmp_path):
-    best = json.loads((finished / "best.json").read_text())
-    command = shlex.split(best["command"])
+def test_the_command_of_a_trial_gives_its_accuracy(finished, tmp_path):
+    prepared = Tuning(parse(["tune", *ARGS, "--out", str(finished)]), Console(quiet=True))
+    prepared.prepare()
+    record = prepared.study.records()[1]
+    command = shlex.split(best_command(prepared.train_options, record))
     assert command[:2] == ["vit-patch", "train"]
+    assert {"--dqn.gamma", "--alpha"} <= set(command)
+    assert parse(command[1:]).seed == 1
     accuracies = []
-    for seed in best["seeds"]:
+    for seed in (1, 2):
         out = tmp_path / f"run{seed}"
         main([*command[1:], "--seed", str(seed), "--out", str(out)])
         with (out / "metrics.csv").open() as file:
             accuracies.append(float(list(csv.DictReader(file))[-1]["val_accuracy"]))
-    assert sum(accuracies) / 2 == best["val_accuracy"]
-    assert parse(command[1:]).seed == 1
+    assert sum(accuracies) / 2 == record.accuracy
 
 
 def test_the_result_is_shown(finished, capsys):
-    main(["tune", *TINY_OPTIONS, *FEW, "--out", str(finished), "--trials", "3", "--seeds", "1", "2",
-          "--budget", "flops", "--epochs", "1"])  # fmt: skip
+    main(["tune", *ARGS, "--out", str(finished)])
     shown = capsys.readouterr().out
-    assert "3 trials have been started before" in shown
-    assert "Best trials (3 done)" in shown
+    assert "2 trials have been started before" in shown
+    assert "Of 2 done, trial " in shown
     assert "dqn.gamma" in shown
     assert json.loads((finished / "best.json").read_text())["command"] in shown.splitlines()[-1]
 
@@ -279,7 +283,7 @@ def test_runs_are_compared_at_equal_shares_of_their_budget(tmp_path):
 def test_parallel_jobs(tmp_path, capfd):
     table = tune(tmp_path / "study", "--trials", "2", "--jobs", "2", "--epochs", "1")
     assert list(table["state"]) == ["done"] * 2
-    assert "Best trials (2 done)" in capfd.readouterr().out
+    assert "Of 2 done, trial " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_values_of_a_trial_are_those_of_its_runs():
     options = TrainOptions(agent="ppo", sb3=("n_steps=8", "gamma=0.5"))
     changed = with_values(options, {"sb3.gamma": 0.25, "alpha": 0.75})
     assert changed.sb3 == ("n_steps=8", "gamma=0.25")
+    assert with_values(options, {"sb3.gamma": 0.5, "sb3.ent_coef": 0.0}) == options
     assert changed.env.alpha == 0.75
     changed = with_values(TrainOptions(), {"dqn.tau": 0.3, "n_patches_desired": 7})
     differing = {name for name, one in flat(changed).items() if one != flat(TrainOptions())[name]}

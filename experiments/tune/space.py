@@ -92,6 +92,9 @@ def with_values(options: TrainOptions, values: Mapping[str, Any]) -> TrainOption
         ArgumentError: for a value that is not valid.
     """
     of_sb3 = {name.removeprefix(SB3): one for name, one in values.items() if name.startswith(SB3)}
+    if of_sb3:
+        usual = searched_defaults(agent_kind(options.agent).algorithm, options.sb3)
+        of_sb3 = {name: one for name, one in of_sb3.items() if one != usual.get(name)}
     kept = tuple(text for text in options.sb3 if text.partition("=")[0] not in of_sb3)
     texts = (*kept, *(f"{name}={value!r}" for name, value in of_sb3.items()))
     changed = replaced(

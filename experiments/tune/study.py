@@ -5,10 +5,12 @@ number for as long as it lives, so that the trials of a process that was killed 
 once, and done again.
 """
 
+import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -154,10 +156,9 @@ class TuningStudy:
         self._worker_lock: FileLock | None = None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self.locked(), _storage_errors(path / DATABASE):
-            # Optuna waits for other processes that write, and undoes what a killed one left.
             storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path / DATABASE}",
-                engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+                f"sqlite:///{DATABASE}",
+                engine_kwargs={"creator": _connection_to(path / DATABASE)},
             )
             self._study = optuna.create_study(
                 study_name=NAME,
@@ -261,6 +262,11 @@ class TuningStudy:
 
     def _worker_path(self, number: int) -> Path:
         return self.path / WORKERS / f"{number}.lock"
+
+
+def _connection_to(path: Path) -> Callable[[], sqlite3.Connection]:
+    """What connects to a database. In a URL, some characters of its path would be read as more."""
+    return partial(sqlite3.connect, path.resolve(), timeout=LOCK_SECONDS, check_same_thread=False)
 
 
 def _records(trials: Sequence[FrozenTrial]) -> Iterator[TrialRecord]:

@@ -29,7 +29,7 @@ class Summary(NamedTuple):
     Attributes:
         done: the trials that reached the end of their budget, best first.
         first: the trial with the values of the options, if it did.
-        states: number of trials in each state, in words.
+        states: number of trials in each state, in words, without those that were done again.
         importance: share of each value in the variance of the accuracy.
     """
 
@@ -48,7 +48,7 @@ def summarise(records: Sequence[TrialRecord], importance: Mapping[str, float]) -
     """The summary of these trials."""
     done = [one for one in records if one.accuracy is not None]
     done.sort(key=lambda one: (-(one.accuracy or 0.0), one.number))
-    states = [one.state for one in records]
+    states = [one.state for one in records if one.state != "interrupted"]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
     first = next((one for one in done if one.number == 0), None)
     return Summary(done, first, ", ".join(counts), importance)
@@ -102,7 +102,7 @@ def _best(summary: Summary, options: TuneOptions, train_options: TrainOptions) -
 
 def show_summary(summary: Summary, dimensions: Sequence[Dimension], console: Console) -> None:
     """Print the best trials, and the values of the best one beside those of the options."""
-    trials = Table(title=f"Best trials ({summary.states})", title_justify="left")
+    trials = Table(title="Best trials", title_justify="left")
     for name in ("Trial", "Val accuracy", "Patches", "Seconds"):
         trials.add_column(name, justify="right")
     for one in summary.done[:N_SHOWN]:

@@ -327,14 +327,13 @@ class Tuning:
             say(f"no trial was done ({summary.states}){': ' * bool(reasons)}{''.join(reasons[:1])}")
             sys.exit(1)
         show_summary(summary, self.dimensions, self.console)
-        first = summary.first
+        best, first = summary.best, summary.first
+        compared = "" if first is None else f", {first.accuracy:.2%} with the values as given"
         self._say(
-            f"Trial {summary.best.number} is the best: {summary.best.accuracy:.2%} on validation "
-            "images"
-            + ("" if first is None else f", {first.accuracy:.2%} with the values as given")
-            + f". The best of many trials is partly luck: compare it on other seeds. Everything is "
-            f"in {self.path}. Train with its values:\n  "
-            f"{best_command(self.train_options, summary.best)}"
+            f"Of {summary.states}, trial {best.number} is the best: {best.accuracy:.2%} on "
+            f"validation images{compared}. The best of many trials is partly luck: compare it on "
+            f"other seeds. Everything is in {self.path}. Train with its values:\n"
+            f"  {best_command(self.train_options, best)}"
         )
 
     @property
