@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import signal
+import sqlite3
 
 import pandas as pd
 import pytest
@@ -143,7 +144,8 @@ def test_it_finds_better_values_and_what_matters(tmp_path):
     accuracies = [one.accuracy for one in shared.records()]
     assert accuracies[0] == pytest.approx(0.5)
     assert max(accuracies) > 0.9
-    assert shared.importance()["alpha"] > 0.8
+    importance = shared.importance()
+    assert importance["alpha"] == max(importance.values()) > 0.5
 
 
 def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
@@ -188,6 +190,22 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path, capsys, monkeypatch):
     assert list(table["state"]) == ["done", "failed", "failed"]
     assert table["note"][1] == "no memory"
     assert "trial 1 (2/3) failed: no memory\n" in capsys.readouterr().err
+
+
+def test_a_database_that_fails_ends_the_study_in_one_line(tmp_path, capsys, monkeypatch):
+    def run(options, data, *, on_step, on_point):
+        with sqlite3.connect(tmp_path / "study" / "study.db") as database:
+            database.execute("DROP TABLE trial_intermediate_values")
+        on_point(1, 0.5)
+
+    monkeypatch.setattr(tuning, "train_and_validate", run)
+    with pytest.raises(SystemExit) as stop:
+        tune(tmp_path / "study", "--trials", "2")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "expected a study's database, got: " in error
+    assert error.endswith("once that is solved, the same command resumes the study\n")
+    assert error.count("\n") == 1
 
 
 def test_runs_that_diverge_are_failed_trials(tmp_path, capsys):

@@ -31,7 +31,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import command, flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
-from vit_patch_env.experiments.process.messages import fail, say, show_warning
+from vit_patch_env.experiments.process.messages import error_message, fail, say, show_warning
 from vit_patch_env.experiments.process.output import BestEffortOutput
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import (
@@ -123,19 +123,19 @@ class Tuning:
         the same command resumes the study. A second signal ends it at once. Exits with status 1 if
         no trial was done, or a process of this command ended early.
         """
-        with stopping(self._announce_stop) as self._received:
+        with self._ending_in_one_line(), stopping(self._announce_stop) as self._received:
             if self.options.jobs > 1:
                 complete = self._run_workers()
             else:
                 complete = True
-                with self._ending_in_one_line():
-                    self._work()
+                self._work()
         if self._received:
             if not self.is_worker:
                 say(f"stopped; {self._how_to_resume}")
             sys.exit(128 + self._received[0])
         if not self.is_worker:
-            self._show()
+            with self._ending_in_one_line():
+                self._show()
             if not complete:
                 say(f"a process ended before the study was finished; {self._how_to_resume}")
                 sys.exit(1)
@@ -287,7 +287,7 @@ class Tuning:
         context = fork_context()
         workers: list[BaseProcess] = [
             context.Process(target=_tune_in_background, args=(options, n_threads))
-            for _ in range(self.options.jobs)
+            for _ in range(min(self.options.jobs, self.options.trials))
         ]
         try:
             for worker in workers:
@@ -342,13 +342,13 @@ class Tuning:
 
     @contextmanager
     def _ending_in_one_line(self) -> Iterator[None]:
-        """End the program with a message if the study's database cannot be used."""
+        """End the program with a message if the study's files cannot be used."""
         from vit_patch_env.experiments.tune.study import StudyFileError
 
         try:
             yield
-        except StudyFileError as error:
-            fail(f"{error}: once it can be written, {self._how_to_resume}")
+        except (StudyFileError, ArgumentError) as error:  # the latter of the folder's lock
+            fail(f"{error_message(error)}; once that is solved, {self._how_to_resume}")
 
     def _announce_stop(self) -> None:
         """Called when a signal is received; the trials end after their current step."""
