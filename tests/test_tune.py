@@ -149,9 +149,9 @@ def test_it_finds_better_values_and_what_matters(tmp_path):
 
 
 def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
-    whole = work_on(study(tmp_path / "whole"), 12)
+    whole = work_on(study(tmp_path / "whole"), 11)
     assert work_on(study(tmp_path / "parts"), 5) == whole[:5]
-    assert work_on(study(tmp_path / "parts"), 7) == whole[5:]
+    assert work_on(study(tmp_path / "parts"), 6) == whole[5:]
     other = work_on(study(tmp_path / "other", seed=1), 2)
     assert other[0] == whole[0]
     assert other[1] != whole[1]
@@ -251,12 +251,12 @@ def test_a_process_killed_before_its_trial_is_written_leaves_no_gap(tmp_path):
 
 @pytest.mark.parametrize("pruner", ["median", "halving", "none"])
 def test_bad_trials_end_early_but_not_the_first(pruner, tmp_path):
-    shared = study(tmp_path, pruner=pruner, n_points=10)
+    shared = study(tmp_path, pruner=pruner, n_points=3)
     pruned = []
     for number in range(8):
         attempt = shared.next()
         good = 0 < number < 7
-        steps = [attempt.report(0.05 * step if good else 0.001, step) for step in range(1, 11)]
+        steps = [attempt.report(0.05 * step if good else 0.001, step) for step in range(1, 4)]
         pruned.append(any(steps[:-1]))
         attempt.finish("done", accuracy=0.5 if good else 0.001)
     assert (pruned[0], pruned[7]) == (False, pruner != "none")
