@@ -17,6 +17,7 @@ from vit_patch_env.experiments.options.commands import (
     PretrainOptions,
     ReportOptions,
     TrainOptions,
+    TuneOptions,
 )
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "runs.train:Run"),
     "evaluate": (EvaluateOptions, "runs.evaluate:Evaluation"),
     "pretrain": (PretrainOptions, "runs.pretrain:Pretraining"),
+    "tune": (TuneOptions, "tune.tuning:Tuning"),
     "bench": (BenchOptions, "bench.benchmark:Bench"),
     "compare": (CompareOptions, "compare.comparison:Comparison"),
     "report": (ReportOptions, "report.report:Report"),

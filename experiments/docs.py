@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vit_patch_env.agents import RULES, SCHEDULES
-from vit_patch_env.arguments import declared
+from vit_patch_env.arguments import Search, declared
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import AUGMENTATIONS
+from vit_patch_env.experiments.agents_by_name.stable_baselines import SEARCHED
 from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import AgentOptions
@@ -79,6 +80,44 @@ def methods_table() -> str:
     return _table(("`methods`", "title in reports", "source"), rows)
 
 
+def searched_table() -> str:
+    """What `vit-patch tune` searches: values of agents, of rewards, and of other algorithms."""
+    rows: list[tuple[str, ...]] = []
+    for group in declared(AgentOptions):
+        if is_dataclass(group.annotation):
+            rows += _searched_rows(f"{group.name}.", group.annotation)
+    rows += _searched_rows("", EnvConfig)
+    rows += [
+        (f"`sb3.{name}`", *_range(one), "algorithms that have it") for name, one in SEARCHED.items()
+    ]
+    return _table(("value", "from", "to", "scale", "for"), rows)
+
+
+def _searched_rows(prefix: str, kind: Any) -> list[tuple[str, ...]]:
+    """The rows of a class's arguments that are searched."""
+    rows: list[tuple[str, ...]] = []
+    for one in declared(kind):
+        if one.search is not None:
+            reward = one.search.reward
+            owner = f"the reward {reward}" if reward else f"`--agent {_agents_with(prefix[:-1])}`"
+            choices = one.expected.removeprefix("one of ") if not one.search.high else ""
+            bounds = (choices, "", "choice") if choices else _range(one.search)
+            rows.append((f"`{prefix}{one.name}`", *bounds, owner))
+    return rows
+
+
+def _agents_with(group: str) -> str:
+    """The names of the agents that have a group of options."""
+    return "`, `".join(name for name, one in AGENTS.items() if group in one.options)
+
+
+def _range(search: Search) -> tuple[str, str, str]:
+    """Bounds and scale of what is searched."""
+    whole = {"steps": " of the steps", "patches": " of the patches", None: ""}[search.of]
+    low, high = (f"{bound:.6g}{whole}" for bound in (search.low, search.high))
+    return low, high, "log" if search.log else "linear"
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "environment.md": {
         "observations": observations_table,
@@ -96,6 +135,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "own-model.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},
+    "tuning.md": {"searched": searched_table},
 }
 """What is generated, by page and marker."""
 

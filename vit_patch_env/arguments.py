@@ -6,7 +6,8 @@
 
 Everything else follows from the declaration: the check of every value, signatures (`takes`),
 command-line options, reading and writing JSON (`from_json`, `to_json`), and which values may change
-when a run is resumed (`SAME_RUN`).
+when a run is resumed (`SAME_RUN`), and what
+`vit-patch tune` searches (`Search`).
 """
 
 import difflib
@@ -20,6 +21,7 @@ from typing import (
     Any,
     Concatenate,
     Final,
+    Literal,
     NamedTuple,
     ParamSpec,
     TypeVar,
@@ -75,6 +77,24 @@ class Alias(NamedTuple):
     alias: str
 
 
+class Search(NamedTuple):
+    """Marks an argument whose value `vit-patch tune` searches.
+
+    Attributes:
+        low: smallest value, unless the argument is a choice, all of whose values are tried.
+        high: largest value.
+        log: whether it is searched on a logarithmic scale.
+        of: what `low` and `high` are shares of: the steps of a run, or the patches of an image.
+        reward: the only reward that uses the value.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    of: Literal["steps", "patches"] | None = None
+    reward: str | None = None
+
+
 class Argument(NamedTuple):
     """The declaration of an argument.
 
@@ -99,6 +119,11 @@ class Argument(NamedTuple):
             data.description for data in _metadata(self.annotation) if isinstance(data, OrObject)
         ]
         return " or ".join((describe(self.annotation), *objects))
+
+    @property
+    def search(self) -> Search | None:
+        """How its value is searched; None if it is not."""
+        return next((one for one in _metadata(self.annotation) if isinstance(one, Search)), None)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

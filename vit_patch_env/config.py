@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
-from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, arguments
+from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
 from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
@@ -180,20 +180,26 @@ class EnvConfig:
         Doc("what the agent is rewarded for: see docs/environment.md#reward"),
     ] = "paper"
     reward_every: Annotated[
-        Count, Doc("steps between measurements of the validation loss, for the reward validation")
+        Count,
+        Search(0.005, 0.2, log=True, of="steps", reward="validation"),
+        Doc("steps between measurements of the validation loss, for the reward validation"),
     ] = 50
     reward_images: Annotated[
         Count, Doc("number of validation images it is measured on: the first ones of the split")
     ] = 512
     n_patches_desired: Annotated[
         Desired,
+        Search(1 / 16, 1.0, log=True, of="patches", reward="paper"),
         Doc(
             "patches that the reward favours and rules keep, at least 1; auto: 40 of 64, and the "
             "same share of other numbers; None: as few as possible"
         ),
     ] = _AUTO
     alpha: Annotated[
-        float, Interval(ge=0, le=1), Doc("weight of the loss against the number of patches")
+        float,
+        Interval(ge=0, le=1),
+        Search(0.0, 1.0, reward="paper"),
+        Doc("weight of the loss against the number of patches"),
     ] = 0.2
     device: Annotated[
         Device,

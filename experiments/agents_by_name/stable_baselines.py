@@ -7,8 +7,40 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from vit_patch_env.arguments import Search
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.agents_by_name.table import Request
+
+SEARCHED: dict[str, Search] = {
+    "learning_rate": Search(1e-5, 1e-2, log=True),
+    "gamma": Search(0.5, 0.999),
+    "gae_lambda": Search(0.5, 1.0),
+    "ent_coef": Search(0.0, 0.1),
+    "vf_coef": Search(0.1, 1.0),
+    "clip_range": Search(0.1, 0.4),
+    "tau": Search(0.005, 1.0, log=True),
+    "exploration_fraction": Search(0.05, 0.8),
+}
+"""Values that `vit-patch tune` searches, of the algorithms that have numbers as their defaults."""
+
+
+def searched_defaults(algorithm: type[BaseAlgorithm], texts: tuple[str, ...]) -> dict[str, float]:
+    """The values of an algorithm that are searched, by name: the given ones or its defaults.
+
+    Args:
+        algorithm: that has them.
+        texts: the given values, such as "gamma=0.9".
+
+    Raises:
+        ArgumentError: for a text of another form.
+    """
+    given = _parse(texts)
+    values = {
+        name: given.get(name, parameter.default)
+        for name, parameter in inspect.signature(algorithm).parameters.items()
+        if name in SEARCHED
+    }
+    return {name: float(one) for name, one in values.items() if isinstance(one, int | float)}
 
 
 def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> BaseAlgorithm:

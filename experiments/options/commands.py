@@ -88,6 +88,47 @@ class TrainOptions(AgentOptions):
     env: EnvConfig = field(default_factory=EnvConfig)
 
 
+PrunerName = Literal["median", "halving", "none"]
+"""Pruners in `tune/study.py`."""
+
+
+@arguments
+class TuneOptions(AgentOptions):
+    """Search the values of an agent and of its reward over many short training runs."""
+
+    agent: Annotated[str, Doc("paper, branching, bandit, or an algorithm of Stable-Baselines3")] = (
+        "paper"
+    )
+    actions: Annotated[ActionsName, Doc("as for train")] = "mask"
+    seeds: Annotated[
+        tuple[Seed, ...],
+        Doc("a run for each in every trial, which is judged by their mean validation accuracy"),
+    ] = (0,)
+    trials: Annotated[Count, SAME_RUN, Doc("of the study, those of earlier calls included")] = 20
+    search: Annotated[
+        Texts,
+        Doc(
+            "values to search, such as dqn.gamma alpha; by default all in docs/tuning.md that are "
+            "not given"
+        ),
+    ] = ()
+    pruner: Annotated[
+        PrunerName,
+        Doc(
+            "which trials end early: median (below the median of the others), halving (all but "
+            "the best third, at some points of the run) or none"
+        ),
+    ] = "median"
+    search_seed: Annotated[Seed, Doc("seed of the values that are tried")] = 0
+    jobs: Annotated[Count, SAME_RUN, Doc("parallel trials; on a CPU they share its cores")] = 1
+    out: Annotated[
+        str | None,
+        SAME_RUN,
+        Doc("the study's folder, which is resumed; by default runs/tune__<dataset>__<agent>"),
+    ] = None
+    env: EnvConfig = field(default_factory=EnvConfig)
+
+
 PRETRAIN_ENV = EnvConfig(
     train_fraction=0.25,
     dim=32,

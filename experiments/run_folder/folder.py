@@ -217,12 +217,13 @@ class RunFolder:
         return read_json(path)
 
 
-def lock_folder(path: Path, name: str) -> FileLock:
+def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:
     """Create a folder and lock it against other processes.
 
     Args:
         path: of the folder.
         name: of the option that gives the path.
+        timeout: how long to wait for the lock, in seconds.
 
     Raises:
         ValueError: if another process holds the lock, or the folder cannot be created.
@@ -234,7 +235,7 @@ def lock_folder(path: Path, name: str) -> FileLock:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout as error:
         raise ArgumentError(
             name, f"must be a folder that no other process is using, got {path}"

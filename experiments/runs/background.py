@@ -30,7 +30,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         log: path of a file that is appended to.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with Path(log).open("a", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -45,7 +45,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         run.run()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Stop this process when its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None

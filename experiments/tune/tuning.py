@@ -1,0 +1,394 @@
+"""`vit-patch tune`: searches the values of an agent and its reward over many short runs."""
+
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import FixedRule
+from vit_patch_env.arguments import from_json, to_json
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.data.splits import ImageData
+from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
+from vit_patch_env.experiments.agents_by_name.factory import (
+    agent_kind,
+    make_agent,
+    resolve_agent,
+)
+from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
+from vit_patch_env.experiments.options.flat import command, flat, same_run
+from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.messages import error_message, fail, say, show_warning
+from vit_patch_env.experiments.process.output import BestEffortOutput
+from vit_patch_env.experiments.process.signals import stopping
+from vit_patch_env.experiments.run_folder.folder import (
+    LOCK,
+    lock_folder,
+    provenance,
+    read_json,
+    write_json,
+)
+from vit_patch_env.experiments.runs.background import end_with_parent
+from vit_patch_env.experiments.runs.environment import make_env, run_length
+from vit_patch_env.experiments.runs.resume import with_absolute_paths
+from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions, with_values
+from vit_patch_env.experiments.tune.trial_run import train_and_validate
+
+if TYPE_CHECKING:  # needs Optuna, an optional dependency
+    from vit_patch_env.experiments.tune.study import Attempt, TuningStudy
+
+CONFIG = "study.json"
+
+
+class _PrunedError(Exception):
+    """A trial that the pruner ends."""
+
+
+class _StoppedError(Exception):
+    """A trial that a signal ends."""
+
+
+class Tuning:
+    """A study, which `prepare` checks and creates or finds, and `run` works on.
+
+    Args:
+        options: of the study.
+        console: where progress and results are shown.
+        is_worker: whether it is one of the processes of another `Tuning`.
+    """
+
+    options: TuneOptions
+    train_options: TrainOptions
+    data: ImageData
+    dimensions: list[Dimension]
+    study: "TuningStudy"
+
+    def __init__(self, options: TuneOptions, console: Console, is_worker: bool = False) -> None:
+        self.options = options
+        self.console = console
+        self.is_worker = is_worker
+        self.path = Path(options.out or _default_out(options))
+        self._received: list[int] = []
+
+    def prepare(self) -> None:
+        """Check everything a user can get wrong, load the images, and create or find the study.
+
+        Raises:
+            ValueError: for bad options, unusable data, a folder that holds something else or
+                another study, or without Optuna.
+            OSError: for a study's database that cannot be read.
+        """
+        _check_optuna()
+        self.train_options = self._checked_options()
+        options = self.options
+        env = make_env(self.train_options.env)
+        self._say(f"Loading {options.env.dataset} ...")
+        self.data = env.data
+        for note in self.data.notes:
+            self._say(note)
+        if not len(self.data.val.labels):
+            raise ArgumentError("val_fraction", "must leave validation images, got 0 of them")
+        make_agent(self.train_options, env)
+        self.dimensions = searched_dimensions(self.train_options, env, options.search)
+        self._prepare_folder()
+        from vit_patch_env.experiments.tune.study import TuningStudy
+
+        self.study = TuningStudy(
+            self.path,
+            self.dimensions,
+            n_trials=options.trials,
+            seed=options.search_seed,
+            pruner=options.pruner,
+            n_points=options.env.epochs,
+        )
+        self._introduce(env)
+
+    def run(self) -> None:
+        """Train the trials that are left, and show what the study came to.
+
+        SIGTERM or Ctrl-C ends it after the current step, with status 128 plus the signal's number;
+        the same command resumes the study. A second signal ends it at once. Exits with status 1 if
+        no trial was done, or a process of this command ended early.
+        """
+        with self._ending_in_one_line(), stopping(self._announce_stop) as self._received:
+            if self.options.jobs > 1:
+                complete = self._run_workers()
+            else:
+                complete = True
+                self._work()
+        if self._received:
+            if not self.is_worker:
+                say(f"stopped; {self._how_to_resume}")
+            sys.exit(128 + self._received[0])
+        if not self.is_worker:
+            with self._ending_in_one_line():
+                self._show()
+            if not complete:
+                say(f"a process ended before the study was finished; {self._how_to_resume}")
+                sys.exit(1)
+
+    def _checked_options(self) -> TrainOptions:
+        """The options of the study's runs."""
+        options = self.options
+        if not options.seeds:
+            raise ArgumentError("seeds", "must be at least one, got none")
+        if len(set(options.seeds)) < len(options.seeds):
+            raise ArgumentError("seeds", f"must differ, got {options.seeds}")
+        from_file = agent_path(options.agent) is not None
+        if from_file or agent_kind(options.agent).algorithm is FixedRule:
+            raise ArgumentError(
+                "agent", f"must be one that learns from scratch, got {options.agent}"
+            )
+        return resolve_agent(
+            with_absolute_paths(
+                TrainOptions(
+                    agent=options.agent,
+                    actions=options.actions,
+                    seed=options.seeds[0],
+                    env=options.env,
+                    **options.of_agent,
+                )
+            )
+        )
+
+    def _prepare_folder(self) -> None:
+        """Write the study's configuration, or compare it with the folder's.
+
+        Raises:
+            ArgumentError: if the folder holds another study, or anything else.
+        """
+        lock = lock_folder(self.path, "out", timeout=60)
+        try:
+            path = self.path / CONFIG
+            if path.exists():
+                self._compare(from_json(TuneOptions, read_json(path).get("options")))
+                return
+            held = [one.name for one in self.path.iterdir() if one.name != LOCK]
+            if held:
+                raise ArgumentError(
+                    "out",
+                    f"must be a new folder or that of a study, got {self.path}, which holds "
+                    f"{min(held)}",
+                )
+            made = provenance(command("tune", self.options, TuneOptions()))
+            write_json(path, {"options": to_json(self.options), **made})
+        finally:
+            lock.release()
+
+    def _compare(self, saved: TuneOptions) -> None:
+        """Refuse options that the folder's study does not have."""
+        may_differ, given = same_run(saved), flat(self.options)
+        for name, value in flat(saved).items():
+            if name not in may_differ and given[name] != value:
+                raise ArgumentError(
+                    "out",
+                    f"must be a folder without another study, got {self.path}, made with {name} "
+                    f"{value} instead of {given[name]}",
+                )
+
+    def _introduce(self, env: ViTPatchSelectEnv) -> None:
+        """Say what the study does."""
+        n_before = sum(one.state != "interrupted" for one in self.study.records())
+        n_runs = len(self.options.seeds)
+        self._say(
+            f"{self.options.trials} trials of {run_length(env)}"
+            + (f", {n_runs} runs each" if n_runs > 1 else "")
+            + f": {len(self.dimensions)} values of {self.options.agent} and its reward, judged on "
+            f"{len(self.data.val.labels)} validation images"
+            + (f"; {n_before} trials have been started before" if n_before else "")
+            + f". The study is in {self.path}."
+        )
+
+    def _work(self) -> None:
+        """Train trials until none is left or a signal is received."""
+        try:
+            while not self._received:
+                attempt = self.study.next()
+                if attempt is None:
+                    return
+                self._train(attempt)
+                self._write({})
+        finally:
+            self.study.leave()
+
+    def _train(self, attempt: "Attempt") -> None:
+        """Train a trial, and write how it ended; what fails is a failed trial."""
+        from vit_patch_env.experiments.tune.study import StudyFileError
+
+        name = f"trial {attempt.number} ({attempt.number + 1}/{self.options.trials})"
+        try:
+            accuracy, n_selected = self._mean_outcome(attempt)
+        except _StoppedError:
+            attempt.finish("interrupted")
+        except _PrunedError as pruned:
+            attempt.finish("pruned")
+            self._tell(f"{name}: pruned {pruned}")
+        except StudyFileError:
+            raise
+        except Exception as error:
+            note = " ".join((str(error) or type(error).__name__).split())
+            attempt.finish("failed", note=note)
+            say(f"{name} failed: {note}")
+        else:
+            attempt.finish("done", accuracy=accuracy, n_selected=n_selected)
+            self._tell(
+                f"{name}: val accuracy {accuracy:.2%}, {n_selected:.1f} patches; best "
+                f"{max(one.accuracy or 0.0 for one in self.study.records()):.2%}"
+            )
+
+    def _mean_outcome(self, attempt: "Attempt") -> tuple[float, float]:
+        """Mean accuracy and number of patches of a trial's runs.
+
+        The pruner compares the first run with others at every point, and the mean of the finished
+        runs after each of them.
+        """
+        n_points, n_runs = self.options.env.epochs, len(self.options.seeds)
+        options = with_values(self.train_options, attempt.values)
+        accuracies: list[float] = []
+        counts: list[float] = []
+
+        def end_step() -> None:
+            if self._received:
+                raise _StoppedError
+
+        def reach(point: int, accuracy: float) -> None:
+            is_last = point == n_points and n_runs == 1
+            if not accuracies and attempt.report(accuracy, point) and not is_last:
+                raise _PrunedError(f"after {point} of {n_points} epochs' budget at {accuracy:.2%}")
+
+        for n_done, seed in enumerate(self.options.seeds, start=1):
+            outcome = train_and_validate(
+                replace(options, seed=seed), self.data, on_step=end_step, on_point=reach
+            )
+            accuracies.append(outcome.accuracy)
+            counts.append(outcome.n_selected)
+            mean = float(np.mean(accuracies))
+            if 1 < n_done < n_runs and attempt.report(mean, n_points + n_done):
+                raise _PrunedError(f"after {n_done} of {n_runs} runs at {mean:.2%}")
+        return float(np.mean(accuracies)), float(np.mean(counts))
+
+    def _run_workers(self) -> bool:
+        """Let processes train the trials; whether all of them ended as they should."""
+        n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
+        options = replace(self.options, jobs=1, out=str(self.path))
+        context = fork_context()
+        workers: list[BaseProcess] = [
+            context.Process(target=_tune_in_background, args=(options, n_threads))
+            for _ in range(min(self.options.jobs, self.options.trials))
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            running = list(workers)
+            while running and not self._received:
+                wait([worker.sentinel for worker in running], timeout=0.5)
+                running = [worker for worker in running if worker.exitcode is None]
+        finally:
+            for worker in workers:
+                if worker.pid is not None:
+                    worker.terminate()
+            for worker in workers:
+                if worker.pid is not None:
+                    worker.join()
+        return all(worker.exitcode == 0 for worker in workers)
+
+    def _write(self, importance: Mapping[str, float]) -> None:
+        """Write `best.json` and `trials.csv`."""
+        from vit_patch_env.experiments.tune.summary import summarise, write_summary
+
+        with self.study.locked():
+            records = self.study.records()
+            summary = summarise(records, importance)
+            write_summary(self.path, summary, records, self.options, self.train_options)
+
+    def _show(self) -> None:
+        """Print the results; exits with status 1 if there are none."""
+        from vit_patch_env.experiments.tune.summary import best_command, show_summary, summarise
+
+        importance = self.study.importance()
+        self._write(importance)
+        records = self.study.records()
+        summary = summarise(records, importance)
+        if not summary.done:
+            reasons = [one.note for one in records if one.note]
+            say(f"no trial was done ({summary.states}){': ' * bool(reasons)}{''.join(reasons[:1])}")
+            sys.exit(1)
+        show_summary(summary, self.dimensions, self.console)
+        best, first = summary.best, summary.first
+        compared = "" if first is None else f", {first.accuracy:.2%} with the values as given"
+        self._say(
+            f"Of {summary.states}, trial {best.number} is the best: {best.accuracy:.2%} on "
+            f"validation images{compared}. The best of many trials is partly luck: compare it on "
+            f"other seeds. Everything is in {self.path}. Train with its values:\n"
+            f"  {best_command(self.train_options, best)}"
+        )
+
+    @property
+    def _how_to_resume(self) -> str:
+        return "the same command resumes the study"
+
+    @contextmanager
+    def _ending_in_one_line(self) -> Iterator[None]:
+        """End the program with a message if the study's files cannot be used."""
+        from vit_patch_env.experiments.tune.study import StudyFileError
+
+        try:
+            yield
+        except (StudyFileError, ArgumentError) as error:  # the latter of the folder's lock
+            fail(f"{error_message(error)}; once that is solved, {self._how_to_resume}")
+
+    def _announce_stop(self) -> None:
+        """Called when a signal is received; the trials end after their current step."""
+        if not self.is_worker:
+            say("stopping after the current step; a second signal ends it at once")
+
+    def _tell(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _say(self, text: str) -> None:
+        if not self.is_worker:
+            self._tell(text)
+
+
+def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
+    """Work on a study in this process, which was started for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    warnings.showwarning = show_warning
+    torch.set_num_threads(n_threads)
+    console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)), width=120)
+    try:
+        tuning = Tuning(options, console, is_worker=True)
+        tuning.prepare()
+    except (ValueError, OSError) as error:
+        fail(error)
+    tuning.run()
+
+
+def _check_optuna() -> None:
+    """Require Optuna, an optional dependency."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"tune needs the extra tune, pip install 'vit-patch-env[tune]', got: {reason}"
+        ) from error
+
+
+def _default_out(options: TuneOptions) -> Path:
+    dataset = re.sub(r"[^\w.-]+", "-", str(options.env.dataset))
+    return Path("runs") / f"tune__{dataset}__{Path(options.agent).stem}"
