@@ -11,6 +11,7 @@ from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
+    BudgetEndName,
     BudgetName,
     ImagesName,
     ModelName,
@@ -125,6 +126,13 @@ class EnvConfig:
         Interval(gt=0),
         Doc("budget of seconds: wall-clock time excluding evaluation"),
     ] = None
+    budget_end: Annotated[
+        BudgetEndName,
+        Doc(
+            "whether using up the budget truncates an episode, or terminates it: then nothing is "
+            "earned after it"
+        ),
+    ] = "truncated"
     learning_rate: Annotated[float, Interval(gt=0), Doc("peak learning rate of the ViT")] = 1e-3
     optimizer: Annotated[
         OptimizerName, Doc("optimizer of the ViT: adam (the paper's) or adamw")

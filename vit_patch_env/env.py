@@ -72,12 +72,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `-(loss + n_selected / n_patches)`. More about each in `vit_patch_env/reward.py`.
 
     ## Episode end
-    Truncated when the budget is used up; learning rate schedules follow the share used.
+    Truncated, or terminated with `budget_end="terminated"`, when the budget is used up; learning
+    rate schedules follow the share used.
     `budget="epochs"`: `epochs` passes over the training images. `"flops"`: the FLOPs of `epochs`
     passes of a SimpleViT of these sizes on all patches, so that fewer patches per step allow more
     steps; observations and rewards use it too. `"seconds"`: wall-clock time since the first step,
     including the agent's and excluding evaluation; such runs are not reproducible. Terminated if
-    the loss is not finite, with a reward of -100. A step with a finite loss but a gradient that is
+    the loss is not finite, with a reward that makes the return lower than that of any healthy run,
+    at most -100. A step with a finite loss but a gradient that is
     not finite changes no weights; ten such steps in a row end the run as well. After the end, a
     step raises `gymnasium.error.ResetNeeded`.
 
@@ -137,6 +139,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self.observation_space = self._factory.observation.space(self.n_patches)
         self.action_space = spaces.MultiBinary(self.n_patches)
         self._spec: EnvSpec | None = None
+        _hint_at_run_features(config)
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
 
@@ -298,8 +301,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         patch_mask, empty_action = episode.select(action)
         epoch = episode.run.steps_done // self.steps_per_epoch
         loss, reward, terms, skipped, diverged = episode.step(patch_mask)
-        truncated = not diverged and episode.run.progress >= 1
-        if diverged or truncated:
+        used_up = not diverged and episode.run.progress >= 1
+        ended = diverged or used_up
+        terminated = diverged or (used_up and self.config.budget_end == "terminated")
+        if ended:
             self._last_episode = episode
         info = {
             "loss": loss,
@@ -312,9 +317,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "skipped": skipped,
             "diverged": diverged,
             **episode.means(),
-            **(episode.final_metrics() if diverged or truncated else {}),
+            **(episode.final_metrics() if ended else {}),
         }
-        return episode.view(), reward, diverged, truncated, info
+        return episode.view(), reward, terminated, ended and not terminated, info
 
     def evaluate(
         self,
@@ -466,6 +471,21 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         episode = self._factory.make(0, 0)
         episode.load_state_dict(state)
         return episode
+
+
+def _hint_at_run_features(config: EnvConfig) -> None:
+    """Say if the reward depends on what the observation does not show; the paper's pair is known.
+
+    A constant observation is for rules that observe nothing.
+    """
+    observation, reward = config.observation, config.reward
+    if reward == "paper" or observation == "none" or observation.endswith("+run"):
+        return
+    warnings.warn(
+        f"reward {reward} depends on the time and the loss of the run, which observation "
+        f"{observation} does not show: {observation}+run does",
+        stacklevel=4,
+    )
 
 
 def _percent(episode: Episode) -> str:

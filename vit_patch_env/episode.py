@@ -1,6 +1,7 @@
 """One episode: a ViT's training run with observations and rewards."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -18,10 +19,11 @@ from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
 from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
 from vit_patch_env.reward import (
-    DIVERGED_REWARD,
     REWARDS,
     RewardTerms,
+    RunSoFar,
     StepOutcome,
+    divergence_reward,
     patch_term,
     reward_terms,
 )
@@ -98,6 +100,7 @@ class RewardSettings(NamedTuple):
     n_patches_desired: int | None
     alpha: float
     every: int
+    max_steps: int
 
 
 class Timings(NamedTuple):
@@ -155,6 +158,8 @@ class Episode:
         self._selected_share = 1.0
         self._n_consecutive_skipped = 0
         self._val_loss = run.validation_loss(validation) if validation else math.nan
+        self._initial_val_loss = self._val_loss
+        self._returned = 0.0
         run.update_progress()
 
     @property
@@ -242,7 +247,8 @@ class Episode:
         finite = math.isfinite(loss) and math.isfinite(decrease)
         if not finite or self._n_consecutive_skipped == MAX_SKIPPED:
             patch = patch_term(n_selected, settings.n_patches_desired, n_patches)
-            return Outcome(loss, DIVERGED_REWARD, RewardTerms(0.0, patch), skipped, diverged=True)
+            reward = divergence_reward(self._so_far(loss, n_patches))
+            return Outcome(loss, reward, RewardTerms(0.0, patch), skipped, diverged=True)
         if run.steps_done == 1:
             self._initial_loss = self._mean_loss = loss
         outcome = StepOutcome(
@@ -260,7 +266,30 @@ class Episode:
         self._mean_loss += weight * (loss - self._mean_loss)
         self._selected_share += weight * (n_selected / n_patches - self._selected_share)
         reward = REWARDS[settings.name](outcome)
+        self._returned += reward
         return Outcome(loss, reward, reward_terms(outcome), skipped, diverged=False)
+
+    def _so_far(self, loss: float, n_patches: int) -> RunSoFar:
+        """What is known of the run, which diverges with this loss."""
+        run, settings = self.run, self._reward
+        first = next(
+            (one for one in (self._initial_loss, loss) if math.isfinite(one)),
+            math.log(len(self.data.classes)),  # of guesses
+        )
+        # A budget of seconds limits no steps: as many as there would be at this pace.
+        at_this_pace = math.ceil(run.steps_done / max(run.progress, 1e-9))
+        return RunSoFar(
+            name=settings.name,
+            returned=self._returned,
+            n_steps=at_this_pace if settings.max_steps == sys.maxsize else settings.max_steps,
+            initial_loss=first,
+            initial_val_loss=self._initial_val_loss
+            if math.isfinite(self._initial_val_loss)
+            else 0.0,
+            n_desired=settings.n_patches_desired,
+            n_patches=n_patches,
+            alpha=settings.alpha,
+        )
 
     def means(self) -> dict[str, float]:
         """Means over the steps so far: of the training loss, and of the patches selected."""
@@ -341,6 +370,7 @@ class Episode:
             "losses": (self._initial_loss, self._mean_loss, self._val_loss),
             "selected_share": self._selected_share,
             "sums": (self._loss_sum, self._n_selected_sum),
+            "returned": (self._returned, self._initial_val_loss),
             "n_consecutive_skipped": self._n_consecutive_skipped,
             "shown": shown,
         }
@@ -354,6 +384,7 @@ class Episode:
         self._selected_share = state["selected_share"]
         # Files of earlier versions have no sums.
         self._loss_sum, self._n_selected_sum = state.get("sums", (math.nan, math.nan))
+        self._returned, self._initial_val_loss = state.get("returned", (0.0, self._val_loss))
         self._n_consecutive_skipped = state["n_consecutive_skipped"]
         self.shown = None
         if state["shown"] is not None:

@@ -179,7 +179,11 @@ class EpisodeFactory:
             data,
             observation=self.observation,
             reward=RewardSettings(
-                config.reward, config.n_patches_desired, config.alpha, config.reward_every
+                config.reward,
+                config.n_patches_desired,
+                config.alpha,
+                config.reward_every,
+                self.max_steps,
             ),
             validation=self._validation(normalize) if config.reward == "validation" else [],
         )

@@ -34,9 +34,12 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 BudgetName = Literal["epochs", "flops", "seconds"]
 """Units of a budget: `training/budget.py`."""
 
+BudgetEndName = Literal["truncated", "terminated"]
+"""How an episode ends when its budget is used, in Gymnasium's words."""
+
 ObservationName = Literal[
-    "attention_output", "attention_received", "none",
-    "attention_output+run", "attention_received+run", "none+run",
+    "attention_output", "attention_standardized", "attention_received", "none",
+    "attention_output+run", "attention_standardized+run", "attention_received+run", "none+run",
 ]  # fmt: skip
 """Functions in `observation.py`."""
 

@@ -1,5 +1,6 @@
 """Observations of a batch and of the run: pure functions, chosen by name."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast, get_args
 
@@ -26,6 +27,20 @@ def mean_attention_output(model: Any, images: Tensor) -> Tensor:
         return model.mean_first_attention(images)  # type: ignore[no-any-return]
     output: Tensor = model.first_attention(images)  # (batch, n_patches, dim)
     return output.float().mean(dim=(0, 2))
+
+
+def standardized_attention(model: Any, images: Tensor) -> Tensor:
+    """`attention_output`, standardised over the patches: mean 0 and standard deviation 1.
+
+    Each batch by itself, so that nothing of one run or of later batches enters another. In
+    [-sqrt(n_patches - 1), sqrt(n_patches - 1)]; zeros if all patches have the same value.
+    """
+    values = mean_attention_output(model, images).double()  # in which equal ones have no deviation
+    centred = values - values.mean()
+    deviation = centred.square().mean().sqrt()
+    bound = math.sqrt(len(values) - 1)
+    standardized = torch.where(deviation > 0, centred / deviation, 0.0).clamp(-bound, bound)
+    return standardized.float()
 
 
 def mean_attention_received(model: Any, images: Tensor) -> Tensor:
@@ -63,19 +78,17 @@ class Observation(NamedTuple):
 
     Attributes:
         function: maps model and images to a value per patch, (n_patches,).
-        low: bound of these values; infinite if they have none.
-        high: bound of these values; infinite if they have none.
+        bounds: of these values, by the number of patches; infinite if they have none.
         with_run: whether `run_features` are appended.
     """
 
     function: Callable[[Any, Tensor], Tensor]
-    low: float
-    high: float
+    bounds: Callable[[int], tuple[float, float]]
     with_run: bool = False
 
     def space(self, n_patches: int) -> spaces.Space[NDArray[np.float32]]:
         """Box of shape (n_patches,), or (n_patches + 3,) with run features."""
-        low, high = np.full(n_patches, self.low), np.full(n_patches, self.high)
+        low, high = (np.full(n_patches, bound) for bound in self.bounds(n_patches))
         if self.with_run:
             low = np.concatenate((low, np.zeros(RUN_FEATURES)))
             high = np.concatenate((high, (1, np.inf, 1)))
@@ -84,9 +97,13 @@ class Observation(NamedTuple):
 
 
 _WITHOUT_RUN = {
-    "attention_output": Observation(mean_attention_output, -np.inf, np.inf),
-    "attention_received": Observation(mean_attention_received, 0.0, 1.0),
-    "none": Observation(zeros, 0.0, 1.0),
+    "attention_output": Observation(mean_attention_output, lambda _: (-math.inf, math.inf)),
+    "attention_standardized": Observation(
+        standardized_attention,
+        lambda n_patches: (-math.sqrt(n_patches - 1), math.sqrt(n_patches - 1)),
+    ),
+    "attention_received": Observation(mean_attention_received, lambda _: (0.0, 1.0)),
+    "none": Observation(zeros, lambda _: (0.0, 1.0)),
 }
 
 OBSERVATIONS: dict[ObservationName, Observation] = {
