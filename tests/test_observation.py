@@ -42,8 +42,8 @@ def test_observations_are_float32_within_their_bounds(name, model):
         values = observation.function(model, torch.rand(3, 3, 16, 16))
     assert values.dtype == torch.float32
     space = observation.space(16)
-    assert (values.numpy() >= space.low[:16]).all()
-    assert (values.numpy() <= space.high[:16]).all()
+    assert (values.detach().numpy() >= space.low[:16]).all()
+    assert (values.detach().numpy() <= space.high[:16]).all()
 
 
 def test_zeros_has_a_zero_for_every_patch(model):
