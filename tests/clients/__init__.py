@@ -1,0 +1,1 @@
+"""The environment driven by other people's frameworks, really installed: `make clients`."""

@@ -1,0 +1,99 @@
+"""RL Baselines3 Zoo: its own `train`, `enjoy` and `--optimize`, as commands."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import vit_patch_env
+from tests.clients.attempts import N_STEPS, TINY, attempt
+
+ENV = vit_patch_env.ENV_ID
+ENV_KWARGS = [f"{name}:{value!r}" for name, value in TINY.items()]
+
+
+class Registered(NamedTuple):
+    """An algorithm that the zoo knows once a module is imported.
+
+    Attributes:
+        name: of the algorithm there.
+        module: what `--gym-packages` imports.
+        conf: YAML with its values for this environment.
+    """
+
+    name: str
+    module: str
+    conf: str
+
+
+PPO = f"""
+{ENV}:
+  n_envs: 2
+  n_timesteps: {4 * N_STEPS}
+  policy: MlpPolicy
+  normalize: true
+  n_steps: {N_STEPS}
+  batch_size: {N_STEPS}
+"""
+
+ALGORITHMS = [Registered("ppo", "vit_patch_env", PPO)]
+"""Agents of this package that are registered there are added here, each with its module."""
+
+
+def zoo(command: str, algorithm: Registered, *options: str) -> str:
+    """What a command of the zoo prints, in the working folder."""
+    Path("conf.yml").write_text(algorithm.conf)
+    arguments = ["--algo", algorithm.name, "--env", ENV, "--gym-packages", algorithm.module]
+    done = subprocess.run(
+        [sys.executable, "-m", f"rl_zoo3.{command}", *arguments, "--num-threads", "1", *options],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no error"])[-1])
+    return done.stdout
+
+
+def train(algorithm: Registered) -> None:
+    """With an evaluation, which trains a ViT of its own, and the normalisation that is asked for."""
+    options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
+    options += ["--eval-freq", str(2 * N_STEPS), "--eval-episodes", "1", "-f", "logs"]
+    zoo("train", algorithm, *options)
+    folder = Path("logs") / algorithm.name / f"{ENV}_1"
+    for name in (f"{ENV}.zip", "best_model.zip", "evaluations.npz", "0.monitor.csv"):
+        assert (folder / name).exists(), f"expected {name}, got {sorted(folder.iterdir())}"
+
+
+def enjoy(algorithm: Registered) -> None:
+    printed = zoo("enjoy", algorithm, "-f", "logs", "-n", str(3 * N_STEPS), "--no-render")
+    assert printed.count("Episode Reward") == 3, printed
+    assert "Success rate" in printed, printed
+    assert re.findall(r"Episode Length (\d+)", printed) == [str(N_STEPS)] * 3, printed
+
+
+def render(algorithm: Registered) -> None:
+    """The zoo renders with "human" where nobody looks, so it records a video instead."""
+
+
+def optimize(algorithm: Registered) -> None:
+    options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
+    options += ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--no-optim-plots"]
+    options += ["--n-evaluations", "1", "--eval-episodes", "1", "--sampler", "random"]
+    zoo("train", algorithm, *options, "-f", "optimized")
+    (report,) = Path("optimized", algorithm.name).glob("report_*.csv")
+    trials = report.read_text().splitlines()
+    assert len(trials) == 3, trials
+
+
+def tried() -> dict[str, Callable[[], None]]:
+    return {
+        f"{'' if index else algorithm.name + ': '}`{what.__name__}`": lambda what=what, of=algorithm: what(of)
+        for algorithm in ALGORITHMS
+        for index, what in enumerate((train, enjoy, optimize))
+    }
+
+
+if __name__ == "__main__":
+    attempt("RL Baselines3 Zoo", "rl_zoo3", tried())
