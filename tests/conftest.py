@@ -18,6 +18,7 @@ from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.names import DatasetName
 from vit_patch_env.training.flop_meter import Work
+from vit_patch_env.training.flops import ReferenceCost
 
 TINY: dict[str, Any] = {
     "dataset": "synthetic",
@@ -47,6 +48,8 @@ SIZES = (
 """What the FLOPs of an environment's steps depend on."""
 
 COUNTED: dict[tuple[Any, ...], dict[Work, int]] = {}
+
+COUNTED_REFERENCES: dict[tuple[Any, ...], dict[int | None, int]] = {}
 
 
 def pytest_configure() -> None:
@@ -92,15 +95,23 @@ def flops_counted_once() -> Iterator[None]:
     Counting takes longer than tiny runs. Not for tests of counting itself.
     """
     original = EpisodeFactory.__init__
+    original_cost = vars(EpisodeFactory)["_reference_cost"].fget
 
     def init(self: EpisodeFactory, config: EnvConfig) -> None:
         original(self, config)
         if isinstance(config.dataset, str):
             key = tuple(getattr(config, name) for name in SIZES)
             self._known_flops = COUNTED.setdefault(key, {})
+            self._known_references = COUNTED_REFERENCES.setdefault(key, {})
+
+    def reference_cost(self: EpisodeFactory) -> ReferenceCost:
+        cost = original_cost(self)
+        cost._known = getattr(self, "_known_references", cost._known)
+        return cost
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EpisodeFactory, "__init__", init)
+        patch.setattr(EpisodeFactory, "_reference_cost", property(reference_cost))
         yield
 
 

@@ -1,6 +1,6 @@
 """The variants of the environment, and Gymnasium's own checks of one of them.
 
-tests/test_gymnasium_checks.py tries a part of the variants, tests/clients/with_gymnasium.py all.
+tests/test_gymnasium_checks.py checks a part of the variants, and all for `make clients`.
 """
 
 import itertools
@@ -26,10 +26,10 @@ from vit_patch_env.names import BudgetEndName, BudgetName, ObservationName, Rewa
 
 TINY: dict[str, Any] = {
     "dataset": "synthetic", "dim": 8, "depth": 1, "heads": 1, "dim_head": 4, "mlp_dim": 8,
-    "patch_size": 8, "batch_size": 128, "epochs": 1, "device": "cpu", "precision": "fp32",
-    "reward_every": 2, "seconds": 60.0,
+    "image_size": 16, "patch_size": 8, "batch_size": 128, "epochs": 1, "device": "cpu",
+    "precision": "fp32", "reward_every": 2, "seconds": 60.0,
 }  # fmt: skip
-"""A ViT of 16 patches, whose episode has 4 steps if all are kept."""
+"""A ViT of 4 patches, whose episode has 4 steps if all are kept."""
 
 N_STEPS = 6
 """An episode of most variants is shorter; one of a minute is not waited for."""
@@ -38,7 +38,7 @@ WRAPPERS: dict[str, Callable[[gym.Env], gym.Env]] = {
     "mask": lambda env: env,
     "top_k": TopKAction,
     "count": CountAction,
-    "count_spread": lambda env: CountAction(env, counts=(2, 5, 16), sampling="spread"),
+    "count_spread": lambda env: CountAction(env, counts=(1, 3), sampling="spread"),
     "count_attended": lambda env: CountAction(env, sampling="attended"),
 }
 """What an agent's actions go through."""
@@ -71,6 +71,14 @@ class Variant(NamedTuple):
 VALUES = [*map(get_args, (ObservationName, RewardName, BudgetName, BudgetEndName)), tuple(WRAPPERS)]
 
 VARIANTS = [Variant(*values) for values in itertools.product(*VALUES)]
+
+
+def crossed() -> list[Variant]:
+    """Every combination of observation, reward, budget and wrapper; the two ends in turns."""
+    ends = itertools.cycle(get_args(BudgetEndName))
+    combinations = dict.fromkeys(variant._replace(budget_end="truncated") for variant in VARIANTS)
+    # Five wrappers: so each of them is tried with both ends.
+    return [variant._replace(budget_end=next(ends)) for variant in combinations]
 
 
 def pairwise() -> list[Variant]:
@@ -120,7 +128,9 @@ def is_deterministic(variant: Variant) -> None:
         _same(variant, first, again)
         if first[2] or first[3]:
             break
-    assert (first[2] or first[3]) == (variant.budget == "epochs" or env.unwrapped.episode.run.progress >= 1)
+    assert (first[2] or first[3]) == (
+        variant.budget == "epochs" or env.unwrapped.episode.run.progress >= 1
+    )
     env_render_passive_checker(env)
 
 
@@ -132,7 +142,10 @@ def has_a_spec(variant: Variant) -> None:
     assert spec.nondeterministic == (variant.budget == "seconds")
     again = gym.make(spec)
     assert again.spec == env.spec
-    assert (again.observation_space, again.action_space) == (env.observation_space, env.action_space)
+    assert (again.observation_space, again.action_space) == (
+        env.observation_space,
+        env.action_space,
+    )
     _continue_the_same(variant, env, again, seed=1)
 
 

@@ -32,7 +32,9 @@ def row(client: str, installed: str, tried: str, outcome: str) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
-def attempt(client: str, package: str | None, tried: dict[str, Callable[[], str | None]]) -> NoReturn:
+def attempt(
+    client: str, package: str | None, tried: dict[str, Callable[[], str | None]]
+) -> NoReturn:
     """Try everything, even after a failure; print the row; exit with 1 if anything failed.
 
     Args:

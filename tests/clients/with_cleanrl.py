@@ -115,8 +115,7 @@ def ppo(vectorize: type[gym.vector.VectorEnv], args: Args | None = None) -> str:
             returns = advantages + values
 
         flat = [
-            one.flatten(0, 1)
-            for one in (observations, actions, log_probs, advantages, returns)
+            one.flatten(0, 1) for one in (observations, actions, log_probs, advantages, returns)
         ]
         n_samples = args.rollout_steps * args.n_envs
         for _ in range(args.n_epochs):

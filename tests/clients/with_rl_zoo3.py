@@ -89,7 +89,9 @@ def optimize(algorithm: Registered) -> None:
 
 def tried() -> dict[str, Callable[[], None]]:
     return {
-        f"{'' if index else algorithm.name + ': '}`{what.__name__}`": lambda what=what, of=algorithm: what(of)
+        f"{'' if index else algorithm.name + ': '}`{what.__name__}`": lambda what=what, of=algorithm: (
+            what(of)
+        )
         for algorithm in ALGORITHMS
         for index, what in enumerate((train, enjoy, optimize))
     }
