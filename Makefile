@@ -1,11 +1,11 @@
-# make train | test | check | docs | bench | compare | results | memory | faults | clean. Choose interpreter and environment:
+# make train | test | check | docs | bench | compare | results | memory | faults | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check docs bench compare results memory faults format clean
+.PHONY: train test check docs bench compare results memory faults clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -50,6 +50,13 @@ faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to d
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+clients: $(VENV)/.clients  ## drive the environment with other frameworks: make clients CLIENTS='torchrl'
+	$(BIN)/python -m tests.clients $(CLIENTS)
+
+$(VENV)/.clients: $(READY)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev,clients]'
+	touch $@
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -167,8 +167,8 @@ def is_the_same_in_a_vector(variant: Variant) -> None:
     vector.action_space.seed(5)
     actions = vector.action_space.sample()
     after, rewards, *_ = vector.step(actions)
+    env = variant.make()
     for index, seed in enumerate((5, 6)):
-        env = variant.make()
         _same(variant, observed[index], env.reset(seed=seed)[0])
         _same(variant, (after[index], float(rewards[index])), env.step(actions[index])[:2])
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def zoo(command: str, algorithm: Registered, *options: str) -> str:
 
 
 def train(algorithm: Registered) -> None:
-    """With an evaluation, which trains a ViT of its own, and the normalisation that is asked for."""
+    """With an evaluation, which trains a ViT of its own, and normalised observations."""
     options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
     options += ["--eval-freq", str(2 * N_STEPS), "--eval-episodes", "1", "-f", "logs"]
     zoo("train", algorithm, *options)
@@ -73,10 +74,6 @@ def enjoy(algorithm: Registered) -> None:
     assert re.findall(r"Episode Length (\d+)", printed) == [str(N_STEPS)] * 3, printed
 
 
-def render(algorithm: Registered) -> None:
-    """The zoo renders with "human" where nobody looks, so it records a video instead."""
-
-
 def optimize(algorithm: Registered) -> None:
     options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
     options += ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--no-optim-plots"]
@@ -88,12 +85,12 @@ def optimize(algorithm: Registered) -> None:
 
 
 def tried() -> dict[str, Callable[[], None]]:
+    """Every command with every algorithm, by their names."""
+    commands = {"`train`": train, "`enjoy`": enjoy, "`-optimize`, two trials": optimize}
     return {
-        f"{'' if index else algorithm.name + ': '}`{what.__name__}`": lambda what=what, of=algorithm: (
-            what(of)
-        )
+        f"{what} ({algorithm.name})": partial(command, algorithm)
         for algorithm in ALGORITHMS
-        for index, what in enumerate((train, enjoy, optimize))
+        for what, command in commands.items()
     }
 
 
