@@ -1,7 +1,7 @@
 """What a script tries with a client, and the one line in which it says what came of it."""
 
+import contextlib
 import importlib.metadata
-import os
 import sys
 import tempfile
 import traceback
@@ -44,8 +44,7 @@ def attempt(
     """
     torch.set_num_threads(1)
     problems, remarks = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for what, function in tried.items():
             try:
                 remarks.append(function() or "")
@@ -53,7 +52,6 @@ def attempt(
                 traceback.print_exc()
                 lines = f"{error}".splitlines() or [""]
                 problems.append(f"{what}: {type(error).__name__}: {lines[0]}")
-        os.chdir("/")
     said = "; ".join(remark for remark in dict.fromkeys(remarks) if remark)
     passed = f"passed ({said})" if said else "passed"
     outcome = f"failed at {'; '.join(problems)}" if problems else passed

@@ -1,5 +1,6 @@
-"""RL Baselines3 Zoo: its own `train`, `enjoy` and `--optimize`, as commands."""
+"""rl-zoo3: its scripts `train` and `enjoy`, and its optimiser, as commands."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -15,19 +16,24 @@ ENV = vit_patch_env.ENV_ID
 ENV_KWARGS = [f"{name}:{value!r}" for name, value in TINY.items()]
 
 
-class Registered(NamedTuple):
-    """An algorithm that the zoo knows once a module is imported.
+class Algorithm(NamedTuple):
+    """An algorithm that rl-zoo3 can run.
 
     Attributes:
         name: of the algorithm there.
-        module: what `--gym-packages` imports.
+        launcher: what Python is given to run one of its scripts, whose name is filled in.
         conf: YAML with its values for this environment.
     """
 
     name: str
-    module: str
+    launcher: tuple[str, ...]
     conf: str
 
+
+ITS_OWN = ("-m", "rl_zoo3.{script}")
+OURS = (
+    "-c", "from vit_patch_env.experiments.cli import main; main()", "zoo", "{script}",
+)  # fmt: skip
 
 PPO = f"""
 {ENV}:
@@ -39,25 +45,34 @@ PPO = f"""
   batch_size: {N_STEPS}
 """
 
-ALGORITHMS = [Registered("ppo", "vit_patch_env", PPO)]
-"""Agents of this package that are registered there are added here, each with its module."""
+DQN = f"""
+{ENV}:
+  n_timesteps: {4 * N_STEPS}
+  policy: MlpPolicy
+  learning_starts: 8
+  batch_size: 8
+"""
+
+ALGORITHMS = [Algorithm("ppo", ITS_OWN, PPO)]
+if importlib.util.find_spec("vit_patch_env.experiments.zoo"):  # `vit-patch zoo`
+    ALGORITHMS.append(Algorithm("multi_output_dqn", OURS, DQN))
 
 
-def zoo(command: str, algorithm: Registered, *options: str) -> str:
-    """What a command of the zoo prints, in the working folder."""
+def zoo(script: str, algorithm: Algorithm, *options: str) -> str:
+    """What a script of rl-zoo3 prints, in the working folder."""
     Path("conf.yml").write_text(algorithm.conf)
-    arguments = ["--algo", algorithm.name, "--env", ENV, "--gym-packages", algorithm.module]
+    launcher = [part.format(script=script) for part in algorithm.launcher]
+    arguments = ["--algo", algorithm.name, "--env", ENV, "--num-threads", "1"]
+    arguments += ["--gym-packages", "vit_patch_env"]
     done = subprocess.run(
-        [sys.executable, "-m", f"rl_zoo3.{command}", *arguments, "--num-threads", "1", *options],
-        capture_output=True,
-        text=True,
+        [sys.executable, *launcher, *arguments, *options], capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no error"])[-1])
     return done.stdout
 
 
-def train(algorithm: Registered) -> None:
+def train(algorithm: Algorithm) -> None:
     """With an evaluation, which trains a ViT of its own, and normalised observations."""
     options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
     options += ["--eval-freq", str(2 * N_STEPS), "--eval-episodes", "1", "-f", "logs"]
@@ -67,14 +82,14 @@ def train(algorithm: Registered) -> None:
         assert (folder / name).exists(), f"expected {name}, got {sorted(folder.iterdir())}"
 
 
-def enjoy(algorithm: Registered) -> None:
+def enjoy(algorithm: Algorithm) -> None:
     printed = zoo("enjoy", algorithm, "-f", "logs", "-n", str(3 * N_STEPS), "--no-render")
     assert printed.count("Episode Reward") == 3, printed
     assert "Success rate" in printed, printed
     assert re.findall(r"Episode Length (\d+)", printed) == [str(N_STEPS)] * 3, printed
 
 
-def optimize(algorithm: Registered) -> None:
+def optimize(algorithm: Algorithm) -> None:
     options = ["--conf-file", "conf.yml", "--seed", "1", "--env-kwargs", *ENV_KWARGS]
     options += ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--no-optim-plots"]
     options += ["--n-evaluations", "1", "--eval-episodes", "1", "--sampler", "random"]
@@ -95,4 +110,4 @@ def tried() -> dict[str, Callable[[], None]]:
 
 
 if __name__ == "__main__":
-    attempt("RL Baselines3 Zoo", "rl_zoo3", tried())
+    attempt("rl-zoo3", "rl_zoo3", tried())

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import supersuit
 from stable_baselines3 import PPO
+from stable_baselines3.common.utils import set_random_seed
 
 import vit_patch_env
 from tests.clients.attempts import N_STEPS, TINY, attempt
@@ -16,6 +17,7 @@ def make() -> PatchAgents:
 
 
 def learn() -> str:
+    set_random_seed(0)  # as SuperSuit's environments cannot be seeded
     agents = make()
     agents.reset(seed=0)
     vec_env = supersuit.concat_vec_envs_v1(
