@@ -320,7 +320,7 @@ def test_each_place_of_a_vectorised_environment_is_evaluated_through_its_wrapper
 
 
 def test_a_refusal_leaves_the_processes_running(two_places):
-    with pytest.raises(ValueError, match="expected an episode that has ended, got none"):
+    with pytest.raises(ValueError, match="expected an episode that has ended, got a running one"):
         evaluate_agent(Recorder(), two_places, "test", episode="last", index=0)
     with pytest.raises(ValueError, match="index must be given for 2 environments, got None"):
         evaluate_agent(Recorder(), two_places, "test")
