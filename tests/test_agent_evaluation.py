@@ -561,3 +561,15 @@ def test_maskable_ppo_learns_from_masks():
     agent.learn(32)
     assert agent.num_timesteps == 32
     assert env.unwrapped.evaluate("test", selector=agent) == evaluate_agent(agent, env, "test")
+
+
+def test_an_episode_that_ended_early_is_said():
+    env = make()
+    env.reset(seed=0)
+    env.step(np.ones(16))
+    env.reset()
+    with pytest.warns(
+        UserWarning, match=r"the last episode ended after \d+ % of its budget"
+    ) as said:
+        evaluate_agent(Recorder(), env, "val", episode="last")
+    assert said[0].filename == __file__
