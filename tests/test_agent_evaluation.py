@@ -320,7 +320,7 @@ def test_each_place_of_a_vectorised_environment_is_evaluated_through_its_wrapper
 
 
 def test_a_refusal_leaves_the_processes_running(two_places):
-    with pytest.raises(ValueError, match="expected an episode that has ended, got none"):
+    with pytest.raises(ValueError, match="expected an episode that has ended, got a running one"):
         evaluate_agent(Recorder(), two_places, "test", episode="last", index=0)
     with pytest.raises(ValueError, match="index must be given for 2 environments, got None"):
         evaluate_agent(Recorder(), two_places, "test")
@@ -561,3 +561,15 @@ def test_maskable_ppo_learns_from_masks():
     agent.learn(32)
     assert agent.num_timesteps == 32
     assert env.unwrapped.evaluate("test", selector=agent) == evaluate_agent(agent, env, "test")
+
+
+def test_an_episode_that_ended_early_is_said():
+    env = make()
+    env.reset(seed=0)
+    env.step(np.ones(16))
+    env.reset()
+    with pytest.warns(
+        UserWarning, match=r"the last episode ended after \d+ % of its budget"
+    ) as said:
+        evaluate_agent(Recorder(), env, "val", episode="last")
+    assert said[0].filename == __file__

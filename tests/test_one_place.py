@@ -56,7 +56,7 @@ ADDITIONS: dict[str, tuple[Edit, ...]] = {
             before="def ones(model: Any, images: Tensor) -> Tensor:\n"
             '    """Ones (n_patches,)."""\n'
             "    return torch.ones(model.n_patches, device=images.device)\n\n\n",
-            after='    "ones": Observation(ones, 0.0, 1.0),\n',
+            after='    "ones": Observation(ones, _shares),\n',
         ),
     ),
     "reward": (

@@ -44,7 +44,7 @@ def decoded(monkeypatch):
     return files
 
 
-def losses(env, n_steps=12):
+def losses(env, n_steps=8):
     """Rewards of steps with the same masks, and then the metrics."""
     env.reset(seed=1)
     rng = np.random.default_rng(0)

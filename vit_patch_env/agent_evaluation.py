@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vit_patch_env.checks import ArgumentError, check_choice, check_integer, shown
 from vit_patch_env.copied_wrappers import Copied, SplitEnv, copy_wrappers, rebuilt
 from vit_patch_env.env import ViTPatchSelectEnv
-from vit_patch_env.episode import Episode, Selector
+from vit_patch_env.episode import Episode, Selector, warn_if_early
 from vit_patch_env.layers import layers_below
 from vit_patch_env.names import SplitName
 from vit_patch_env.training.evaluation import Metrics
@@ -48,7 +48,8 @@ def evaluate_agent(
         agent: anything with Stable-Baselines3's predict(), which is called deterministically.
         env: the environment, wrapped as the agent is used to it, or a vectorised environment.
         split: `val` for decisions during training, `test` for final metrics, or `train`.
-        episode: `running`, or `last`: the one that ended last.
+        episode: `running`, or `last`: the one that ended last, with a warning if it ended before
+            its budget was used.
         index: which of several environments; not needed for one.
 
     Raises:
@@ -60,6 +61,8 @@ def evaluate_agent(
     host = _Host(env, index)
     started = time.perf_counter()
     prepared = host.ask(_Prepare(split, episode))
+    if episode == "last":
+        warn_if_early(prepared.progress, stacklevel=3)
     split_env = SplitEnv(
         prepared.views, prepared.values, prepared.observation_space, prepared.facts
     )
@@ -81,6 +84,7 @@ class _Prepared(NamedTuple):
     values: list[NDArray[np.float32]]
     observation_space: gym.Space[Any]
     facts: dict[str, Any]
+    progress: float
     seconds: float
 
 
@@ -99,7 +103,9 @@ class _Prepare(NamedTuple):
         facts = {name: getattr(env, name) for name in _FACTS}
         seconds = time.perf_counter() - started
         episode.exclude_evaluation(seconds)
-        return _Prepared(wrappers, views, values, env.observation_space, facts, seconds)
+        return _Prepared(
+            wrappers, views, values, env.observation_space, facts, episode.progress, seconds
+        )
 
 
 class _Evaluate(NamedTuple):

@@ -17,7 +17,7 @@ from vit_patch_env.arguments import declared, takes
 from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
-from vit_patch_env.episode import N_SHOWN, Episode, Selector
+from vit_patch_env.episode import N_SHOWN, Episode, Selector, percent, warn_if_early
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
@@ -201,7 +201,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if self._last_episode is None:
             running = "got none"
             if self._episode is not None:
-                running = f"got a running one that has used {_percent(self._episode)} of its budget"
+                used = percent(self._episode.progress)
+                running = f"got a running one that has used {used} of its budget"
             raise ValueError(f"expected an episode that has ended, {running}")
         return self._last_episode
 
@@ -342,10 +343,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if episode == "running":
             return self.episode.evaluate(split, selector)
         last = self.last_episode
-        if last.progress < 1:
-            warnings.warn(
-                f"the last episode ended after {_percent(last)} of its budget", stacklevel=2
-            )
+        warn_if_early(last.progress, stacklevel=3)
         return last.evaluate(split, selector)
 
     def exclude_time(self, seconds: float) -> None:
@@ -486,10 +484,6 @@ def _hint_at_run_features(config: EnvConfig) -> None:
         f"{observation} does not show: {observation}+run does",
         stacklevel=4,
     )
-
-
-def _percent(episode: Episode) -> str:
-    return f"{100 * episode.progress:.0f} %"
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

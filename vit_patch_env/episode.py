@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -75,6 +76,23 @@ def select_patches(action: Any, values: NDArray[np.float32]) -> Selection:
     if empty:
         patch_mask[values.argmax()] = True
     return Selection(patch_mask, empty)
+
+
+def percent(progress: float) -> str:
+    """A share of the budget in words."""
+    return f"{100 * progress:.0f} %"
+
+
+def warn_if_early(progress: float, stacklevel: int) -> None:
+    """Say if an episode that is evaluated ended before its budget was used.
+
+    Args:
+        progress: of the episode.
+        stacklevel: as of `warnings.warn`.
+    """
+    if progress < 1:
+        text = f"the last episode ended after {percent(progress)} of its budget"
+        warnings.warn(text, stacklevel=stacklevel)
 
 
 class Outcome(NamedTuple):

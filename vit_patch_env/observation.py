@@ -38,9 +38,8 @@ def standardized_attention(model: Any, images: Tensor) -> Tensor:
     values = mean_attention_output(model, images).double()  # in which equal ones have no deviation
     centred = values - values.mean()
     deviation = centred.square().mean().sqrt()
-    bound = math.sqrt(len(values) - 1)
-    standardized = torch.where(deviation > 0, centred / deviation, 0.0).clamp(-bound, bound)
-    return standardized.float()
+    standardized = torch.where(deviation > 0, centred / deviation, 0.0)
+    return standardized.clamp(*_standardized_bounds(len(values))).float()
 
 
 def mean_attention_received(model: Any, images: Tensor) -> Tensor:
@@ -96,14 +95,24 @@ class Observation(NamedTuple):
         return cast("spaces.Space[NDArray[np.float32]]", box)
 
 
+def _unbounded(_n_patches: int) -> tuple[float, float]:
+    return -math.inf, math.inf
+
+
+def _shares(_n_patches: int) -> tuple[float, float]:
+    return 0.0, 1.0
+
+
+def _standardized_bounds(n_patches: int) -> tuple[float, float]:
+    """A value is farthest from the mean if all others are the same."""
+    return -math.sqrt(n_patches - 1), math.sqrt(n_patches - 1)
+
+
 _WITHOUT_RUN = {
-    "attention_output": Observation(mean_attention_output, lambda _: (-math.inf, math.inf)),
-    "attention_standardized": Observation(
-        standardized_attention,
-        lambda n_patches: (-math.sqrt(n_patches - 1), math.sqrt(n_patches - 1)),
-    ),
-    "attention_received": Observation(mean_attention_received, lambda _: (0.0, 1.0)),
-    "none": Observation(zeros, lambda _: (0.0, 1.0)),
+    "attention_output": Observation(mean_attention_output, _unbounded),
+    "attention_standardized": Observation(standardized_attention, _standardized_bounds),
+    "attention_received": Observation(mean_attention_received, _shares),
+    "none": Observation(zeros, _shares),
 }
 
 OBSERVATIONS: dict[ObservationName, Observation] = {
