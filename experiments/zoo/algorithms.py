@@ -41,10 +41,12 @@ class ZooAlgorithm(NamedTuple):
 
 def register() -> None:
     """Add this package's agents to rl_zoo3's algorithms, before it reads its arguments."""
+    samplers: dict[str, Any] = HYPERPARAMS_SAMPLER
+    converters: dict[str, Any] = HYPERPARAMS_CONVERTER
     for name, one in ZOO_ALGORITHMS.items():
         ALGOS[name] = one.algorithm
-        HYPERPARAMS_SAMPLER[name] = one.sample
-        HYPERPARAMS_CONVERTER[name] = one.convert
+        samplers[name] = one.sample
+        converters[name] = one.convert
 
 
 def _suggest_declared(kind: Any) -> Callable[[BaseTrial], Values]:
