@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
@@ -18,6 +19,7 @@ from vit_patch_env.experiments.options.commands import (
     ReportOptions,
     TrainOptions,
     TuneOptions,
+    ZooOptions,
 )
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
 
@@ -26,6 +28,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "evaluate": (EvaluateOptions, "runs.evaluate:Evaluation"),
     "pretrain": (PretrainOptions, "runs.pretrain:Pretraining"),
     "tune": (TuneOptions, "tune.tuning:Tuning"),
+    "zoo": (ZooOptions, "zoo.command:Zoo"),
     "bench": (BenchOptions, "bench.benchmark:Bench"),
     "compare": (CompareOptions, "compare.comparison:Comparison"),
     "report": (ReportOptions, "report.report:Report"),
@@ -47,13 +50,15 @@ def parse(args: list[str] | None = None) -> Any:
         ArgumentError: naming an option whose value is not valid.
     """
     args = sys.argv[1:] if args is None else args
-    for word in args:
+    words, of_script = (args[:2], args[2:]) if args[:1] == ["zoo"] else (args, [])
+    for word in words:
         former = word.partition("=")[0]
         if former in FORMER_OPTIONS:
             raise ValueError(f"{former} is called {FORMER_OPTIONS[former]} since version 0.2")
-    defaults = {"compare": preset(_preset_name(args))}
+    defaults = {"compare": preset(_preset_name(words))}
     commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
-    return parse_words(commands, args, prog="vit-patch")
+    options = parse_words(commands, words, prog="vit-patch")
+    return replace(options, args=tuple(of_script)) if of_script else options
 
 
 def _preset_name(args: list[str]) -> str:

@@ -44,9 +44,8 @@ def run(*args, cwd=None, **env):
 def test_setup_cfg_names_every_package_that_is_imported():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    options, extras = config["options"], config["options.extras_require"]
-    for_users = [packages for extra, packages in extras.items() if extra != "dev"]
-    lines = "\n".join((options["install_requires"], *for_users))
+    extras = (lines for name, lines in config["options.extras_require"].items() if name != "dev")
+    lines = "\n".join((config["options"]["install_requires"], *extras))
     named = {normalized(re.split(r"[ <>=]", line)[0]) for line in lines.split("\n") if line}
     distributions = packages_distributions()
     unnamed = {

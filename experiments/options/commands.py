@@ -8,7 +8,7 @@ from typing_extensions import Doc
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
-from vit_patch_env.arguments import POSITIONAL, SAME_RUN, arguments, declared
+from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.names import DatasetName, PrecisionName
 from vit_patch_env.patches.sampling import SamplingName
@@ -127,6 +127,20 @@ class TuneOptions(AgentOptions):
         Doc("the study's folder, which is resumed; by default runs/tune__<dataset>__<agent>"),
     ] = None
     env: EnvConfig = field(default_factory=EnvConfig)
+
+
+ZooScript = Literal["train", "enjoy", "record_video"]
+"""Modules of rl_zoo3."""
+
+
+@arguments
+class ZooOptions:
+    """Train, optimise and show agents with rl_zoo3, which takes the arguments that follow."""
+
+    script: Annotated[
+        ZooScript, POSITIONAL, Doc("of rl_zoo3; vit-patch zoo train --help lists its arguments")
+    ]
+    args: Annotated[Texts, PYTHON_ONLY, Doc("of the script")] = ()
 
 
 PRETRAIN_ENV = EnvConfig(
