@@ -2,6 +2,7 @@
 
 import inspect
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from vit_patch_env.checks import ArgumentError, check_choice, check_integer, shown
 from vit_patch_env.copied_wrappers import Copied, SplitEnv, copy_wrappers, rebuilt
 from vit_patch_env.env import ViTPatchSelectEnv
-from vit_patch_env.episode import Episode, Selector, warn_if_early
+from vit_patch_env.episode import Episode, Selector, early_end
 from vit_patch_env.layers import layers_below
 from vit_patch_env.names import SplitName
 from vit_patch_env.training.evaluation import Metrics
@@ -61,8 +62,8 @@ def evaluate_agent(
     host = _Host(env, index)
     started = time.perf_counter()
     prepared = host.ask(_Prepare(split, episode))
-    if episode == "last":
-        warn_if_early(prepared.progress, stacklevel=3)
+    if episode == "last" and prepared.early_end is not None:
+        warnings.warn(prepared.early_end, stacklevel=2)
     split_env = SplitEnv(
         prepared.views, prepared.values, prepared.observation_space, prepared.facts
     )
@@ -84,7 +85,7 @@ class _Prepared(NamedTuple):
     values: list[NDArray[np.float32]]
     observation_space: gym.Space[Any]
     facts: dict[str, Any]
-    progress: float
+    early_end: str | None
     seconds: float
 
 
@@ -104,7 +105,7 @@ class _Prepare(NamedTuple):
         seconds = time.perf_counter() - started
         episode.exclude_evaluation(seconds)
         return _Prepared(
-            wrappers, views, values, env.observation_space, facts, episode.progress, seconds
+            wrappers, views, values, env.observation_space, facts, early_end(episode), seconds
         )
 
 

@@ -17,7 +17,7 @@ from vit_patch_env.arguments import declared, takes
 from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
-from vit_patch_env.episode import N_SHOWN, Episode, Selector, percent, warn_if_early
+from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
@@ -343,7 +343,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if episode == "running":
             return self.episode.evaluate(split, selector)
         last = self.last_episode
-        warn_if_early(last.progress, stacklevel=3)
+        early = early_end(last)
+        if early is not None:
+            warnings.warn(early, stacklevel=2)
         return last.evaluate(split, selector)
 
     def exclude_time(self, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -83,16 +82,11 @@ def percent(progress: float) -> str:
     return f"{100 * progress:.0f} %"
 
 
-def warn_if_early(progress: float, stacklevel: int) -> None:
-    """Say if an episode that is evaluated ended before its budget was used.
-
-    Args:
-        progress: of the episode.
-        stacklevel: as of `warnings.warn`.
-    """
-    if progress < 1:
-        text = f"the last episode ended after {percent(progress)} of its budget"
-        warnings.warn(text, stacklevel=stacklevel)
+def early_end(episode: "Episode") -> str | None:
+    """That an episode was ended before its budget was used; None if it was not, or diverged."""
+    if episode.diverged or episode.progress >= 1:
+        return None
+    return f"the last episode ended after {percent(episode.progress)} of its budget"
 
 
 class Outcome(NamedTuple):
@@ -153,6 +147,8 @@ class Episode:
             divergence, the last finite one.
         shown: the first images of the last training batch, normalised, and its patch mask; None
             before the first step.
+        diverged: whether it has ended because its loss is not finite, or too many consecutive
+            steps were skipped.
     """
 
     def __init__(
@@ -178,6 +174,7 @@ class Episode:
         self._val_loss = run.validation_loss(validation) if validation else math.nan
         self._initial_val_loss = self._val_loss
         self._returned = 0.0
+        self.diverged = False
         run.update_progress()
 
     @property
@@ -265,6 +262,7 @@ class Episode:
         finite = math.isfinite(loss) and math.isfinite(decrease)
         if not finite or self._n_consecutive_skipped == MAX_SKIPPED:
             patch = patch_term(n_selected, settings.n_patches_desired, n_patches)
+            self.diverged = True
             reward = divergence_reward(self._so_far(loss, n_patches))
             return Outcome(loss, reward, RewardTerms(0.0, patch), skipped, diverged=True)
         if run.steps_done == 1:
@@ -389,6 +387,7 @@ class Episode:
             "selected_share": self._selected_share,
             "sums": (self._loss_sum, self._n_selected_sum),
             "returned": (self._returned, self._initial_val_loss),
+            "diverged": self.diverged,
             "n_consecutive_skipped": self._n_consecutive_skipped,
             "shown": shown,
         }
@@ -403,6 +402,7 @@ class Episode:
         # Files of earlier versions have no sums.
         self._loss_sum, self._n_selected_sum = state.get("sums", (math.nan, math.nan))
         self._returned, self._initial_val_loss = state.get("returned", (0.0, self._val_loss))
+        self.diverged = state.get("diverged", False)
         self._n_consecutive_skipped = state["n_consecutive_skipped"]
         self.shown = None
         if state["shown"] is not None:
