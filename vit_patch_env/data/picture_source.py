@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vit_patch_env.data.decoding import Decoded, decode, decoder
+from vit_patch_env.data.decoding import Decoded, Encoded, decode, decoder
 from vit_patch_env.data.encoded import Pictures
 from vit_patch_env.data.images import Images, Indices, at
 from vit_patch_env.data.resize import Form
@@ -206,12 +206,16 @@ class PictureSource(Source):
                 decoder(len(missing), n_workers, *self.form) as decode_task,
                 ThreadPoolExecutor(n_workers) as threads,
             ):
+
+                def decode_and_put(task: Positions, encoded: Sequence[Encoded]) -> int:
+                    self._put(store, task, decode_task(encoded))
+                    return len(task)
+
                 for start in range(0, len(missing), _AT_ONCE):
                     tasks = _divided(missing[start : start + _AT_ONCE])
                     encoded = [[self.pictures[position] for position in task] for task in tasks]
-                    for task, images in zip(tasks, threads.map(decode_task, encoded), strict=True):
-                        self._put(store, task, images)
-                        shown.update(len(task))
+                    for n_done in threads.map(decode_and_put, tasks, encoded):
+                        shown.update(n_done)
                     store.save(now=False)
             store.save()
         except BaseException as error:
