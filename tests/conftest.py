@@ -13,6 +13,7 @@ from PIL import Image
 
 from vit_patch_env import ViTPatchSelectEnv, episode_factory
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.data import decoding
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.experiments.process.forkserver import fork_context
@@ -167,3 +168,17 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str | bytes]:
+    """What is decoded from here on: the paths of files, or their contents."""
+    pictures = []
+    read = decoding.read_picture
+
+    def record(content: str | bytes, *args: Any) -> Any:
+        pictures.append(content)
+        return read(content, *args)
+
+    monkeypatch.setattr(decoding, "read_picture", record)
+    return pictures

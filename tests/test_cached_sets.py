@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from vit_patch_env import from_torch, load_dataset
-from vit_patch_env.data import decoding
 from vit_patch_env.data.dataset_source import DatasetImages
 from vit_patch_env.data.picture_source import StoredImages
 from vit_patch_env.system.cache import IMAGES, cache_dir, entries
@@ -58,20 +57,6 @@ def parquet(root, broken=()):
     table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
     table.to_parquet(root / "train.parquet")
     return {"name": f"hf:{root}"}
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The pictures that are decoded."""
-    seen = []
-    read = decoding.read_picture
-
-    def record(content, *args):
-        seen.append(content)
-        return read(content, *args)
-
-    monkeypatch.setattr(decoding, "read_picture", record)
-    return seen
 
 
 def splits(data):

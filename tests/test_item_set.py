@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, from_torch
-from vit_patch_env.data import decoding, item_set
+from vit_patch_env.data import item_set
 from vit_patch_env.data.augment import Augmentation
 from vit_patch_env.data.batches import BatchStream, Normalize
 from vit_patch_env.data.dataset_source import DatasetImages
@@ -309,20 +309,6 @@ def test_test_items_that_are_also_trained_on_are_counted(images):
 
 
 # Data sets whose pictures are decoded by us.
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The pictures that are decoded."""
-    pictures = []
-    read = decoding.read_picture
-
-    def record(content, *args):
-        pictures.append(content)
-        return read(content, *args)
-
-    monkeypatch.setattr(decoding, "read_picture", record)
-    return pictures
 
 
 def test_an_image_folders_files_are_decoded_once_into_the_cache(make_folder, own_cache, decoded):

@@ -30,20 +30,6 @@ from vit_patch_env.system.cache import IMAGES, cache_dir, entries, make_room
 FOLDER = TINY | {"dataset": "folder", "image_size": 16, "patch_size": 4, "batch_size": 8}
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """The files that are decoded."""
-    files = []
-    read = decoding.read_picture
-
-    def record(path, *args):
-        files.append(path)
-        return read(path, *args)
-
-    monkeypatch.setattr(decoding, "read_picture", record)
-    return files
-
-
 def losses(env, n_steps=8):
     """Rewards of steps with the same masks, and then the metrics."""
     env.reset(seed=1)

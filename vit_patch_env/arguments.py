@@ -5,9 +5,8 @@
         epochs: Annotated[int, Interval(ge=1), Doc("passes over the training images")] = 20
 
 Everything else follows from the declaration: the check of every value, signatures (`takes`),
-command-line options, reading and writing JSON (`from_json`, `to_json`), and which values may change
-when a run is resumed (`SAME_RUN`), and what
-`vit-patch tune` searches (`Search`).
+command-line options, reading and writing JSON (`from_json`, `to_json`), which values may change
+when a run is resumed (`SAME_RUN`), and which `vit-patch tune` searches (`Search`).
 """
 
 import difflib
@@ -119,6 +118,18 @@ class Argument(NamedTuple):
             data.description for data in _metadata(self.annotation) if isinstance(data, OrObject)
         ]
         return " or ".join((describe(self.annotation), *objects))
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values of one that has a few; empty for a number."""
+        kind = get_args(self.annotation)[0]
+        return get_args(kind) if get_origin(kind) is Literal else ()
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it is an integer, or one beside other values."""
+        kind = get_args(self.annotation)[0]
+        return int in (kind, *get_args(kind))
 
     @property
     def search(self) -> Search | None:

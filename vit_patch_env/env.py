@@ -301,7 +301,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise ResetNeededError("expected a reset, as the episode has ended, got a step")
         patch_mask, empty_action = episode.select(action)
         epoch = episode.run.steps_done // self.steps_per_epoch
-        loss, reward, terms, skipped, diverged = episode.step(patch_mask)
+        loss, reward, terms, skipped = episode.step(patch_mask)
+        diverged = episode.diverged
         used_up = not diverged and episode.run.progress >= 1
         ended = diverged or used_up
         terminated = diverged or (used_up and self.config.budget_end == "terminated")

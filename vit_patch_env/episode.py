@@ -94,15 +94,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         skipped: whether a gradient was not finite, so that the step changed no weights.
-        diverged: whether the run ends here: the loss is not finite, or too many consecutive steps
-            were skipped.
     """
 
     loss: float
     reward: float
     terms: RewardTerms
     skipped: bool
-    diverged: bool
 
 
 class RewardSettings(NamedTuple):
@@ -250,13 +247,13 @@ class Episode:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
-        self._n_selected_sum += int(patch_mask.sum())
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         loss, skipped, values = run.step(keep)
         self._loss_sum += loss
         if np.isfinite(values).all():
             self.values = values
         n_selected, n_patches = int(patch_mask.sum()), len(patch_mask)
+        self._n_selected_sum += n_selected
         decrease = self._val_loss_decrease()
         self._n_consecutive_skipped = self._n_consecutive_skipped + 1 if skipped else 0
         finite = math.isfinite(loss) and math.isfinite(decrease)
@@ -264,7 +261,7 @@ class Episode:
             patch = patch_term(n_selected, settings.n_patches_desired, n_patches)
             self.diverged = True
             reward = divergence_reward(self._so_far(loss, n_patches))
-            return Outcome(loss, reward, RewardTerms(0.0, patch), skipped, diverged=True)
+            return Outcome(loss, reward, RewardTerms(0.0, patch), skipped)
         if run.steps_done == 1:
             self._initial_loss = self._mean_loss = loss
         outcome = StepOutcome(
@@ -283,7 +280,7 @@ class Episode:
         self._selected_share += weight * (n_selected / n_patches - self._selected_share)
         reward = REWARDS[settings.name](outcome)
         self._returned += reward
-        return Outcome(loss, reward, reward_terms(outcome), skipped, diverged=False)
+        return Outcome(loss, reward, reward_terms(outcome), skipped)
 
     def _so_far(self, loss: float, n_patches: int) -> RunSoFar:
         """What is known of the run, which diverges with this loss."""
@@ -292,6 +289,7 @@ class Episode:
             (one for one in (self._initial_loss, loss) if math.isfinite(one)),
             math.log(len(self.data.classes)),  # of guesses
         )
+        first_val = self._initial_val_loss if math.isfinite(self._initial_val_loss) else 0.0
         # A budget of seconds limits no steps: as many as there would be at this pace.
         at_this_pace = math.ceil(run.steps_done / max(run.progress, 1e-9))
         return RunSoFar(
@@ -299,9 +297,7 @@ class Episode:
             returned=self._returned,
             n_steps=at_this_pace if settings.max_steps == sys.maxsize else settings.max_steps,
             initial_loss=first,
-            initial_val_loss=self._initial_val_loss
-            if math.isfinite(self._initial_val_loss)
-            else 0.0,
+            initial_val_loss=first_val,
             n_desired=settings.n_patches_desired,
             n_patches=n_patches,
             alpha=settings.alpha,

@@ -6,11 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.episode import Selector
+from vit_patch_env.observation import standardized
 
 try:
     from pettingzoo import ParallelEnv
@@ -39,7 +41,7 @@ def agent_observations(
     n_patches = len(values)
     rows = np.empty((n_patches, N_OWN + len(features)), dtype=np.float32)
     rows[:, 0] = values
-    rows[:, 1] = _standardised(values)
+    rows[:, 1] = standardized(torch.tensor(values, device="cpu")).numpy()
     rows[:, 2:N_OWN] = _centres(n_patches)
     rows[:, N_OWN:] = features
     return rows
@@ -269,17 +271,6 @@ def _agent_space(observation: spaces.Space[Any], n_patches: int) -> spaces.Box:
         ),
         dtype=np.float32,
     )
-
-
-def _standardised(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    centred = values.astype(np.float64)
-    centred -= centred.mean()
-    scale = centred.std()
-    # Rounding errors give equal values a small spread, which must not be scaled up.
-    if scale <= 1e-7 * np.abs(values).max():
-        return np.zeros_like(centred)
-    standardised: NDArray[np.float64] = centred / scale
-    return standardised
 
 
 @cache

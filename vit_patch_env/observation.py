@@ -35,11 +35,21 @@ def standardized_attention(model: Any, images: Tensor) -> Tensor:
     Each batch by itself, so that nothing of one run or of later batches enters another. In
     [-sqrt(n_patches - 1), sqrt(n_patches - 1)]; zeros if all patches have the same value.
     """
-    values = mean_attention_output(model, images).double()  # in which equal ones have no deviation
-    centred = values - values.mean()
+    return standardized(mean_attention_output(model, images))
+
+
+def standardized(values: Tensor) -> Tensor:
+    """Values (n,) with mean 0 and standard deviation 1, float32; zeros if all are the same."""
+    exact = values.double()
+    centred = exact - exact.mean()
     deviation = centred.square().mean().sqrt()
-    standardized = torch.where(deviation > 0, centred / deviation, 0.0)
-    return standardized.clamp(*_standardized_bounds(len(values))).float()
+    # Rounding errors give equal values a small spread, which must not be scaled up.
+    differ = deviation > 1e-7 * exact.abs().max()
+    return (
+        torch.where(differ, centred / deviation, 0.0)
+        .clamp(*_standardized_bounds(len(values)))
+        .float()
+    )
 
 
 def mean_attention_received(model: Any, images: Tensor) -> Tensor:

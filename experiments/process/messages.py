@@ -3,6 +3,7 @@
 import re
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import NoReturn
 
 from vit_patch_env.checks import ArgumentError
@@ -49,3 +50,19 @@ def option_name(argument: str) -> str:
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line: the `warnings.showwarning` of the command line."""
     say(f"warning: {message}")
+
+
+def require_extra(command: str, module: str) -> None:
+    """Import a module of an optional dependency, whose extra has the command's name.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    try:
+        import_module(module)
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{command} needs the extra {command}, pip install 'vit-patch-env[{command}]', "
+            f"got: {reason}"
+        ) from error

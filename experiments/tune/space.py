@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
+from typing import Any, NamedTuple, cast
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import Argument, Search, declared
@@ -129,11 +129,10 @@ def _dimension(
     """The dimension of an argument, if it is searched."""
     if argument.search is None:
         return
-    kind = get_args(argument.annotation)[0]
-    if get_origin(kind) is Literal:
-        yield Dimension(name, start, given, choices=get_args(kind))
+    if argument.choices:
+        yield Dimension(name, start, given, choices=argument.choices)
     else:
-        integer = int in (kind, *get_args(kind))
+        integer = argument.is_integer
         yield _number(name, argument.search, env, start, given=given, integer=integer)
 
 

@@ -31,8 +31,14 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import command, flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
-from vit_patch_env.experiments.process.messages import error_message, fail, say, show_warning
-from vit_patch_env.experiments.process.output import BestEffortOutput
+from vit_patch_env.experiments.process.messages import (
+    error_message,
+    fail,
+    require_extra,
+    say,
+    show_warning,
+)
+from vit_patch_env.experiments.process.output import BestEffortOutput, loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
@@ -91,14 +97,14 @@ class Tuning:
                 another study, or without Optuna.
             OSError: for a study's database that cannot be read.
         """
-        _check_optuna()
+        require_extra("tune", "optuna")
         self.train_options = self._checked_options()
         options = self.options
         env = make_env(self.train_options.env)
-        self._say(f"Loading {options.env.dataset} ...")
-        self.data = env.data
-        for note in self.data.notes:
-            self._say(note)
+        if self.is_worker:
+            self.data = env.data
+        else:
+            self.data = loaded(options.env.dataset, lambda: env.data, self.console)
         if not len(self.data.val.labels):
             raise ArgumentError("val_fraction", "must leave validation images, got 0 of them")
         make_agent(self.train_options, env)
@@ -235,7 +241,7 @@ class Tuning:
             attempt.finish("interrupted")
         except _PrunedError as pruned:
             attempt.finish("pruned")
-            self._tell(f"{name}: pruned {pruned}")
+            print_line(f"{name}: pruned {pruned}", self.console)
         except StudyFileError:
             raise
         except Exception as error:
@@ -244,9 +250,10 @@ class Tuning:
             say(f"{name} failed: {note}")
         else:
             attempt.finish("done", accuracy=accuracy, n_selected=n_selected)
-            self._tell(
-                f"{name}: val accuracy {accuracy:.2%}, {n_selected:.1f} patches; best "
-                f"{max(one.accuracy or 0.0 for one in self.study.records()):.2%}"
+            best = max(one.accuracy or 0.0 for one in self.study.records())
+            print_line(
+                f"{name}: val accuracy {accuracy:.2%}, {n_selected:.1f} patches; best {best:.2%}",
+                self.console,
             )
 
     def _mean_outcome(self, attempt: "Attempt") -> tuple[float, float]:
@@ -355,12 +362,9 @@ class Tuning:
         if not self.is_worker:
             say("stopping after the current step; a second signal ends it at once")
 
-    def _tell(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     def _say(self, text: str) -> None:
         if not self.is_worker:
-            self._tell(text)
+            print_line(text, self.console)
 
 
 def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
@@ -376,17 +380,6 @@ def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     tuning.run()
-
-
-def _check_optuna() -> None:
-    """Require Optuna, an optional dependency."""
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"tune needs the extra tune, pip install 'vit-patch-env[tune]', got: {reason}"
-        ) from error
 
 
 def _default_out(options: TuneOptions) -> Path:

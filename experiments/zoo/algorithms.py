@@ -1,7 +1,7 @@
 """This package's agents as algorithms of rl_zoo3, with what its optimiser searches."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 from optuna.trial import BaseTrial
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -66,10 +66,10 @@ def _suggest_declared(kind: Any) -> Callable[[BaseTrial], Values]:
 
 def _suggest(trial: BaseTrial, argument: Argument, search: Search) -> Any:
     """A value of an argument in its range."""
-    kind, name = get_args(argument.annotation)[0], argument.name
-    if get_origin(kind) is Literal:
-        return trial.suggest_categorical(name, get_args(kind))
-    if kind is int:
+    name = argument.name
+    if argument.choices:
+        return trial.suggest_categorical(name, argument.choices)
+    if argument.is_integer:
         return trial.suggest_int(name, int(search.low), int(search.high), log=search.log)
     return trial.suggest_float(name, search.low, search.high, log=search.log)
 

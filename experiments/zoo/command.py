@@ -11,7 +11,7 @@ from rich.console import Console
 from vit_patch_env import ENV_ID
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.options.commands import ZooOptions
-from vit_patch_env.experiments.process.messages import fail
+from vit_patch_env.experiments.process.messages import fail, require_extra
 from vit_patch_env.experiments.zoo import ZOO_ENV_ID
 
 HYPERPARAMS = Path(__file__).parent / "hyperparams"
@@ -35,13 +35,7 @@ class Zoo:
         Raises:
             ValueError: without rl_zoo3.
         """
-        try:
-            import rl_zoo3  # noqa: F401
-        except ImportError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"zoo needs the extra zoo, pip install 'vit-patch-env[zoo]', got: {reason}"
-            ) from error
+        require_extra("zoo", "rl_zoo3")
         from vit_patch_env.experiments.zoo.algorithms import register
 
         register()

@@ -138,6 +138,14 @@ class ArraySource(Source):
         self._images = images
         self._form = form
 
+    def contents(self, positions: Positions, images: Images) -> Sequence[Hashable]:
+        """As `Source.contents`, of the images before they are resized."""
+        del images
+        parts = (positions[start : start + _CHUNK] for start in range(0, len(positions), _CHUNK))
+        return [
+            digest for part in parts for digest in digests(self._images[torch.from_numpy(part)])
+        ]
+
     def read(self, positions: Sequence[Positions], images: ImagesName) -> list[Images]:
         """The images at each of the positions, resized, in memory or as `ResizedImages`."""
         parts = [ResizedImages(self._images, part, self._form) for part in positions]
