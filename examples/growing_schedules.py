@@ -29,7 +29,7 @@ parser.add_argument(
 )
 parser.add_argument("--sampling", choices=("uniform", "spread"), default="uniform")
 parser.add_argument("--seed", type=int, default=0)
-values, _ = parser.parse_known_args()
+values = parser.parse_args()
 
 options = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "mlp_dim": 64}
 if values.data_dir:

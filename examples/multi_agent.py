@@ -14,7 +14,7 @@ from vit_patch_env.multi_agent import PatchAgents, SharedPolicy
 agents = PatchAgents(
     gym.make(
         "ViTPatchSelect-v0", observation="attention_received",
-        epochs=4, dim=32, depth=2, heads=4, mlp_dim=64,
+        epochs=2, dim=32, depth=2, heads=4, mlp_dim=64,
     )
 )  # fmt: skip
 # SuperSuit's environments cannot be seeded, and so PPO cannot seed them.

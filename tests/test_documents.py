@@ -179,13 +179,16 @@ def test_the_tables_have_every_name():
 
 
 NEEDED_BY_EXAMPLES = {"multi_agent.py": ("pettingzoo", "supersuit")}
+QUICK = {"growing_schedules.py": "--epochs 1 --rules 16-16-1 8-32-2"}
+"""Arguments with which an example takes less time than with its defaults."""
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
 )
-def test_examples_run(path, capsys):
+def test_examples_run(path, capsys, monkeypatch):
     for package in NEEDED_BY_EXAMPLES.get(path.name, ()):
         pytest.importorskip(package)
+    monkeypatch.setattr("sys.argv", [str(path), *QUICK.get(path.name, "").split()])
     runpy.run_path(str(path), run_name="__main__")
     assert "Metrics(loss=" in capsys.readouterr().out

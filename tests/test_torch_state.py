@@ -107,7 +107,7 @@ VARIANTS = {
 }
 
 
-def run(n_steps=3, **kwargs):
+def run(n_steps=2, **kwargs):
     """Observations, rewards, metrics and weights of a new environment."""
     env = ViTPatchSelectEnv(**{**TINY, **kwargs})
     rng = np.random.default_rng(0)
