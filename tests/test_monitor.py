@@ -1,15 +1,20 @@
 import io
+import subprocess
+import sys
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from rich.console import Console
+from sb3_contrib import ARS
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY
-from vit_patch_env import CountAction, ViTPatchSelectEnv
+from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, MultiOutputDQN
 from vit_patch_env.experiments import EpochMetrics, StepMetrics, TrainingMonitor
 from vit_patch_env.experiments.runs.display import Display
@@ -218,3 +223,96 @@ def test_the_bar_moves_with_the_share_of_the_budget():
     display.show_step(StepMetrics(99, info, None, 4.0))
     (bar,) = display.progress.tasks
     assert (bar.percentage, bar.fields["epoch"]) == (25, "4")
+
+
+class Lives(gym.Wrapper):
+    """Reports an end in the middle of a run, which it then continues, as EpisodicLifeEnv does."""
+
+    def reset(self, **kwargs):
+        if self.between_lives:
+            return self.last[0], {}
+        return self.env.reset(**kwargs)
+
+    between_lives = False
+
+    def step(self, action):
+        self.last = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.last
+        self.between_lives = self.unwrapped.steps_done == 5 and not truncated
+        return observation, reward, terminated or self.between_lives, truncated, info
+
+
+class Begun(gym.Wrapper):
+    """Takes three steps within a reset, as NoopResetEnv does."""
+
+    def reset(self, **kwargs):
+        _, info = self.env.reset(**kwargs)
+        for _ in range(3):
+            observation, *_ = self.env.step(np.ones(16))
+        return observation, info
+
+
+class Repeated(gym.Wrapper):
+    """Repeats each action, so that epochs end within a step."""
+
+    def step(self, action):
+        for _ in range(4):
+            result = self.env.step(action)
+            if result[2] or result[3]:
+                break
+        return result
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "expected", "n_calls"),
+    [
+        (Lives, [(1, 0.5), (2, 1.0)] * 2, 28),
+        (Begun, [(1, 0.5), (2, 1.0)] * 2, 22),
+        (Repeated, [(2, 8 / 14), (2, 1.0)] * 2, 8),
+    ],
+)
+def test_epochs_are_those_of_the_run_through_wrappers_with_other_episodes(
+    wrapper, expected, n_calls
+):
+    epochs = []
+    monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=2)
+    env = wrapper(make())
+    A2C("MlpPolicy", env, device="cpu", n_steps=4).learn(100, callback=monitor)
+    assert [(one.epoch, one.progress) for one in epochs] == [
+        (epoch, pytest.approx(progress)) for epoch, progress in expected
+    ]
+    assert monitor.n_calls == n_calls
+
+
+def test_an_algorithm_whose_callbacks_see_no_steps_is_refused():
+    agent = ARS("LinearPolicy", TopKAction(make()), n_delta=2, device="cpu")
+    with pytest.raises(ValueError, match=r"^TrainingMonitor needs an algorithm .*, got ARS$"):
+        agent.learn(28, callback=TrainingMonitor())
+
+
+def test_facts_are_the_environments_whatever_was_set_on_its_wrappers():
+    envs = DummyVecEnv([lambda: gym.make("ViTPatchSelect-v0", **TINY)])
+    envs.set_attr("steps_per_epoch", 3)
+    epochs = []
+    agent = A2C("MlpPolicy", envs, device="cpu")
+    agent.learn(14, callback=TrainingMonitor(on_epoch=epochs.append))
+    assert [one.epoch for one in epochs] == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of Linux")
+def test_the_processes_peak_is_not_reset_without_a_monitor():
+    code = """
+import numpy, resource
+from tests.conftest import TINY
+from vit_patch_env import ViTPatchSelectEnv
+del_me = numpy.ones(60_000_000)
+del del_me
+env = ViTPatchSelectEnv(**TINY, reward="paper")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+env.reset(seed=0)
+for _ in range(14):
+    *_, truncated, info = env.step(numpy.ones(16))
+assert truncated and "val_loss" in info
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >= peak
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

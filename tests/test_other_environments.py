@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from vit_patch_env.agents import FixedRule, Frozen, MultiOutputDQN, PatchBandit
 
@@ -103,3 +103,65 @@ def test_observations_that_are_no_arrays_are_refused(rule):
 def test_the_dqn_and_frozen_agents_need_nothing_of_an_environment():
     agent = MultiOutputDQN("MlpPolicy", Other(), policy_kwargs={"net_arch": [8]}, seed=0).learn(90)
     assert Frozen(agent).learn(20).num_timesteps == 20
+
+
+def counts_in_each_env(agent, n_steps):
+    seen = []
+    agent.learn(n_steps, callback=lambda now, _: seen.append(now["actions"].sum(axis=1)) or True)
+    return np.array(seen).T.tolist()
+
+
+def test_the_bandit_acts_by_the_true_progress_where_observations_are_normalised():
+    told = {"progress": lambda step: step / 20}
+    envs = VecNormalize(DummyVecEnv([lambda: Other(info=told)]), norm_reward=False)
+    agent = PatchBandit("BanditPolicy", envs, learning=False, seed=0)
+    plain = PatchBandit("BanditPolicy", Other(info=told), learning=False, seed=0)
+    assert counts_in_each_env(agent, 40) == counts_in_each_env(plain, 40)
+    observation = np.full(19, 1.4, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"^observation must have the share .*, got 1\.39999"):
+        agent.predict(observation)
+
+
+def test_a_function_of_the_progress_is_asked_for_each_environment():
+    def make(length):
+        return lambda: Other(info={"progress": lambda step: step / length}, length=length)
+
+    envs = DummyVecEnv([make(5), make(20)])
+    agent = FixedRule("random", envs, n_keep=lambda progress: 1 + round(10 * progress), seed=0)
+    expected = [[1, 3, 5, 7, 9] * 2, [1 + round(10 * step / 20) for step in range(10)]]
+    assert counts_in_each_env(agent, 20) == expected
+
+
+@pytest.mark.parametrize(("assigned", "expected"), [(2, [2] * 4), ([3, 4, 5, 6], [3, 4, 5, 6])])
+def test_a_rules_number_may_be_assigned_before_it_learns(assigned, expected):
+    rule = FixedRule("random", Other(), n_keep=8, seed=0)
+    rule.n_keep = assigned
+    assert counts_in_each_env(rule, 4) == [expected]
+    rule.n_keep = 0
+    with pytest.raises(ValueError, match=r"^n_keep must be an integer in \[1, 16\]"):
+        rule.learn(4)
+
+
+def test_numbers_for_too_few_steps_of_several_environments_are_refused():
+    rule = FixedRule("random", DummyVecEnv([Other, Other]), n_keep=[8] * 9)
+    with pytest.raises(ValueError, match=r"^n_keep must be a number for each of 10 steps, got 9$"):
+        rule.learn(20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (MultiOutputDQN, {"gamma": 5.0}),
+        (MultiOutputDQN, {"gamma": float("nan")}),
+        (MultiOutputDQN, {"target_update_interval": 0}),
+        (MultiOutputDQN, {"batch_size": 8.0}),
+        (PatchBandit, {"forgetting": 5}),
+        (PatchBandit, {"decision_steps": 2.5}),
+    ],
+)
+def test_values_given_to_load_are_checked(kind, values, tmp_path):
+    policy = "MlpPolicy" if kind is MultiOutputDQN else "BanditPolicy"
+    kind(policy, Other(), seed=0).save(tmp_path / "agent.zip")
+    (name,) = values
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got"):
+        kind.load(tmp_path / "agent.zip", **values)

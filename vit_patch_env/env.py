@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
-from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, shown
+from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, plain, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
@@ -167,7 +167,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            kwargs = {name: as_text(value) for name, value in spec.kwargs.items()}  # for JSON
+            kwargs = {
+                name: as_text(plain(value)) for name, value in spec.kwargs.items()
+            }  # for JSON
             timed = self.config.budget == "seconds"
             spec = replace(spec, kwargs=kwargs, nondeterministic=spec.nondeterministic or timed)
         self._spec = spec

@@ -78,8 +78,8 @@ def select_patches(action: Any, values: NDArray[np.float32]) -> Selection:
 
 
 def percent(progress: float) -> str:
-    """A share of the budget in words."""
-    return f"{100 * progress:.0f} %"
+    """A share of the budget in words, rounded down: 100 % is all of it."""
+    return f"{math.floor(100 * progress)} %"
 
 
 def early_end(episode: "Episode") -> str | None:
@@ -315,12 +315,14 @@ class Episode:
         """Metrics of the trained ViT on the validation images, all patches, for the last info.
 
         Their time and memory are excluded from those of training. Empty if there are no images.
+        `is_success`, which Stable-Baselines3 averages, is the accuracy, and 0 after a divergence.
         """
         if not len(self.data.val.labels):
             return {}
         with excluded_from_peak(self._device):
             val = self.run.evaluate(self.data.val, span="other")
-        return {"val_loss": val.loss, "val_accuracy": val.accuracy, "is_success": val.accuracy}
+        success = 0.0 if self.diverged else val.accuracy
+        return {"val_loss": val.loss, "val_accuracy": val.accuracy, "is_success": success}
 
     def evaluate(self, split: SplitName, selector: Selector | None = None) -> Metrics:
         """Metrics of the ViT on a split: loss, accuracy, macro precision, recall and F1.

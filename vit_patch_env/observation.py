@@ -44,9 +44,9 @@ def standardized(values: Tensor) -> Tensor:
     centred = exact - exact.mean()
     deviation = centred.square().mean().sqrt()
     # Rounding errors give equal values a small spread, which must not be scaled up.
-    differ = deviation > 1e-7 * exact.abs().max()
+    same = deviation <= 1e-7 * exact.abs().max()
     return (
-        torch.where(differ, centred / deviation, 0.0)
+        torch.where(same, 0.0, centred / deviation)
         .clamp(*_standardized_bounds(len(values)))
         .float()
     )
@@ -114,8 +114,9 @@ def _shares(_n_patches: int) -> tuple[float, float]:
 
 
 def _standardized_bounds(n_patches: int) -> tuple[float, float]:
-    """A value is farthest from the mean if all others are the same."""
-    return -math.sqrt(n_patches - 1), math.sqrt(n_patches - 1)
+    """A value is farthest from the mean if all others are the same; a single one, always 0."""
+    farthest = math.sqrt(max(n_patches - 1, 1))
+    return -farthest, farthest
 
 
 _WITHOUT_RUN = {

@@ -81,6 +81,7 @@ class PatchBandit(OnlineAlgorithm):
     policy: BanditPolicy
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"BanditPolicy": BanditPolicy}
     renamed: ClassVar[Mapping[str, str]] = {"draw": "sampling"}
+    options = BanditOptions
 
     def __init__(
         self,
@@ -151,8 +152,8 @@ class PatchBandit(OnlineAlgorithm):
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
         policy = self.policy
         masks = []
-        for observation, decision in zip(observations, self._decisions, strict=True):
-            progress = float(observation[policy.n_patches])
+        for decision in self._decisions:
+            progress = float(np.float32(decision.progress))  # as observations have it
             n_keep = policy.best_count(progress, decision.budget_steps, decision.weights)
             masks.append(policy.sample_patches(decision.scores, n_keep, policy.rng))
         return np.stack(masks)
@@ -165,11 +166,12 @@ class PatchBandit(OnlineAlgorithm):
         dones: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        if not self.learning:
-            return
         policy = self.policy
         for index, decision in enumerate(self._decisions):
             before, after = decision.progress, self._progress(infos[index], new_observations[index])
+            if not self.learning:
+                decision.progress = 0.0 if dones[index] else after
+                continue
             cost, mask = max(after - before, 0.0), actions[index]
             features = policy.features(before, decision.budget_steps)[
                 policy.counts.index(int(mask.sum()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
 
 RUN_FEATURES = 3
@@ -124,6 +125,17 @@ class BanditPolicy(PatchPolicy):
             rng = self.rng
             if deterministic:
                 rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
-            n_keep = self.best_count(one[self.n_patches], int(self.budget_steps), weights)
+            n_keep = self.best_count(self._progress(one), int(self.budget_steps), weights)
             masks.append(self.sample_patches(scores, n_keep, rng))
         return torch.from_numpy(np.stack(masks))
+
+    def _progress(self, observation: NDArray[Any]) -> float:
+        """The share of the budget used, which an observation has after those of the patches."""
+        progress = observation[self.n_patches]
+        if not 0 <= progress <= 1:
+            raise ArgumentError(
+                "observation",
+                f"must have the share of the budget used, in [0, 1], as number {self.n_patches} "
+                f"(VecNormalize with norm_obs changes it), got {progress}",
+            )
+        return float(progress)

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import check
 
 Seed = Annotated[int | None, Interval(ge=0, le=2**32 - 1)]
@@ -43,9 +44,11 @@ class SavedAlgorithm(BaseAlgorithm):
 
     Attributes:
         renamed: current name by former name, of attributes and of policy_kwargs.
+        options: the class that declares the hyperparameters.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    options: ClassVar[Any] = None
 
     def __init__(
         self, *args: Any, seed: int | None = None, stats_window_size: int = 100, **kwargs: Any
@@ -72,7 +75,12 @@ class SavedAlgorithm(BaseAlgorithm):
         *args: Any,
         **kwargs: Any,
     ) -> SelfSavedAlgorithm:
-        """Load an agent; arguments as in Stable-Baselines3."""
+        """Load an agent; arguments as in Stable-Baselines3.
+
+        Raises:
+            ValueError: for a hyperparameter outside its range.
+        """
+        kwargs = cls._checked_arguments(kwargs)
         data = _read_data(path)
         objects = {name: _unpickle(item) for name, item in data.items() if _has_moved(item)}
         policy_kwargs = _unpickle(data.get("policy_kwargs", {}))
@@ -91,6 +99,18 @@ class SavedAlgorithm(BaseAlgorithm):
         if "seed" in kwargs:  # as otherwise the random stream continues
             model.set_random_seed(kwargs["seed"])
         return model
+
+    @classmethod
+    def _checked_arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Values for attributes, of which the hyperparameters are checked."""
+        known = {one.name: one.annotation for one in declared(cls.options)} if cls.options else {}
+        return {
+            # A schedule or a tuple is Stable-Baselines3's to check.
+            name: check(known[name], **{name: value})
+            if name in known and not callable(value) and not isinstance(value, tuple)
+            else value
+            for name, value in given.items()
+        }
 
 
 def _unbounded(space: Any) -> Any:

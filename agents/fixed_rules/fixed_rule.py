@@ -1,5 +1,6 @@
 """Runs fixed rules with Stable-Baselines3's interface, in place of an agent."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -27,7 +28,8 @@ class FixedRule(OnlineAlgorithm):
         n_keep: number of patches to keep, in 1...n_patches; a sequence of such numbers, one for
             each step of the run; or a function that maps the share of the budget used,
             `info["progress"]` in [0, 1), to such a number. After `learn`, predictions keep the
-            rounded mean of these numbers. `all` needs none.
+            rounded mean of these numbers. `all` needs none. Another one may be assigned before
+            `learn`.
         stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: of the policy, besides n_keep and seed.
@@ -105,19 +107,27 @@ class FixedRule(OnlineAlgorithm):
 
     def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
         if resets:
-            self._progress = 0.0
-        if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) * self.n_envs < total_timesteps:
-            raise ValueError(
-                f"n_keep must be a number for each of {total_timesteps} steps, "
-                f"got {len(self.n_keep)}"
+            self._progress = [0.0] * self.n_envs
+        # It may have been assigned since the last call.
+        self.n_keep = self._checked(self.n_keep)
+        if not callable(self.n_keep):
+            self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())
+        n_steps = math.ceil(total_timesteps / self.n_envs)
+        if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) < n_steps:
+            raise ArgumentError(
+                "n_keep", f"must be a number for each of {n_steps} steps, got {len(self.n_keep)}"
             )
 
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:
+        if callable(self.n_keep):
+            masks = []
+            for observation, progress in zip(observations, self._progress, strict=True):
+                self.policy.n_keep = self.policy.check_n_keep(self.n_keep(progress))
+                masks.append(self.predict(observation)[0])
+            return np.stack(masks)
         if isinstance(self.n_keep, np.ndarray):
             n_keep = int(self.n_keep[self.num_timesteps // self.n_envs])
             self.policy.n_keep = self.policy.check_n_keep(n_keep)
-        elif callable(self.n_keep):
-            self.policy.n_keep = self.policy.check_n_keep(self.n_keep(self._progress))
         return self.predict(observations)[0]
 
     def _after_step(
@@ -136,7 +146,9 @@ class FixedRule(OnlineAlgorithm):
                 "as a function needs an environment whose info has progress, the share of the "
                 f"budget used, got an info of {shown(list(infos[0]))}",
             )
-        self._progress = 0.0 if dones[0] else infos[0]["progress"]
+        self._progress = [
+            0.0 if done else info["progress"] for info, done in zip(infos, dones, strict=True)
+        ]
 
     def _on_training_end(self) -> None:
         self.policy.n_keep = self.policy.check_n_keep(self._n_keep_after())

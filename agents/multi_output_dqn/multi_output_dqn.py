@@ -89,6 +89,7 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         "eps_decay": "exploration_decay_steps",
         "_scale_eps_decay": "_scale_decay_steps",
     }
+    options = DQNOptions
     policy: MultiOutputPolicy
 
     def __init__(
@@ -166,6 +167,7 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         self.exploration_final_eps = options.exploration_final_eps
         self.exploration_decay_steps = options.exploration_decay_steps or PAPER_DECAY_STEPS
         self._scale_decay_steps = options.exploration_decay_steps is None
+        self._scaled_decay_steps = self.exploration_decay_steps
         self.max_grad_norm = options.max_grad_norm
         self.exploration_rate = self.exploration_initial_eps
         self._exploration_rng = np.random.default_rng(self.seed)
@@ -183,7 +185,24 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         """Seed the agent, its exploration, its environment and the global generators."""
         super().set_random_seed(seed)
         if seed is not None:
-            self._exploration_rng = np.random.default_rng(seed)
+            self.seed = int(seed)
+            self._exploration_rng = np.random.default_rng(self.seed)
+
+    @classmethod
+    def load(
+        cls: type[SelfMultiOutputDQN], path: Any, *args: Any, **kwargs: Any
+    ) -> SelfMultiOutputDQN:
+        """Load an agent; arguments as in Stable-Baselines3.
+
+        Raises:
+            ValueError: for a hyperparameter outside its range.
+        """
+        agent = super().load(path, *args, **kwargs)
+        if "exploration_decay_steps" in kwargs:
+            agent._scale_decay_steps = kwargs["exploration_decay_steps"] is None
+            agent.exploration_decay_steps = kwargs["exploration_decay_steps"] or PAPER_DECAY_STEPS
+        agent._scaled_decay_steps = agent.exploration_decay_steps
+        return agent
 
     def learn(
         self: SelfMultiOutputDQN,
@@ -211,11 +230,27 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, Any]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self.exploration_decay_steps != self._scaled_decay_steps:  # it was assigned
+            self._scale_decay_steps = False
         if self._scale_decay_steps and self.num_timesteps == 0:
             # A continued run keeps its time constant, so that ε never jumps back up.
-            self.exploration_decay_steps = default_decay_steps(total_timesteps)
+            self.exploration_decay_steps = default_decay_steps(self._horizon(total_timesteps))
+            self._scaled_decay_steps = self.exploration_decay_steps
         self._update_exploration_rate()
         return total_timesteps, callback
+
+    def _horizon(self, total_timesteps: int) -> float:
+        """The steps within which to learn: `total_timesteps`, or fewer if runs are to be shorter.
+
+        The upper bound that `ViTPatchSelect-v0` gives for `learn` is far above the expected number
+        of steps if its budget is in FLOPs or seconds.
+        """
+        assert self.env is not None
+        if not (self.env.has_attr("max_steps") and self.env.has_attr("expected_steps")):
+            return total_timesteps
+        expected: int = sum(self.env.get_attr("expected_steps"))
+        bound: int = sum(self.env.get_attr("max_steps"))
+        return min(total_timesteps, max(expected, total_timesteps * expected / bound))
 
     def _store_transition(
         self,

@@ -18,6 +18,7 @@ from vit_patch_env import Episode, Metrics
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
 from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
+from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
@@ -25,7 +26,7 @@ _SAVED_ATTRIBUTES = (
     "n_calls", "num_timesteps", "n_selected_mean", "selected", "n_selected", "n_skipped", "flops",
     "peak_memory_bytes", "diverged", "_excluded_seconds", "_train_seconds_before",
     "_flops_before", "_n_episodes", "_n_steps", "_n_selected", "_steps_done", "_recent",
-    "_env_excluded_seconds",
+    "_env_excluded_seconds", "_progress",
 )  # fmt: skip
 """Attributes of a `TrainingMonitor` that a checkpoint contains unchanged."""
 
@@ -33,8 +34,9 @@ _SAVED_ATTRIBUTES = (
 class TrainingMonitor(BaseCallback):
     """Logs to the agent's TensorBoard, and evaluates the ViT after every epoch.
 
-    Works with any Stable-Baselines3 algorithm and `FixedRule` on `ViTPatchSelect-v0`, also on
-    several environments: scalars are averaged over them, epochs are those of the first. Tags:
+    Works with `FixedRule`, `PatchBandit` and every Stable-Baselines3 algorithm that steps
+    environments itself (ARS evaluates policies instead) on `ViTPatchSelect-v0`, also on several
+    environments: scalars are averaged over them, epochs are those of the first. Tags:
     `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
     `env/reward_patch`, `vit/skipped_steps` (steps so far whose gradient was not finite),
     `env/progress` (after every epoch, the share of the budget used so far; below 1 at the end of an
@@ -44,7 +46,8 @@ class TrainingMonitor(BaseCallback):
 
     Args:
         log_interval: steps between points.
-        max_episodes: stop after so many episodes of the first environment; None for no limit.
+        max_episodes: stop after so many runs of the first environment, which the schedules of the
+            agent's learning rate, exploration and clipping then follow; None for no limit.
         hyperparameters: shown in TensorBoard's HPARAMS tab.
         on_step: called with the metrics of every step.
         on_epoch: called with the metrics of every epoch.
@@ -102,7 +105,10 @@ class TrainingMonitor(BaseCallback):
         self._n_patches: int = self._of_first_env("n_patches")
         self._n_episodes = self._n_steps = self._n_selected = self.n_skipped = 0
         self.diverged = False
-        self._steps_done: int = self._of_first_env("steps_done")  # in the episode
+        self._steps_done: int = self._of_first_env("steps_done")  # of the run
+        self._progress: float = self._ask(attrgetter("progress"))
+        if self.max_episodes is not None:
+            follow_budget(self.model, self._used)
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -118,12 +124,21 @@ class TrainingMonitor(BaseCallback):
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
 
+    def _on_training_end(self) -> None:
+        follow_steps(self.model)
+
     def _on_rollout_start(self) -> None:
         self._n_rollouts += 1
 
     def _on_step(self) -> bool:
         entered = time.perf_counter()
-        infos, done = self.locals["infos"], bool(self.locals["dones"][0])
+        if "infos" not in self.locals:
+            raise ValueError(
+                "TrainingMonitor needs an algorithm that gives callbacks the infos of its steps, "
+                f"got {type(self.model).__name__}"
+            )
+        infos, before = self.locals["infos"], self._steps_done
+        done = bool(self.locals["dones"][0]) and self._run_has_ended()
         self._add_step(infos[0], float(self.locals["rewards"][0]), done)
         self._recent.extend(infos)
         epsilon: float | None = getattr(self.model, "exploration_rate", None)
@@ -131,11 +146,14 @@ class TrainingMonitor(BaseCallback):
             self.step_callback(
                 StepMetrics(self._n_steps, infos[0], epsilon, self._sums.n_selected_mean)
             )
-        self._steps_done += 1
-        ends_epoch = done or self._steps_done % self._steps_per_epoch == 0
+        in_epochs = self._steps_per_epoch
+        ends_epoch = done or before // in_epochs < self._steps_done // in_epochs
         if ends_epoch:
             self._end_epoch(infos[0], entered - self._started, done, epsilon)
         self._n_episodes += done
+        self._progress = 0.0 if done else infos[0]["progress"]
+        if done:
+            self._steps_done = self._of_first_env("steps_done")
         stop = self._n_episodes == self.max_episodes
         if stop:  # before the algorithm counts this episode, which it does after the callback
             self.model._update_info_buffer(infos, self.locals["dones"])
@@ -150,7 +168,10 @@ class TrainingMonitor(BaseCallback):
     def _add_step(self, info: dict[str, Any], reward: float, done: bool) -> None:
         # Not the action, which wrappers of the environment may have converted. An environment that
         # is done has already reset itself.
-        self._sums.add(info, reward, self._ask(attrgetter("patch_mask"), ended=done))
+        patch_mask, self._steps_done = self._ask(
+            attrgetter("patch_mask", "run.steps_done"), ended=done
+        )
+        self._sums.add(info, reward, patch_mask)
         self.n_skipped += info["skipped"]
         self._n_steps += 1
         self._n_selected += info["n_selected"]
@@ -175,7 +196,6 @@ class TrainingMonitor(BaseCallback):
         if done:
             self._train_seconds_before = self.clock.train
             self._flops_before = flops
-            self._steps_done = 0
         val_loss, val_accuracy = self._validate(info, done)
         sums = self._sums
         epoch_train = self.clock.train - sums.start.train
@@ -227,11 +247,9 @@ class TrainingMonitor(BaseCallback):
         self.logger.record("vit/skipped_steps", self.n_skipped)
 
     def _dump(self, *, stop: bool) -> None:
-        """Write what was recorded, and the steps per second unless the algorithm is about to."""
+        """Write what was recorded, and the steps per second, unless the algorithm is about to."""
         if stop or not self._algorithm_dumps():
             self.model.dump_logs()
-        else:
-            self.logger.dump(self.num_timesteps)
 
     def _algorithm_dumps(self) -> bool:
         """Whether Stable-Baselines3's algorithm logs this step itself, after this callback."""
@@ -268,8 +286,19 @@ class TrainingMonitor(BaseCallback):
     def _record(self, tag: str, value: Any) -> None:
         self.logger.record(tag, value, exclude=("stdout", "log", "json", "csv"))
 
+    def _run_has_ended(self) -> bool:
+        """Whether an episode's end is one of the run: wrappers may end episodes within a run."""
+        # A new run has not continued the steps of the last one.
+        return bool(self._of_first_env("steps_done") <= self._steps_done)
+
+    def _used(self) -> float:
+        """The share of the budget of `max_episodes` runs that is used."""
+        assert self.max_episodes is not None
+        return min((self._n_episodes + self._progress) / self.max_episodes, 1.0)
+
     def _of_first_env(self, attribute: str) -> Any:
-        return self.training_env.get_attr(attribute, indices=[0])[0]
+        # Not `get_attr`, as `set_attr` may have set an attribute of a wrapper that hides it.
+        return self.training_env.env_method("apply", attrgetter(attribute), indices=[0])[0]
 
     def _ask(self, question: Callable[[Episode], Any], *, ended: bool = False) -> Any:
         """The result of a function of the first environment's running or last ended episode."""

@@ -74,13 +74,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+_measured: set[torch.device] = set()
+"""Devices whose peak is measured: `reset_peak_memory` was called."""
+
 _peaks_before: dict[torch.device, int] = {}
 """Peaks before blocks that `excluded_from_peak` excluded, since the last reset."""
 
 
 @contextmanager
 def excluded_from_peak(device: torch.device) -> Iterator[None]:
-    """Leave what the block allocates out of `peak_memory`."""
+    """Leave what the block allocates out of `peak_memory`, if that is measured since a reset.
+
+    Otherwise nothing is reset: the process's peak may be of interest to its user.
+    """
+    if device not in _measured:
+        yield
+        return
     before = peak_memory(device)
     try:
         yield
@@ -92,6 +101,7 @@ def excluded_from_peak(device: torch.device) -> Iterator[None]:
 def reset_peak_memory(device: torch.device) -> None:
     """Reset `peak_memory`; on the CPU of systems other than Linux this is not possible."""
     _peaks_before.pop(device, None)
+    _measured.add(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
