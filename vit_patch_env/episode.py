@@ -237,13 +237,16 @@ class Episode:
         """
         return select_patches(action, self.values if values is None else values)
 
-    @own_torch_state()
     def step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         """Train on the next batch.
 
         Args:
             patch_mask: (n_patches,), True = train on this patch.
         """
+        with own_torch_state(model=self.model):
+            return self._step(patch_mask)
+
+    def _step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
