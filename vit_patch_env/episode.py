@@ -376,7 +376,7 @@ class Episode:
         self.run.stopwatch.seconds["evaluate"] += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """The complete state, as plain data and tensors; those of the run are not copied."""
+        """The complete state now, as plain data and tensors."""
         # Cloned, as otherwise the entire batch would be written.
         shown = self.shown and (self.shown[0].clone(), torch.from_numpy(self.shown[1]))
         return {

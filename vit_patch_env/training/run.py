@@ -171,7 +171,7 @@ class TrainingRun:
         self.flop_meter.check(self.batch.images, self.trainer.rate(self.progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """The complete state, as plain data and tensors, which are not copied."""
+        """The complete state now, as plain data and tensors."""
         return {
             "trainer": self.trainer.state_dict(),
             "stream": self._batch_position,

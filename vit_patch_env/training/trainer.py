@@ -1,5 +1,6 @@
 """One optimizer step of a ViT on chosen patches."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.kernels.build import library
 from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
-from vit_patch_env.system.torch_state import copied_for_training
+from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.precision import Precision
 
 
@@ -99,8 +100,18 @@ class Trainer:
         return None if train_rate is None else float(train_rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and state of the optimizer; the tensors are not copied."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Weights and state of the optimizer now, copied: on the CPU, where there is room."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        moments = [
+            value for of_one in state["optimizer"]["state"].values() for value in of_one.values()
+        ]
+        with own_torch_state(gradients=False):
+            on_cpu = {
+                id(value): value.to("cpu", copy=True)
+                for value in (*state["model"].values(), *moments)
+                if isinstance(value, Tensor)
+            }
+            return copy.deepcopy(state, on_cpu)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the state of another trainer of the same model, which may go on training."""
