@@ -1,6 +1,8 @@
 """The environment trains in the same way whatever torch state its caller has set."""
 
+import itertools
 import threading
+import warnings
 from contextlib import contextmanager
 
 import gymnasium as gym
@@ -12,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from tests.conftest import TINY
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv, load_dataset
 from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit
-from vit_patch_env.system.torch_state import DrawingFrom, own_torch_state
+from vit_patch_env.system.torch_state import DrawingFrom, float32_by_default, own_torch_state
 from vit_patch_env.training.evaluation import mean_loss
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
@@ -65,6 +67,16 @@ def bf16_autocast():
         assert torch.is_autocast_enabled("cpu")
 
 
+@contextmanager
+def anomalies_detected():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Anomaly Detection has been enabled")
+        detecting = torch.autograd.set_detect_anomaly(True)
+    with detecting:
+        yield
+        assert torch.is_anomaly_enabled()
+
+
 STATES = {
     "no_grad": torch.no_grad,
     "set_grad_enabled": gradients_off,
@@ -76,6 +88,7 @@ STATES = {
     "autocast": bf16_autocast,
     "autocast off": lambda: torch.autocast("cpu", enabled=False),
     "deterministic": deterministic,
+    "anomalies detected": anomalies_detected,
 }
 
 
@@ -102,9 +115,13 @@ VARIANTS = {
     "evit": {"model": "evit"},
     "tome": {"model": "tome", "precision": "bf16"},
     "token_expansion": {"model": "token_expansion"},
+    "patch_merger": {"model": "patch_merger"},
+    "patch_dropout": {"model": "patch_dropout"},
     "own": {"model": own_model},
     "augmented": {"augment": "randaugment", "mixup": 0.2, "cutmix": 0.2, "random_erasing": 0.3},
 }
+
+PACKAGES = {"patch_merger": "vit_pytorch", "patch_dropout": "timm"}
 
 
 def run(n_steps=2, **kwargs):
@@ -127,6 +144,8 @@ EXPECTED = {}
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_is_the_same_in_any_torch_state(state, variant):
     kwargs = VARIANTS[variant]
+    if variant in PACKAGES:
+        pytest.importorskip(PACKAGES[variant])
     if variant == "own" and state == "meta device":
         pytest.skip("a user's model creates its tensors where the user says")
     if variant not in EXPECTED:
@@ -163,6 +182,18 @@ def test_a_run_may_change_between_states(state, tmp_path):
             step = env_of_two.step(action)
             assert np.array_equal(step[0], observation)
             assert step[1] == reward
+
+
+@pytest.mark.parametrize("state", ["no_grad", "inference_mode", "anomalies detected"])
+def test_a_run_that_diverges_is_terminated(state):
+    env = ViTPatchSelectEnv(**TINY, learning_rate=1e30)
+    with STATES[state]():
+        env.reset(seed=0)
+        terminated = False
+        while not terminated:
+            *_, terminated, truncated, info = env.step(np.ones(16))
+            assert not truncated
+    assert info["diverged"]
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -210,13 +241,17 @@ def test_a_selector_is_asked_in_the_callers_state():
 
 
 def test_the_callers_state_returns_after_an_error():
-    with torch.inference_mode(), default_dtype(torch.float64), bf16_autocast():
-        with own_torch_state():
+    model = torch.nn.Identity()
+    with (
+        torch.inference_mode(), default_dtype(torch.float64), bf16_autocast(), anomalies_detected()
+    ):  # fmt: skip
+        with own_torch_state(model=model):
             assert torch.get_default_dtype() == torch.float32
             assert torch.is_grad_enabled()
+            assert not torch.is_anomaly_enabled()
             assert not torch.is_inference_mode_enabled()
             assert not torch.is_autocast_enabled("cpu")
-        with pytest.raises(KeyError), own_torch_state():
+        with pytest.raises(KeyError), own_torch_state(model=model):
             raise KeyError
         assert torch.is_inference_mode_enabled()
         assert not torch.is_grad_enabled()
@@ -227,18 +262,60 @@ def test_the_default_type_returns_when_the_last_thread_is_done():
     entered, leave = threading.Event(), threading.Event()
 
     def hold():
-        with own_torch_state():
+        with float32_by_default:
             entered.set()
             leave.wait(10)
 
     with default_dtype(torch.float64):
         thread = threading.Thread(target=hold)
-        with own_torch_state():
+        with float32_by_default:
             thread.start()
             assert entered.wait(10)
         assert torch.get_default_dtype() == torch.float32
         leave.set()
         thread.join(10)
+
+
+def test_a_default_type_that_is_set_meanwhile_is_kept():
+    with default_dtype(torch.float64):
+        with float32_by_default:
+            torch.set_default_dtype(torch.bfloat16)
+        assert torch.get_default_dtype() == torch.bfloat16
+        with float32_by_default:
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.bfloat16
+        torch.set_default_dtype(torch.float64)
+
+
+def test_a_default_type_that_is_set_meanwhile_is_not_that_of_a_thread_that_enters_later():
+    seen = []
+
+    def enter():
+        with float32_by_default:
+            seen.append(torch.get_default_dtype())
+
+    with default_dtype(torch.bfloat16):
+        torch.set_default_dtype(torch.float32)
+        with float32_by_default:
+            torch.set_default_dtype(torch.bfloat16)
+            thread = threading.Thread(target=enter)
+            thread.start()
+            thread.join()
+    assert seen == [torch.float32]
+
+
+def test_steps_of_own_models_leave_the_default_type_alone():
+    """A change of it that a caller's thread makes meanwhile cannot be lost."""
+    env = ViTPatchSelectEnv(**{**TINY, "reward": "validation", "reward_every": 1})
+    seen = []
+    with default_dtype(torch.float64):
+        env.reset(seed=0)
+        hook = lambda *_: seen.append(torch.get_default_dtype())  # noqa: E731
+        env.episode.model.embedding.register_forward_hook(hook)
+        env.step(np.ones(16))
+        env.evaluate("val")
+    assert len(seen) > 3
+    assert set(seen) == {torch.float64}
 
 
 def test_functions_without_a_generator_draw_from_the_given_one():
@@ -253,15 +330,18 @@ def test_functions_without_a_generator_draw_from_the_given_one():
         "layer": lambda: torch.nn.Linear(2, 3).weight.detach(),
         "embedding": lambda: torch.nn.Embedding(2, 3).weight.detach(),
         "trunc_normal_": lambda: torch.nn.init.trunc_normal_(torch.empty(3)),
+        "linspace": lambda: torch.linspace(0, 1, 7),
     }
-    for name, draw in draws.items():
+    for (name, draw), dtype in itertools.product(draws.items(), (torch.float32, torch.float64)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
             expected = draw()
         before = torch.get_rng_state()
-        with DrawingFrom(torch.Generator().manual_seed(7)):
+        with default_dtype(dtype), DrawingFrom(torch.Generator().manual_seed(7)):
             drawn = draw()
             torch.empty(3, device="meta").uniform_()  # no values, no generator
+            assert torch.empty(1, dtype=torch.float64).dtype == torch.float64
+        assert drawn.dtype == expected.dtype
         assert torch.equal(drawn, expected), name
         assert torch.equal(torch.get_rng_state(), before), name
 

@@ -397,7 +397,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return self.episode.view(), self._reset_info()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `save` writes, as plain data and tensors, which are not copied.
+        """What `save` writes, as plain data and tensors, which later steps do not change.
 
         Raises:
             ValueError: before the first reset.

@@ -237,13 +237,16 @@ class Episode:
         """
         return select_patches(action, self.values if values is None else values)
 
-    @own_torch_state()
     def step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         """Train on the next batch.
 
         Args:
             patch_mask: (n_patches,), True = train on this patch.
         """
+        with own_torch_state(model=self.model):
+            return self._step(patch_mask)
+
+    def _step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
@@ -375,7 +378,7 @@ class Episode:
         self.run.stopwatch.seconds["evaluate"] += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """The complete state, as plain data and tensors; those of the run are not copied."""
+        """The complete state now, as plain data and tensors."""
         # Cloned, as otherwise the entire batch would be written.
         shown = self.shown and (self.shown[0].clone(), torch.from_numpy(self.shown[1]))
         return {

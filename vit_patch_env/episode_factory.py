@@ -22,6 +22,7 @@ from vit_patch_env.observation import OBSERVATIONS
 from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.torch_state import (
     DrawingFrom,
+    float32_by_default,
     lending_global_state,
     on_cpu,
     own_torch_state,
@@ -85,7 +86,7 @@ class EpisodeFactory:
     def data(self) -> ImageData:
         """The images and labels, on the training device; loaded at first use."""
         if self._data is None:
-            with own_torch_state(), on_cpu():
+            with own_torch_state(), float32_by_default, on_cpu():
                 self._data = self._load_data().to(self.precision.device)
         return self._data
 
@@ -265,7 +266,8 @@ class EpisodeFactory:
         """The cost of a SimpleViT of these sizes, or of a user's model."""
         if self._reference is None:
             shape = self.data.train.images.shape[1:]
-            images = torch.zeros(self.config.batch_size, *shape, device=self.precision.device)
+            device = self.precision.device
+            images = torch.zeros(self.config.batch_size, *shape, dtype=torch.float32, device=device)
             make = partial(self._reference_model, len(self.data.classes), shape[0])
             self._reference = ReferenceCost(make, images)
         return self._reference
@@ -299,7 +301,11 @@ class EpisodeFactory:
                     yield
                 return
             # A user's function may also seed or read the global generator: it gets that one.
-            with lending_global_state(), torch.random.fork_rng(devices=[]):
+            with (
+                lending_global_state(),
+                float32_by_default,
+                torch.random.fork_rng(devices=[]),
+            ):
                 torch.default_generator.manual_seed(seed)
                 yield
 

@@ -63,7 +63,7 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
 
 def zeros(model: Any, images: Tensor) -> Tensor:
     """Zeros (n_patches,), at no cost: for rules that do not use an observation."""
-    return torch.zeros(model.n_patches, device=images.device)
+    return torch.zeros(model.n_patches, dtype=torch.float32, device=images.device)
 
 
 def run_features(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:

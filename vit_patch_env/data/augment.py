@@ -165,7 +165,9 @@ def erase(images: Tensor, probability: float) -> Tensor:
     from torchvision.transforms import v2
 
     sample = v2.RandomErasing(p=1.0)
-    for index in torch.nonzero(torch.rand(len(images)) < probability).flatten().tolist():
+    for index in (
+        torch.nonzero(torch.rand(len(images), dtype=torch.float32) < probability).flatten().tolist()
+    ):
         one = sample.make_params([images[index]])
         if one["v"] is not None:  # None if no rectangle fits, as in an image of one pixel
             rows, columns = (

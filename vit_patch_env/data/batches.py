@@ -49,10 +49,13 @@ class Normalize:
     def __init__(
         self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
     ) -> None:
-        deviation = torch.tensor([value or 1.0 for value in std], device=device)
+        deviation = torch.tensor(
+            [value or 1.0 for value in std], dtype=torch.float32, device=device
+        )
         self.scale = (1 / (255 * deviation)).view(1, -1, 1, 1)
         self.device = self.scale.device
-        self.shift = (-torch.tensor(mean, device=device) / deviation).view(1, -1, 1, 1)
+        shift = -torch.tensor(mean, dtype=torch.float32, device=device) / deviation
+        self.shift = shift.view(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised images, float32."""

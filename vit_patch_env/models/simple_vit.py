@@ -24,7 +24,7 @@ def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_
     if dim % 4:
         raise ValueError(f"dim must be divisible by 4, got {dim}")
     n_frequencies = dim // 4
-    omega = temperature ** -torch.linspace(0, 1, n_frequencies)
+    omega = temperature ** -torch.linspace(0, 1, n_frequencies, dtype=torch.float32)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     angles = torch.stack((x, y)).flatten(1)[..., None] * omega  # (2, height * width, dim / 4)
     waves = torch.stack((angles.sin(), angles.cos()), dim=1)

@@ -24,9 +24,9 @@ class ViT(SimpleViT):
         super().__init__(**vit_options)
         dim = self.positions.shape[1]
         del self.positions  # the fixed ones
-        self.positions = nn.Parameter(0.02 * torch.randn(self.n_patches, dim))
-        self.class_position = nn.Parameter(0.02 * torch.randn(dim))
-        self.class_token = nn.Parameter(torch.zeros(dim))
+        self.positions = nn.Parameter(0.02 * torch.randn(self.n_patches, dim, dtype=torch.float32))
+        self.class_position = nn.Parameter(0.02 * torch.randn(dim, dtype=torch.float32))
+        self.class_token = nn.Parameter(torch.zeros(dim, dtype=torch.float32))
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """The class token and the patches' with positions added: (batch, 1 + n_keep, dim)."""

@@ -1,14 +1,24 @@
-"""torch's settings of a thread and of the process: kept from the environment, or lent by turns."""
+"""torch's settings of a thread and of the process: kept from the environment, or lent by turns.
 
+torch has some settings of the process only, such as the default type of numbers. The package's own
+code gives the type of every tensor, so that its steps neither depend on that setting nor change it;
+for code of others it is lent.
+"""
+
+import copy
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+Value = TypeVar("Value")
+
+_PACKAGE: Final = __name__.partition(".")[0]
 
 _DEVICE_TYPES: Final = ("cpu", "cuda")
 """Types of devices that a ViT trains on, each with an autocast of its own."""
@@ -17,16 +27,95 @@ _DEVICE_TYPES: Final = ("cpu", "cuda")
 _lending = threading.RLock()
 
 
+class _Lent(Generic[Value]):
+    """A context in which a setting of the process has our value, as long as any thread needs it.
+
+    The last thread to leave restores the value that was found, unless another one was set
+    meanwhile: a choice that a thread of the caller makes during a step is kept.
+
+    Args:
+        own: the value in the context.
+        read: the current value.
+        write: sets it.
+    """
+
+    def __init__(
+        self, own: Value, read: Callable[[], Value], write: Callable[[Value], None]
+    ) -> None:
+        self._own = self._found = own
+        self._read = read
+        self._write = write
+        self._lock = threading.Lock()
+        self._n_threads = 0
+        self._of_thread = threading.local()
+
+    @property
+    def _depth(self) -> int:
+        """How many of these contexts this thread is in."""
+        return getattr(self._of_thread, "depth", 0)
+
+    def __enter__(self) -> None:
+        depth = self._depth
+        self._of_thread.depth = depth + 1
+        if depth:
+            return
+        with self._lock:
+            self._n_threads += 1
+            found = self._read()
+            if found != self._own:
+                self._found = found  # first, as a fork may come in between
+                self._write(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        depth = self._depth - 1
+        self._of_thread.depth = depth
+        if depth:
+            return
+        with self._lock:
+            if self._n_threads == 1:
+                self._restore()
+            self._n_threads -= 1
+
+    def _restore(self) -> None:
+        if self._found != self._own and self._read() == self._own:
+            self._write(self._found)
+        self._found = self._own
+
+    def after_fork(self) -> None:
+        """In a forked process: the other threads, which would have restored the value, are gone."""
+        self._lock = threading.Lock()
+        inside = self._depth > 0
+        if self._n_threads and not inside:
+            self._restore()
+        self._n_threads = int(inside)
+
+
+float32_by_default: Final = _Lent(torch.float32, torch.get_default_dtype, torch.set_default_dtype)
+"""A context for code of others, which may create tensors of the default type.
+
+Other threads see float32 as well meanwhile.
+"""
+
+_no_anomaly_mode: Final = _Lent(
+    False,
+    torch.is_anomaly_enabled,
+    lambda enabled: torch.set_anomaly_enabled(enabled, torch.is_anomaly_check_nan_enabled()),
+)
+
+
 @contextmanager
-def own_torch_state(*, gradients: bool = True) -> Iterator[None]:
+def own_torch_state(*, gradients: bool = True, model: object = None) -> Iterator[None]:
     """Within the block, torch computes as in a new process, whatever the caller has set.
 
-    Neither `no_grad`, `inference_mode`, `autocast` nor the default type of numbers of the caller
-    apply; afterwards they do again. The default type is one of the process: other threads see
-    float32 during the block as well.
+    Neither `no_grad`, `inference_mode`, `autocast` nor `set_detect_anomaly` of the caller apply, as
+    a step that diverges ends the run, without an error; afterwards they do again. Nor does the
+    default type of numbers, for a model that is not of this package. That and the detection of
+    anomalies are settings of the process: other threads see ours meanwhile.
 
     Args:
         gradients: whether the block computes gradients.
+        model: what computes in the block, unless it is code of this package, which gives the type
+            of every tensor.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -36,34 +125,27 @@ def own_torch_state(*, gradients: bool = True) -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 torch.set_autocast_enabled(kind, False)
                 stack.callback(torch.set_autocast_enabled, kind, True)
-        stack.enter_context(_float32)
+        if gradients:
+            stack.enter_context(_no_anomaly_mode)
+        if model is not None and not _is_own(model):
+            stack.enter_context(float32_by_default)
         yield
 
 
-class _Float32:
-    """float32 as the default type of numbers, for as long as any thread needs it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_threads = 0
-        self._before = torch.float32
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._n_threads == 0:
-                self._before = torch.get_default_dtype()
-                if self._before != torch.float32:
-                    torch.set_default_dtype(torch.float32)
-            self._n_threads += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._n_threads -= 1
-            if self._n_threads == 0 and self._before != torch.float32:
-                torch.set_default_dtype(self._before)
+def _is_own(model: object) -> bool:
+    """Whether the model's class is one of this package."""
+    return type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
-_float32 = _Float32()
+def copied_for_training(value: Value, *shared: object) -> Value:
+    """A deep copy without inference tensors, which cannot be trained.
+
+    Args:
+        value: what is copied.
+        shared: what is part of it and is not copied.
+    """
+    with own_torch_state():
+        return copy.deepcopy(value, {id(one): one for one in shared})
 
 
 @contextmanager
@@ -76,12 +158,20 @@ def on_cpu() -> Iterator[None]:
             yield
 
 
-class DrawingFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context in which this thread's random numbers come from a generator.
+_OF_DEFAULT_TYPE: Final = {
+    getattr(torch.ops.aten, name)
+    for name in ("empty", "zeros", "ones", "rand", "randn", "linspace", "eye")
+}
+"""Operations that create tensors of the default type, unless they are given one."""
 
-    For code that takes no generator, such as torch's layers, which initialise themselves. The
-    numbers are those of the global generator with the same state, which is neither used nor
-    changed. Random numbers on other devices than the generator's are not affected.
+
+class DrawingFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A context in which this thread's random numbers come from a generator, in float32.
+
+    For code that takes no generator and no type, such as torch's layers, which initialise
+    themselves. The numbers are those of the global generator with the same state, which is neither
+    used nor changed. Random numbers on other devices than the generator's are not affected. The
+    default type of numbers is not used: another thread may change it.
 
     Args:
         generator: advanced by what is drawn.
@@ -96,6 +186,8 @@ class DrawingFrom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """The result of an operation."""
         kwargs = kwargs or {}
+        if func.overloadpacket in _OF_DEFAULT_TYPE and kwargs.get("dtype") is None:
+            kwargs = {**kwargs, "dtype": torch.float32}
         if torch.Tag.nondeterministic_seeded in func.tags and self._is_on_device(args, kwargs):
             if all(argument.name != "generator" for argument in func._schema.arguments):
                 # Functions that create tensors have an overload of their own with a generator.
@@ -120,10 +212,12 @@ def lending_global_state() -> Iterator[None]:
         yield
 
 
-def _renew_locks() -> None:
+def _leave_other_threads() -> None:
     """In a forked process no other thread will release what it held."""
-    global _lending, _float32
-    _lending, _float32 = threading.RLock(), _Float32()
+    global _lending
+    _lending = threading.RLock()
+    float32_by_default.after_fork()
+    _no_anomaly_mode.after_fork()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+os.register_at_fork(after_in_child=_leave_other_threads)

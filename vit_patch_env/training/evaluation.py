@@ -57,7 +57,7 @@ def evaluate(
         with own_torch_state(gradients=False):
             images = normalize(part.to(precision.device))
         keep = None if select is None else select(images)  # in the caller's torch state
-        with own_torch_state(gradients=False), precision.autocast():
+        with own_torch_state(gradients=False, model=model), precision.autocast():
             logits.append(model(images, keep).float())
     scores = torch.cat(logits)
     labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
@@ -73,13 +73,13 @@ def evaluate(
     )
 
 
-@own_torch_state(gradients=False)
 def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:
     """Mean cross-entropy of a model on all patches of normalised batches."""
     model.eval()
     losses = []
-    for images, labels in batches:
-        with precision.autocast():
-            logits: Any = model(images)
-        losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
-    return float(torch.stack(losses).sum()) / sum(len(batch.labels) for batch in batches)
+    with own_torch_state(gradients=False, model=model):
+        for images, labels in batches:
+            with precision.autocast():
+                logits: Any = model(images)
+            losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        return float(torch.stack(losses).sum()) / sum(len(batch.labels) for batch in batches)

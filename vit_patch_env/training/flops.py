@@ -26,11 +26,11 @@ class FlopCount:
         computed: whether the images' values may decide over the count.
     """
 
-    @own_torch_state()
     def __init__(self, model: nn.Module) -> None:
         self.computed = bool(getattr(model, "data_dependent", False))
         self.model = model
-        self._shapes = copy.deepcopy(model).to("meta")
+        with own_torch_state(model=model):
+            self._shapes = copy.deepcopy(model).to("meta")
 
     def train_step(self, images: Tensor, n_keep: int | None, **options: Any) -> int:
         """FLOPs forward and backward on `n_keep` patches (None: all) of images.
@@ -46,12 +46,12 @@ class FlopCount:
             keep = None if n_keep is None else torch.arange(n_keep, device=images.device)
             model(images, keep, **options).sum().backward()
 
-        with own_torch_state():
+        with own_torch_state(model=self.model):
             return self._count(step, images)
 
     def forward(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:
         """FLOPs of a function of model and images, without gradients."""
-        with own_torch_state(gradients=False):
+        with own_torch_state(gradients=False, model=self.model):
             return self._count(function, images)
 
     def _count(self, function: Callable[[Any, Tensor], Any], images: Tensor) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vit_patch_env.data.batches import Batch, BatchStream
 from vit_patch_env.data.splits import Split
-from vit_patch_env.system.torch_state import own_torch_state
+from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.evaluation import Metrics, evaluate, mean_loss
 from vit_patch_env.training.flop_meter import OBSERVATION, VALIDATION, FlopMeter, Work
@@ -110,12 +110,12 @@ class TrainingRun:
             return self.flops()
         return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
 
-    @own_torch_state(gradients=False)
     def observe(self, images: Tensor) -> Tensor:
         """Observation (n_patches,) float32 of normalised images, still on the device."""
-        self.trainer.model.eval()
-        with self.trainer.precision.autocast():
-            return self._observe(self.trainer.model, images)
+        model = self.trainer.model
+        model.eval()
+        with own_torch_state(gradients=False, model=model), self.trainer.precision.autocast():
+            return self._observe(model, images)
 
     def evaluate(
         self,
@@ -171,7 +171,7 @@ class TrainingRun:
         self.flop_meter.check(self.batch.images, self.trainer.rate(self.progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """The complete state, as plain data and tensors, which are not copied."""
+        """The complete state now, as plain data and tensors."""
         return {
             "trainer": self.trainer.state_dict(),
             "stream": self._batch_position,
@@ -190,6 +190,13 @@ class TrainingRun:
         self.flop_meter.load_state_dict(state["flop_meter"])
         self.steps_done = state["steps_done"]
         self.progress = state["progress"]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy trains, even one that was made or unpickled under inference mode."""
+        if torch.is_inference_mode_enabled():
+            # The stream's tensors are only read, and its images may be large and others' as well.
+            state = copied_for_training(state, state["stream"])
+        vars(self).update(state)
 
     def _next_batch(self) -> Batch:
         self._batch_position = self.stream.state_dict()

@@ -1,5 +1,6 @@
 """One optimizer step of a ViT on chosen patches."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.kernels.build import library
 from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
+from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.precision import Precision
 
 
@@ -65,8 +67,8 @@ class Trainer:
             model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
         )
         self._parameters = list(model.parameters())
-        self._unscaled = torch.ones((), device=device)
-        self.skipped = torch.zeros((), device=device)
+        self._unscaled = torch.ones((), dtype=torch.float32, device=device)
+        self.skipped = torch.zeros((), dtype=torch.float32, device=device)
 
     def step(self, batch: Batch, keep: Tensor | None = None, progress: float = 0.0) -> Tensor:
         """Loss of one optimizer step on the kept patches: 0-d float32, still on the device.
@@ -98,20 +100,31 @@ class Trainer:
         return None if train_rate is None else float(train_rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and state of the optimizer; the tensors are not copied."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Weights and state of the optimizer now, copied: on the CPU, where there is room."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        moments = [
+            value for of_one in state["optimizer"]["state"].values() for value in of_one.values()
+        ]
+        with own_torch_state(gradients=False):
+            on_cpu = {
+                id(value): value.to("cpu", copy=True)
+                for value in (*state["model"].values(), *moments)
+                if isinstance(value, Tensor)
+            }
+            return copy.deepcopy(state, on_cpu)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of another trainer of the same model."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Resume from the state of another trainer of the same model, which may go on training."""
+        # Copied, as torch's optimizers take over the tensors of a state, and models may as well.
+        self.model.load_state_dict(copied_for_training(state["model"]))
+        self.optimizer.load_state_dict(copied_for_training(state["optimizer"]))
 
     def _has_bad_gradients(self) -> Tensor:
         """1 if any gradient is not finite, else 0: 0-d float32, on the device.
 
         GradScaler's check, scaling by 1: one pass and no synchronisation with the host.
         """
-        bad = torch.zeros((), device=self.precision.device)
+        bad = torch.zeros((), dtype=torch.float32, device=self.precision.device)
         gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._unscaled)
         return bad
