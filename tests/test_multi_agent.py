@@ -186,11 +186,11 @@ def test_a_step_needs_a_reset_before_it_and_after_the_end():
     everything = dict.fromkeys(agents.possible_agents, 1)
     for _ in range(2):
         for call in (agents.state, lambda: agents.step(everything)):
-            with pytest.raises(ValueError, match="^expected a reset before this call, got none$"):
+            with pytest.raises(ValueError, match=r"^expected a reset before this call, got none$"):
                 call()
         agents.reset()
         agents.step(everything)  # which ends the episode
-        with pytest.raises(ValueError, match="a reset, as the episode has ended, got a step$"):
+        with pytest.raises(ValueError, match=r"a reset, as the episode has ended, got a step$"):
             agents.step(everything)
         agents.close()
 
