@@ -1,12 +1,18 @@
 """An agent's metrics on a split, through whatever stands between it and the environment."""
 
 import copy
+import os
+import random
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.wrappers import (
     AddRenderObservation,
@@ -58,6 +64,13 @@ def trained(wrap=lambda env: env, n_steps=5, **kwargs):
     env.reset(seed=0)
     for _ in range(n_steps):
         env.step(env.action_space.sample())
+    return env
+
+
+def closed():
+    env = make()
+    env.reset(seed=0)
+    env.close()
     return env
 
 
@@ -319,7 +332,18 @@ def test_each_place_of_a_vectorised_environment_is_evaluated_through_its_wrapper
     two_places.step(np.array([0, 1]))  # the environments live on
 
 
+def test_evaluate_refuses_an_agent_whose_wrappers_it_bypasses_or_cannot_see(two_places):
+    vec_env = two_places.unwrapped
+    agent = PPO("MlpPolicy", vec_env, seed=0, device="cpu")
+    here = isinstance(vec_env, DummyVecEnv)
+    expected = f"got one with {'FrameStackObservation' if here else 'SubprocVecEnv'}$"
+    with pytest.raises(ValueError, match=expected):
+        trained().unwrapped.evaluate("test", selector=agent)
+
+
 def test_a_refusal_leaves_the_processes_running(two_places):
+    with pytest.raises(ValueError, match=r"action must be an integer in \[0, 1\], got 7$"):
+        evaluate_agent(Recorder(lambda _: np.int64(7)), two_places, "test", index=1)
     with pytest.raises(ValueError, match="expected an episode that has ended, got a running one"):
         evaluate_agent(Recorder(), two_places, "test", episode="last", index=0)
     with pytest.raises(ValueError, match="index must be given for 2 environments, got None"):
@@ -386,7 +410,7 @@ class EarlyStop(gym.Wrapper):
 
 def test_a_users_wrapper_that_ends_episodes_is_passed_and_unchanged():
     env = trained(EarlyStop)
-    agent = PPO("MlpPolicy", env, seed=0, device="cpu")
+    agent = PPO("MlpPolicy", trained(), seed=0, device="cpu")
     assert evaluate_agent(agent, env, "test") == env.unwrapped.evaluate("test", selector=agent)
     assert len(env.losses) == 5
 
@@ -464,7 +488,10 @@ def test_what_a_split_does_not_have_is_refused_in_one_line(name):
         (make(), {}, "expected a reset before this call, got none"),
         (make(), {"split": "all"}, "split must be one of train, val, test, got 'all'"),
         (make(), {"episode": "first"}, "episode must be one of running, last, got 'first'"),
-        (make(), {"index": 1}, "index must be one of None, 0, got 1"),
+        (make(), {"index": 1}, r"index must be in \[0, 0\], got 1"),
+        (make(), {"index": 0.0}, r"index must be an integer in \[0, 0\], got 0.0"),
+        (make(), {"index": False}, r"index must be an integer in \[0, 0\], got False"),
+        (closed(), {}, "expected a reset before this call, got a closed environment"),
         (gym.make_vec("CartPole-v1", 2), {}, "or a vectorised environment of Stable-Baselines3"),
     ],
 )
@@ -473,10 +500,34 @@ def test_bad_arguments_are_named(env, kwargs, reason):
         evaluate_agent(Recorder(), env, **{"split": "test", **kwargs})
 
 
+class Negating(gym.Wrapper):
+    """Changes observations in its own methods."""
+
+    def reset(self, **kwargs):
+        observation, info = self.env.reset(**kwargs)
+        return -observation, info
+
+    def step(self, action):
+        observation, *rest = self.env.step(action)
+        return -observation, *rest
+
+
+class Inverting(gym.Wrapper):
+    """Changes actions in its own method."""
+
+    def step(self, action):
+        return self.env.step(1 - np.asarray(action))
+
+
 BYPASSED = {
     "NormalizeObservation": NormalizeObservation,
     "CountAction": CountAction,
     "FrameStackObservation": lambda env: FrameStackObservation(env, 2),
+    "FlattenObservation": FlattenObservation,
+    "DtypeObservation": lambda env: DtypeObservation(env, np.float64),
+    "EarlyStop": EarlyStop,
+    "Negating": Negating,
+    "Inverting": Inverting,
     "VecNormalize": lambda env: VecNormalize(DummyVecEnv([lambda: env])),
     "VecFrameStack": lambda env: VecFrameStack(DummyVecEnv([lambda: env]), 2),
 }
@@ -492,11 +543,13 @@ def test_evaluate_refuses_an_agent_whose_wrappers_it_would_bypass(name):
     evaluate_agent(agent, agent.get_env(), "test")
 
 
+LIBRARY = {name: wrap for name, wrap in TRANSPARENT.items() if name not in ("flatten", "float64")}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
-        *TRANSPARENT.values(),
-        EarlyStop,
+        *LIBRARY.values(),
         lambda env: VecNormalize(DummyVecEnv([lambda: env]), norm_obs=False),
         lambda env: VecMonitor(DummyVecEnv([lambda: env])),
     ],
@@ -573,3 +626,319 @@ def test_an_episode_that_ended_early_is_said():
     ) as said:
         evaluate_agent(Recorder(), env, "val", episode="last")
     assert said[0].filename == __file__
+
+
+class Drawing(gym.Wrapper):
+    """Draws from every generator that it is given."""
+
+    def reset(self, **kwargs):  # the seed is not passed on
+        observation, info = self.env.reset()
+        return self.changed(observation), info
+
+    def step(self, action):
+        if self.np_random.random() < 0.5:
+            action = self.env.action_space.sample()
+        observation, *rest = self.env.step(action)
+        return self.changed(observation), *rest
+
+    def changed(self, observation):
+        noise = np.random.normal(size=16) + torch.rand(16).numpy() + random.random()  # noqa: NPY002
+        return (observation + noise + self.observation_space.sample()).astype(np.float32)
+
+
+class DrawingVec(VecFrameStack):
+    """Draws in the process of the agent."""
+
+    def step_wait(self):
+        observations, *rest = super().step_wait()
+        noise = np.random.normal() + self.action_space.sample().sum()  # noqa: NPY002
+        return observations + np.float32(noise), *rest
+
+
+def own_spaces(env):
+    """Wrappers with spaces of their own, which have no seed yet."""
+    env.observation_space = spaces.Box(-1, 1, (16,), np.float32)
+    env.action_space = spaces.MultiBinary(16)
+    return env
+
+
+def global_states():
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
+    return legacy["state"]["key"].tolist(), torch.get_rng_state().tolist(), random.getstate()
+
+
+def drawing(own):
+    """A trained environment in such a wrapper, which has a seed all the same."""
+
+    def wrap(env):
+        env.unwrapped.reset(seed=0)
+        return Drawing(own_spaces(Negating(env)) if own else env)
+
+    env = trained(wrap, observation="attention_received")
+    env.observation_space.seed(0)
+    return env
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["inherited spaces", "own spaces"])
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_whatever_is_drawn_from_is_seeded_and_left_as_it_was(own, vectorised):
+    env = drawing(own)
+    if vectorised:
+        env = DrawingVec(DummyVecEnv([lambda: env]), 2)
+    seen = []
+    for _ in range(2):
+        before = global_states()
+        recorder = Recorder(lambda o: o.ravel()[-16:] > o.mean() + random.random())
+        metrics = evaluate_agent(recorder, env, "test")
+        assert global_states() == before
+        seen.append(([observation.tobytes() for observation in recorder.seen], metrics))
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0][0])) == N_BATCHES
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["inherited spaces", "own spaces"])
+def test_what_a_wrapper_draws_does_not_change_the_run(own):
+    runs = []
+    for evaluates in (False, True):
+        env = drawing(own)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        if evaluates:
+            evaluate_agent(Recorder(of_patches), env, "val")
+        runs.append([env.step(np.ones(16, np.int8))[0].tobytes() for _ in range(3)])
+    assert runs[0] == runs[1]
+
+
+class Scaled(gym.Wrapper):
+    """Changes nothing, but other wrappers ask it."""
+
+    scale = -100.0
+
+
+class Scaling(gym.ObservationWrapper):
+    def observation(self, observation):
+        return np.float32(observation * getattr(self.env, "scale", 1.0))
+
+
+def test_wrappers_have_the_attributes_of_those_beneath():
+    env = trained(lambda env: Scaling(Scaled(env)))
+    recorder = Recorder(of_patches)
+    evaluate_agent(recorder, env, "test")
+    assert np.allclose(recorder.seen, -100 * observations(env))
+
+
+class Asking(gym.Wrapper):
+    """Needs what the environment says of itself and of its steps."""
+
+    def reset(self, **kwargs):
+        observation, self.of_reset = self.env.reset(**kwargs)
+        self.facts = {
+            name: getattr(self.unwrapped, name)
+            for name in (*vars(make().unwrapped.config), "n_patches", "max_steps", "config", "spec")
+        }
+        return observation, self.of_reset
+
+    def step(self, action):
+        *results, info = self.env.step(action)
+        Asking.heard.append((self.facts, self.of_reset, info))
+        return *results, info
+
+
+def test_a_split_has_the_facts_of_the_environment_and_every_entry_of_info():
+    Asking.heard = []
+    env = trained(Asking, n_steps=1)
+    evaluate_agent(Recorder(of_patches), env, "test")
+    (facts, of_reset, info), *of_split = Asking.heard
+    assert len(of_split) == N_BATCHES
+    for facts_of_split, of_reset_of_split, info_of_split in of_split:
+        assert facts_of_split == facts
+        assert set(of_reset_of_split) == set(of_reset)
+        assert of_reset_of_split["budget_steps"] == of_reset["budget_steps"]
+        assert set(info_of_split) == set(info)
+        assert info_of_split["n_selected_mean"] == 8
+
+
+def test_an_agents_own_error_is_not_that_of_wrappers():
+    wrong = Recorder(lambda _: np.ones(7))
+    for wrap in (lambda env: env, lambda env: FrameStackObservation(env, 2)):
+        env = trained(wrap)
+        for one in (env, DummyVecEnv([lambda env=env: env])):
+            with pytest.raises(ValueError, match=r"^action must have shape \(16,\), got \(7,\)$"):
+                evaluate_agent(copy.deepcopy(wrong), one, "test")
+
+
+def test_the_error_of_an_agent_is_its_own():
+    def fail(_):
+        raise KeyError("weights")
+
+    with pytest.raises(KeyError, match="weights"):
+        evaluate_agent(Recorder(fail), trained(Negating), "test")
+
+
+class Raising(gym.Wrapper):
+    def __init__(self, env, kind=KeyError, after=5):
+        super().__init__(env)
+        self.kind, self.left = kind, after
+
+    def step(self, action):
+        self.left -= 1
+        if self.left < 0:
+            raise self.kind("weights\nand more")
+        return self.env.step(action)
+
+
+def test_the_error_of_a_wrapper_is_kept_as_the_cause():
+    with pytest.raises(ValueError, match="shown through, got KeyError: ") as raised:
+        evaluate_agent(Recorder(of_patches), trained(Raising), "test")
+    assert isinstance(raised.value.__cause__, KeyError)
+    with pytest.raises(MemoryError):
+        evaluate_agent(Recorder(of_patches), trained(lambda env: Raising(env, MemoryError)), "test")
+
+
+def test_errors_of_the_environment_are_themselves(monkeypatch):
+    env = trained(CountAction)
+
+    def fail(*_):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(type(env.unwrapped.episode), "evaluate_masks", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        evaluate_agent(Recorder(lambda _: np.int64(1)), env, "test")
+
+
+def raising():
+    return Raising(make(), after=2)
+
+
+def test_errors_in_other_processes_come_with_their_traceback():
+    vec_env = SubprocVecEnv([raising], start_method="forkserver")
+    vec_env.reset()
+    vec_env.step(np.ones((1, 16), dtype=np.int8))
+    with pytest.raises(ValueError, match="shown through, got KeyError: ") as raised:
+        evaluate_agent(Recorder(of_patches), vec_env, "test")
+    assert "in step\n    raise self.kind" in str(raised.value.__cause__)
+    vec_env.step(np.ones((1, 16), dtype=np.int8))
+    vec_env.close()
+
+
+def test_other_environments_in_other_processes_are_refused_and_live_on():
+    vec_env = SubprocVecEnv([lambda: gym.make("CartPole-v1")], start_method="forkserver")
+    with pytest.raises(ValueError, match="env must hold ViTPatchSelectEnv"):
+        evaluate_agent(Recorder(), vec_env, "test")
+    assert vec_env.reset().shape == (1, 4)
+    vec_env.close()
+
+
+class Applying(gym.Wrapper):
+    def apply(self, function):
+        return "a user's"
+
+
+class Made(gym.ObservationWrapper):
+    def __new__(cls, env):
+        return super().__new__(cls)
+
+    def observation(self, observation):
+        return observation
+
+
+class Forwarding(gym.Wrapper):
+    """Has every attribute of what is beneath, as Gymnasium's wrappers once had."""
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
+@pytest.mark.parametrize("wrap", [Applying, Made, Forwarding])
+def test_wrappers_may_have_unusual_methods(wrap):
+    env = trained(wrap)
+    expected = env.unwrapped.evaluate("test", selector=Recorder(of_patches))
+    for one in (env, DummyVecEnv([lambda: env])):
+        assert evaluate_agent(Recorder(of_patches), one, "test") == expected
+
+
+class Holding(gym.Wrapper):
+    """Holds what is beneath it in many ways."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.base = env.unwrapped
+        self.steps = {"beneath": lambda action: env.step(action)}
+        self.masks = env.unwrapped.action_masks
+        self.myself = self
+
+    def step(self, action):
+        assert self.myself is self
+        assert self.masks().shape == (2 * self.base.n_patches,)
+        return self.steps["beneath"](action)
+
+
+def test_wrappers_that_hold_the_environment_hold_the_split():
+    env = trained(lambda env: Holding(Negating(env)))
+    steps_done = env.unwrapped.steps_done
+    evaluate_agent(Recorder(of_patches), env, "test")
+    assert env.unwrapped.steps_done == steps_done
+
+
+SCRIPT = """
+import threading, sys
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from tests.test_agent_evaluation import Recorder, make, of_patches, trained
+from vit_patch_env import evaluate_agent
+
+factor, images, lock = 2.0, np.zeros(16), threading.Lock()
+
+class Scale(gym.Wrapper):
+    n_steps = 0
+
+    def reset(self, **kwargs):
+        observation, info = self.env.reset(**kwargs)
+        return np.float32(observation * factor), info
+
+    def step(self, action):
+        Scale.n_steps += 1
+        Scale.last = action
+        with lock:
+            observation, *rest = self.env.step(action)
+        return np.float32(observation * factor), *rest
+
+def check(env):
+    methods, values = (Scale.step, Scale.reset), dict(vars(Scale))
+    for recorder in (Recorder(of_patches), Recorder(of_patches)):
+        evaluate_agent(recorder, env, "test")
+    assert (Scale.step, Scale.reset) == methods
+    assert Scale.step.__globals__ is globals()
+    assert dict(vars(Scale)) == values, (vars(Scale), values)
+
+if __name__ == "__main__":
+    env = trained(Scale)
+    check(env)
+    assert Scale.n_steps == 5
+    factor = 0.0
+    assert not env.reset(seed=0)[0].any()
+    vec_env = SubprocVecEnv([lambda: Scale(make())], start_method="fork")
+    vec_env.reset()
+    vec_env.step(np.ones((1, 16), dtype=np.int8))
+    check(vec_env)
+    assert vec_env.get_attr("n_steps") == [Scale.n_steps + 1]
+    vec_env.close()
+    print("unchanged")
+"""
+
+
+def test_a_scripts_own_classes_stay_as_they_are(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout == "unchanged\n", done.stderr

@@ -148,6 +148,7 @@ def test_infos_are_dicts_of_their_own():
     [
         ({"patch_0": 1}, "must be one for each of 4 agents, got 1 of them, .* at 'patch_1'"),
         ({f"patch_{i}": 1 for i in range(5)}, "got 5 of them, which differ at 'patch_4'"),
+        ([1] * 4, r"actions must be a dict with one for each of 4 agents, got \[1, 1, 1, 1\]"),
         ({f"patch_{i}": i for i in range(4)}, "the action of patch_2 must be 0 or 1, got 2"),
         ({f"patch_{i}": [1] for i in range(4)}, r"action of patch_0 must be 0 or 1, got \[1\]"),
         ({f"patch_{i}": None for i in range(4)}, "action of patch_0 must be 0 or 1, got None"),
@@ -183,13 +184,15 @@ def test_progress_is_needed_without_features(monkeypatch):
 def test_a_step_needs_a_reset_before_it_and_after_the_end():
     agents = PatchAgents(Echo())
     everything = dict.fromkeys(agents.possible_agents, 1)
-    with pytest.raises(ValueError, match="expected a reset before this call"):
-        agents.state()
     for _ in range(2):
-        with pytest.raises(ValueError, match="expected a reset before this call"):
-            agents.step(everything)
+        for call in (agents.state, lambda: agents.step(everything)):
+            with pytest.raises(ValueError, match=r"^expected a reset before this call, got none$"):
+                call()
         agents.reset()
         agents.step(everything)  # which ends the episode
+        with pytest.raises(ValueError, match=r"a reset, as the episode has ended, got a step$"):
+            agents.step(everything)
+        agents.close()
 
 
 def test_a_copy_goes_on_with_the_run():

@@ -142,6 +142,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         _hint_at_run_features(config)
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
+        self._closed = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign an attribute that is not an argument.
@@ -184,10 +185,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """The running episode, or the one that has just ended, until the next reset.
 
         Raises:
-            ResetNeededError: before the first reset.
+            ResetNeededError: before the first reset, and after `close`.
         """
         if self._episode is None:
-            raise ResetNeededError("expected a reset before this call, got none")
+            got = "a closed environment" if self._closed else "none"
+            raise ResetNeededError(f"expected a reset before this call, got {got}")
         return self._episode
 
     @property
@@ -219,11 +221,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """
         return question(self.last_episode if ended else self.episode)
 
-    def apply(self, function: "Callable[[ViTPatchSelectEnv], Answer]") -> Answer:
-        """The result of a function of the environment, in whatever process it is.
+    def _vit_patch_apply(self, function: "Callable[[ViTPatchSelectEnv], Answer]") -> Answer:
+        """The result of a function of the environment: for `evaluate_agent`, in other processes.
 
-        Args:
-            function: a function that can be pickled.
+        Vectorised environments look for it in the wrappers first; so they must not have one.
         """
         return function(self)
 
@@ -367,6 +368,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def close(self) -> None:
         """Free images, models and episodes; a later `reset` loads the images again."""
         self._episode = self._last_episode = None
+        self._closed = True  # until a reset, which sets the episode
         self._factory.free()
         release_freed_memory(self.device)
 

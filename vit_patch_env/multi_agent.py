@@ -1,6 +1,7 @@
 """Every patch an agent: a PettingZoo `ParallelEnv` around the environment (extra `multi-agent`)."""
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -141,7 +142,13 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
             ValueError: for other agents or actions, before the first reset and after the end.
         """
         if not self.agents:
-            raise ValueError("expected a reset before this call, got none since the last end")
+            self._check_reset()
+            raise ValueError("expected a reset, as the episode has ended, got a step")
+        if not isinstance(actions, Mapping):
+            raise ValueError(
+                f"actions must be a dict with one for each of {self.n_patches} agents, "
+                f"got {shown(actions)}"
+            )
         if set(actions) != set(self.agents):
             differing = sorted(set(actions) ^ set(self.agents), key=str)
             raise ValueError(
@@ -170,9 +177,7 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
         Raises:
             ValueError: before the first reset.
         """
-        if self._state is None:
-            raise ValueError("expected a reset before this call, got none")
-        return self._state.copy()
+        return self._check_reset().copy()
 
     def render(self) -> Any:
         """As the environment's."""
@@ -181,7 +186,13 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
     def close(self) -> None:
         """Close the environment."""
         self.agents = []
+        self._state = None
         self.env.close()
+
+    def _check_reset(self) -> NDArray[np.float32]:
+        if self._state is None:
+            raise ValueError("expected a reset before this call, got none")
+        return self._state
 
     def _observations(
         self, observation: NDArray[np.float32], info: dict[str, Any]
