@@ -14,7 +14,7 @@ FASTER = 4.0
 
 
 class _Range(NamedTuple):
-    """Numbers of patches, and the FLOPs of steps on them; `n_flops` includes the observation."""
+    """Numbers of patches; FLOPs of a step with its observation, and without over all patches'."""
 
     fewest: int
     most: int
@@ -71,7 +71,8 @@ def _ranges(costs: RunCosts) -> list[_Range]:
         first.append(min(2 * first[-1], costs.n_patches))
     shares = [costs.shares(n) for n in first]
     ends = [n - 1 for n in first[1:]] + [costs.n_patches]
+    most = [max(shares[i if n == ends[i] else i + 1]) for i, n in enumerate(first[:-1])]
     return [
-        _Range(n, end, costs.least_step(n), min(few), max(many))
-        for n, end, few, many in zip(first, ends, shares, [*shares[1:], [1.0]], strict=True)
+        _Range(n, end, costs.least_step(n), min(few), many)
+        for n, end, few, many in zip(first, ends, shares, [*most, 1.0], strict=True)
     ]
