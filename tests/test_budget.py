@@ -321,6 +321,13 @@ def test_no_episode_is_longer_than_max_steps(name):
         assert len(results) == env.max_steps
 
 
+def test_expected_and_most_steps_are_charged_for_observations():
+    plain, observed = make(epochs=1), make(epochs=1, observation="attention_output")
+    assert observed.expected_steps < plain.expected_steps
+    assert observed.max_steps < plain.max_steps / 2
+    assert make(n_patches_desired=None, observation="attention_output").expected_steps < 14
+
+
 def test_max_steps_are_exact_for_epochs_and_unlimited_for_seconds():
     assert make(budget="epochs").max_steps == make(budget="epochs").expected_steps == 14
     assert make(budget="seconds", seconds=1).max_steps > 10**9

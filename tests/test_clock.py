@@ -6,14 +6,18 @@ from typing import get_args
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
 from tests.conftest import TINY
 from vit_patch_env import CountAction, TopKAction
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.experiments import TrainingMonitor
-from vit_patch_env.names import ModelName
+from vit_patch_env.names import ModelName, ObservationName, RewardName
+from vit_patch_env.training.run_costs import RunCosts
 
 SECONDS = {"budget": "seconds", "seconds": 5}
 
@@ -54,15 +58,73 @@ def test_learning_for_max_steps_finishes_an_episode(budget, n_keep, reward):
     assert agent.num_timesteps <= env.unwrapped.max_steps
 
 
-@pytest.mark.parametrize("model", get_args(ModelName))
-def test_max_steps_suffice_for_every_model(model):
-    env = make(model=model, budget="flops", epochs=1, patch_size=16, n_patches_desired=1).unwrapped
+EVERYTHING_CHARGED = {
+    "observation": "attention_output+run", "reward": "validation", "reward_every": 3
+}  # fmt: skip
+
+VARIANTS = [
+    *({"model": name, "depth": 2, **EVERYTHING_CHARGED} for name in get_args(ModelName)),
+    *({"model": name} for name in get_args(ModelName) if name != "simple_vit"),
+    *(
+        {"observation": observation, "reward": reward, "reward_every": 3}
+        for observation in get_args(ObservationName)
+        for reward in get_args(RewardName)
+    ),
+]
+
+
+def episode_length(env, n_selected):
     env.reset(seed=0)
-    only_one = np.eye(4, dtype=np.int8)[0]
+    action = (np.arange(env.n_patches) < n_selected).astype(np.int8)
     n_steps = 1
-    while not env.step(only_one)[3]:
+    while not env.step(action)[3]:
         n_steps += 1
-    assert n_steps <= env.max_steps
+    return n_steps
+
+
+@pytest.mark.usefixtures("flops_counted_once")
+@pytest.mark.filterwarnings("ignore:reward .* depends on the time and the loss:UserWarning")
+@pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: "-".join(map(str, kwargs.values())))
+def test_the_steps_of_a_budget_of_flops_are_known_whatever_is_charged(kwargs):
+    env = make(
+        **{"budget": "flops", "epochs": 1, "patch_size": 16, "n_patches_desired": 3} | kwargs
+    )
+    env = env.unwrapped
+    longest = episode_length(env, 1)
+    assert longest <= env.max_steps <= 1.05 * longest + 1
+    assert env.expected_steps == pytest.approx(episode_length(env, 3), rel=0.03, abs=1)
+
+
+def charged_steps(total, step, measurement, every):
+    """Step by step."""
+    used, n_steps = measurement, 0
+    while n_steps == 0 or used < total:
+        n_steps += 1
+        used += step
+        if n_steps % every == 0:
+            used += measurement
+    return n_steps
+
+
+class Charged:
+    """A meter of a model that costs so much."""
+
+    model = None
+
+    def __init__(self, step, validation):
+        self.costs = {"train": step, "observe": 0, "validate": validation}
+
+    def flops(self, work, images, purpose):
+        return self.costs[work.name]
+
+
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 60), st.integers(1, 9))
+def test_steps_are_counted_as_they_are_charged(total, step, measurement, every):
+    costs = RunCosts(
+        Charged(step, measurement), torch.zeros(4, 1), n_patches=1, validation_images=4, every=every
+    )
+    assert costs.most_steps(total) == charged_steps(total, step, measurement, every)
+    assert abs(costs.expected_steps(total, 1) - costs.most_steps(total)) <= 1
 
 
 def test_max_steps_suffice_with_a_budget_of_seconds():

@@ -18,7 +18,8 @@ from vit_patch_env.data.splits import Split
 from vit_patch_env.episode import MAX_SKIPPED
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import FEATURES_AFTER_RUN
-from vit_patch_env.reward import DIVERGED_REWARD, REWARDS
+from vit_patch_env.penalty import DIVERGED_REWARD
+from vit_patch_env.reward import REWARDS
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 

@@ -1,8 +1,7 @@
 """One episode: a ViT's training run with observations and rewards."""
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -18,12 +17,12 @@ from vit_patch_env.layers import check_selector
 from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
 from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
+from vit_patch_env.penalty import RunSoFar, StepKind, divergence_reward
 from vit_patch_env.reward import (
     REWARDS,
+    WINDOW,
     RewardTerms,
-    RunSoFar,
     StepOutcome,
-    divergence_reward,
     patch_term,
     reward_terms,
 )
@@ -31,9 +30,6 @@ from vit_patch_env.system.memory import excluded_from_peak
 from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.evaluation import Metrics
 from vit_patch_env.training.run import TrainingRun
-
-_WINDOW = 50
-"""Steps that running means are taken over."""
 
 MAX_SKIPPED = 10
 """Consecutive skipped steps that end a run, since its weights no longer change."""
@@ -109,7 +105,6 @@ class RewardSettings(NamedTuple):
     n_patches_desired: int | None
     alpha: float
     every: int
-    max_steps: int
 
 
 class Timings(NamedTuple):
@@ -137,6 +132,8 @@ class Episode:
         observation: of the agent.
         reward: of the agent.
         validation: batches that the validation loss is measured on, if the reward needs it.
+        step_kinds: what a run's steps can be, for the reward of a divergence; maps the seconds of
+            the fastest steps so far by number of patches, which are empty for other budgets.
 
     Attributes:
         run: of the ViT.
@@ -156,6 +153,7 @@ class Episode:
         observation: Observation,
         reward: RewardSettings,
         validation: list[Batch],
+        step_kinds: Callable[[Mapping[int, float]], list[StepKind]],
     ) -> None:
         self.run = run
         self.data = data
@@ -171,6 +169,8 @@ class Episode:
         self._val_loss = run.validation_loss(validation) if validation else math.nan
         self._initial_val_loss = self._val_loss
         self._returned = 0.0
+        self._step_kinds = step_kinds
+        self._fastest: dict[int, float] = {}
         self.diverged = False
         run.update_progress()
 
@@ -251,7 +251,9 @@ class Episode:
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
+        seconds_before = self._step_seconds
         loss, skipped, values = run.step(keep)
+        self._time_step(int(patch_mask.sum()), seconds_before)
         self._loss_sum += loss
         if np.isfinite(values).all():
             self.values = values
@@ -278,7 +280,7 @@ class Episode:
             flops_share=flops_share,
             val_loss_decrease=decrease,
         )
-        weight = 1 / min(run.steps_done, _WINDOW)
+        weight = 1 / min(run.steps_done, WINDOW)
         self._mean_loss += weight * (loss - self._mean_loss)
         self._selected_share += weight * (n_selected / n_patches - self._selected_share)
         reward = REWARDS[settings.name](outcome)
@@ -287,24 +289,34 @@ class Episode:
 
     def _so_far(self, loss: float, n_patches: int) -> RunSoFar:
         """What is known of the run, which diverges with this loss."""
-        run, settings = self.run, self._reward
+        settings = self._reward
         first = next(
             (one for one in (self._initial_loss, loss) if math.isfinite(one)),
             math.log(len(self.data.classes)),  # of guesses
         )
         first_val = self._initial_val_loss if math.isfinite(self._initial_val_loss) else 0.0
-        # A budget of seconds limits no steps: as many as there would be at this pace.
-        at_this_pace = math.ceil(run.steps_done / max(run.progress, 1e-9))
         return RunSoFar(
             name=settings.name,
             returned=self._returned,
-            n_steps=at_this_pace if settings.max_steps == sys.maxsize else settings.max_steps,
+            kinds=self._step_kinds(self._fastest),
             initial_loss=first,
             initial_val_loss=first_val,
             n_desired=settings.n_patches_desired,
             n_patches=n_patches,
             alpha=settings.alpha,
         )
+
+    @property
+    def _step_seconds(self) -> float:
+        """Seconds of training steps and observations so far, without the agent's."""
+        seconds = self.run.stopwatch.seconds
+        return seconds["train"] + seconds["observe"]
+
+    def _time_step(self, n_selected: int, seconds_before: float) -> None:
+        """Remember the fastest step, with a budget of seconds; the first one warms up."""
+        if self.run.budget.name == "seconds" and self.run.steps_done > 1:
+            seconds = self._step_seconds - seconds_before
+            self._fastest[n_selected] = min(seconds, self._fastest.get(n_selected, seconds))
 
     def means(self) -> dict[str, float]:
         """Means over the steps so far: of the training loss, and of the patches selected."""
@@ -388,6 +400,7 @@ class Episode:
             "selected_share": self._selected_share,
             "sums": (self._loss_sum, self._n_selected_sum),
             "returned": (self._returned, self._initial_val_loss),
+            "fastest": dict(self._fastest),
             "diverged": self.diverged,
             "n_consecutive_skipped": self._n_consecutive_skipped,
             "shown": shown,
@@ -403,6 +416,7 @@ class Episode:
         # Files of earlier versions have no sums.
         self._loss_sum, self._n_selected_sum = state.get("sums", (math.nan, math.nan))
         self._returned, self._initial_val_loss = state.get("returned", (0.0, self._val_loss))
+        self._fastest = dict(state.get("fastest", {}))
         self.diverged = state.get("diverged", False)
         self._n_consecutive_skipped = state["n_consecutive_skipped"]
         self.shown = None

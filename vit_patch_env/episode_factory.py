@@ -1,9 +1,8 @@
 """Creates episodes from the arguments of the environment."""
 
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,6 +18,8 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model
 from vit_patch_env.observation import OBSERVATIONS
+from vit_patch_env.penalty import StepKind
+from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.torch_state import (
     DrawingFrom,
@@ -28,10 +29,11 @@ from vit_patch_env.system.torch_state import (
     own_torch_state,
 )
 from vit_patch_env.training.budget import Budget
-from vit_patch_env.training.flop_meter import Work
+from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
 from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
+from vit_patch_env.training.run_costs import RunCosts
 from vit_patch_env.training.schedule import learning_rate_factor
 from vit_patch_env.training.trainer import Trainer
 
@@ -80,6 +82,7 @@ class EpisodeFactory:
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
+        self._costs: RunCosts | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
@@ -102,7 +105,7 @@ class EpisodeFactory:
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
-        self._data = self._reference = None
+        self._data = self._reference = self._costs = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,18 +120,17 @@ class EpisodeFactory:
     @property
     def expected_steps(self) -> int:
         """Steps per episode; for a budget of FLOPs, with `n_patches_desired` patches per step."""
-        n_desired = self.config.n_patches_desired
-        if self.config.budget != "flops" or n_desired is None:
+        config = self.config
+        if config.budget != "flops":
             return self.budget_steps
-        cost = self._reference_cost
-        return round(self.budget_steps * cost.step(None) / cost.step(n_desired))
+        n_patches = config.n_patches_desired or config.n_patches
+        return self._run_costs.expected_steps(self._budget_flops, n_patches)
 
     @property
     def max_steps(self) -> int:
         """Upper bound on the steps of an episode."""
         if self.config.budget == "flops":
-            cost = self._reference_cost
-            return math.ceil(self.budget_steps * cost.step(None) / cost.step(1))
+            return self._run_costs.most_steps(self._budget_flops)
         return self.budget_steps if self.config.budget == "epochs" else sys.maxsize
 
     @own_torch_state()
@@ -184,9 +186,9 @@ class EpisodeFactory:
                 config.n_patches_desired,
                 config.alpha,
                 config.reward_every,
-                self.max_steps,
             ),
             validation=self._validation(normalize) if config.reward == "validation" else [],
+            step_kinds=self._step_kinds,
         )
         run.stopwatch.seconds["reset"] = time.perf_counter() - started
         return episode
@@ -258,8 +260,46 @@ class EpisodeFactory:
         if self.config.seconds is not None:
             return Budget("seconds", self.config.seconds)
         if self.config.budget == "flops":
-            return Budget("flops", self.budget_steps * self._reference_cost.step(None))
+            return Budget("flops", self._budget_flops)
         return Budget("epochs", self.budget_steps)
+
+    @property
+    def _budget_flops(self) -> int:
+        """A budget of FLOPs: those of `epochs` passes of the reference model on all patches."""
+        return self.budget_steps * self._reference_cost.step(None)
+
+    def _step_kinds(self, fastest: Mapping[int, float]) -> list[StepKind]:
+        """What the steps of an episode can be: see `vit_patch_env.penalty`.
+
+        Args:
+            fastest: seconds of the fastest steps so far, by number of patches.
+        """
+        config = self.config
+        if config.seconds is not None:
+            return kinds_in_seconds(config.seconds, fastest, self._run_costs)
+        if config.budget == "flops":
+            return kinds_in_flops(self._budget_flops, self._run_costs)
+        if config.reward == "progress":
+            return kinds_in_steps(self.budget_steps, self._run_costs)
+        return [StepKind(1, config.n_patches, self.budget_steps)]
+
+    @property
+    def _run_costs(self) -> RunCosts:
+        """The costs of the model that trains, with weights of its own."""
+        if self._costs is None:
+            config, device = self.config, self.precision.device
+            shape, n_val = self.data.train.images.shape[1:], len(self.data.val.labels)
+            with self._seeded(0):
+                model = self._make_model(len(self.data.classes), shape[0]).to(device)
+            measured = config.reward == "validation"
+            self._costs = RunCosts(
+                FlopMeter(model, self.observation.function, known=self._known_flops),
+                torch.zeros(config.batch_size, *shape, device=device),
+                n_patches=config.n_patches,
+                validation_images=min(config.reward_images, n_val) if measured else 0,
+                every=config.reward_every,
+            )
+        return self._costs
 
     @property
     def _reference_cost(self) -> ReferenceCost:

@@ -8,11 +8,11 @@ from vit_patch_env.names import RewardName
 MAX_LOSS_RATIO = 1000.0
 """Bound on L(0) / L(t), so that a loss of zero still gives a finite reward."""
 
-DIVERGED_REWARD = -100.0
-"""The reward of a step at which the run diverges is at most this: see `divergence_reward`."""
+MAX_PROGRESS = 10.0
+"""Bound on the reward `progress`, either way."""
 
-_HEALTHY = 2.0
-"""The loss of a healthy run stays below its first loss times this."""
+WINDOW = 50
+"""Steps that running means are taken over."""
 
 
 class StepOutcome(NamedTuple):
@@ -105,7 +105,7 @@ def progress_reward(outcome: StepOutcome) -> float:
     cannot distinguish from learning.
     """
     decrease = (outcome.mean_loss - outcome.loss) / max(outcome.mean_loss, 1e-30)
-    return min(max(decrease / max(outcome.flops_share, 1e-30), -10.0), 10.0)
+    return min(max(decrease / max(outcome.flops_share, 1e-30), -MAX_PROGRESS), MAX_PROGRESS)
 
 
 def aic_reward(outcome: StepOutcome) -> float:
@@ -124,53 +124,3 @@ REWARDS: dict[RewardName, Callable[[StepOutcome], float]] = {
     "progress": progress_reward,
     "aic": aic_reward,
 }
-
-
-class RunSoFar(NamedTuple):
-    """What is known of a run that diverges.
-
-    Attributes:
-        name: of the reward.
-        returned: sum of its rewards before this step.
-        n_steps: the most steps that it could have had.
-        initial_loss: training loss of its first step.
-        initial_val_loss: validation loss before it; 0 if it was not measured.
-        n_desired: as of `StepOutcome`.
-        n_patches: as of `StepOutcome`.
-        alpha: as of `StepOutcome`.
-    """
-
-    name: RewardName
-    returned: float
-    n_steps: int
-    initial_loss: float
-    initial_val_loss: float
-    n_desired: int | None
-    n_patches: int
-    alpha: float
-
-
-def divergence_reward(run: RunSoFar) -> float:
-    """Reward of the step at which a run diverges.
-
-    It makes the return lower than that of any healthy run, however many steps it has: one whose
-    losses stay below twice the first. It is at most `DIVERGED_REWARD`.
-    """
-    lowest = min(
-        REWARDS[run.name](
-            StepOutcome(
-                loss=_HEALTHY * run.initial_loss,
-                initial_loss=run.initial_loss,
-                mean_loss=run.initial_loss,
-                n_selected=n_selected,
-                n_desired=run.n_desired,
-                n_patches=run.n_patches,
-                alpha=run.alpha,
-                flops_share=n_selected / run.n_patches,
-                # It is what is left of a whole run's decreases.
-                val_loss_decrease=(1 - _HEALTHY) * run.initial_val_loss / run.n_steps,
-            )
-        )
-        for n_selected in (1, run.n_patches)
-    )
-    return min(DIVERGED_REWARD, run.n_steps * min(lowest, 0.0) - max(run.returned, 0.0) - 1)
