@@ -1,12 +1,14 @@
 """An agent's metrics on a split, through whatever stands between it and the environment."""
 
 import copy
+import gc
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import gymnasium as gym
@@ -831,6 +833,16 @@ def test_other_environments_in_other_processes_are_refused_and_live_on():
         evaluate_agent(Recorder(), vec_env, "test")
     assert vec_env.reset().shape == (1, 4)
     vec_env.close()
+
+
+def test_a_refused_environment_is_not_kept():
+    vec_env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    env = weakref.ref(vec_env.envs[0].unwrapped)
+    with pytest.raises(ValueError, match="env must hold ViTPatchSelectEnv"):
+        evaluate_agent(Recorder(), vec_env, "test")
+    del vec_env
+    gc.collect()
+    assert env() is None
 
 
 class Applying(gym.Wrapper):
