@@ -16,7 +16,7 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.data import decoding
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
-from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.forkserver import preloading_context
 from vit_patch_env.names import DatasetName
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import ReferenceCost
@@ -62,7 +62,7 @@ def pytest_configure() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     torch.set_num_threads(1)
-    fork_context()
+    preloading_context()
 
 
 @pytest.fixture(scope="module")

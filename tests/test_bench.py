@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,6 @@ BENCHMARK = "vit_patch_env.experiments.bench.benchmark"
 def forkserver_starts_early(own_cache):
     """It imports the libraries in the background of the first tests; later calls do nothing."""
     fork_context()
-    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")

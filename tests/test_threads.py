@@ -1,7 +1,10 @@
 """Environments in several threads do not disturb each other, nor the threads beside them."""
 
 import hashlib
+import itertools
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 
 from tests.conftest import TINY
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
+from vit_patch_env.system.torch_state import float32_by_default
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -107,6 +111,129 @@ def test_a_thread_that_draws_from_the_global_generator_is_not_disturbed(variant)
     thread.join()
     assert len(drawn) > 10
     assert drawn == expected[: len(drawn)]
+
+
+@pytest.fixture
+def default_type_restored():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("default_type_restored")
+def test_threads_do_not_depend_on_the_default_type_that_another_sets():
+    """The ViTs are made, trained and observed while it changes."""
+    envs = [ViTPatchSelectEnv(**TINY) for _ in range(3)]
+    assert all(env.budget_steps for env in envs)  # their images are loaded
+
+    def trained(env):
+        digests = []
+        for seed in range(8):
+            env.reset(seed=seed)
+            env.step(np.arange(16) % 2)
+            digests.append((digest(env), env.evaluate("val")))
+        return digests
+
+    expected = trained(ViTPatchSelectEnv(**TINY))
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(trained, env) for env in envs]
+        chosen = itertools.cycle((torch.float64, torch.bfloat16, torch.float32))
+        while not all(run.done() for run in runs):
+            torch.set_default_dtype(next(chosen))
+            time.sleep(0.001)
+    assert [run.result() for run in runs] == [expected] * 3
+
+
+class Waiting(SimpleViT):
+    """A user's model, in the middle of whose step something else happens."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    def __init__(self, n_classes, channels):
+        super().__init__(
+            n_classes=n_classes, channels=channels, patch_size=8, dim=16, depth=1, heads=2,
+            dim_head=8, mlp_dim=16,
+        )  # fmt: skip
+
+    def forward(self, images, keep=None):
+        self.meanwhile()
+        return super().forward(images, keep)
+
+
+def in_a_step(monkeypatch, meanwhile, **kwargs):
+    """Another thread takes a step, during which something happens in this one."""
+    env = ViTPatchSelectEnv(**{**TINY, **kwargs})
+    env.reset(seed=0)
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert leave.wait(30)
+
+    if isinstance(env.episode.model, Waiting):
+        monkeypatch.setattr(Waiting, "meanwhile", staticmethod(wait))
+    else:
+        env.episode.model.norm.register_forward_hook(wait)
+    thread = threading.Thread(target=env.step, args=(np.ones(16),))
+    thread.start()
+    try:
+        assert inside.wait(30)
+        return meanwhile()
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("default_type_restored")
+@pytest.mark.parametrize("before", [torch.float32, torch.float64])
+@pytest.mark.parametrize("model", ["simple_vit", Waiting])
+def test_a_default_type_that_is_set_during_a_step_is_kept(model, before, monkeypatch):
+    torch.set_default_dtype(before)
+    in_a_step(monkeypatch, lambda: torch.set_default_dtype(torch.bfloat16), model=model)
+    assert torch.get_default_dtype() == torch.bfloat16
+
+
+@pytest.mark.usefixtures("default_type_restored")
+@pytest.mark.parametrize("model", ["simple_vit", Waiting])
+def test_what_another_thread_sees_of_a_step(model, monkeypatch):
+    """float32 as the default type during a step of a user's model, as documented."""
+    torch.set_default_dtype(torch.float64)
+    seen = in_a_step(monkeypatch, torch.get_default_dtype, model=model)
+    assert seen == (torch.float64 if model == "simple_vit" else torch.float32)
+    assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.usefixtures("default_type_restored")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_during_a_step_has_the_settings_of_the_caller(monkeypatch):
+    def settings():
+        return torch.get_default_dtype() == torch.float64 and torch.is_anomaly_enabled()
+
+    def forked():
+        child = os.fork()
+        if not child:
+            os._exit(0 if settings() else 1)
+        return os.waitpid(child, 0)[1]
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_anomaly_enabled(True)
+    try:
+        assert in_a_step(monkeypatch, forked, model=Waiting) == 0
+        assert settings()
+    finally:
+        torch.set_anomaly_enabled(False)
+
+
+@pytest.mark.usefixtures("default_type_restored")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_a_step_forks_has_the_settings_of_the_caller_after_the_step():
+    torch.set_default_dtype(torch.float64)
+    with float32_by_default:
+        child = os.fork()
+        within = torch.get_default_dtype()
+    if not child:
+        after = torch.get_default_dtype()
+        os._exit(0 if (within, after) == (torch.float32, torch.float64) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_users_model_may_seed_the_global_generator():

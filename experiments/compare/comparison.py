@@ -43,6 +43,7 @@ from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
+from vit_patch_env.experiments.process.workers import kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
     lock_folder,
     provenance,
@@ -73,6 +74,7 @@ class Comparison:
         self.options = options
         self.console = console
         self.path = Path(options.out or Path("results") / options.preset)
+        self._running: dict[Task, BaseProcess] = {}
 
     def prepare(self) -> None:
         """Check the options, load the images, and lock the folder and check the runs in it.
@@ -105,11 +107,11 @@ class Comparison:
     def run(self) -> None:
         """Train the runs that are not finished; exits with status 1 if one failed.
 
-        A run that fails is tried once more. Ctrl-C or SIGTERM stops the runs, each after a
-        checkpoint, from which the same command resumes; a second Ctrl-C ends them at once.
+        A run that fails is tried once more. A signal (SIGTERM, SIGHUP, Ctrl-C) stops the runs, each
+        after a checkpoint, from which the same command resumes; a second one ends them at once.
         """
         try:
-            with stopping(self._announce_stop) as received:
+            with stopping(self._announce_stop, self._end_workers) as received:
                 self._train(received)
         finally:
             self.lock.release()
@@ -129,7 +131,7 @@ class Comparison:
     def _train(self, received: list[int]) -> None:
         """Train until all runs are done or a signal is received; no run outlives this call."""
         display = CompareDisplay(self.tasks, self.options.jobs, self.console)
-        running: dict[Task, BaseProcess] = {}
+        running = self._running
         context = fork_context()
         try:
             with display:
@@ -148,14 +150,15 @@ class Comparison:
                             display.show_end(task)
                     display.update()
         finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.join()
+            stop_workers(running.values())
 
     def _announce_stop(self) -> None:
         """Called when a signal is received, which also ends the wait for the runs."""
         say("stopping the runs, each after a checkpoint; a second signal ends them at once")
+
+    def _end_workers(self) -> None:
+        """Called when a second signal is received."""
+        kill_workers(list(self._running.values()))
 
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""

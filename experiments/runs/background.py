@@ -1,9 +1,6 @@
 """A run in its own process."""
 
-import multiprocessing.connection
 import os
-import signal
-import threading
 import warnings
 from pathlib import Path
 from typing import TextIO, cast
@@ -14,6 +11,7 @@ from rich.console import Console
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.process.messages import fail, show_warning
 from vit_patch_env.experiments.process.output import BestEffortOutput
+from vit_patch_env.experiments.process.workers import become_worker
 from vit_patch_env.experiments.runs.resume import resumed_if_possible
 from vit_patch_env.experiments.runs.train import Run
 
@@ -29,8 +27,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         n_threads: of torch.
         log: path of a file that is appended to.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    become_worker()
     with Path(log).open("a", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -43,11 +40,3 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         except (ValueError, OSError) as error:
             fail(error)
         run.run()
-
-
-def end_with_parent() -> None:
-    """Stop this process when its parent has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)

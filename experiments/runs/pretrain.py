@@ -1,8 +1,8 @@
 """`vit-patch pretrain`: an agent learns over many short training runs, and is saved."""
 
 import math
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,10 @@ from vit_patch_env.experiments.options.commands import (
 )
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.process.signals import stopping
+from vit_patch_env.experiments.process.workers import become_server, kill_workers
 from vit_patch_env.experiments.run_folder.folder import provenance
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.system.files import replacing
@@ -43,7 +46,8 @@ from vit_patch_env.system.files import replacing
 class Pretraining:
     """An agent that learns over many short runs: `prepare` checks, `run` learns and saves.
 
-    Ctrl-C ends it early and saves the agent as it is.
+    A signal (Ctrl-C, SIGTERM, SIGHUP) ends it early and saves the agent as it is; a second one ends
+    it at once.
 
     Args:
         options: of the agent and the short runs.
@@ -91,29 +95,16 @@ class Pretraining:
     def run(self) -> None:
         """Learn over the episodes, and write the agent's file."""
         options = self.options
-        makers: list[Callable[[], gym.Env[Any, Any]]] = [
-            partial(_make_env, replace(self.train_options.env, epochs=epochs), options.actions)
-            for epochs in options.budgets or (options.env.epochs,) * options.jobs
-        ]
-        if len(makers) > 1:
-            fork_context()  # preloads the libraries in the processes
-            vec_env: VecEnv = SubprocVecEnv(makers, start_method="forkserver")
-        else:
-            vec_env = DummyVecEnv(makers)
         self._say(
             f"{options.agent} learns over {options.episodes} runs of about "
             f"{self.env.expected_steps} steps, {options.jobs} at a time."
         )
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        agent = make_agent(self.train_options, self.env, vec_env)
-        episodes = _Episodes(options.episodes, self.console)
-        try:
+        with stopping(self._announce_stop) as received, self._environments() as vec_env:
+            agent = make_agent(self.train_options, self.env, vec_env)
+            episodes = _Episodes(options.episodes, self.console, received)
             agent.learn(self.env.max_steps * options.episodes, callback=episodes)
-        except KeyboardInterrupt:
+        if received:
             self._say(f"Interrupted after {len(episodes.returns)} runs.")
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            vec_env.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         card = AgentCard(
             agent=options.agent,
@@ -133,26 +124,60 @@ class Pretraining:
             f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
         )
 
+    @contextmanager
+    def _environments(self) -> Iterator[VecEnv]:
+        """The environments of the runs; no process of theirs outlives the block."""
+        options = self.options
+        given = [
+            (replace(self.train_options.env, epochs=epochs), options.actions)
+            for epochs in options.budgets or (options.env.epochs,) * options.jobs
+        ]
+        if len(given) == 1:
+            with closing(DummyVecEnv([partial(_make_env, *given[0])])) as vec_env:
+                yield vec_env
+            return
+        fork_context()  # preloads the libraries in the processes
+        makers: list[Callable[[], gym.Env[Any, Any]]] = [
+            partial(_make_env_of_process, *one) for one in given
+        ]
+        processes = SubprocVecEnv(makers, start_method="forkserver")
+        try:
+            yield processes
+            processes.close()
+        finally:
+            kill_workers(processes.processes)  # which have ended, unless there was an error
+
+    def _announce_stop(self) -> None:
+        """Called when a signal is received."""
+        say("stopping after the current step; a second signal ends it at once")
+
     def _say(self, text: str) -> None:
         print_line(text, self.console)
 
 
 def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
-    """An environment, in its own process or in this one."""
+    """An environment in this process."""
     torch.set_num_threads(1)
     return Monitor(ACTIONS[actions](make_env(options)))
 
 
+def _make_env_of_process(options: EnvConfig, actions: ActionsName) -> Any:
+    """An environment in a process of its own, which this is."""
+    become_server()
+    return _make_env(options, actions)
+
+
 class _Episodes(BaseCallback):
-    """Ends learning after `n_episodes` episodes, and prints their mean return.
+    """Ends learning after `n_episodes` episodes or a signal, and prints their mean return.
 
     Attributes:
         returns: of the episodes so far.
     """
 
-    def __init__(self, n_episodes: int, console: Console) -> None:
+    def __init__(self, n_episodes: int, console: Console, received: Sequence[int]) -> None:
         super().__init__()
         self.n_episodes = n_episodes
+        self.received = received
         self.console = console
         self.returns: list[float] = []
 
@@ -167,7 +192,7 @@ class _Episodes(BaseCallback):
                     highlight=False,
                     soft_wrap=True,
                 )
-        return len(self.returns) < self.n_episodes
+        return len(self.returns) < self.n_episodes and not self.received
 
     def _schedule(self) -> str:
         """The bandit's numbers of patches over a run, as it would choose them now, in words."""

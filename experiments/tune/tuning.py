@@ -1,9 +1,7 @@
 """`vit-patch tune`: searches the values of an agent and its reward over many short runs."""
 
 import re
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +38,11 @@ from vit_patch_env.experiments.process.messages import (
 )
 from vit_patch_env.experiments.process.output import BestEffortOutput, loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
+from vit_patch_env.experiments.process.workers import (
+    become_worker,
+    kill_workers,
+    stop_workers,
+)
 from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
     lock_folder,
@@ -47,7 +50,6 @@ from vit_patch_env.experiments.run_folder.folder import (
     read_json,
     write_json,
 )
-from vit_patch_env.experiments.runs.background import end_with_parent
 from vit_patch_env.experiments.runs.environment import make_env, run_length
 from vit_patch_env.experiments.runs.resume import with_absolute_paths
 from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions, with_values
@@ -88,6 +90,7 @@ class Tuning:
         self.is_worker = is_worker
         self.path = Path(options.out or _default_out(options))
         self._received: list[int] = []
+        self._workers: list[BaseProcess] = []
 
     def prepare(self) -> None:
         """Check everything a user can get wrong, load the images, and create or find the study.
@@ -125,11 +128,14 @@ class Tuning:
     def run(self) -> None:
         """Train the trials that are left, and show what the study came to.
 
-        SIGTERM or Ctrl-C ends it after the current step, with status 128 plus the signal's number;
-        the same command resumes the study. A second signal ends it at once. Exits with status 1 if
-        no trial was done, or a process of this command ended early.
+        A signal (SIGTERM, SIGHUP, Ctrl-C) ends it after the current step, with status 128 plus its
+        number; the same command resumes the study. A second signal ends it at once. Exits with
+        status 1 if no trial was done, or a process of this command ended early.
         """
-        with self._ending_in_one_line(), stopping(self._announce_stop) as self._received:
+        with (
+            self._ending_in_one_line(),
+            stopping(self._announce_stop, self._end_workers) as self._received,
+        ):
             if self.options.jobs > 1:
                 complete = self._run_workers()
             else:
@@ -292,25 +298,20 @@ class Tuning:
         n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
         options = replace(self.options, jobs=1, out=str(self.path))
         context = fork_context()
-        workers: list[BaseProcess] = [
+        self._workers = [
             context.Process(target=_tune_in_background, args=(options, n_threads))
             for _ in range(min(self.options.jobs, self.options.trials))
         ]
         try:
-            for worker in workers:
+            for worker in self._workers:
                 worker.start()
-            running = list(workers)
+            running = list(self._workers)
             while running and not self._received:
                 wait([worker.sentinel for worker in running], timeout=0.5)
                 running = [worker for worker in running if worker.exitcode is None]
         finally:
-            for worker in workers:
-                if worker.pid is not None:
-                    worker.terminate()
-            for worker in workers:
-                if worker.pid is not None:
-                    worker.join()
-        return all(worker.exitcode == 0 for worker in workers)
+            stop_workers(self._workers)
+        return all(worker.exitcode == 0 for worker in self._workers)
 
     def _write(self, importance: Mapping[str, float]) -> None:
         """Write `best.json` and `trials.csv`."""
@@ -362,6 +363,10 @@ class Tuning:
         if not self.is_worker:
             say("stopping after the current step; a second signal ends it at once")
 
+    def _end_workers(self) -> None:
+        """Called when a second signal is received."""
+        kill_workers(self._workers)
+
     def _say(self, text: str) -> None:
         if not self.is_worker:
             print_line(text, self.console)
@@ -369,8 +374,7 @@ class Tuning:
 
 def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
     """Work on a study in this process, which was started for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    become_worker()
     warnings.showwarning = show_warning
     torch.set_num_threads(n_threads)
     console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)), width=120)

@@ -9,7 +9,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
 import torch
@@ -18,13 +18,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Value = TypeVar("Value")
 
-_PACKAGE: Final = __name__.partition(".")[0]
+_OWN_MODULES: Final = __name__.partition(".")[0] + "."
 
 _DEVICE_TYPES: Final = ("cpu", "cuda")
 """Types of devices that a ViT trains on, each with an autocast of its own."""
 
 
 _lending = threading.RLock()
+
+
+class _OfThread(threading.local):
+    """How many of a setting's contexts a thread is in."""
+
+    depth = 0
 
 
 class _Lent(Generic[Value]):
@@ -47,17 +53,12 @@ class _Lent(Generic[Value]):
         self._write = write
         self._lock = threading.Lock()
         self._n_threads = 0
-        self._of_thread = threading.local()
-
-    @property
-    def _depth(self) -> int:
-        """How many of these contexts this thread is in."""
-        return getattr(self._of_thread, "depth", 0)
+        self._of_thread = _OfThread()
 
     def __enter__(self) -> None:
-        depth = self._depth
-        self._of_thread.depth = depth + 1
-        if depth:
+        of_thread = self._of_thread
+        of_thread.depth += 1
+        if of_thread.depth > 1:
             return
         with self._lock:
             self._n_threads += 1
@@ -67,9 +68,9 @@ class _Lent(Generic[Value]):
                 self._write(self._own)
 
     def __exit__(self, *_: object) -> None:
-        depth = self._depth - 1
-        self._of_thread.depth = depth
-        if depth:
+        of_thread = self._of_thread
+        of_thread.depth -= 1
+        if of_thread.depth:
             return
         with self._lock:
             if self._n_threads == 1:
@@ -84,7 +85,7 @@ class _Lent(Generic[Value]):
     def after_fork(self) -> None:
         """In a forked process: the other threads, which would have restored the value, are gone."""
         self._lock = threading.Lock()
-        inside = self._depth > 0
+        inside = self._of_thread.depth > 0
         if self._n_threads and not inside:
             self._restore()
         self._n_threads = int(inside)
@@ -103,6 +104,9 @@ _no_anomaly_mode: Final = _Lent(
 )
 
 
+_NOTHING: Final = nullcontext()
+
+
 @contextmanager
 def own_torch_state(*, gradients: bool = True, model: object = None) -> Iterator[None]:
     """Within the block, torch computes as in a new process, whatever the caller has set.
@@ -117,24 +121,22 @@ def own_torch_state(*, gradients: bool = True, model: object = None) -> Iterator
         model: what computes in the block, unless it is code of this package, which gives the type
             of every tensor.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # empty most of the time, as a step should not wait for it
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(gradients))
         for kind in _DEVICE_TYPES:
             if torch.is_autocast_enabled(kind):
                 torch.set_autocast_enabled(kind, False)
                 stack.callback(torch.set_autocast_enabled, kind, True)
-        if gradients:
-            stack.enter_context(_no_anomaly_mode)
         if model is not None and not _is_own(model):
             stack.enter_context(float32_by_default)
-        yield
+        with torch.set_grad_enabled(gradients), _no_anomaly_mode if gradients else _NOTHING:
+            yield
 
 
 def _is_own(model: object) -> bool:
     """Whether the model's class is one of this package."""
-    return type(model).__module__.startswith(f"{_PACKAGE}.")
+    return type(model).__module__.startswith(_OWN_MODULES)
 
 
 def copied_for_training(value: Value, *shared: object) -> Value:
