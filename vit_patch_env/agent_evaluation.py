@@ -28,7 +28,7 @@ from vit_patch_env.training.evaluation import Metrics
 
 EpisodeName = Literal["running", "last"]
 
-_APPLY = "_vit_patch_apply"
+APPLY = "_vit_patch_apply"
 """Method of the environment that calls a function with it, in whatever process it is."""
 
 _CPU = torch.device("cpu")
@@ -207,7 +207,7 @@ class _Remote:
         return lambda *args, **kwargs: self._ask(_Call(name, args, kwargs))
 
     def _ask(self, question: "_Open | _Call") -> Any:
-        (answer,) = self._vec_env.env_method(_APPLY, _Answering(question), indices=[self._index])
+        (answer,) = self._vec_env.env_method(APPLY, _Answering(question), indices=[self._index])
         if isinstance(answer, _Failure):
             raise answer.error from _OtherProcessError(answer.traceback)
         return answer
@@ -312,7 +312,7 @@ class _Host:
         # The environment with its wrappers, or None in another process.
         self._here = self._in_place() if vectorised else env
         if self._here is None:
-            holds = _has_method(env, _APPLY)
+            holds = _has_method(env, APPLY)
         else:
             holds = isinstance(self._here.unwrapped, ViTPatchSelectEnv)
         if not holds:

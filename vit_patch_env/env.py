@@ -222,7 +222,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return question(self.last_episode if ended else self.episode)
 
     def _vit_patch_apply(self, function: "Callable[[ViTPatchSelectEnv], Answer]") -> Answer:
-        """The result of a function of the environment: for `evaluate_agent`, in other processes.
+        """The result of a function of the environment, in whatever process it is.
 
         Vectorised environments look for it in the wrappers first; so they must not have one.
         """

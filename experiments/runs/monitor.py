@@ -15,6 +15,7 @@ from stable_baselines3.common.logger import HParam, Image
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from vit_patch_env import Episode, Metrics
+from vit_patch_env.agent_evaluation import APPLY
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
 from vit_patch_env.checks import check_integer
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
@@ -298,7 +299,7 @@ class TrainingMonitor(BaseCallback):
 
     def _of_first_env(self, attribute: str) -> Any:
         # Not `get_attr`, as `set_attr` may have set an attribute of a wrapper that hides it.
-        return self.training_env.env_method("apply", attrgetter(attribute), indices=[0])[0]
+        return self.training_env.env_method(APPLY, attrgetter(attribute), indices=[0])[0]
 
     def _ask(self, question: Callable[[Episode], Any], *, ended: bool = False) -> Any:
         """The result of a function of the first environment's running or last ended episode."""
