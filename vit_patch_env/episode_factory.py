@@ -119,7 +119,7 @@ class EpisodeFactory:
 
     @property
     def expected_steps(self) -> int:
-        """Steps per episode; for a budget of FLOPs, with `n_patches_desired` patches per step."""
+        """Steps per episode; for a budget of FLOPs, on `n_patches_desired` patches (None: all)."""
         config = self.config
         if config.budget != "flops":
             return self.budget_steps
