@@ -21,6 +21,7 @@ from vit_patch_env.experiments.options.commands import (
     TuneOptions,
     ZooOptions,
 )
+from vit_patch_env.experiments.options.flat import typed
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -58,6 +59,8 @@ def parse(args: list[str] | None = None) -> Any:
     defaults = {"compare": preset(_preset_name(words))}
     commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
     options = parse_words(commands, words, prog="vit-patch")
+    if isinstance(options, TuneOptions):
+        options = replace(options, given=tuple(sorted(typed(options, words))))
     return replace(options, args=tuple(of_script)) if of_script else options
 
 

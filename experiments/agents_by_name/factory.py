@@ -1,6 +1,5 @@
 """Agents by name: the paper's and its variants, the bandit, fixed rules, Stable-Baselines3's."""
 
-import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +7,6 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import sb3_contrib
-import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -21,7 +18,7 @@ from vit_patch_env.agents import (
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
-from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3
+from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
 from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
 
@@ -47,11 +44,9 @@ def agent_kind(name: str) -> AgentKind:
         name = read_card(path).agent
     if name in AGENTS:
         return AGENTS[name]
-    for library in (stable_baselines3, sb3_contrib):
-        algorithm = getattr(library, name.upper(), None)
-        if inspect.isclass(algorithm) and issubclass(algorithm, BaseAlgorithm):
-            make = partial(make_sb3, algorithm, name)
-            return AgentKind(algorithm, make, frozenset({"sb3"}))
+    algorithm = sb3_algorithm(name)
+    if algorithm is not None:
+        return AgentKind(algorithm, partial(make_sb3, algorithm, name), frozenset({"sb3"}))
     known = [*AGENTS, "pretrained"]
     raise ArgumentError(
         "agent",

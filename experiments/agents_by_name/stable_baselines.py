@@ -2,8 +2,12 @@
 
 import ast
 import inspect
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
+import sb3_contrib
+import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -22,6 +26,37 @@ SEARCHED: dict[str, Search] = {
     "exploration_fraction": Search(0.05, 0.8),
 }
 """Values that `vit-patch tune` searches, of the algorithms that have numbers as their defaults."""
+
+
+_WITHOUT_INFOS = (sb3_contrib.ARS,)
+"""Algorithms that do not tell callbacks what the environment reports in a step."""
+
+
+@cache
+def algorithms() -> dict[str, type[BaseAlgorithm]]:
+    """The algorithms of Stable-Baselines3 and sb3-contrib, by their names in lower case."""
+    return {
+        name.lower(): one
+        for library in (sb3_contrib, stable_baselines3)
+        for name, one in vars(library).items()
+        if inspect.isclass(one) and issubclass(one, BaseAlgorithm)
+    }
+
+
+def sb3_algorithm(name: str) -> type[BaseAlgorithm] | None:
+    """The algorithm with this name, in any case; None if there is none.
+
+    Raises:
+        ArgumentError: for one whose training cannot be followed.
+    """
+    algorithm = algorithms().get(name.lower())
+    if algorithm in _WITHOUT_INFOS:
+        raise ArgumentError(
+            "agent",
+            "must be an algorithm that gives callbacks the infos of every step, as ppo and a2c do, "
+            f"got {name}",
+        )
+    return algorithm
 
 
 def searched_defaults(algorithm: type[BaseAlgorithm], texts: tuple[str, ...]) -> dict[str, float]:
@@ -43,6 +78,11 @@ def searched_defaults(algorithm: type[BaseAlgorithm], texts: tuple[str, ...]) ->
     return {name: float(one) for name, one in values.items() if isinstance(one, int | float)}
 
 
+def given_names(texts: Iterable[str]) -> frozenset[str]:
+    """The names in texts such as "gamma=0.9"."""
+    return frozenset(text.partition("=")[0] for text in texts)
+
+
 def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> BaseAlgorithm:
     """An algorithm of Stable-Baselines3 or sb3-contrib."""
     given = _parse(request.options.sb3)
@@ -60,7 +100,7 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
         given = {**_rollout_defaults(algorithm, request.env.expected_steps), **given}
     training_env: Any = request.training_env
     try:
-        return algorithm("MlpPolicy", training_env, **request.shared | given)
+        return algorithm(_policy(algorithm), training_env, **request.shared | given)
     except (AssertionError, TypeError) as error:
         if "action spaces" in str(error):
             raise ArgumentError(
@@ -70,6 +110,12 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
                 "(CountAction) for Discrete (dqn, qrdqn), top_k (TopKAction) for Box (sac, td3)",
             ) from error
         raise ArgumentError("sb3", f"values are refused by {name}, got: {error}") from error
+
+
+def _policy(algorithm: type[BaseAlgorithm]) -> str:
+    """The policy for observations that are vectors."""
+    names = ("MlpPolicy", "MlpLstmPolicy")
+    return next(name for name in names if name in algorithm.policy_aliases)
 
 
 def _rollout_defaults(algorithm: type[BaseAlgorithm], n_steps: int) -> dict[str, Any]:

@@ -109,8 +109,13 @@ class TuneOptions(AgentOptions):
         Texts,
         Doc(
             "values to search, such as dqn.gamma alpha; by default all in docs/tuning.md that are "
-            "not given"
+            "not given on the command line"
         ),
+    ] = ()
+    given: Annotated[
+        Texts,
+        PYTHON_ONLY,
+        Doc("names of values that are not searched by default though they are the usual ones"),
     ] = ()
     pruner: Annotated[
         PrunerName,

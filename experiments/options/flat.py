@@ -1,7 +1,7 @@
 """Options as a flat dictionary, by their names on the command line."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,6 +19,17 @@ def flat(options: Any, groups: frozenset[str] | None = None) -> dict[str, Any]:
         groups: those with a prefix that are included; None for all.
     """
     return {name: value for name, _, value in _flat(options) if _included(name, groups)}
+
+
+def typed(options: Any, args: Sequence[str]) -> frozenset[str]:
+    """Names of the values that a command line gives, which may be the defaults.
+
+    Args:
+        options: of the command.
+        args: words of the command line that these options were parsed from.
+    """
+    words = {one[2:].partition("=")[0].replace("-", "_") for one in args if one[:2] == "--"}
+    return frozenset(name for name, _, _ in _flat(options) if name in words)
 
 
 def same_run(options: Any) -> frozenset[str]:

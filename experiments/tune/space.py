@@ -1,6 +1,6 @@
 """What a study searches: the values that declare a `Search`, of an agent and of its reward."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -9,7 +9,11 @@ from vit_patch_env.arguments import Argument, Search, declared
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_kind
-from vit_patch_env.experiments.agents_by_name.stable_baselines import SEARCHED, searched_defaults
+from vit_patch_env.experiments.agents_by_name.stable_baselines import (
+    SEARCHED,
+    given_names,
+    searched_defaults,
+)
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced
 
@@ -23,7 +27,7 @@ class Dimension(NamedTuple):
     Attributes:
         name: as in `flat`, such as dqn.tau or alpha; `sb3.` and the name of an algorithm's value.
         start: the value of the options.
-        given: whether it is not the default.
+        given: whether it was given, or is not the default.
         low: smallest value.
         high: largest value.
         integer: whether it is an integer.
@@ -56,26 +60,30 @@ class Dimension(NamedTuple):
 
 
 def searched_dimensions(
-    options: TrainOptions, env: ViTPatchSelectEnv, names: Sequence[str]
+    options: TrainOptions,
+    env: ViTPatchSelectEnv,
+    names: Sequence[str],
+    given: Collection[str] = (),
 ) -> list[Dimension]:
     """The values to search.
 
     Args:
         options: of the runs, as `resolve_agent` leaves them.
         env: of the runs, for bounds that depend on their sizes.
-        names: of the values; empty for all whose default the options have not changed.
+        names: of the values; empty for all that are not given, those with their defaults.
+        given: names of values, as in `flat`, that count as given also with their defaults.
 
     Raises:
         ArgumentError: for an unknown name, or if nothing is left to search.
     """
-    known = {one.name: one for one in _dimensions(options, env)}
+    known = {one.name: one for one in _dimensions(options, env, given)}
     wanted = [name.removeprefix("--").replace("-", "_") for name in names]
-    for name, given in zip(wanted, names, strict=True):
+    for name, typed in zip(wanted, names, strict=True):
         if name not in known:
             raise ArgumentError(
                 "search",
                 f"must be among {', '.join(known)} for agent {options.agent} and reward "
-                f"{options.env.reward}, got {shown(given)}",
+                f"{options.env.reward}, got {shown(typed)}",
             )
     chosen = [one for one in known.values() if (one.name in wanted if wanted else not one.given)]
     if not chosen:
@@ -103,24 +111,26 @@ def with_values(options: TrainOptions, values: Mapping[str, Any]) -> TrainOption
     return replace(changed, sb3=texts)
 
 
-def _dimensions(options: TrainOptions, env: ViTPatchSelectEnv) -> Iterator[Dimension]:
+def _dimensions(
+    options: TrainOptions, env: ViTPatchSelectEnv, given: Collection[str]
+) -> Iterator[Dimension]:
     """All values that can be searched with an agent and a reward."""
-    given, defaults = flat(options), flat(TrainOptions())
+    values, defaults = flat(options), flat(TrainOptions())
+    changed = {name for name, value in values.items() if value != defaults[name]} | set(given)
     kind = agent_kind(options.agent)
     if "sb3" in kind.options:
-        usual = searched_defaults(kind.algorithm, ())
+        texts = given_names(options.sb3)
         for name, start in searched_defaults(kind.algorithm, options.sb3).items():
-            yield _number(SB3 + name, SEARCHED[name], env, start, given=start != usual[name])
+            yield _number(SB3 + name, SEARCHED[name], env, start, given=name in texts)
     for group in declared(TrainOptions):
         if group.name in kind.options and is_dataclass(group.annotation):
             for one in declared(cast("Any", group.annotation)):
                 name = f"{group.name}.{one.name}"
-                yield from _dimension(name, one, env, given[name], given[name] != defaults[name])
+                yield from _dimension(name, one, env, values[name], name in changed)
     for one in declared(EnvConfig):
         if one.search is not None and one.search.reward in (None, options.env.reward):
             start = getattr(env.config, one.name)
-            changed = given[one.name] != defaults[one.name]
-            yield from _dimension(one.name, one, env, start, changed)
+            yield from _dimension(one.name, one, env, start, one.name in changed)
 
 
 def _dimension(

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -100,7 +101,8 @@ class Attempt:
         """
         with _storage_errors():
             self._trial.report(accuracy, step)
-            return self.number > 0 and self._trial.should_prune()
+            pruned = self._trial.should_prune()  # halving compares only with trials that it asked
+            return self.number > 0 and pruned
 
     def finish(
         self,
@@ -166,6 +168,13 @@ class TuningStudy:
                 direction="maximize",
                 load_if_exists=True,
                 pruner=_pruner(pruner, n_points),
+            )
+            directions = self._study.directions
+        if directions != [StudyDirection.MAXIMIZE]:  # with that name, by another program
+            got = ", ".join(one.name.lower() for one in directions)
+            raise StudyFileError(
+                f"expected a study's database with the direction maximize in {path / DATABASE}, "
+                f"got: {got}"
             )
 
     @contextmanager
@@ -315,10 +324,39 @@ def _pruner(name: PrunerName, n_points: int) -> optuna.pruners.BasePruner:
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1 + n_points // 5)
     if name == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=max(n_points // 9, 1), reduction_factor=3
-        )
+        return _HalvingPruner(min_resource=max(n_points // 9, 1), reduction_factor=3)
     return optuna.pruners.NopPruner()
+
+
+class _HalvingPruner(optuna.pruners.SuccessiveHalvingPruner):
+    """Compares with trials that count alone, so that those done again are not compared twice.
+
+    Optuna's compares with all that reached a point, also failed ones; an interrupted trial is one.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether a trial should end."""
+        counting: Any = _CountingTrials(study)
+        return super().prune(counting, trial)
+
+
+class _CountingTrials:
+    """A study without its failed trials, which are also the interrupted ones.
+
+    Args:
+        study: with all trials.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def get_trials(self, deepcopy: bool = True) -> list[FrozenTrial]:
+        """The trials that are done, pruned or under way."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return self._study.get_trials(deepcopy, states)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
 
 
 def _acquired(lock: FileLock) -> bool:

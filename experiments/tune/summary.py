@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
-from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.options.flat import command, flat
 from vit_patch_env.experiments.run_folder.folder import provenance, write_json
 from vit_patch_env.experiments.tune.space import Dimension, with_values
 from vit_patch_env.experiments.tune.study import TrialRecord
@@ -59,6 +59,13 @@ def best_command(options: TrainOptions, record: TrialRecord) -> str:
     return command("train", with_values(options, record.values), TrainOptions())
 
 
+def tune_command(options: TuneOptions) -> str:
+    """The command of a study, with all values that were given: they are not searched."""
+    values = flat(options)
+    given = tuple(name for name in options.given if not isinstance(values[name], bool))
+    return command("tune", options, TuneOptions(), given)
+
+
 def write_summary(
     path: Path,
     summary: Summary,
@@ -84,7 +91,7 @@ def write_summary(
 def _best(summary: Summary, options: TuneOptions, train_options: TrainOptions) -> dict[str, Any]:
     """The content of `best.json`."""
     best, first = summary.best, summary.first
-    made = provenance(command("tune", options, TuneOptions()))
+    made = provenance(tune_command(options))
     made["versions"]["optuna"] = version("optuna")
     return {
         "command": best_command(train_options, best),

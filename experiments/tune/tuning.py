@@ -27,7 +27,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
-from vit_patch_env.experiments.options.flat import command, flat, same_run
+from vit_patch_env.experiments.options.flat import flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import (
     error_message,
@@ -111,8 +111,8 @@ class Tuning:
         if not len(self.data.val.labels):
             raise ArgumentError("val_fraction", "must leave validation images, got 0 of them")
         make_agent(self.train_options, env)
-        self.dimensions = searched_dimensions(self.train_options, env, options.search)
-        self._prepare_folder()
+        self.dimensions = self._searched(env, options.given)
+        self._prepare_folder(env)
         from vit_patch_env.experiments.tune.study import TuningStudy
 
         self.study = TuningStudy(
@@ -176,17 +176,22 @@ class Tuning:
             )
         )
 
-    def _prepare_folder(self) -> None:
+    def _searched(self, env: ViTPatchSelectEnv, given: tuple[str, ...]) -> list[Dimension]:
+        """What the study searches, if the values of these names are given."""
+        return searched_dimensions(self.train_options, env, self.options.search, given)
+
+    def _prepare_folder(self, env: ViTPatchSelectEnv) -> None:
         """Write the study's configuration, or compare it with the folder's.
 
         Raises:
             ArgumentError: if the folder holds another study, or anything else.
+            ValueError: if its configuration is damaged.
         """
         lock = lock_folder(self.path, "out", timeout=60)
         try:
             path = self.path / CONFIG
             if path.exists():
-                self._compare(from_json(TuneOptions, read_json(path).get("options")))
+                self._compare(_saved_options(path), env)
                 return
             held = [one.name for one in self.path.iterdir() if one.name != LOCK]
             if held:
@@ -195,12 +200,15 @@ class Tuning:
                     f"must be a new folder or that of a study, got {self.path}, which holds "
                     f"{min(held)}",
                 )
-            made = provenance(command("tune", self.options, TuneOptions()))
-            write_json(path, {"options": to_json(self.options), **made})
+            from vit_patch_env.experiments.tune.summary import tune_command
+
+            made = provenance(tune_command(self.options))
+            given = list(self.options.given)
+            write_json(path, {"options": to_json(self.options), "given": given, **made})
         finally:
             lock.release()
 
-    def _compare(self, saved: TuneOptions) -> None:
+    def _compare(self, saved: TuneOptions, env: ViTPatchSelectEnv) -> None:
         """Refuse options that the folder's study does not have."""
         may_differ, given = same_run(saved), flat(self.options)
         for name, value in flat(saved).items():
@@ -210,6 +218,16 @@ class Tuning:
                     f"must be a folder without another study, got {self.path}, made with {name} "
                     f"{value} instead of {given[name]}",
                 )
+        names = [one.name for one in self.dimensions]
+        before = [one.name for one in self._searched(env, saved.given)]
+        differing = [name for name in (*before, *names) if (name in before) != (name in names)]
+        if differing:
+            did = "searches" if differing[0] in before else "does not search"
+            raise ArgumentError(
+                "out",
+                f"must be a folder without another study, got {self.path}, which {did} "
+                f"{differing[0]}",
+            )
 
     def _introduce(self, env: ViTPatchSelectEnv) -> None:
         """Say what the study does."""
@@ -384,6 +402,22 @@ def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     tuning.run()
+
+
+def _saved_options(path: Path) -> TuneOptions:
+    """The options in a study's configuration.
+
+    Raises:
+        ValueError: naming the file, if they are damaged.
+    """
+    content = read_json(path)
+    options = content.get("options")
+    if isinstance(options, dict):
+        options = {**options, "given": content.get("given", [])}
+    try:
+        return from_json(TuneOptions, options)
+    except ValueError as error:
+        raise ValueError(f"expected a study's options in {path}, got: {error}") from error
 
 
 def _default_out(options: TuneOptions) -> Path:

@@ -64,7 +64,8 @@ def defaults(script: str, args: list[str]) -> list[str]:
     given = ["--env", ZOO_ENV_ID]
     if script != "train":
         return [*given, "--folder", "logs"]
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    # Abbreviations are read as rl_zoo3 does; those of more options there are refused by it.
+    reader = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     reader.add_argument("--algo", default="ppo")
     reader.add_argument("--env", default=ZOO_ENV_ID)
     try:

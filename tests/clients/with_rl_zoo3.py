@@ -1,6 +1,5 @@
 """rl-zoo3: its scripts `train` and `enjoy`, and its optimiser, as commands."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -53,9 +52,7 @@ DQN = f"""
   batch_size: 8
 """
 
-ALGORITHMS = [Algorithm("ppo", ITS_OWN, PPO)]
-if importlib.util.find_spec("vit_patch_env.experiments.zoo"):  # `vit-patch zoo`
-    ALGORITHMS.append(Algorithm("multi_output_dqn", OURS, DQN))
+ALGORITHMS = [Algorithm("ppo", ITS_OWN, PPO), Algorithm("multi_output_dqn", OURS, DQN)]
 
 
 def zoo(script: str, algorithm: Algorithm, *options: str) -> str:
