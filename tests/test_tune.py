@@ -21,6 +21,8 @@ from vit_patch_env.experiments.tune.trial_run import RunOutcome, train_and_valid
 from vit_patch_env.experiments.tune.tuning import Tuning
 
 pytest.importorskip("optuna")
+import optuna
+
 from vit_patch_env.experiments.tune.study import TuningStudy
 from vit_patch_env.experiments.tune.summary import best_command
 
@@ -262,6 +264,65 @@ def test_bad_trials_end_early_but_not_the_first(pruner, tmp_path):
     assert (pruned[0], pruned[7]) == (False, pruner != "none")
 
 
+ACCURACIES = [0.5, 0.9, 0.3, 0.3, 0.3, 0.8, 0.85, 0.2]
+"""Of trials at every point, by number."""
+
+
+def states_of(path, pruner, interrupted=()):
+    """How every trial of a study ends.
+
+    Args:
+        path: of its folder.
+        pruner: which trials end early.
+        interrupted: for each interruption the number of the trial, and how it is interrupted.
+    """
+    left, states = list(interrupted), {}
+    shared = study(path, n_trials=len(ACCURACIES), pruner=pruner)
+    while attempt := shared.next():
+        number = attempt.number
+        if attempt.report(ACCURACIES[number], 1):
+            attempt.finish("pruned")
+            states[number] = "pruned"
+            continue
+        how = next((how for one, how in left if one == number), None)
+        pruned = attempt.report(ACCURACIES[number], 2)
+        if how is not None:
+            left.remove((number, how))
+            if how == "killed":
+                shared.leave()  # as the system does
+                shared = study(path, n_trials=len(ACCURACIES), pruner=pruner)
+            else:
+                attempt.finish("interrupted")
+            continue
+        state = "pruned" if pruned else "done"
+        attempt.finish(state, accuracy=None if pruned else ACCURACIES[number])
+        states[number] = state
+    shared.leave()
+    return states
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "none"])
+def test_interruptions_do_not_change_which_trials_are_pruned(pruner, tmp_path):
+    whole = states_of(tmp_path / "whole", pruner)
+    assert ("pruned" in whole.values()) == (pruner != "none")
+    interrupted = [(1, "stopped"), (1, "killed"), (5, "stopped"), (1, "stopped"), (0, "stopped")]
+    assert states_of(tmp_path / "parts", pruner, interrupted) == whole
+
+
+def test_halving_compares_with_done_pruned_and_first_trials_only(tmp_path):
+    shared = study(tmp_path, pruner="halving")
+    for number, state in enumerate(["done", "failed", "failed", "failed"]):
+        attempt = shared.next()
+        ended = attempt.report(0.9 if number else 0.5, 1)
+        attempt.finish(state, accuracy=None if number else 0.5)
+        assert not ended
+    worse, better = shared.next(), None
+    assert worse.report(0.4, 1)  # than the first, which alone counts
+    worse.finish("pruned")
+    better = shared.next()
+    assert not better.report(0.6, 1)
+
+
 def test_values_have_few_digits_and_integers_stay_integers(tmp_path):
     shared = study(tmp_path)
     for _ in range(5):
@@ -320,6 +381,17 @@ def test_parallel_jobs(tmp_path, capfd):
         (["--out", "other"], "--out must be a new folder or that of a study, got other, which"),
         (["--out", "made"], "made with search ('dqn.gamma', 'alpha') instead of ()"),
         (["--out", "damaged", *FEW], "expected a study's database in damaged/study.db, got: "),
+        (["--out", "others", *FEW], "the direction maximize in others/study.db, got: minimize"),
+        (
+            ["--out", "empty", *FEW],
+            "expected a study's options in empty/study.json, got: options must be an object, got",
+        ),
+        (
+            ["--out", "foreign", *FEW],
+            "expected a study's options in foreign/study.json, got: bogus is not known, got 3",
+        ),
+        (["--out", "made", *FEW, "--seeds", "0", "--alpha", "0.3"], "made with alpha 0.2 instead"),
+        (["--out", "wide", "--alpha", "0.2"], "got wide, which searches alpha"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(args, message, tmp_path, capsys, monkeypatch, instant):
@@ -331,8 +403,32 @@ def test_bad_input_is_refused_in_one_line(args, message, tmp_path, capsys, monke
         tune(tmp_path / name, "--trials", "1")
     if "damaged" in args:
         (tmp_path / "damaged" / "study.db").write_bytes(b"no database " * 1000)
+    if "others" in args:
+        tune(tmp_path / "others", "--trials", "1")
+        (tmp_path / "others" / "study.db").unlink()
+        storage = f"sqlite:///{tmp_path / 'others' / 'study.db'}"
+        optuna.create_study(study_name="vit-patch", storage=storage, direction="minimize")
+    for name, content in (("empty", {}), ("foreign", {"options": {"bogus": 3}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps(content))
+    if "wide" in args:
+        main(["tune", *TINY_OPTIONS, "--trials", "1", "--out", "wide"])
     capsys.readouterr()
     assert message in refused(capsys, "tune", *TINY_OPTIONS, *args)
+
+
+def test_typed_defaults_are_not_searched_nor_by_who_resumes(tmp_path, instant):
+    args = ["--alpha", "0.2", "--dqn.gamma=0.95", "--trials", "1", "--out", str(tmp_path / "study")]
+    main(["tune", *TINY_OPTIONS, *args])
+    saved = json.loads((tmp_path / "study" / "study.json").read_text())
+    words = shlex.split(saved["command"])[1:]
+    assert {"--alpha", "--dqn.gamma"} <= set(words)
+    for again in (["tune", *TINY_OPTIONS, *args], words):
+        prepared = Tuning(parse(again), Console(quiet=True))
+        prepared.prepare()
+        searched = {one.name for one in prepared.dimensions}
+        assert "dqn.tau" in searched
+        assert not {"alpha", "dqn.gamma"} & searched
 
 
 def test_the_default_folder_is_the_same_for_the_same_command():

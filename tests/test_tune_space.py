@@ -77,6 +77,7 @@ def test_what_is_given_is_searched_only_if_it_is_named():
     assert "dqn.gamma" not in dimensions(**given)
     assert dimensions("dqn.gamma", **given)["dqn.gamma"].start == 0.5
     assert "sb3.gamma" not in dimensions(agent="ppo", sb3=("gamma=0.5",))
+    assert "sb3.gamma" not in dimensions(agent="ppo", sb3=("gamma=0.99",))  # its default
     assert dimensions("sb3.gamma", agent="ppo", sb3=("gamma=0.5",))["sb3.gamma"].start == 0.5
 
 

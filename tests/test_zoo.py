@@ -102,6 +102,9 @@ def test_its_help_needs_no_torch():
         (["--env", "CartPole-v1"], None),
         (["--algo", "sac"], None),
         (["--algo"], None),
+        (["--alg", "fixed_rule"], "fixed_rule"),
+        (["--al=dqn", "--env-kwargs", "epochs:5"], "dqn"),
+        (["--env-kwargs", "epochs:5", "--eval-freq", "-1"], "ppo"),
     ],
 )
 def test_our_values_are_those_of_our_environments(args, algo):

@@ -99,6 +99,10 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
     if not {"n_steps", "batch_size"} & set(given):
         given = {**_rollout_defaults(algorithm, request.env.expected_steps), **given}
     training_env: Any = request.training_env
+    if algorithm is sb3_contrib.RecurrentPPO and request.options.actions == "mask":
+        raise ArgumentError(
+            "actions", f"must be count for {name}, which fails with MultiBinary, got mask"
+        )
     try:
         return algorithm(_policy(algorithm), training_env, **request.shared | given)
     except (AssertionError, TypeError) as error:
