@@ -134,11 +134,11 @@ def own_cache(
     root = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(root))
     own = root / "vit-patch-env"
-    own.mkdir()
+    (own / "kernels").mkdir(mode=0o700, parents=True)
     for kernel in kernels.iterdir():
-        os.link(kernel, own / kernel.name)
+        os.link(kernel, own / "kernels" / kernel.name)
     yield own
-    for kernel in own.glob("cpu_attention-*.so"):
+    for kernel in own.glob("kernels/cpu_attention-*.so"):
         with suppress(FileExistsError):
             os.link(kernel, kernels / kernel.name)
 

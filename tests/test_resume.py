@@ -20,6 +20,7 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, loc
 from vit_patch_env.experiments.run_folder.tables import RunTables
 from vit_patch_env.experiments.runs import train as training
 from vit_patch_env.experiments.runs.train import Run
+from vit_patch_env.models.kernels import build
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -384,3 +385,45 @@ def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(
     assert line.startswith("vit-patch: warning: the tables of ")
     assert "cannot be written: No space left on device" in line
     assert trajectory(tmp_path / "run") == expected
+
+
+@pytest.fixture
+def other_attention(own_cache, monkeypatch):
+    """Switches between processes with and without a compiler, which this one stands for."""
+
+    def switch(works):
+        shutil.rmtree(own_cache / "kernels", ignore_errors=True)
+        monkeypatch.setenv("CC", "cc" if works else "false")
+        build._built.cache_clear()
+        build.disable(False)
+
+    yield switch
+    build._built.cache_clear()
+    build.disable(False)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.usefixtures("in_one_line")
+def test_a_resumed_run_computes_attention_as_it_began(tmp_path, other_attention, capsys):
+    kernel_fits = ("--agent", "random", "--dim-head", "16")
+    train(tmp_path / "compiled", *kernel_fits)
+    other_attention(False)
+    train(tmp_path / "general", *kernel_fits)
+    assert trajectory(tmp_path / "compiled") != trajectory(tmp_path / "general")
+    stopped(tmp_path / "run", *kernel_fits)
+    other_attention(True)
+    main(["train", "--resume", str(tmp_path / "run")])
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "general")
+    other_attention(True)
+    stopped(tmp_path / "other", *kernel_fits)
+    other_attention(False)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--resume", str(tmp_path / "other")])
+    assert stop.value.code == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "could not compile the kernel" in warning
+    assert error.startswith("vit-patch: expected a C compiler, as the run in ")
+    other_attention(True)
+    main(["train", "--resume", str(tmp_path / "other")])
+    assert trajectory(tmp_path / "other") == trajectory(tmp_path / "compiled")

@@ -84,8 +84,13 @@ class RunFolder:
         """
         return lock_folder(self.path, "out")
 
-    def create(self, options: TrainOptions) -> None:
+    def create(self, options: TrainOptions, compiled_attention: bool | None) -> None:
         """Remove any run from the locked folder and write `config.json`.
+
+        Args:
+            options: of the run.
+            compiled_attention: whether its attention is that of the compiled kernel, whose results
+                differ in the last bits; None where there is none, as on CUDA.
 
         Raises:
             ValueError: if a link would lead out of the folder.
@@ -99,7 +104,11 @@ class RunFolder:
             file.unlink()
         write_json(
             self.path / CONFIG,
-            {"options": to_json(options), **provenance(command("train", options, TrainOptions()))},
+            {
+                "options": to_json(options),
+                "compiled_attention": compiled_attention,
+                **provenance(command("train", options, TrainOptions())),
+            },
         )
 
     def prepare(self) -> None:
@@ -128,6 +137,12 @@ class RunFolder:
             raise ValueError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
+
+    @property
+    def compiled_attention(self) -> bool | None:
+        """Whether the run's attention is that of the compiled kernel; None if it is not known."""
+        recorded = self._read_json(CONFIG).get("compiled_attention")
+        return recorded if isinstance(recorded, bool) else None
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.

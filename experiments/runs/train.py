@@ -37,6 +37,7 @@ from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
+from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
 from vit_patch_env.experiments.runs.event_log import EventLog
@@ -116,10 +117,11 @@ class Run:
             if self.folder.is_finished:
                 raise ArgumentError("resume", f"must be an unfinished run, got {options.out}")
             self.folder.prepare()
+            use_same_attention(self.folder, self.env)
         else:
             if not options.overwrite:
                 self.folder.check_free()  # again, as another process may have created one
-            self.folder.create(options)
+            self.folder.create(options, compiled_attention(self.env))
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
             every=options.checkpoint_every,
