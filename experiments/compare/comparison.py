@@ -142,6 +142,8 @@ class Comparison:
                     if not running:
                         break
                     wait([process.sentinel for process in running.values()], timeout=0.5)
+                    if received:  # the runs may have heard it too: they have not failed
+                        break
                     for task, process in list(running.items()):
                         task.progress = task.folder.progress()
                         if process.exitcode is not None:
