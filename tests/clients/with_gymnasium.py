@@ -14,16 +14,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 def check_all() -> str:
     """In a process per core, where pytest-xdist is installed."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "auto",
-        "--maxprocesses",
-        "8",
-        "tests/test_gymnasium_checks.py",
-    ]
+    # pytest-benchmark, which a client may bring, warns that it cannot measure beside pytest-xdist.
+    options = ["-n", "auto", "--maxprocesses", "8", "-p", "no:benchmark"]
+    command = [sys.executable, "-m", "pytest", *options, "tests/test_gymnasium_checks.py"]
     done = subprocess.run(
         command, env=os.environ | {"VARIANTS": "all"}, cwd=ROOT, capture_output=True, text=True
     )
