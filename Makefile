@@ -47,7 +47,8 @@ memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must n
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
 
 faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to docs/reliability.md
-	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py
+	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py \
+		tests/test_process_groups.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
 	$(BIN)/python -m tests.faults $(FAULTS)
 

@@ -69,8 +69,10 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["compare", pytest.param("tune", marks=pytest.mark.long)])
 def test_a_signal_for_the_group_stops_every_worker_where_it_resumes(name, tmp_path):
+    if name == "tune":
+        pytest.importorskip("optuna")
     args, is_started, check, message = COMMANDS[name]
     out = tmp_path / "out"
     with (tmp_path / "output").open("w+") as output:
