@@ -64,13 +64,18 @@ def disable(disabled: bool = True) -> None:
 @cache
 def _built(dtype: torch.dtype) -> ctypes.CDLL | None:
     try:
-        command = [*_compiler(), *_FLAGS, *_DEFINITIONS[dtype]]
-        path = _private_folder() / f"cpu_attention-{_key(command)}.so"
+        command, path = _command(dtype)
         kept = _kept(path, dtype)
         return kept or _compiled(command, path, dtype)
     except _KernelError as error:
         warnings.warn(f"attention takes the slower, general path: {error}", stacklevel=3)
     return None
+
+
+def _command(dtype: torch.dtype) -> tuple[list[str], Path]:
+    """The command that compiles the kernel, without its files, and where it is kept."""
+    command = [*_compiler(), *_FLAGS, *_DEFINITIONS[dtype]]
+    return command, _private_folder() / f"cpu_attention-{_key(command)}.so"
 
 
 def _compiler() -> list[str]:
