@@ -4,6 +4,7 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.experiments.process.forkserver import preloading_context
 from vit_patch_env.names import DatasetName
+from vit_patch_env.training import run as training_run
+from vit_patch_env.training import stopwatch
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import ReferenceCost
 
@@ -168,6 +171,26 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+class Clock:
+    """A clock that is advanced explicitly, and by `tick` seconds whenever it is read."""
+
+    now = 1000.0
+    tick = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that runs measure their time by."""
+    clock = Clock()
+    for module in (training_run, stopwatch):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
+    return clock
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import functools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from tests.test_env import run_episode
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import mean_attention_output
-from vit_patch_env.training import flop_meter, stopwatch
-from vit_patch_env.training import run as training_run
+from vit_patch_env.training import flop_meter
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flops import FlopCount
 from vit_patch_env.training.schedule import learning_rate_factor
@@ -390,23 +388,6 @@ def test_a_count_that_fails_during_a_run_raises_an_error():
     env.step(ALL)
     with pytest.raises(ValueError, match="FLOPs can be counted, got one with: three"):
         env.step((np.arange(16) < 3).astype(np.int8))
-
-
-class Clock:
-    """A clock that is advanced explicitly."""
-
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    for module in (training_run, stopwatch):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
-    return clock
 
 
 def timed_episode(env, clock, before_step=lambda: None):

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -31,7 +30,6 @@ from vit_patch_env.step_kinds import (
     kinds_in_steps,
 )
 from vit_patch_env.training import run as training_run
-from vit_patch_env.training import stopwatch
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -195,21 +193,10 @@ def test_a_bound_for_mixed_steps_holds_for_the_worst_mixture():
     assert 1.5 * worst < lowest_return(run) < worst
 
 
-class Ticking:
-    """A clock by which every look at it takes a millisecond."""
-
-    now = 1000.0
-
-    def __call__(self):
-        self.now += 1e-3
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Ticking()
-    for module in (training_run, stopwatch):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
+def clock(clock):
+    """Every look at the clock takes a millisecond."""
+    clock.tick = 1e-3
     return clock
 
 
