@@ -145,11 +145,11 @@ def test_a_command_that_is_none_is_named(monkeypatch):
 
 
 def test_it_can_be_disabled_in_this_process():
-    build.disable()
+    build.enable(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert not build.available(torch.float32)
     finally:
-        build.disable(False)
+        build.enable(True)
     assert build.available(torch.float32)

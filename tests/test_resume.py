@@ -395,11 +395,11 @@ def other_attention(own_cache, monkeypatch):
         shutil.rmtree(own_cache / "kernels", ignore_errors=True)
         monkeypatch.setenv("CC", "cc" if works else "false")
         build._built.cache_clear()
-        build.disable(False)
+        build.enable(True)
 
     yield switch
     build._built.cache_clear()
-    build.disable(False)
+    build.enable(True)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, check_integer, shown
 from vit_patch_env.config import EnvConfig
@@ -287,14 +287,16 @@ class EpisodeFactory:
     def _run_costs(self) -> RunCosts:
         """The costs of the model that trains, with weights of its own."""
         if self._costs is None:
-            config, device = self.config, self.precision.device
-            shape, n_val = self.data.train.images.shape[1:], len(self.data.val.labels)
+            config, images = self.config, self._blank_images()
+            n_val = len(self.data.val.labels)
             with self._seeded(0):
-                model = self._make_model(len(self.data.classes), shape[0]).to(device)
+                model = self._make_model(len(self.data.classes), images.shape[1])
             measured = config.reward == "validation"
             self._costs = RunCosts(
-                FlopMeter(model, self.observation.function, known=self._known_flops),
-                torch.zeros(config.batch_size, *shape, device=device),
+                FlopMeter(
+                    model.to(images.device), self.observation.function, known=self._known_flops
+                ),
+                images,
                 n_patches=config.n_patches,
                 validation_images=min(config.reward_images, n_val) if measured else 0,
                 every=config.reward_every,
@@ -305,12 +307,15 @@ class EpisodeFactory:
     def _reference_cost(self) -> ReferenceCost:
         """The cost of a SimpleViT of these sizes, or of a user's model."""
         if self._reference is None:
-            shape = self.data.train.images.shape[1:]
-            device = self.precision.device
-            images = torch.zeros(self.config.batch_size, *shape, dtype=torch.float32, device=device)
-            make = partial(self._reference_model, len(self.data.classes), shape[0])
+            images = self._blank_images()
+            make = partial(self._reference_model, len(self.data.classes), images.shape[1])
             self._reference = ReferenceCost(make, images)
         return self._reference
+
+    def _blank_images(self) -> Tensor:
+        """A batch whose FLOPs are counted: (batch, channels, height, width), on the device."""
+        shape = self.config.batch_size, *self.data.train.images.shape[1:]
+        return torch.zeros(shape, dtype=torch.float32, device=self.precision.device)
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with self._seeded(0):  # as its FLOPs may depend on its weights

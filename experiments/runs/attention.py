@@ -4,11 +4,9 @@ The kernel's results differ in the last bits from those of torch's operators, so
 changed from one to the other would take another course.
 """
 
-import torch
-
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.run_folder.folder import RunFolder
-from vit_patch_env.models.kernels.build import available, disable
+from vit_patch_env.models.kernels.build import all_available, enable
 
 
 def compiled_attention(env: ViTPatchSelectEnv) -> bool | None:
@@ -18,10 +16,9 @@ def compiled_attention(env: ViTPatchSelectEnv) -> bool | None:
     """
     if env.device.type != "cpu":
         return None
-    disable(False)  # an earlier run of this process may have done so
-    compiled = all(available(dtype) for dtype in {env.precision.dtype, torch.float32})
-    if not compiled:
-        disable()
+    enable(True)  # an earlier run of this process may have ended it
+    compiled = all_available(env.precision.dtype)
+    enable(compiled)
     return compiled
 
 
@@ -35,7 +32,7 @@ def use_same_attention(folder: RunFolder, env: ViTPatchSelectEnv) -> None:
     if recorded is None or env.device.type != "cpu":
         return
     if not recorded:
-        disable()
+        enable(False)
     elif not compiled_attention(env):
         raise ValueError(
             f"expected a C compiler, as the run in {folder.path} began with compiled attention and "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch
-from vit_patch_env.models.kernels.build import library
+from vit_patch_env.models.kernels.build import all_available
 from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
@@ -52,11 +52,7 @@ class Trainer:
         device = precision.device
         if device.type == "cpu":
             keep_freed_memory()
-            for needed in {
-                precision.dtype,
-                torch.float32,
-            }:  # compiled here rather than in a timed step
-                library(needed)
+            all_available(precision.dtype)  # compiled here rather than in a timed step
         self.model = model.to(device)
         self.precision = precision
         self.learning_rate = learning_rate

@@ -28,7 +28,7 @@ _N_POINTERS = {"attention_forward": 3, "attention_backward": 4, "scalar_attentio
 _N_SIZES = {"attention_forward": 4, "attention_backward": 4, "scalar_attention": 5}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
-_disabled = False
+_enabled = True
 
 
 class _KernelError(Exception):
@@ -41,9 +41,9 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     It is compiled at the first call and kept in the user's cache folder.
 
     Returns:
-        The loaded library, or None, with a warning, if it cannot be compiled; None if disabled.
+        The loaded library, or None, with a warning, if it cannot be compiled; None if not enabled.
     """
-    return None if _disabled else _built(dtype)
+    return _built(dtype) if _enabled else None
 
 
 def available(dtype: torch.dtype) -> bool:
@@ -55,10 +55,18 @@ def available(dtype: torch.dtype) -> bool:
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def disable(disabled: bool = True) -> None:
-    """Use torch's own operators in this process, as where the kernel cannot be compiled."""
-    global _disabled
-    _disabled = disabled
+def all_available(dtype: torch.dtype) -> bool:
+    """Whether there are all kernels of a model whose matrix products are of that type.
+
+    They are compiled if necessary, so that this takes no time of a step.
+    """
+    return all([available(needed) for needed in {dtype, torch.float32}])  # noqa: C419  (each one)
+
+
+def enable(enabled: bool) -> None:
+    """Whether this process uses the kernel, or torch's operators as where it cannot be compiled."""
+    global _enabled
+    _enabled = enabled
 
 
 @cache
