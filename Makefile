@@ -1,11 +1,11 @@
-# make train | test | check | docs | bench | compare | results | memory | faults | clients | clean. Choose interpreter and environment:
+# make train | test | test-all | check | docs | bench | compare | results | memory | faults | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test check docs bench compare results memory faults clients format clean
+.PHONY: train test test-all check docs bench compare results memory faults clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -20,6 +20,9 @@ train: $(READY)   ## train AgentViT on the digits that ship with scikit-learn
 
 test: $(READY)    ## run the test suite, a process per core: make test TEST='-n 0 tests/test_env.py'
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(TEST)
+
+test-all: $(READY)  ## the test suite with all cases of every test
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m 'long or not long' $(TEST)
 
 check: $(READY)   ## formatting, linting and types, as in continuous integration
 	$(BIN)/ruff format --check .

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -56,6 +56,19 @@ COUNTED: dict[tuple[Any, ...], dict[Work, int]] = {}
 COUNTED_REFERENCES: dict[tuple[Any, ...], dict[int | None, int]] = {}
 
 
+def every(n: int, cases: Iterable[Any]) -> list[Any]:
+    """Cases of a parametrised test, of which `make test` takes one in n and `make test-all` all."""
+    return [
+        case if index % n == 0 else pytest.param(*_values(case), marks=pytest.mark.long)
+        for index, case in enumerate(cases)
+    ]
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    """The values of one or several parameters."""
+    return case if type(case) is tuple else (case,)
+
+
 def pytest_configure() -> None:
     """One thread: tiny networks gain nothing from more, which wait for each other.
 
@@ -79,11 +92,11 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def images_made_once() -> Iterator[None]:
-    """Environments get copies of images that take longer to generate than tiny runs."""
+    """Environments get copies of images that take longer to prepare than tiny runs."""
     load, load_once = episode_factory.load_dataset, cache(episode_factory.load_dataset)
 
     def copied(name: DatasetName, **options: Any) -> ImageData:
-        if name == "synthetic":
+        if name in ("synthetic", "digits"):
             return deepcopy(load_once(name, **options))
         return load(name, **options)
 

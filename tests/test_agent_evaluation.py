@@ -944,6 +944,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_scripts_own_classes_stay_as_they_are(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.conftest import every
 from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.experiments.bench.baselines import PaperLoop, VitPytorch
 from vit_patch_env.experiments.bench.benchmark import Bench
@@ -44,7 +45,7 @@ def data():
 
 @pytest.mark.parametrize(
     ("kind", "n_keep"),
-    [(VitPytorch, 64), (PaperLoop, 40), (Ours, 40), (Ours, 64), (OursWithAgent, 16)],
+    every(2, [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)]),
 )
 def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
     contender = kind(data, 8, CPU, n_keep)

@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.conftest import every
 from tests.test_cpu_attention import in_both_types, needs_kernel, relative_error
 from vit_patch_env.models import make_model
 from vit_patch_env.models.kernels.cpu_attention import (
@@ -54,7 +55,7 @@ def gradients(model):
 
 
 @needs_kernel
-@in_both_types
+@pytest.mark.parametrize("dtype", every(2, [torch.float32, torch.bfloat16]), ids=str)
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # opcheck's own access
 def test_the_operators_are_correctly_registered(dtype):
     n_tokens = 5

@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import get_args
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import TINY, every
 from tests.test_training import make_run
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data.batches import Batch
@@ -102,8 +103,9 @@ def test_the_environment_returns_an_episodes_flops():
     assert env.episode.flops() > 0
 
 
-@pytest.mark.parametrize("name", get_args(ModelName))
-@pytest.mark.parametrize("observation", list(OBSERVATIONS))
+@pytest.mark.parametrize(
+    ("name", "observation"), every(3, itertools.product(get_args(ModelName), OBSERVATIONS))
+)
 def test_every_models_steps_and_observations_are_counted(name, observation):
     model = make_model(name, n_classes=4, **SIZES)
     run = make_run(model=model, observe=OBSERVATIONS[observation].function)

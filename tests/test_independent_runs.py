@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import TINY, every
 from tests.interrupted_runs import identical
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 
@@ -89,14 +89,17 @@ def stepped(env, action):
 
 @pytest.mark.parametrize(
     ("variant", "made"),
-    [
-        *((variant, "loaded") for variant in VARIANTS),
-        *(
-            (variant, made)
-            for variant in ("paper", "generator")
-            for made in ("copied", "unpickled")
-        ),
-    ],
+    every(
+        2,
+        [
+            *((variant, "loaded") for variant in VARIANTS),
+            *(
+                (variant, made)
+                for variant in ("paper", "generator")
+                for made in ("copied", "unpickled")
+            ),
+        ],
+    ),
 )
 def test_an_environment_and_its_copy_go_on_independently(variant, made):
     if variant in PACKAGES:

@@ -301,13 +301,12 @@ def test_facts_are_the_environments_whatever_was_set_on_its_wrappers():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of Linux")
 def test_the_processes_peak_is_not_reset_without_a_monitor():
-    code = """
+    code = f"""
 import numpy, resource
-from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
 del_me = numpy.ones(60_000_000)
 del del_me
-env = ViTPatchSelectEnv(**TINY, reward="paper")
+env = ViTPatchSelectEnv(**{TINY}, reward="paper")
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 env.reset(seed=0)
 for _ in range(14):

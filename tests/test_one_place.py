@@ -22,6 +22,8 @@ import pytest
 
 from tests.conftest import TINY, TINY_OPTIONS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -69,7 +69,8 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["compare", pytest.param("tune", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_signal_for_the_group_stops_every_worker_where_it_resumes(name, tmp_path):
     if name == "tune":
         pytest.importorskip("optuna")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from tests.conftest import TINY
+from tests.conftest import TINY, every
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv, load_dataset
 from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit
 from vit_patch_env.system.torch_state import DrawingFrom, float32_by_default, own_torch_state
@@ -140,8 +140,7 @@ def run(n_steps=2, **kwargs):
 EXPECTED = {}
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("state", "variant"), every(2, itertools.product(STATES, VARIANTS)))
 def test_a_run_is_the_same_in_any_torch_state(state, variant):
     kwargs = VARIANTS[variant]
     if variant in PACKAGES:

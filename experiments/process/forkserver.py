@@ -12,6 +12,7 @@ _PRELOAD = [
     "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
     "sklearn.model_selection", "sklearn.datasets", "torchvision.transforms.v2", "sb3_contrib",
     "pandas", "matplotlib.figure", "rich.live", "tyro", "pydantic", "torch.utils.flop_counter",
+    "vit_patch_env.experiments.runs.background",
 ]  # fmt: skip
 """Imported once, in the server process that the others are forked from, which has no threads."""
 
