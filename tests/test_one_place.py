@@ -180,9 +180,9 @@ def tried(folder: Path) -> dict[str, Any]:
     from vit_patch_env import ViTPatchSelectEnv
     from vit_patch_env.experiments import docs
     from vit_patch_env.experiments.cli import main, parse
-    from vit_patch_env.experiments.compare import comparison
     from vit_patch_env.experiments.options.flat import command, same_run
     from vit_patch_env.experiments.options.saved import train_options
+    from vit_patch_env.experiments.process import workers
 
     def output(*args: str) -> str:
         shown = io.StringIO()
@@ -225,7 +225,7 @@ def tried(folder: Path) -> dict[str, Any]:
     options = parse(["train", *words])
     run = train("run", "--agent", "usual", *words)
     # This process has imported what the other one needs.
-    comparison.fork_context = partial(multiprocessing.get_context, "fork")
+    workers.fork_context = partial(multiprocessing.get_context, "fork")
     compare = [*TINY_OPTIONS, "--epochs", "1", "--methods", "eight", "--seeds", "0"]
     output("compare", *compare, "--out", str(folder / "compare"))
     return {

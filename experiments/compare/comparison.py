@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,10 @@ from vit_patch_env.experiments.compare.results import (
 )
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
 from vit_patch_env.experiments.options.commands import CompareOptions
-from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import kill_workers, stop_workers
+from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
     lock_folder,
     provenance,
@@ -74,7 +72,7 @@ class Comparison:
         self.options = options
         self.console = console
         self.path = Path(options.out or Path("results") / options.preset)
-        self._running: dict[Task, BaseProcess] = {}
+        self._running: dict[Task, Worker] = {}
 
     def prepare(self) -> None:
         """Check the options, load the images, and lock the folder and check the runs in it.
@@ -132,23 +130,23 @@ class Comparison:
         """Train until all runs are done or a signal is received; no run outlives this call."""
         display = CompareDisplay(self.tasks, self.options.jobs, self.console)
         running = self._running
-        context = fork_context()
         try:
             with display:
                 while not received:
                     free = self.options.jobs - len(running)
                     for task in list(islice(self._ready(), free)):
-                        running[task] = self._start(context, task)
+                        running[task] = self._start(task)
                     if not running:
                         break
-                    wait([process.sentinel for process in running.values()], timeout=0.5)
+                    wait([worker.sentinel for worker in running.values()], timeout=0.5)
                     if received:  # the runs may have heard it too: they have not failed
                         break
-                    for task, process in list(running.items()):
+                    for task, worker in list(running.items()):
                         task.progress = task.folder.progress()
-                        if process.exitcode is not None:
+                        exitcode = worker.exitcode
+                        if exitcode is not None:
                             del running[task]
-                            self._finish(task, process.exitcode)
+                            self._finish(task, exitcode)
                             display.show_end(task)
                     display.update()
         finally:
@@ -160,7 +158,7 @@ class Comparison:
 
     def _end_workers(self) -> None:
         """Called when a second signal is received."""
-        kill_workers(list(self._running.values()))
+        kill_workers(self._running.values())
 
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
@@ -276,7 +274,7 @@ class Comparison:
             elif all(other.state == "done" for other in task.needed):
                 yield task
 
-    def _start(self, context: Any, task: Task) -> BaseProcess:
+    def _start(self, task: Task) -> Worker:
         task.state = "running"
         task.attempts += 1
         task.seconds -= time.monotonic()
@@ -284,11 +282,7 @@ class Comparison:
         if task.folder.log.is_symlink():
             task.folder.log.unlink()
         options = task.options(self.options.env, self.options.checkpoint_every)
-        process: BaseProcess = context.Process(
-            target=train_in_background, args=(options, self.threads, str(task.folder.log))
-        )
-        process.start()
-        return process
+        return Worker(train_in_background, options, self.threads, str(task.folder.log))
 
     def _finish(self, task: Task, exitcode: int) -> None:
         task.seconds += time.monotonic()

@@ -1,14 +1,87 @@
 """Processes that work for a command, and end with it."""
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterable
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
 
+from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.signals import STOP_SIGNALS
+
+_UNKNOWN = 255
+"""What multiprocessing takes for the exit status of a process whose server was killed."""
+
+
+class Worker:
+    """A process that works for this one. It starts at once.
+
+    Multiprocessing's server knows whether it lives. A worker outlives the server, which may be
+    killed; then this is known from a pipe that ends with the worker.
+
+    Args:
+        target: what it calls; a function of a module.
+        args: of the function.
+    """
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        context = fork_context()  # a server that has been killed is replaced
+        self._reports, reports = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(reports, target, args))
+        self._process.start()
+        reports.close()
+        self._reported = _UNKNOWN
+        self._ended = False
+
+    @property
+    def sentinel(self) -> Any:
+        """Something to `multiprocessing.connection.wait` for; then see `exitcode`."""
+        return self._process.sentinel if self._process.exitcode is None else self._reports
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, negative for a signal, 255 if that is not known; None while it lives."""
+        known = self._process.exitcode
+        if known != _UNKNOWN:
+            return known
+        while not self._ended and self._reports.poll():
+            try:
+                self._reported = self._reports.recv()
+            except (EOFError, OSError):
+                self._ended = True
+        return self._reported if self._ended else None
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        while self.exitcode is None:
+            wait([self.sentinel])
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.exitcode is None and self._process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+
+def _work(reports: Connection, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Call a function in this process, which was started for it, and report how it ended."""
+    exitcode = 1  # of a process that an exception ends
+    try:
+        target(*args)
+        exitcode = 0
+    except SystemExit as end:
+        exitcode = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed
+                stream.flush()
+        with suppress(OSError):  # the other process has ended
+            reports.send(exitcode)
 
 
 def become_worker() -> None:
@@ -30,25 +103,24 @@ def become_server() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def stop_workers(workers: Iterable[BaseProcess]) -> None:
+def stop_workers(workers: Iterable[Worker]) -> None:
     """Send SIGTERM to workers, and wait until they have ended."""
-    started = [one for one in workers if one.pid is not None]
+    started = list(workers)
     for one in started:
-        one.terminate()
+        one.send_signal(signal.SIGTERM)
     for one in started:
         one.join()
 
 
-def kill_workers(workers: Iterable[BaseProcess]) -> None:
+def kill_workers(workers: Iterable[Worker]) -> None:
     """End workers at once."""
-    for one in workers:
-        if one.pid is not None:
-            one.kill()
+    for one in list(workers):
+        one.send_signal(signal.SIGKILL)
 
 
 def _end_with_parent() -> None:
     """Stop this process when its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
+    wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)

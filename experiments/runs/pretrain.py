@@ -37,7 +37,7 @@ from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import become_server, kill_workers
+from vit_patch_env.experiments.process.workers import become_server
 from vit_patch_env.experiments.run_folder.folder import provenance
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.system.files import replacing
@@ -145,7 +145,8 @@ class Pretraining:
             yield processes
             processes.close()
         finally:
-            kill_workers(processes.processes)  # which have ended, unless there was an error
+            for process in processes.processes:  # which have ended, unless there was an error
+                process.kill()
 
     def _announce_stop(self) -> None:
         """Called when a signal is received."""

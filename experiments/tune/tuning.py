@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -28,7 +27,6 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 )
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
-from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import (
     error_message,
     fail,
@@ -39,6 +37,7 @@ from vit_patch_env.experiments.process.messages import (
 from vit_patch_env.experiments.process.output import BestEffortOutput, loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import (
+    Worker,
     become_worker,
     kill_workers,
     stop_workers,
@@ -90,7 +89,7 @@ class Tuning:
         self.is_worker = is_worker
         self.path = Path(options.out or _default_out(options))
         self._received: list[int] = []
-        self._workers: list[BaseProcess] = []
+        self._workers: list[Worker] = []
 
     def prepare(self) -> None:
         """Check everything a user can get wrong, load the images, and create or find the study.
@@ -315,14 +314,9 @@ class Tuning:
         """Let processes train the trials; whether all of them ended as they should."""
         n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
         options = replace(self.options, jobs=1, out=str(self.path))
-        context = fork_context()
-        self._workers = [
-            context.Process(target=_tune_in_background, args=(options, n_threads))
-            for _ in range(min(self.options.jobs, self.options.trials))
-        ]
         try:
-            for worker in self._workers:
-                worker.start()
+            for _ in range(min(self.options.jobs, self.options.trials)):
+                self._workers.append(Worker(_tune_in_background, options, n_threads))
             running = list(self._workers)
             while running and not self._received:
                 wait([worker.sentinel for worker in running], timeout=0.5)
