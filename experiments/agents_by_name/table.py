@@ -100,6 +100,11 @@ def make_matched(request: Request) -> BaseAlgorithm:
     return FixedRule(rule, request.training_env, n_keep=counts, **request.shared)
 
 
+def _scales_exploration(options: TrainOptions) -> bool:
+    """Whether the decay of ε is scaled to the run's length."""
+    return options.dqn.exploration_decay_steps is None
+
+
 class AgentKind(NamedTuple):
     """The kind of agent that a name refers to.
 
@@ -109,6 +114,8 @@ class AgentKind(NamedTuple):
         options: fields of `TrainOptions` that it accepts and not all agents do.
         observation: its default observation; None for that of the environment.
         doc: what it does, for the documentation; rules and schedules have docstrings.
+        depends_on_length: whether its course depends on the length of the run, though it does not
+            observe it.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -116,6 +123,7 @@ class AgentKind(NamedTuple):
     options: frozenset[str] = frozenset()
     observation: ObservationName | None = None
     doc: str = ""
+    depends_on_length: Callable[[TrainOptions], bool] = lambda options: True
 
 
 AGENTS: dict[str, AgentKind] = {
@@ -123,18 +131,25 @@ AGENTS: dict[str, AgentKind] = {
         MultiOutputDQN, partial(make_dqn, "MlpPolicy"), frozenset({"dqn"}),
         doc="the paper's agent, `MlpPolicy`: one value per patch, every patch above the mean is "
         "kept",
+        depends_on_length=_scales_exploration,
     ),
     "branching": AgentKind(
         MultiOutputDQN, partial(make_dqn, "BranchingMlpPolicy"), frozenset({"dqn"}),
         doc="`BranchingMlpPolicy`: two values per patch (drop, keep), after Tavakoli et al. 2018; "
         "can represent any mask",
+        depends_on_length=_scales_exploration,
     ),
     "bandit": AgentKind(
         PatchBandit, make_bandit, frozenset({"bandit"}), "none+run",
         doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
         "run, with a score for each patch; needs an observation with `+run`",
     ),
-    **{name: AgentKind(FixedRule, partial(make_rule, name)) for name in RULES},
+    **{
+        name: AgentKind(
+            FixedRule, partial(make_rule, name), depends_on_length=lambda options: False
+        )
+        for name in RULES
+    },
     **{
         name: AgentKind(FixedRule, partial(make_schedule, name), frozenset({"sampling"}))
         for name in SCHEDULES

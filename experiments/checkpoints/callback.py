@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from vit_patch_env.checks import InputError
-from vit_patch_env.experiments.checkpoints.contents import check_checkpoint
+from vit_patch_env.experiments.checkpoints.contents import as_of, check_checkpoint
 from vit_patch_env.experiments.checkpoints.environments import env_layers
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.generators import (
@@ -45,11 +45,15 @@ class RunCheckpoint(BaseCallback):
             saved too, and it is not called for replayed transitions.
         extra: further objects to save, by name; each has `state_dict` and `load_state_dict`.
         run_config: the run's configuration as plain data. Checkpoints of another one are refused.
+        former_configs: of the run before it was extended, the latest last; checkpoints of these
+            are taken too. The names of what differs are those of the environment's arguments.
         resume: resume from the newest intact checkpoint, if there is one. If False, the folder
             must not contain checkpoints.
 
     Attributes:
         resumed_steps: steps taken by the checkpoint that this run resumed from; None if none.
+        extended_from: one of `former_configs`, if that checkpoint is of the run before it was
+            extended.
         saved_steps: steps taken by the newest checkpoint; 0 if there is none.
         stopped: whether `stop` ended the run.
         save_seconds: time spent on saving checkpoints.
@@ -70,6 +74,7 @@ class RunCheckpoint(BaseCallback):
         callback: BaseCallback | list[BaseCallback] | None = None,
         extra: Mapping[str, Any] | None = None,
         run_config: Any = None,
+        former_configs: Sequence[dict[str, Any]] = (),
         resume: bool = False,
     ) -> None:
         super().__init__()
@@ -80,12 +85,15 @@ class RunCheckpoint(BaseCallback):
         self.callback = callback
         self.extra = dict(extra or {})
         self.run_config = run_config
+        self.former_configs = former_configs
         self.resume = resume
         self.stopped = False
         self.save_seconds = self.snapshot_seconds = 0.0
         self.n_written = self.n_failed = 0
         self.resumed_steps: int | None = None
+        self.extended_from: dict[str, Any] | None = None
         self.saved_steps = 0
+        self._continuable_steps = 0  # of the newest checkpoint that is not one of the run's end
         self._prepared = self._stop_requested = self._ended = False
         self._save_pending = False  # until the agent's snapshot at the next rollout's start
         self._rollout_start: dict[str, Any] | None = None
@@ -123,12 +131,30 @@ class RunCheckpoint(BaseCallback):
         self._stop_requested = True
 
     def _load(self) -> dict[str, Any] | None:
-        state = self.folder.load_newest()
+        state = self.folder.load_newest(lambda state: not self._is_end_of_former(state))
         if state is None:
             return None
+        if self._is_of_former(state):
+            self.extended_from = state["run_config"]
+            state = as_of(state, self.run_config)
         check_checkpoint(state, self.run_config, self.folder.path)
         self.resumed_steps = self.saved_steps = int(state["n_steps"])
+        self._continuable_steps = self.saved_steps - bool(state["ended"])
         return cast("dict[str, Any]", state)
+
+    def _is_of_former(self, state: Any) -> bool:
+        """Whether a checkpoint is of the run before it was extended."""
+        return isinstance(state, dict) and state.get("run_config") in self.former_configs
+
+    def _is_end_of_former(self, state: Any) -> bool:
+        """Whether it is of the end of that run, which is none of the longer one's."""
+        return self._is_of_former(state) and bool(state["ended"])
+
+    def keep_one(self) -> None:
+        """Remove all checkpoints of a run that has ended but one, with which it can be extended."""
+        self.folder.remove_partial()
+        self.folder.remove_after(self._continuable_steps)
+        self.folder.keep(1)
 
     def _init_callback(self) -> None:
         self.prepare()
@@ -219,7 +245,7 @@ class RunCheckpoint(BaseCallback):
             "ended": self._ended,
         }
         try:
-            self.folder.save(self.num_timesteps, state)
+            self.folder.save(self.num_timesteps, state, more=int(self._ended))
         except OSError as error:
             self.n_failed += 1
             retry = self.schedule.retry()
@@ -231,6 +257,8 @@ class RunCheckpoint(BaseCallback):
         else:
             self.n_written += 1
             self.saved_steps = self.num_timesteps
+            if not self._ended:
+                self._continuable_steps = self.saved_steps
             self.schedule.restart()
         seconds = time.perf_counter() - began
         self.save_seconds += seconds

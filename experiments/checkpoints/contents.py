@@ -26,6 +26,33 @@ def check_checkpoint(state: Any, run_config: Any, folder: Path) -> None:
         )
 
 
+def as_of(state: dict[str, Any], run_config: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's contents as those of the run after it was extended.
+
+    Args:
+        state: the contents, of the run before.
+        run_config: of the run now, whose environments have arguments of the same names.
+    """
+    before = state["run_config"]
+    changes = {name: value for name, value in run_config.items() if before.get(name) != value}
+    environments = [_with_arguments(layer, changes) for layer in state["environments"]]
+    return {**state, "run_config": run_config, "environments": environments}
+
+
+def _with_arguments(layer: Any, changes: dict[str, Any]) -> Any:
+    """A snapshot of a layer of an environment, with other arguments if it holds them."""
+    kind, name, content, attributes = layer
+    if content is None:
+        return layer
+    entries = dict(content[1])
+    if "arguments" not in entries:
+        return layer
+    arguments = dict(entries["arguments"][1])
+    arguments |= {key: value for key, value in changes.items() if key in arguments}
+    entries["arguments"] = ("dict", list(arguments.items()))
+    return kind, name, ("dict", list(entries.items())), attributes
+
+
 def _difference(found: Any, expected: Any) -> str:
     """The values in which two configurations differ."""
     if not (isinstance(found, dict) and isinstance(expected, dict)):

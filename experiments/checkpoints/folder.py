@@ -1,6 +1,7 @@
 """The folder of a run's checkpoints, which keeps the newest few."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,22 +33,34 @@ class CheckpointFolder:
         """Paths of the checkpoints, the newest first."""
         return sorted(self.path.glob("step-*.ckpt"), reverse=True)
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, *, more: int = 0) -> None:
         """Save a checkpoint, then remove the oldest ones beyond `checkpoints_kept`.
+
+        Args:
+            step: number of steps so far.
+            state: to be saved.
+            more: how many more to keep this time.
 
         Raises:
             OSError: if it cannot be written; earlier checkpoints are kept.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         save_state(self.path / self._name(step), state)
-        for path in self.files[self.checkpoints_kept :]:
+        self.keep(self.checkpoints_kept + more)
+
+    def keep(self, n_kept: int) -> None:
+        """Remove the oldest checkpoints beyond so many."""
+        for path in self.files[n_kept:]:
             path.unlink()
 
     def _name(self, step: int) -> str:
         return f"step-{step:012}.ckpt"
 
-    def load_newest(self) -> Any | None:
+    def load_newest(self, wanted: Callable[[Any], bool] = lambda state: True) -> Any | None:
         """Load the newest intact checkpoint, with a warning for each damaged one that is newer.
+
+        Args:
+            wanted: whether to take a checkpoint with these contents; others are left out.
 
         Returns:
             Its state, or None if there are no checkpoints.
@@ -59,7 +72,9 @@ class CheckpointFolder:
         files, problem = self.files, None
         for path in files:
             try:
-                return load_state(path)
+                state = load_state(path)
+                if wanted(state):
+                    return state
             except VersionError:
                 raise  # older checkpoints will not be of a newer version
             except ValueError as error:

@@ -39,7 +39,7 @@ _STATIC = (
 _EXCLUDED: dict[type, frozenset[str]] = {
     BaseAlgorithm: frozenset({
         "env", "_vec_normalize_env", "_logger", "_custom_logger", "start_time", "device",
-        "tensorboard_log", "verbose",
+        "tensorboard_log", "verbose", "_total_timesteps",
     }),
     BaseCallback: frozenset({"model", "locals", "globals", "parent"}),
     VecEnv: frozenset({"venv", "envs", "class_attributes"}),
@@ -197,7 +197,7 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     if state_dict is not None:
         thing.load_state_dict(_restore(None, state_dict, name))
     for key, value in attributes.items():
-        if value == ("static",) and key not in vars(thing):
+        if key in _excluded(thing) or (value == ("static",) and key not in vars(thing)):
             continue
         vars(thing)[key] = _restore(vars(thing).get(key), value, f"{name}.{key}")
     return thing

@@ -76,13 +76,24 @@ class TrainOptions(AgentOptions):
         SAME_RUN,
         Doc("folder of an interrupted run to resume, with the options it was started with"),
     ] = None
+    extend: Annotated[
+        bool,
+        SAME_RUN,
+        Doc(
+            "with --resume and more --epochs or --seconds than the run had: agree that what "
+            "depends on the length of a run, such as --schedule cosine, changes its course there"
+        ),
+    ] = False
+    given: Annotated[
+        Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
+    ] = ()
     checkpoint_every: Annotated[
         str,
         SAME_RUN,
         Doc("steps (500) or time (5min, 30s) between checkpoints; never: only when stopped"),
     ] = "5min"
     checkpoints_kept: Annotated[
-        Count, SAME_RUN, Doc("newest checkpoints kept until the run is finished")
+        Count, SAME_RUN, Doc("newest checkpoints kept; of a finished run one, to extend it")
     ] = 3
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
     env: EnvConfig = field(default_factory=EnvConfig)

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,10 +30,11 @@ from vit_patch_env.system.files import remove_partial, replacing
 
 CONFIG, RESULT = "config.json", "result.json"
 VIT, AGENT = "vit.safetensors", "agent.zip"
+GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
-_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT)
+_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
 
 _PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
 
@@ -102,14 +104,49 @@ class RunFolder:
         CheckpointFolder(self.checkpoints).clear()
         for file in self._files():
             file.unlink()
+        for name in (STEPS, RESULT):
+            (self.path / FOLLOWED / name).unlink(missing_ok=True)
+        self._write_config(options, compiled_attention, [])
+
+    def _write_config(
+        self,
+        options: TrainOptions,
+        compiled_attention: bool | None,
+        extensions: list[dict[str, Any]],
+    ) -> None:
         write_json(
             self.path / CONFIG,
             {
                 "options": to_json(options),
                 "compiled_attention": compiled_attention,
+                **({"extensions": extensions} if extensions else {}),
                 **provenance(command("train", options, TrainOptions())),
             },
         )
+
+    def extend(self, options: TrainOptions, extension: dict[str, Any], name: str) -> None:
+        """Make the folder that of an unfinished, longer run.
+
+        Args:
+            options: of the longer run.
+            extension: to be recorded: option, its values, and the step that is resumed from.
+            name: of a folder in this one for the results of the run, if it is finished.
+        """
+        recorded = [*self.extensions, extension]
+        if self.is_finished:
+            kept = self.path / name
+            kept.mkdir(exist_ok=True)
+            for file in (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT, RESULT):
+                with replacing(kept / file) as partial:
+                    shutil.copyfile(self.path / file, partial)
+            (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
+        self._write_config(options, self.compiled_attention, recorded)
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        """How it was extended: `{"name": "epochs", "before": 20, "after": 40, "step": 140}`, ..."""
+        found = self._read_json(CONFIG).get("extensions", [])
+        return list(found) if isinstance(found, list) else []
 
     def prepare(self) -> None:
         """Remove temporary files that killed processes left in the locked folder."""

@@ -1,5 +1,6 @@
 """A run's tables: a row per epoch or step, rewritten after every epoch."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,7 @@ class RunTables:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._texts = dict.fromkeys((METRICS, STEPS, SELECTED), "")
+        self._progress_factor = 1.0
 
     def append_epoch(
         self, metrics: EpochMetrics, selected: NDArray[np.float64], n_selected: list[int]
@@ -90,6 +92,10 @@ class RunTables:
                 with replacing(self.folder / name) as partial:
                     partial.write_text(text)
 
+    def scale_progress(self, factor: float) -> None:
+        """Multiply the progress in the tables that are loaded, as of a run that is extended."""
+        self._progress_factor = factor
+
     def state_dict(self) -> dict[str, str]:
         """The tables' texts."""
         return dict(self._texts)
@@ -97,4 +103,8 @@ class RunTables:
     def load_state_dict(self, state: dict[str, str]) -> None:
         """Continue after these rows; later rows of the files are removed."""
         self._texts.update(state)
+        if self._progress_factor != 1 and self._texts[METRICS]:
+            metrics = pd.read_csv(io.StringIO(self._texts[METRICS]), dtype=str)
+            progress = metrics["progress"].astype(float) * self._progress_factor
+            self._texts[METRICS] = metrics.assign(progress=progress).to_csv(index=False)
         self._try_to_write()

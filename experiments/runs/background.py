@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from vit_patch_env.checks import InputError
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.process.messages import fail, show_warning
 from vit_patch_env.experiments.process.output import BestEffortOutput
@@ -41,3 +42,4 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         except (InputError, OSError) as error:
             fail(error)
         run.run()
+        CheckpointFolder(run.folder.checkpoints).clear()  # as comparisons are not extended

@@ -12,36 +12,51 @@ from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.runs.extension import LENGTHS, Extension, extension
+from vit_patch_env.experiments.runs.own_files import with_own_files
 
 
-def resumed_options(options: TrainOptions) -> TrainOptions:
+def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | None]:
     """The options of the run in the folder `options.resume`, with the values that may change.
+
+    Returns:
+        The options, and how the run is extended, if it is.
 
     Raises:
         ValueError: if there is no run to resume, or a given value must not change.
     """
     assert options.resume is not None
     folder = RunFolder(options.resume)
-    if folder.is_finished:
-        raise ArgumentError(
-            "resume",
-            f"must be an unfinished run, got {folder.path}: see its metrics with "
-            f"vit-patch evaluate {folder.path}",
-        )
     saved = folder.options
     if options.out is not None:
         raise ArgumentError(
             "out", f"must be the folder of the resumed run, {folder.path}, got {options.out}"
         )
     given, defaults, of_run = flat(options), flat(TrainOptions()), flat(saved)
-    may_differ = same_run(options)
+    may_differ, extended = same_run(options), None
     for name, value in given.items():
-        if name not in may_differ and value not in (defaults[name], of_run[name]):
+        is_given = name in options.given or value != defaults[name]
+        if name in may_differ or not is_given or value == of_run[name]:
+            continue
+        if name not in LENGTHS:
             raise ArgumentError(
                 name, f"must be that of the resumed run, {of_run[name]}, got {value}"
             )
+        own_agent = with_own_files(folder, saved)
+        extended = extension(own_agent, name, value, agreed=options.extend)
+    if options.extend and extended is None:
+        raise ArgumentError("extend", "is for more epochs or seconds than the run had, got none")
+    if folder.is_finished and extended is None:
+        raise ArgumentError(
+            "resume",
+            f"must be an unfinished run, or be extended by more epochs or seconds, got "
+            f"{folder.path}: see its metrics with vit-patch evaluate {folder.path}",
+        )
     changes = {name: given[name] for name in may_differ if given[name] != defaults[name]}
-    return replaced(saved, {**changes, "out": str(folder.path), "resume": None, "overwrite": False})
+    if extended is not None:
+        changes[extended.name] = extended.after
+    own = {"out": str(folder.path), "resume": None, "overwrite": False}
+    return replaced(saved, {**changes, **own}), extended
 
 
 def resumed_if_possible(options: TrainOptions) -> TrainOptions:

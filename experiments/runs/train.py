@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
-from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
@@ -41,7 +41,9 @@ from vit_patch_env.experiments.runs.attention import compiled_attention, use_sam
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
 from vit_patch_env.experiments.runs.event_log import EventLog
+from vit_patch_env.experiments.runs.extension import LENGTHS, Extension
 from vit_patch_env.experiments.runs.monitor import TrainingMonitor
+from vit_patch_env.experiments.runs.own_files import keep_own_files, with_own_files
 from vit_patch_env.experiments.runs.resume import (
     resumed_options,
     run_config,
@@ -62,6 +64,8 @@ class Run:
     """
 
     options: TrainOptions
+    extension: Extension | None
+    agent_used: str
     folder: RunFolder
     env: ViTPatchSelectEnv
     agent: BaseAlgorithm
@@ -84,22 +88,30 @@ class Run:
                 another process is using, or a run that cannot be resumed.
         """
         parse_interval(self.options.checkpoint_every)
-        options = resumed_options(self.options) if self.resumes else self.options
-        options = self.options = resolve_agent(with_absolute_paths(options))
+        options, self.extension = self.options, None
+        if self.resumes:
+            options, self.extension = resumed_options(options)
+        elif options.extend:
+            raise ArgumentError("extend", "is for a run to --resume, got none")
+        options = with_absolute_paths(options)
         self.folder = RunFolder(options.out or _default_out(options))
+        used = with_own_files(self.folder, options) if self.resumes else options
+        used = resolve_agent(used)
+        options = self.options = replace(used, agent=options.agent, follow=options.follow)
+        self.agent_used = used.agent
         if not (self.resumes or options.overwrite):
             self.folder.check_free()
         self.env = make_env(options.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
-        self.agent = make_agent(options, self.env)
+        self.agent = make_agent(used, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs)
         self.tables = RunTables(self.folder.path)
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
             max_episodes=1,
-            hyperparameters=flat(options, agent_kind(options.agent).options),
+            hyperparameters=flat(options, agent_kind(used.agent).options),
             on_epoch=self._end_epoch,
             on_step=self.display.show_step,
         )
@@ -114,7 +126,7 @@ class Run:
         """Create the locked folder's files, or read the checkpoint to resume from."""
         options = self.options
         if self.resumes:
-            if self.folder.is_finished:
+            if self.folder.is_finished and self.extension is None:
                 raise ArgumentError("resume", f"must be an unfinished run, got {options.out}")
             self.folder.prepare()
             use_same_attention(self.folder, self.env)
@@ -122,16 +134,47 @@ class Run:
             if not options.overwrite:
                 self.folder.check_free()  # again, as another process may have created one
             self.folder.create(options, compiled_attention(self.env))
+            keep_own_files(self.folder, options)
+        config = {**run_config(options), **self.env.image_statistics()}
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
             every=options.checkpoint_every,
             checkpoints_kept=options.checkpoints_kept,
             callback=self.monitor,
             extra={"tables": self.tables},
-            run_config={**run_config(options), **self.env.image_statistics()},
+            run_config=config,
+            former_configs=[config | before for before in self._former_lengths()],
             resume=self.resumes,
         )
         self.checkpoint.prepare()
+        former = self.checkpoint.extended_from
+        if former is not None:  # its progress was a share of less
+            name = next(name for name in LENGTHS if former[name] != config[name])
+            self.tables.scale_progress(former[name] / config[name])
+        if self.extension is not None:
+            self._extend(self.extension)
+
+    def _former_lengths(self) -> list[dict[str, float]]:
+        """The run's lengths before it was extended, by the names of their options."""
+        former = [{one["name"]: one["before"]} for one in self.folder.extensions]
+        if self.extension is not None:
+            former.append({self.extension.name: self.extension.before})
+        return former
+
+    def _extend(self, extension: Extension) -> None:
+        """Make the folder that of the longer run, which resumes from the checkpoint."""
+        step = self.checkpoint.resumed_steps or 0
+        recorded = {**extension._asdict(), "step": step}
+        finished = self.folder.is_finished
+        self.folder.extend(self.options, recorded, extension.folder)
+        self._say(f"Extended {extension}.")
+        if finished:
+            self._say(f"The results so far are in {self.folder.path / extension.folder}.")
+        if extension.dependent and step:
+            self._say(
+                f"From step {step} on, {' and '.join(extension.dependent)} are those of a run of "
+                f"{extension.after} {extension.name}: the result is not that of a new one."
+            )
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate on the test images, write the run folder; the content of result.json.
@@ -226,7 +269,7 @@ class Run:
         }
         self.tables.write()
         folder.write_result(result)
-        CheckpointFolder(folder.checkpoints).clear()
+        self.checkpoint.keep_one()
         show_result(result, self.console)
         show_cost(result, env.n_patches, self.console)
         self._say(
@@ -248,7 +291,7 @@ class Run:
 
     def _card(self) -> AgentCard:
         """The card with which other runs can load the agent."""
-        options, path = self.options, agent_path(self.options.agent)
+        options, path = self.options, agent_path(self.agent_used)
         if path is not None:
             return read_card(path)
         return AgentCard(

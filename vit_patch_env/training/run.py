@@ -179,6 +179,7 @@ class TrainingRun:
             "flop_meter": self.flop_meter.state_dict(),
             "steps_done": self.steps_done,
             "progress": self.progress,
+            "total": self.budget.total,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,6 +191,8 @@ class TrainingRun:
         self.flop_meter.load_state_dict(state["flop_meter"])
         self.steps_done = state["steps_done"]
         self.progress = state["progress"]
+        if state.get("total", self.budget.total) != self.budget.total:  # it is extended
+            self.update_progress()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy trains, even one that was made or unpickled under inference mode."""
