@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ from tests.conftest import TINY
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, MultiOutputDQN
 from vit_patch_env.experiments import EpochMetrics, StepMetrics, TrainingMonitor
+from vit_patch_env.experiments.runs import display as display_module
 from vit_patch_env.experiments.runs.display import Display
 from vit_patch_env.training.run import TrainingRun
 
@@ -96,7 +98,7 @@ def test_skipped_steps_are_counted_and_shown(capsys):
     monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
     FixedRule("random", env, n_keep=4).learn(14, callback=[monitor, Overflow()])
     assert monitor.n_skipped == 3
-    show = Display(Console(width=200, force_terminal=False), 2)
+    show = Display(Console(width=200, force_terminal=False), 2, 7)
     figures = EpochMetrics(*[1.0] * 12, n_skipped=3)
     show.show_epoch(figures)
     assert "3 steps skipped" in capsys.readouterr().out
@@ -210,7 +212,7 @@ def test_a_divergence_is_reported():
 )
 def test_epochs_are_printed_with_their_number_or_the_share_of_the_budget(n_epochs, said):
     console = Console(file=io.StringIO(), width=200)
-    display, epochs = Display(console, n_epochs), []
+    display, epochs = Display(console, n_epochs, 7), []
     monitor = TrainingMonitor(on_epoch=epochs.append, max_episodes=1)
     FixedRule("all", make()).learn(100, callback=monitor)
     display.show_epoch(epochs[-1]._replace(progress=0.38))
@@ -218,11 +220,24 @@ def test_epochs_are_printed_with_their_number_or_the_share_of_the_budget(n_epoch
 
 
 def test_the_bar_moves_with_the_share_of_the_budget():
-    display = Display(Console(file=io.StringIO(), force_terminal=True), None)
-    info = {"loss": 1.0, "epoch": 3, "progress": 0.25}
-    display.show_step(StepMetrics(99, info, None, 4.0))
+    display = Display(Console(file=io.StringIO(), force_terminal=True), None, 7)
     (bar,) = display.progress.tasks
-    assert (bar.percentage, bar.fields["epoch"]) == (25, "4")
+    assert (bar.percentage, bar.fields["epoch"], bar.fields["step"]) == (0, "1", "0/7")
+    display.show_step(StepMetrics(27, {"loss": 1.0, "progress": 0.25}, None, 4.0))
+    assert (bar.percentage, bar.fields["epoch"], bar.fields["step"]) == (25, "4", "6/7")
+
+
+def test_an_epoch_that_takes_long_has_a_line_per_minute(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    console = Console(file=io.StringIO(), width=200)
+    display = Display(console, 5, 351)
+    for step in range(1, 200):
+        seconds[0] += 1
+        display.show_step(StepMetrics(step, {"loss": 1.0, "progress": 0.1}, 0.5, 4.0))
+    assert console.file.getvalue().splitlines() == [
+        f"epoch 1/5, step {step}/351: loss 1.000, 4.0 patches, ε 0.50" for step in (60, 120, 180)
+    ]
 
 
 class Lives(gym.Wrapper):

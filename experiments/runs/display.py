@@ -1,5 +1,6 @@
 """The live display of a run, and the tables at its end."""
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
+    SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -40,28 +42,41 @@ class LiveDisplay:
             self.live.stop()
 
 
+LINE_SECONDS = 60.0
+"""Where there is no terminal, an epoch that takes longer has a line after this time."""
+
+
 class Display(LiveDisplay):
-    """A live progress line on a terminal; elsewhere one line per epoch.
+    """Live progress bars of the run and of its epoch on a terminal.
+
+    Elsewhere one line per epoch, and one per minute in an epoch that takes longer.
 
     Args:
         console: to print to.
         n_epochs: of the run; None if its budget is not epochs, as it is unknown then.
+        steps_per_epoch: of the run.
     """
 
-    def __init__(self, console: Console, n_epochs: int | None) -> None:
+    def __init__(self, console: Console, n_epochs: int | None, steps_per_epoch: int) -> None:
         self.console = console
         self.n_epochs = n_epochs
+        self.steps_per_epoch = steps_per_epoch
         self.latest: EpochMetrics | None = None
         self.progress = Progress(
+            SpinnerColumn(),  # moves during the first step, which may be long
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
+            TextColumn("step {task.fields[step]}"),
             TaskProgressColumn(),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
         )
-        self.task = self.progress.add_task("training", total=1.0, epoch=self._epoch(1))
+        self.task = self.progress.add_task(
+            "training", total=1.0, epoch=self._epoch(1), step=f"0/{steps_per_epoch}"
+        )
         self.metrics = Text("", no_wrap=True)
+        self._line_due = time.monotonic() + LINE_SECONDS
         self.live = Live(Group(self.progress, self.metrics), console=console, refresh_per_second=4)
 
     def show_step(self, step: StepMetrics) -> None:
@@ -72,24 +87,32 @@ class Display(LiveDisplay):
         if self.latest is not None:
             metrics.append(f"val accuracy {self.latest.val_accuracy:.1%}")
             metrics.append(f"{self.latest.images_per_second:.0f} images/s")
-        self.metrics.plain = "  ".join(metrics)
-        epoch = self._epoch(step.info["epoch"] + 1)
-        self.progress.update(self.task, completed=step.info["progress"], epoch=epoch)
+        n_epochs, n_steps = divmod(step.step - 1, self.steps_per_epoch)
+        epoch, in_epoch = self._epoch(n_epochs + 1), f"{n_steps + 1}/{self.steps_per_epoch}"
+        if self.console.is_terminal:
+            self.metrics.plain = "  ".join(metrics)
+            progress = step.info["progress"]
+            self.progress.update(self.task, completed=progress, epoch=epoch, step=in_epoch)
+        elif time.monotonic() >= self._line_due:
+            self._line_due = time.monotonic() + LINE_SECONDS
+            self._print(f"epoch {epoch}, step {in_epoch}: {', '.join(metrics)}")
 
     def show_epoch(self, epoch: EpochMetrics) -> None:
         """Store the epoch's metrics for the live display, or print them if there is none."""
         self.latest = epoch
+        self._line_due = time.monotonic() + LINE_SECONDS
         if not self.console.is_terminal:
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
             used = f" ({epoch.progress:.0%})" if self.n_epochs is None else ""
             skipped = f", {epoch.n_skipped} steps skipped" if epoch.n_skipped else ""
-            self.console.print(
+            self._print(
                 f"epoch {self._epoch(epoch.epoch)}{used}: loss {epoch.train_loss:.3f}, "
                 f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
-                f"{epoch.images_per_second:.0f} images/s{skipped}",
-                highlight=False,
-                soft_wrap=True,
+                f"{epoch.images_per_second:.0f} images/s{skipped}"
             )
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def _epoch(self, epoch: int) -> str:
         return f"{epoch}" if self.n_epochs is None else f"{epoch}/{self.n_epochs}"

@@ -106,7 +106,7 @@ class Run:
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(used, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
-        self.display = Display(self.console, n_epochs)
+        self.display = Display(self.console, n_epochs, self.env.steps_per_epoch)
         self.tables = RunTables(self.folder.path)
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
