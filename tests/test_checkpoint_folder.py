@@ -51,10 +51,10 @@ def test_a_failed_write_is_a_warning_and_retried(tmp_path, monkeypatch):
     checkpoint = RunCheckpoint(tmp_path, every="5")
     save, fails = checkpoint.folder.save, [False, True, True, False, False]
 
-    def unreliable(step, state):
+    def unreliable(step, state, **more):
         if fails.pop(0):
             raise OSError(28, "No space left on device")
-        save(step, state)
+        save(step, state, **more)
 
     monkeypatch.setattr(checkpoint.folder, "save", unreliable)
     with warnings.catch_warnings(record=True) as caught:

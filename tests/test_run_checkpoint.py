@@ -173,8 +173,8 @@ def test_saving_time_is_excluded_from_the_training_time(tmp_path, monkeypatch):
     checkpoint = RunCheckpoint(tmp_path, every="1", callback=monitor)
     save = checkpoint.folder.save
 
-    def slow(step, state):
-        save(step, state)
+    def slow(step, state, **more):
+        save(step, state, **more)
         env.exclude_time(1000)  # as if it had taken this long
 
     monkeypatch.setattr(checkpoint.folder, "save", slow)

@@ -36,8 +36,8 @@ def checkpoint_cost(folder: Path) -> dict[str, float]:
     checkpoint = training.checkpoint
     save = checkpoint.folder.save
 
-    def save_and_measure(step: int, state: Any) -> None:
-        save(step, state)
+    def save_and_measure(step: int, state: Any, **more: int) -> None:
+        save(step, state, **more)
         sizes.append(checkpoint.folder.files[0].stat().st_size)
 
     checkpoint.folder.save = save_and_measure  # type: ignore[method-assign]
