@@ -60,7 +60,7 @@ def parse(args: list[str] | None = None) -> Any:
     defaults = {"compare": preset(_preset_name(words))}
     commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
     options = parse_words(commands, words, prog="vit-patch")
-    if isinstance(options, TuneOptions | TrainOptions):
+    if hasattr(options, "given"):
         options = replace(options, given=tuple(sorted(typed(options, words))))
     return replace(options, args=tuple(of_script)) if of_script else options
 

@@ -1,16 +1,20 @@
+import io
 import json
+import signal
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY_OPTIONS, every
 from tests.test_cli import refused, train
 from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.runs import pretrain
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -151,3 +155,81 @@ def test_a_run_has_the_values_on_the_agents_card(agent_file, tmp_path, capsys):
         capsys, tmp_path, "--agent", str(agent_file), "--bandit.decision-steps", "77"
     )
     assert "--bandit must be that of" in error
+
+
+LONGER = [*SHORT, "--batch-size", "16"]
+"""Runs of seven steps."""
+
+
+def interrupted(monkeypatch, out, *args, after=10):
+    """A pretraining that was stopped within an episode."""
+    on_step = pretrain._Episodes._on_step
+
+    def signalled(episodes):
+        goes_on = on_step(episodes)
+        if episodes.n_calls == after:
+            signal.raise_signal(signal.SIGTERM)
+        return goes_on
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain._Episodes, "_on_step", signalled)
+        with pytest.raises(SystemExit) as stop:
+            main(["pretrain", *LONGER, "--out", str(out), *args])
+    assert stop.value.code == 128 + signal.SIGTERM
+
+
+def learned(path):
+    """What an agent's file holds of what it learned, and over how many runs."""
+    with zipfile.ZipFile(path) as file:
+        weights = torch.load(io.BytesIO(file.read("policy.pth")), weights_only=True)
+    provenance = read_card(path).provenance
+    names = ("episodes", "mean_return_of_last_ten")
+    return weights | {name: torch.tensor(provenance[name]) for name in names}
+
+
+PPO = ["--agent", "ppo", "--sb3", "n_steps=8", "batch_size=8"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    every(
+        2,
+        [
+            ["--jobs", "2"],
+            [],
+            ["--actions", "count", "--agent", "dqn", "--sb3", "learning_starts=4", "--jobs", "2"],
+            PPO,
+            [*PPO, "--budgets", "1", "2"],
+        ],
+    ),
+    ids=str,
+)
+def test_an_interrupted_pretraining_resumes_as_if_it_had_not_been(
+    args, tmp_path, monkeypatch, capsys
+):
+    out, whole = tmp_path / "agent.zip", tmp_path / "whole.zip"
+    interrupted(monkeypatch, out, *args)
+    said = capsys.readouterr().err
+    assert f"which the agent in {out} has learned from" in said
+    assert f"resume with: vit-patch pretrain --resume {out}" in said
+    assert read_card(out).provenance["episodes"] < 3
+    main(["pretrain", "--resume", str(out)])
+    assert ", resumed at step " in capsys.readouterr().out
+    assert not (tmp_path / "agent.unfinished").exists()
+    main(["pretrain", *LONGER, "--out", str(whole), *args])
+    expected = learned(whole)
+    assert learned(out).keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in learned(out).items())
+
+
+def test_what_is_resumed_is_as_it_was_begun(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "agent.zip"
+    assert "there is no" in refused(capsys, "pretrain", "--resume", str(out))
+    interrupted(monkeypatch, out)
+    capsys.readouterr()
+    line = refused(capsys, "pretrain", *LONGER, "--out", str(out))
+    assert f"whose pretraining was interrupted: resume it (--resume {out})" in line
+    line = refused(capsys, "pretrain", "--resume", str(out), "--episodes", "200")
+    assert "--episodes must be that of the resumed pretraining, 3, got 200" in line
+    main(["pretrain", *LONGER, "--out", str(out), "--overwrite"])
+    assert not (tmp_path / "agent.unfinished").exists()

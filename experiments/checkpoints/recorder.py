@@ -46,7 +46,6 @@ class TransitionRecorder(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
-        self.reset_infos = venv.reset_infos  # VecEnvWrapper does not pass them on
         self.transitions: list[_Transition] = []
         self.recording = True
         self._to_replay: deque[_Transition] = deque()
@@ -63,6 +62,15 @@ class TransitionRecorder(VecEnvWrapper):
     def replay(self, transitions: list[Any]) -> None:
         """Return these transitions from the next steps instead of stepping the environments."""
         self._to_replay.extend(_Transition(*transition) for transition in transitions)
+
+    @property
+    def reset_infos(self) -> Any:
+        """Of the environments' last resets, which VecEnvWrapper does not pass on."""
+        return self.venv.reset_infos
+
+    @reset_infos.setter
+    def reset_infos(self, infos: Any) -> None:
+        """VecEnv's constructor sets an attribute."""
 
     def reset(self) -> VecEnvObs:
         """Reset the environments."""

@@ -201,8 +201,17 @@ class PretrainOptions(AgentOptions):
     ] = ()
     actions: Annotated[ActionsName, Doc("as for train")] = "mask"
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0
-    out: Annotated[str, Doc("the agent's file")] = "agent.zip"
-    overwrite: Annotated[bool, Doc("replace the file if it exists")] = False
+    out: Annotated[str, SAME_RUN, Doc("the agent's file")] = "agent.zip"
+    overwrite: Annotated[bool, SAME_RUN, Doc("replace the file if it exists")] = False
+    resume: Annotated[
+        str | None,
+        SAME_RUN,
+        Doc("file of an interrupted pretraining to resume, with the options it was started with"),
+    ] = None
+    given: Annotated[
+        Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
+    ] = ()
+    checkpoint_every: Annotated[str, SAME_RUN, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
 
 

@@ -7,6 +7,7 @@ changed from one to the other would take another course.
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.models.kernels.build import all_available, enable
 
 
@@ -23,15 +24,18 @@ def compiled_attention(env: ViTPatchSelectEnv) -> bool | None:
     return compiled
 
 
-def use_same_attention(folder: RunFolder, env: ViTPatchSelectEnv) -> None:
+def use_same_attention(folder: RunFolder | PretrainFolder, env: ViTPatchSelectEnv) -> bool | None:
     """Compute attention as the run in a folder began to.
+
+    Returns:
+        Whether that is with the compiled kernel; None if it is not known.
 
     Raises:
         ValueError: if it used the kernel and this process has none.
     """
     recorded = folder.compiled_attention
     if recorded is None or env.device.type != "cpu":
-        return
+        return recorded
     if not recorded:
         enable(False)
     elif not compiled_attention(env):
@@ -39,3 +43,4 @@ def use_same_attention(folder: RunFolder, env: ViTPatchSelectEnv) -> None:
             f"expected a C compiler, as the run in {folder.path} began with compiled attention and "
             "would take another course, got none that works: set CC, or train it anew"
         )
+    return recorded

@@ -1,7 +1,9 @@
 """`vit-patch pretrain`: an agent learns over many short training runs, and is saved."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,7 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -27,27 +31,33 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     make_agent,
     resolve_agent,
 )
+from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
+from vit_patch_env.experiments.checkpoints.environments import SavedLayers
+from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import (
     ActionsName,
     PretrainOptions,
     TrainOptions,
 )
-from vit_patch_env.experiments.options.flat import command
+from vit_patch_env.experiments.options.flat import command, flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server
-from vit_patch_env.experiments.run_folder.folder import provenance
+from vit_patch_env.experiments.run_folder.folder import lock_folder, provenance
+from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
+from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
+from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
 
 class Pretraining:
     """An agent that learns over many short runs: `prepare` checks, `run` learns and saves.
 
-    A signal (Ctrl-C, SIGTERM, SIGHUP) ends it early and saves the agent as it is; a second one ends
-    it at once.
+    A signal (Ctrl-C, SIGTERM, SIGHUP) ends it after a checkpoint, from which it resumes, and saves
+    the agent as it is; a second one ends it at once.
 
     Args:
         options: of the agent and the short runs.
@@ -56,11 +66,14 @@ class Pretraining:
 
     train_options: TrainOptions
     env: ViTPatchSelectEnv
+    lock: FileLock
+    checkpoint: RunCheckpoint
+    episodes: "_Episodes"
 
     def __init__(self, options: PretrainOptions, console: Console) -> None:
         self.options = options
         self.console = console
-        self.path = Path(options.out)
+        self.resumes = options.resume is not None
 
     def prepare(self) -> None:
         """Check everything a user can get wrong, and load the images.
@@ -69,10 +82,23 @@ class Pretraining:
             ValueError: for bad options, unusable data, or a file that exists.
         """
         options = self.options
+        parse_interval(options.checkpoint_every)
+        self.path = Path(options.resume or options.out)
+        self.folder = PretrainFolder(self.path)
         if self.path.suffix != ".zip":
-            raise ArgumentError("out", f"must end in .zip, got {options.out}")
-        if self.path.exists() and not options.overwrite:
-            raise ArgumentError("out", f"must be a new file, got {self.path}: add --overwrite")
+            name = "resume" if self.resumes else "out"
+            raise ArgumentError(name, f"must end in .zip, got {self.path}")
+        if self.resumes:
+            options = self.options = self.folder.resumed_options(options)
+        elif not options.overwrite:
+            if self.folder.exists:
+                raise ArgumentError(
+                    "out",
+                    f"must be a new file, got {self.path}, whose pretraining was interrupted: "
+                    f"resume it (--resume {self.path}), or add --overwrite",
+                )
+            if self.path.exists():
+                raise ArgumentError("out", f"must be a new file, got {self.path}: add --overwrite")
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
@@ -91,21 +117,69 @@ class Pretraining:
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
+        self.lock = lock_folder(self.folder.path, "out")
+        try:
+            self._prepare_folder()
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _prepare_folder(self) -> None:
+        options = self.options
+        if self.resumes:
+            self.compiled = use_same_attention(self.folder, self.env)
+        else:
+            self.compiled = compiled_attention(self.env)
+            self.folder.create(options, self.compiled)
+        names = same_run(options)
+        config = {name: value for name, value in flat(options).items() if name not in names}
+        self.episodes = _Episodes(options.episodes, self.console)
+        self.checkpoint = RunCheckpoint(
+            self.folder.checkpoints,
+            every=options.checkpoint_every,
+            callback=self.episodes,
+            run_config={**config, **self.env.image_statistics()},
+            resume=self.resumes,
+        )
+        self.checkpoint.prepare()
 
     def run(self) -> None:
         """Learn over the episodes, and write the agent's file."""
-        options = self.options
+        try:
+            received = self._run()
+        finally:
+            self.lock.release()
+        if received:
+            sys.exit(128 + received[0])
+
+    def _run(self) -> list[int]:
+        """The signals received, which end it early."""
+        options, episodes, resumed = self.options, self.episodes, self.checkpoint.resumed_steps
         self._say(
             f"{options.agent} learns over {options.episodes} runs of about "
-            f"{self.env.expected_steps} steps, {options.jobs} at a time."
+            f"{self.env.expected_steps} steps, {options.jobs} at a time"
+            f"{'' if resumed is None else f', resumed at step {resumed}'}."
         )
-        with stopping(self._announce_stop) as received, self._environments() as vec_env:
+        with stopping(self._request_stop) as received, self._environments() as vec_env:
             agent = make_agent(self.train_options, self.env, vec_env)
-            episodes = _Episodes(options.episodes, self.console, received)
-            agent.learn(self.env.max_steps * options.episodes, callback=episodes)
-        if received:
-            self._say(f"Interrupted after {len(episodes.returns)} runs.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+            agent.learn(self.env.max_steps * options.episodes, callback=self.checkpoint)
+        self._save(agent)
+        if self.checkpoint.stopped:
+            quoted = shlex.quote(str(self.path))
+            say(
+                f"stopped after {len(episodes.returns)} runs, which the agent in {self.path} has "
+                f"learned from; resume with: vit-patch pretrain --resume {quoted}"
+            )
+            return received
+        self.folder.remove()
+        self._say(
+            f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
+        )
+        return []
+
+    def _save(self, agent: BaseAlgorithm) -> None:
+        """Write the agent's file."""
+        options, episodes = self.options, self.episodes
         card = AgentCard(
             agent=options.agent,
             n_patches=self.env.n_patches,
@@ -120,9 +194,6 @@ class Pretraining:
         )
         with replacing(self.path) as unfinished:
             save_agent(unfinished, agent, card)
-        self._say(
-            f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
-        )
 
     @contextmanager
     def _environments(self) -> Iterator[VecEnv]:
@@ -138,7 +209,7 @@ class Pretraining:
             return
         fork_context()  # preloads the libraries in the processes
         makers: list[Callable[[], gym.Env[Any, Any]]] = [
-            partial(_make_env_of_process, *one) for one in given
+            partial(_make_env_of_process, *one, self.compiled) for one in given
         ]
         processes = SubprocVecEnv(makers, start_method="forkserver")
         try:
@@ -148,9 +219,10 @@ class Pretraining:
             for process in processes.processes:  # which have ended, unless there was an error
                 process.kill()
 
-    def _announce_stop(self) -> None:
+    def _request_stop(self) -> None:
         """Called when a signal is received."""
-        say("stopping after the current step; a second signal ends it at once")
+        self.checkpoint.stop()
+        say("stopping after a checkpoint; a second signal ends it at once")
 
     def _say(self, text: str) -> None:
         print_line(text, self.console)
@@ -162,23 +234,23 @@ def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
     return Monitor(ACTIONS[actions](make_env(options)))
 
 
-def _make_env_of_process(options: EnvConfig, actions: ActionsName) -> Any:
+def _make_env_of_process(options: EnvConfig, actions: ActionsName, compiled: bool | None) -> Any:
     """An environment in a process of its own, which this is."""
     become_server()
-    return _make_env(options, actions)
+    enable(compiled is not False)
+    return SavedLayers(_make_env(options, actions))
 
 
 class _Episodes(BaseCallback):
-    """Ends learning after `n_episodes` episodes or a signal, and prints their mean return.
+    """Ends learning after `n_episodes` episodes, and prints their mean return.
 
     Attributes:
         returns: of the episodes so far.
     """
 
-    def __init__(self, n_episodes: int, console: Console, received: Sequence[int]) -> None:
+    def __init__(self, n_episodes: int, console: Console) -> None:
         super().__init__()
         self.n_episodes = n_episodes
-        self.received = received
         self.console = console
         self.returns: list[float] = []
 
@@ -193,7 +265,15 @@ class _Episodes(BaseCallback):
                     highlight=False,
                     soft_wrap=True,
                 )
-        return len(self.returns) < self.n_episodes and not self.received
+        return len(self.returns) < self.n_episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The returns, for `RunCheckpoint`."""
+        return {"returns": self.returns, "n_calls": self.n_calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after these."""
+        self.returns, self.n_calls = list(state["returns"]), state["n_calls"]
 
     def _schedule(self) -> str:
         """The bandit's numbers of patches over a run, as it would choose them now, in words."""
