@@ -8,6 +8,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, NoReturn, TextIO, cast
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.presets import preset
 from vit_patch_env.experiments.options.command_line import parse as parse_words
 from vit_patch_env.experiments.options.commands import (
@@ -55,7 +56,7 @@ def parse(args: list[str] | None = None) -> Any:
     for word in words:
         former = word.partition("=")[0]
         if former in FORMER_OPTIONS:
-            raise ValueError(f"{former} is called {FORMER_OPTIONS[former]} since version 0.2")
+            raise InputError(f"{former} is called {FORMER_OPTIONS[former]} since version 0.2")
     defaults = {"compare": preset(_preset_name(words))}
     commands = {name: (kind, defaults.get(name)) for name, (kind, _) in COMMANDS.items()}
     options = parse_words(commands, words, prog="vit-patch")
@@ -87,7 +88,7 @@ def main(args: list[str] | None = None) -> None:
 
     try:
         options = parse(args or ["--help"])
-    except ValueError as error:
+    except InputError as error:
         fail(error)
     except KeyboardInterrupt:
         _interrupted()
@@ -111,17 +112,11 @@ def _run(options: Any) -> None:
     try:
         kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
         command = kind(options, console)
-        # User errors are reported here; later errors are bugs and have a traceback.
         command.prepare()
-    except (ValueError, OSError) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        _interrupted()
-    try:
         command.run()
     except KeyboardInterrupt:
         _interrupted()
-    except MemoryError as error:
+    except (InputError, OSError, MemoryError) as error:  # all others are bugs
         fail(error)
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared
-from vit_patch_env.checks import ArgumentError, check_choice, check_integer, shown
+from vit_patch_env.checks import ArgumentError, InputError, check_choice, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.copied_wrappers import Copies, SplitEnv
 from vit_patch_env.data.generators import seeded_generators
@@ -357,7 +357,7 @@ def _play(agent: Selector, player: Any, split_shown: "_Shown | _Remote") -> None
     observation = player.reset()
     n_done = split_shown.n_done()
     if n_done:
-        raise ValueError(f"wrappers must take steps only for actions, none in reset, got {n_done}")
+        raise InputError(f"wrappers must take steps only for actions, none in reset, got {n_done}")
     state: Any = None
     while not split_shown.finished():
         _check_known(observation)
@@ -366,7 +366,7 @@ def _play(agent: Selector, player: Any, split_shown: "_Shown | _Remote") -> None
         observation, *_ = player.step(action)
         before, n_done = n_done, split_shown.n_done()
         if n_done == before:
-            raise ValueError("wrappers must step the environment in every step, got none")
+            raise InputError("wrappers must step the environment in every step, got none")
 
 
 def _check_known(observation: Any) -> None:
@@ -377,7 +377,7 @@ def _check_known(observation: Any) -> None:
     for part in parts:
         array: NDArray[Any] = np.asarray(part)
         if array.dtype.kind == "f" and np.isnan(array).any():
-            raise ValueError(
+            raise InputError(
                 "wrappers must not observe rewards or losses, which a split does not have, "
                 f"got NaN in the observation {shown(part)}"
             )

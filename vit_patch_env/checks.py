@@ -1,4 +1,4 @@
-"""Checks of user input: ValueErrors that state what was expected and what was given.
+"""Checks of user input: `InputError`s that state what was expected and what was given.
 
 pydantic checks types and ranges; the messages are our own, in one line.
 """
@@ -40,7 +40,14 @@ _LONGEST = 1023
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
 
-class ArgumentError(ValueError):
+class InputError(ValueError):
+    """A user's mistake or damaged input, in one line: what was expected and what was given.
+
+    The command line prints it without a traceback. Any other ValueError is a bug there.
+    """
+
+
+class ArgumentError(InputError):
     """An invalid value of an argument.
 
     Args:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import shown
+from vit_patch_env.checks import InputError, shown
 from vit_patch_env.episode import select_patches
 from vit_patch_env.layers import is_transparent, is_vectorised
 from vit_patch_env.patches.selection import valid_actions
@@ -81,7 +81,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         super().reset(seed=seed)
         self._n_resets += 1
         if self._n_resets > 1:
-            raise ValueError("wrappers must reset the environment once, got another reset")
+            raise InputError("wrappers must reset the environment once, got another reset")
         info = {
             "epoch": np.int64(self.epochs),
             "progress": np.float64(1),
@@ -126,7 +126,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         Raises:
             ValueError: always.
         """
-        raise ValueError("a split has no picture to render")
+        raise InputError("a split has no picture to render")
 
 
 class WrapperError(ValueError):
@@ -180,7 +180,7 @@ class Copies:
             for layer, state in zip(self._copied, states, strict=True):
                 for name, value in state.items():
                     _check_copied(layer, name, value, stand_ins)
-            raise ValueError(
+            raise InputError(
                 f"wrappers must be such that they can be copied, got: {error}"
             ) from error
 
@@ -237,7 +237,7 @@ def _settle(layer: Any) -> None:
 
 def _check_needs(layer: Any) -> None:
     if not _NEEDS_TIME.isdisjoint(kind.__name__ for kind in type(layer).__mro__):
-        raise ValueError(
+        raise InputError(
             "wrappers must not need the time within a run, which a split does not have, "
             f"got {type(layer).__name__}"
         )
@@ -247,7 +247,7 @@ def _check_copied(layer: Any, name: str, value: Any, stand_ins: dict[int, Any]) 
     try:
         copy_with(value, stand_ins)
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"wrappers must be such that they can be copied, got {type(layer).__name__} whose "
             f"{name} cannot be: {shown(value)}"
         ) from error

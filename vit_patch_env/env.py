@@ -14,7 +14,15 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import declared, takes
-from vit_patch_env.checks import ArgumentError, as_text, check_choice, check_integer, plain, shown
+from vit_patch_env.checks import (
+    ArgumentError,
+    InputError,
+    as_text,
+    check_choice,
+    check_integer,
+    plain,
+    shown,
+)
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
@@ -207,7 +215,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             if self._episode is not None:
                 used = percent(self._episode.progress)
                 running = f"got a running one that has used {used} of its budget"
-            raise ValueError(f"expected an episode that has ended, {running}")
+            raise InputError(f"expected an episode that has ended, {running}")
         return self._last_episode
 
     def ask(self, question: Callable[[Episode], Answer], *, ended: bool = False) -> Answer:
@@ -427,7 +435,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             for name, value in {**state["arguments"], **state["images"]}.items():
                 if own.get(name) != value:
                     of = " images" if name in get_args(SplitName) else ""
-                    raise ValueError(
+                    raise InputError(
                         f"{name}{of} must be that of the saved run, {value}, got {own.get(name)}"
                     )
             current = self._loaded_episode(state["episode"])
@@ -438,7 +446,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self.action_space.np_random.bit_generator.state = state["action_space"]
         except (AttributeError, KeyError, RuntimeError, TypeError) as error:
             reason = str(error).split("\n")[0]
-            raise ValueError(f"expected the state of a run with this ViT, got: {reason}") from error
+            raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last
 
     def image_statistics(self) -> dict[str, Any]:

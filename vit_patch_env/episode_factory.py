@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vit_patch_env.checks import ArgumentError, check_integer, shown
+from vit_patch_env.checks import ArgumentError, InputError, check_integer, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
@@ -227,7 +227,7 @@ class EpisodeFactory:
         check_integer(1, n_images, batch_size=self.config.batch_size)
         self._check_channels(channels)
         if config.reward == "validation" and not len(data.val.images):
-            raise ValueError("reward validation needs validation images, got 0 of them")
+            raise InputError("reward validation needs validation images, got 0 of them")
         if isinstance(config.model, str):  # so that invalid sizes are reported before training
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.episode import Selector
 from vit_patch_env.observation import standardized
 
@@ -143,21 +143,21 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
         """
         if not self.agents:
             self._check_reset()
-            raise ValueError("expected a reset, as the episode has ended, got a step")
+            raise InputError("expected a reset, as the episode has ended, got a step")
         if not isinstance(actions, Mapping):
-            raise ValueError(
+            raise InputError(
                 f"actions must be a dict with one for each of {self.n_patches} agents, "
                 f"got {shown(actions)}"
             )
         if set(actions) != set(self.agents):
             differing = sorted(set(actions) ^ set(self.agents), key=str)
-            raise ValueError(
+            raise InputError(
                 f"actions must be one for each of {self.n_patches} agents, got {len(actions)} of "
                 f"them, which differ at {shown(differing[0])}"
             )
         for agent, action in actions.items():
             if np.shape(action) or action not in (0, 1):
-                raise ValueError(f"the action of {agent} must be 0 or 1, got {shown(action)}")
+                raise InputError(f"the action of {agent} must be 0 or 1, got {shown(action)}")
         patch_mask = np.array([actions[agent] for agent in self.agents], dtype=np.int8)
         self._state, reward, terminated, truncated, info = self.env.step(patch_mask)
         results = (
@@ -191,7 +191,7 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
 
     def _check_reset(self) -> NDArray[np.float32]:
         if self._state is None:
-            raise ValueError("expected a reset before this call, got none")
+            raise InputError("expected a reset before this call, got none")
         return self._state
 
     def _observations(
@@ -200,7 +200,7 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
         values, features = np.split(observation, [self.n_patches])
         if not len(features):
             if "progress" not in info:
-                raise ValueError(
+                raise InputError(
                     "info must have progress where the observation has no features of the run, "
                     f"got {shown(sorted(info))}"
                 )

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import check_choice, check_integer, shown
+from vit_patch_env.checks import InputError, check_choice, check_integer, shown
 from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
 from vit_patch_env.patches.selection import top_k_mask
 
@@ -54,13 +54,13 @@ class TopKAction(
         try:
             values = np.asarray(action, dtype=np.float64)
         except Exception as error:  # a ragged list, no numbers, or whatever __array__ raises
-            raise ValueError(
+            raise InputError(
                 f"action must be numbers of shape {shape}, got {shown(action)}"
             ) from error
         if values.shape != shape:
-            raise ValueError(f"action must have shape {shape}, got {values.shape}")
+            raise InputError(f"action must have shape {shape}, got {values.shape}")
         if np.isnan(values).any():
-            raise ValueError(f"action must not be NaN, got NaN at {np.isnan(values).argmax()}")
+            raise InputError(f"action must not be NaN, got NaN at {np.isnan(values).argmax()}")
         share = (np.clip(values[-1], -1, 1) + 1) / 2
         return top_k_mask(values[:-1], round(1 + share * (self.n_patches - 1)))
 
@@ -102,7 +102,7 @@ class CountAction(
         if sampling == "attended":
             shape = env.observation_space.shape
             if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
-                raise ValueError(
+                raise InputError(
                     f"the observation must have {self.n_patches} numbers or more for "
                     f"sampling='attended', got {env.observation_space}"
                 )
@@ -146,7 +146,7 @@ class CountAction(
         """
         n_keep = self.counts[self._index(action)]
         if self._rng is None:
-            raise ValueError("expected a reset before this call, got none")
+            raise InputError("expected a reset before this call, got none")
         values = self._patch_values
         scores = np.zeros(self.n_patches) if values is None else _standardise(values)
         sampler = SAMPLERS["uniform" if self.sampling == "attended" else self.sampling]
@@ -170,12 +170,12 @@ class CountAction(
         try:
             array = np.asarray(action)
         except Exception as error:  # a ragged list, or whatever an object's __array__ raises
-            raise ValueError(f"{expected}, got {shown(action)}") from error
+            raise InputError(f"{expected}, got {shown(action)}") from error
         if array.shape not in ((), (1,)) or array.dtype.kind not in "iu":
-            raise ValueError(f"{expected}, got {shown(action)}")
+            raise InputError(f"{expected}, got {shown(action)}")
         index = int(array.item())
         if not 0 <= index < len(self.counts):
-            raise ValueError(f"{expected}, got {index}")
+            raise InputError(f"{expected}, got {index}")
         return index
 
 
@@ -214,7 +214,7 @@ def _with_dtypes(info: dict[str, Any]) -> dict[str, Any]:
 def _n_patches(env: gym.Env[Any, NDArray[Any]]) -> int:
     space = env.action_space
     if not isinstance(space, spaces.MultiBinary) or len(space.shape) != 1:
-        raise ValueError(f"the action space must be MultiBinary(n_patches), got {space}")
+        raise InputError(f"the action space must be MultiBinary(n_patches), got {space}")
     return int(space.shape[0])
 
 
@@ -225,18 +225,18 @@ def _check_counts(counts: Sequence[int] | None, n_patches: int) -> tuple[int, ..
     try:
         chosen = tuple(counts)
     except TypeError as error:
-        raise ValueError(f"counts must be a sequence of integers, got {counts!r}") from error
+        raise InputError(f"counts must be a sequence of integers, got {counts!r}") from error
     for index, count in enumerate(chosen):
         check_integer(1, n_patches, **{f"counts[{index}]": count})
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"counts must be distinct numbers, at least one, got {chosen}")
+        raise InputError(f"counts must be distinct numbers, at least one, got {chosen}")
     return tuple(int(count) for count in chosen)
 
 
 def _standardise(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values with mean 0 and standard deviation 1; zeros where all are the same."""
     if not np.isfinite(values).all():
-        raise ValueError(f"the observation must be finite for sampling='attended', got {values}")
+        raise InputError(f"the observation must be finite for sampling='attended', got {values}")
     centred = values - values.mean()
     scale = centred.std()
     # Rounding errors give equal values a small spread, which must not be scaled up.

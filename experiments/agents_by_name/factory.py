@@ -15,7 +15,7 @@ from vit_patch_env.agents import (
     Frozen,
     PatchBandit,
 )
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
@@ -128,7 +128,7 @@ def make_agent(
         agent.set_parameters(str(path), device="cpu")
     except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"agent {options.agent} cannot be loaded: {reason}") from error
+        raise InputError(f"agent {options.agent} cannot be loaded: {reason}") from error
     if isinstance(agent, PatchBandit):
         agent.learning = options.agent_learns
         return agent

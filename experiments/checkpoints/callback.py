@@ -9,6 +9,7 @@ from typing import Any, cast
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.checkpoints.contents import check_checkpoint
 from vit_patch_env.experiments.checkpoints.environments import env_layers
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
@@ -111,7 +112,7 @@ class RunCheckpoint(BaseCallback):
             self._to_restore = self._load()
             self.folder.remove_after(self.saved_steps)
         elif self.folder.files:
-            raise ValueError(
+            raise InputError(
                 f"folder must not contain checkpoints, or resume must be True, "
                 f"got {self.folder.path}"
             )
@@ -249,7 +250,7 @@ class RunCheckpoint(BaseCallback):
             transitions = restore(None, state["transitions"])
             self.recorder.replay(transitions)
         except (KeyError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"expected a run's checkpoint in {self.folder.path}, got: {error}"
             ) from error
         # The steps per second that the algorithm logs are those of this process.

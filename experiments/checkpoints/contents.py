@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from vit_patch_env.checks import InputError
+
 
 def check_checkpoint(state: Any, run_config: Any, folder: Path) -> None:
     """Require a loaded checkpoint to be one of this run.
@@ -16,9 +18,9 @@ def check_checkpoint(state: Any, run_config: Any, folder: Path) -> None:
         ValueError: if it is another file, or a checkpoint of a run with another configuration.
     """
     if not isinstance(state, dict) or "n_steps" not in state or "run_config" not in state:
-        raise ValueError(f"expected a run's checkpoint in {folder}, got another file")
+        raise InputError(f"expected a run's checkpoint in {folder}, got another file")
     if state["run_config"] != run_config:
-        raise ValueError(
+        raise InputError(
             f"expected a checkpoint of this run in {folder}, got one of another: "
             f"{_difference(state['run_config'], run_config)}"
         )

@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from vit_patch_env.checks import InputError
+
 
 def env_layers(vec_env: VecEnv) -> Iterator[Any]:
     """Yield everything that may hold state, from the outside in.
@@ -19,7 +21,7 @@ def env_layers(vec_env: VecEnv) -> Iterator[Any]:
         yield vec_env
         vec_env = vec_env.venv
     if not isinstance(vec_env, DummyVecEnv):
-        raise ValueError(
+        raise InputError(
             "checkpoints need environments in this process (DummyVecEnv), "
             f"got {type(vec_env).__name__}"
         )

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.checks import check_integer
+from vit_patch_env.checks import InputError, check_integer
 from vit_patch_env.system.files import VersionError, load_state, remove_partial, save_state
 
 
@@ -23,7 +23,7 @@ class CheckpointFolder:
     def __init__(self, path: Path, checkpoints_kept: int = 3) -> None:
         check_integer(1, checkpoints_kept=checkpoints_kept)
         if path.is_symlink():
-            raise ValueError(f"expected a folder of checkpoints, got the link {path}")
+            raise InputError(f"expected a folder of checkpoints, got the link {path}")
         self.path = path
         self.checkpoints_kept = checkpoints_kept
 
@@ -67,7 +67,7 @@ class CheckpointFolder:
                 if path != files[-1]:
                     warnings.warn(f"using an older checkpoint: {error}", stacklevel=2)
         if problem is not None:
-            raise ValueError(f"no checkpoint in {self.path} is intact: {problem}")
+            raise InputError(f"no checkpoint in {self.path} is intact: {problem}")
         return None
 
     def clear(self) -> None:

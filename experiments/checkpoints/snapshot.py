@@ -27,6 +27,8 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from vit_patch_env.checks import InputError
+
 _STATIC = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
     functools.partial, property, Enum, Path, io.IOBase, np.dtype, torch.dtype, torch.device,
@@ -79,7 +81,7 @@ def restore(thing: Any, state: Any) -> Any:
         return _restore(thing, state, type(thing).__name__)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"expected the state of this run's agent, got: {reason}") from error
+        raise InputError(f"expected the state of this run's agent, got: {reason}") from error
 
 
 def _snapshot(thing: Any, name: str, seen: set[int]) -> Any:
@@ -97,7 +99,7 @@ def _snapshot(thing: Any, name: str, seen: set[int]) -> Any:
     if isinstance(thing, dict):
         other = [key for key in thing if type(key) not in _PLAIN]
         if other:
-            raise ValueError(f"expected numbers or text as keys of {name}, got {other[0]!r}")
+            raise InputError(f"expected numbers or text as keys of {name}, got {other[0]!r}")
         return (
             "dict",
             [(key, _snapshot(item, f"{name}[{key!r}]", seen)) for key, item in thing.items()],
@@ -126,7 +128,7 @@ def _snapshot(thing: Any, name: str, seen: set[int]) -> Any:
     if isinstance(thing, BaseBuffer):
         return ("object", _class_name(thing), state_dict, _snapshot_buffer(thing, name, seen))
     if not hasattr(thing, "__dict__") or isinstance(thing, random.Random):
-        raise ValueError(f"expected an object whose state can be saved in {name}, got {thing!r}")
+        raise InputError(f"expected an object whose state can be saved in {name}, got {thing!r}")
     attributes = {
         key: _snapshot(value, f"{name}.{key}", seen)
         for key, value in vars(thing).items()
@@ -165,7 +167,7 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     if kind == "filled":
         filled = content[0].numpy()
         if thing.shape[1:] != filled.shape[1:] or len(thing) < len(filled):
-            raise ValueError(
+            raise InputError(
                 f"{name} must hold arrays of shape {filled.shape[1:]}, at least {len(filled)}, "
                 f"got {len(thing)} of {thing.shape[1:]}"
             )
@@ -191,7 +193,7 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
         return thing
     expected, state_dict, attributes = content
     if _class_name(thing) != expected:
-        raise ValueError(f"{name} must be a {expected}, as in the saved state, got {thing!r}")
+        raise InputError(f"{name} must be a {expected}, as in the saved state, got {thing!r}")
     if state_dict is not None:
         thing.load_state_dict(_restore(None, state_dict, name))
     for key, value in attributes.items():
@@ -234,4 +236,4 @@ def _as_tensor(array: NDArray[Any], name: str) -> Tensor:
     try:
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     except TypeError as error:
-        raise ValueError(f"expected numbers in {name}, got an array of {array.dtype}") from error
+        raise InputError(f"expected numbers in {name}, got an array of {array.dtype}") from error

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
@@ -92,7 +92,7 @@ class Comparison:
         self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
         for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
             if path.is_symlink():
-                raise ValueError(
+                raise InputError(
                     f"expected a folder in the comparison's folder, got the link {path}"
                 )
         self.lock = lock_folder(self.path, "out")
@@ -218,21 +218,21 @@ class Comparison:
             result = read_run(task.folder.path).result
             for other in task.needed:
                 if other.state != "done":
-                    raise ValueError(
+                    raise InputError(
                         f"{task.folder.path} follows {other.name}, which is not finished: "
                         "remove it, or restore that run"
                     )
             expected = task.options(self.options.env, self.options.checkpoint_every)
             differing = differences(task.folder.options, expected)
             if differing:
-                raise ValueError(
+                raise InputError(
                     f"{task.folder.path} is a run of another configuration ({differing}): "
                     "remove it or choose another --out"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
                 counts = [one.folder.read_steps() for one in (task, task.followed)]
                 if counts[0] != counts[1]:
-                    raise ValueError(
+                    raise InputError(
                         f"{task.folder.path} keeps other numbers of patches than "
                         f"{task.followed.name}, which was trained again: remove it"
                     )

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from vit_patch_env.arguments import declared, from_json
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.run_result import (
     RunResult,
@@ -130,7 +130,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     folder = Path(folder)
     if not (folder / COMPARE).is_file():
-        raise ValueError(
+        raise InputError(
             f"expected a folder that vit-patch compare wrote, with {COMPARE}, got {folder}"
         )
     content = _read_content(folder)
@@ -162,11 +162,11 @@ def _read_content(folder: Path) -> dict[str, Any]:
     content = read_checked(path, TypeAdapter(_CompareFields))
     for name in content["methods"]:
         if not re.fullmatch(r"\w+", name):  # it is part of a folder's name
-            raise ValueError(f"{folder}: damaged: expected names of methods, got {name!r}")
+            raise InputError(f"{folder}: damaged: expected names of methods, got {name!r}")
     try:
         from_json(EnvConfig, content["env"])
     except ArgumentError as error:
-        raise ValueError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
+        raise InputError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
     if complete_env(content["env"])["budget"] != "epochs":
         read_checked(path, TypeAdapter(_BudgetFields))
     return content
@@ -196,7 +196,7 @@ def check_run(folder: Path, expected_env: Mapping[str, Any]) -> None:
         if key not in METHOD_KEYS and got.get(key) != expected.get(key)
     ]
     if differing:
-        raise ValueError(f"{folder}: another configuration: {'; '.join(differing)}")
+        raise InputError(f"{folder}: another configuration: {'; '.join(differing)}")
 
 
 def is_timed(env: Mapping[str, Any]) -> bool:

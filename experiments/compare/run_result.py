@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import shown
+from vit_patch_env.checks import InputError, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, checksum, read_json
 from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
@@ -189,7 +189,7 @@ def read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+        raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
     try:
         fields.validate_python(content, strict=True)
     except ValidationError as error:
@@ -200,7 +200,7 @@ def read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             problem = f"{name} in {path.name}: {first['msg']}, got {shown(first['input'])}"
-        raise ValueError(f"{path.parent}: damaged: {problem}") from error
+        raise InputError(f"{path.parent}: damaged: {problem}") from error
     return content
 
 
@@ -217,23 +217,23 @@ def parse_name(path: Path) -> tuple[str, int]:
     """
     method, _, seed = path.name.rpartition("__")
     if not method or not seed.isdecimal():
-        raise ValueError(f"expected a run folder <method>__<seed>, got {path}")
+        raise InputError(f"expected a run folder <method>__<seed>, got {path}")
     return method, int(seed)
 
 
 def _read_table(path: Path, checksums: Mapping[str, str]) -> pd.DataFrame:
     try:
         if checksum(path) != checksums.get(path.name):
-            raise ValueError(f"its checksum is not that in {RESULT}")
+            raise InputError(f"its checksum is not that in {RESULT}")
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+        raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
 
 
 def _require_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in table]
     if missing:
-        raise ValueError(f"{path.parent}: damaged: expected {', '.join(missing)} in {path.name}")
+        raise InputError(f"{path.parent}: damaged: expected {', '.join(missing)} in {path.name}")
 
 
 def _check_budget_used(path: Path, metrics: pd.DataFrame, env: Mapping[str, Any]) -> None:
@@ -246,7 +246,7 @@ def _check_budget_used(path: Path, metrics: pd.DataFrame, env: Mapping[str, Any]
         used = metrics["progress"].max()
         expected, got, complete = "a budget used up", f"{used:.0%} of it", used >= 1
     if not complete:
-        raise ValueError(f"{path.parent}: damaged: expected {expected} in {path.name}, got {got}")
+        raise InputError(f"{path.parent}: damaged: expected {expected} in {path.name}, got {got}")
 
 
 def _cumulative(values: "pd.Series[float]") -> NDArray[np.float64]:

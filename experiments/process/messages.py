@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 
 _OPTION_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
@@ -62,7 +62,7 @@ def require_extra(command: str, module: str) -> None:
         import_module(module)
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise InputError(
             f"{command} needs the extra {command}, pip install 'vit-patch-env[{command}]', "
             f"got: {reason}"
         ) from error

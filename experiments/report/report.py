@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.compare.results import Comparison, read_comparison
 from vit_patch_env.experiments.options.commands import ReportOptions
 from vit_patch_env.experiments.report.cells import Table
@@ -55,11 +55,11 @@ class Report:
         if self.readme is not None:
             split_readme(self.readme)
         if (self.folder / PLOTS).is_symlink():
-            raise ValueError(f"expected a folder of plots, got the link {self.folder / PLOTS}")
+            raise InputError(f"expected a folder of plots, got the link {self.folder / PLOTS}")
         comparison = read_comparison(self.folder)
         if not comparison.runs:
             problems = "".join(f"; {problem}" for problem in comparison.problems)
-            raise ValueError(
+            raise InputError(
                 f"expected at least one finished run in {self.folder}, got none{problems}"
             )
         self.comparison = comparison
@@ -141,7 +141,7 @@ def split_readme(path: Path) -> tuple[bytes, bytes]:
         or content.count(end) != 1
         or content.find(begin) > content.find(end)
     ):
-        raise ValueError(
+        raise InputError(
             f"expected {BEGIN} and after it {END}, each once, in {path}, "
             f"got {content.count(begin)} and {content.count(end)}"
         )

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
@@ -134,7 +134,7 @@ class RunFolder:
         try:
             return train_options(self._read_json(CONFIG)["options"])
         except (KeyError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
 
@@ -155,7 +155,7 @@ class RunFolder:
         try:
             return [int(count) for count in pd.read_csv(path)["n_selected"]]
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"expected n_selected of each step in {path}, got: {error}") from error
+            raise InputError(f"expected n_selected of each step in {path}, got: {error}") from error
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`, with checksums and the configuration's command and versions."""
@@ -176,14 +176,14 @@ class RunFolder:
         for name in names:
             path = self.path / name
             if not path.is_file():
-                raise ValueError(f"expected a finished run with {name}, got {self.path}")
+                raise InputError(f"expected a finished run with {name}, got {self.path}")
             if isinstance(digests, dict) and name not in digests:
                 warnings.warn(
                     f"{self.path} is of an older version, without a checksum of {name}",
                     stacklevel=2,
                 )
             elif not isinstance(digests, dict) or checksum(path) != digests[name]:
-                raise ValueError(
+                raise InputError(
                     f"expected {name} with the checksum in {RESULT}, got another in {self.path}"
                 )
 
@@ -228,7 +228,7 @@ class RunFolder:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         if not path.is_file():
-            raise ValueError(f"expected a finished run with {name}, got {self.path}")
+            raise InputError(f"expected a finished run with {name}, got {self.path}")
         return read_json(path)
 
 
@@ -302,9 +302,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected JSON in {path}, got: {error}") from error
+        raise InputError(f"expected JSON in {path}, got: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object in {path}, got {type(content).__name__}")
+        raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}")
     return content
 
 

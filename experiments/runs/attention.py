@@ -5,6 +5,7 @@ changed from one to the other would take another course.
 """
 
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.models.kernels.build import all_available, enable
 
@@ -34,7 +35,7 @@ def use_same_attention(folder: RunFolder, env: ViTPatchSelectEnv) -> None:
     if not recorded:
         enable(False)
     elif not compiled_attention(env):
-        raise ValueError(
+        raise InputError(
             f"expected a C compiler, as the run in {folder.path} began with compiled attention and "
             "would take another course, got none that works: set CC, or train it anew"
         )

@@ -8,6 +8,7 @@ from typing import TextIO, cast
 import torch
 from rich.console import Console
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.process.messages import fail, show_warning
 from vit_patch_env.experiments.process.output import BestEffortOutput
@@ -37,6 +38,6 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         try:
             run = Run(resumed_if_possible(options), console)
             run.prepare()
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             fail(error)
         run.run()

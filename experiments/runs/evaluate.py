@@ -9,6 +9,7 @@ from safetensors.torch import load_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
 from vit_patch_env.experiments.process.output import loaded
@@ -53,13 +54,13 @@ class Evaluation:
         data = loaded(env.dataset, lambda: self.env.data, self.console)
         classes = list(data.classes)
         if classes != result.get("classes"):
-            raise ValueError(f"expected the run's classes {result.get('classes')}, got {classes}")
+            raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
             load_model(self.env.episode.model, str(folder.vit))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
-            raise ValueError(
+            raise InputError(
                 f"expected the ViT's weights in {folder.vit}, got: {reason}"
             ) from error
         self.actions = trained.actions

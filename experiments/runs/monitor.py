@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from vit_patch_env import Episode, Metrics
 from vit_patch_env.agent_evaluation import APPLY
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
-from vit_patch_env.checks import check_integer
+from vit_patch_env.checks import InputError, check_integer
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
@@ -134,7 +134,7 @@ class TrainingMonitor(BaseCallback):
     def _on_step(self) -> bool:
         entered = time.perf_counter()
         if "infos" not in self.locals:
-            raise ValueError(
+            raise InputError(
                 "TrainingMonitor needs an algorithm that gives callbacks the infos of its steps, "
                 f"got {type(self.model).__name__}"
             )

@@ -18,7 +18,7 @@ from rich.console import Console
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.arguments import from_json, to_json
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
@@ -399,7 +399,7 @@ def _tune_in_background(options: TuneOptions, n_threads: int) -> None:
     try:
         tuning = Tuning(options, console, is_worker=True)
         tuning.prepare()
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         fail(error)
     tuning.run()
 
@@ -417,7 +417,7 @@ def _saved_options(path: Path) -> TuneOptions:
     try:
         return from_json(TuneOptions, options)
     except ValueError as error:
-        raise ValueError(f"expected a study's options in {path}, got: {error}") from error
+        raise InputError(f"expected a study's options in {path}, got: {error}") from error
 
 
 def _default_out(options: TuneOptions) -> Path:

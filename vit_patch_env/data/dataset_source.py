@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.images import UNTRAINED, Images, Indices, Request, at
 from vit_patch_env.data.item_set import ItemSet, Numbers
 from vit_patch_env.data.resize import Form
@@ -152,7 +153,7 @@ class DatasetImages:
 
     def _in_channels(self, images: Tensor) -> Tensor:
         if images.shape[1] > self.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"expected grey images in {self._items.where}, as all were when they were first "
                 "read, got one in colour"
             )

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.checks import ArgumentError, InputError, check_choice
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
@@ -128,7 +128,7 @@ def _load_torchvision(class_name: str) -> Loader:
             try:
                 part = dataset(request.root, train=train, download=True)
             except (OSError, RuntimeError) as error:
-                raise ValueError(
+                raise InputError(
                     f"expected the files of {class_name} in {request.root} or a network to "
                     f"download them from, got: {error}"
                 ) from error

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.pictures import read_picture
 from vit_patch_env.names import ResizeName
 
@@ -125,7 +126,7 @@ class _Process:
             self._process.stdin.flush()
             decoded: list[Decoded] = pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(
+            raise InputError(
                 "expected a process that decodes images to go on, got its end with status "
                 f"{self._process.wait()} at {pictures[0].name}: it may have run out of memory"
             ) from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.items import IMAGE_KEYS, LABEL_KEYS, one_line
 from vit_patch_env.data.named_sets import Sets, sets_by_role
 from vit_patch_env.system.cache import HUGGING_FACE, cache_dir
@@ -49,13 +49,13 @@ def open_hugging_face(path: str | Path) -> Sets:
         if role is None:
             notes.append(f"{name}: its split {escaped(split)} is left out")
         elif role in opened:
-            raise ValueError(f"expected one {role} split in {escaped(root)}, got several")
+            raise InputError(f"expected one {role} split in {escaped(root)}, got several")
         elif all(label in (-1, None) for label in part["label"]):
             notes.append(f"{name}: its {role} split has no labels and is left out")
         else:
             opened[role] = part
     if "train" not in opened:
-        raise ValueError(
+        raise InputError(
             f"expected a train split with labels in {escaped(root)}, got {listed(list(splits))}"
         )
     return sets_by_role(name, opened, notes)
@@ -85,7 +85,7 @@ def _read_hugging_face(root: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # pyarrow's errors are of many kinds
-        raise ValueError(
+        raise InputError(
             f"expected a Hugging Face data set that can be read in {escaped(root)}, "
             f"got: {one_line(error)}"
         ) from error
@@ -103,7 +103,7 @@ def _parquet_files(root: Path) -> dict[str, list[Path]]:
     else:
         files = sorted(file for file in root.rglob("*.parquet") if file.is_file())
     if not files:
-        raise ValueError(
+        raise InputError(
             "expected a folder that save_to_disk has written, or Parquet files, "
             f"got none in {escaped(root)}"
         )
@@ -114,7 +114,7 @@ def _parquet_files(root: Path) -> dict[str, list[Path]]:
         names = re.split(r"[-_.]", file.stem)[0], file.parent.name
         split = next((name for name in names if name.casefold() in _ROLES), None)
         if split is None:
-            raise ValueError(
+            raise InputError(
                 "expected Parquet files named by their split, such as train-00000.parquet or "
                 f"train/00000.parquet, got {escaped(file)}"
             )
@@ -122,7 +122,7 @@ def _parquet_files(root: Path) -> dict[str, list[Path]]:
     for split, parts in splits.items():
         folders = sorted({file.parent for file in parts})
         if len(folders) > 1:
-            raise ValueError(
+            raise InputError(
                 f"expected the Parquet files of the split {escaped(split)} in one folder, "
                 f"got {escaped(folders[0])} and {escaped(folders[1])}"
             )
@@ -137,7 +137,7 @@ def _image_and_label(dataset: Any, where: str) -> Any:
     image = _column(features, IMAGE_KEYS, datasets.Image)
     label = _column(features, LABEL_KEYS, datasets.ClassLabel)
     if image is None or label is None:
-        raise ValueError(
+        raise InputError(
             f"expected a column of {', '.join(IMAGE_KEYS)}, or one of the type Image, and one of "
             f"{', '.join(LABEL_KEYS)}, or one of the type ClassLabel, in {where}, "
             f"got {listed(list(features))}"

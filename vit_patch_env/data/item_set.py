@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.images import UNTRAINED, Request, digests
 from vit_patch_env.data.item_reader import ItemReader, Items
 from vit_patch_env.data.items import ItemError, Label, n_items
@@ -164,7 +165,7 @@ class ItemSet:
         for number, label in zip(numbers.tolist(), labels, strict=True):
             known = self.labels[number]
             if known is not None and label != known:
-                raise ValueError(
+                raise InputError(
                     f"expected the label {known!r}, as listed by the data set, in item {number} of "
                     f"{self.where}, got {label!r}"
                 )

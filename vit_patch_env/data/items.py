@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from vit_patch_env.checks import shown
+from vit_patch_env.checks import InputError, shown
 from vit_patch_env.data.pictures import LARGEST_ASPECT
 from vit_patch_env.data.rgb import to_rgb
 from vit_patch_env.system.shown import escaped
@@ -46,16 +46,16 @@ def n_items(dataset: Any, where: str) -> int:
     kind = type(dataset).__name__
     if isinstance(dataset, Mapping):
         names = ", ".join(escaped(str(name)) for name in dataset)
-        raise ValueError(f"expected a data set as {where}, got a {kind} of {names}")
+        raise InputError(f"expected a data set as {where}, got a {kind} of {names}")
     indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if isinstance(dataset, IterableDataset) or not indexed:
-        raise ValueError(
+        raise InputError(
             f"expected a data set with a length and an index as {where}, got {kind}, which has not "
             "both; list(dataset) makes one of an iterable"
         )
     n = len(dataset)
     if not n:
-        raise ValueError(
+        raise InputError(
             f"expected a data set of (image, label) pairs as {where}, got an empty one"
         )
     return n

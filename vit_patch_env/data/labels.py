@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.generators import seeded_generators
 from vit_patch_env.data.images import UNTRAINED
 from vit_patch_env.data.items import (
@@ -95,7 +95,7 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
         names, *others = [class_names(part) for part in dataset.datasets]
         for other in others:
             if other != names:
-                raise ValueError(
+                raise InputError(
                     "expected the same classes in all parts of a ConcatDataset, "
                     f"got {listed(names or ('none',))} and {listed(other or ('none',))}"
                 )
@@ -137,11 +137,11 @@ def number_labels(
             classes of the test set without training images.
     """
     if train_names is not None and len(train_names) < 2:
-        raise ValueError(f"expected at least two classes, got {listed(train_names)}")
+        raise InputError(f"expected at least two classes, got {listed(train_names)}")
     keys = _keys(train, train_names, test_names, TRAINING_SET)
     test_keys = None if test is None else _keys(test, test_names, train_names, TEST_SET)
     if test_keys is not None and isinstance(keys[0], str) != isinstance(test_keys[0], str):
-        raise ValueError(
+        raise InputError(
             "expected labels of one kind, integers or text, "
             f"got {keys[0]!r} in {TRAINING_SET} and {test_keys[0]!r} in {TEST_SET}"
         )
@@ -151,7 +151,7 @@ def number_labels(
     classes = _classes(used, names)
     if test_keys is not None and not used.issuperset(test_keys):
         missing = sorted(set(test_keys) - used)
-        raise ValueError(
+        raise InputError(
             f"expected images of every class of {TEST_SET} in {TRAINING_SET}, "
             f"got none of {listed(missing)}"
         )
@@ -191,7 +191,7 @@ def number_sets(
         for other, own in (zip(others, other_names, strict=True) if others else ((None, None),))
     ]
     if any(numbered.classes != each[0].classes for numbered in each):
-        raise ValueError(
+        raise InputError(
             "expected the same classes beside the training set and each other set, "
             f"got {listed(each[0].classes)} and {listed(each[-1].classes)}"
         )
@@ -216,7 +216,7 @@ def _keys(
     text = isinstance(first_label, str)
     for index, label in labels.items():
         if isinstance(label, str) != text:
-            raise ValueError(
+            raise InputError(
                 f"expected labels of one kind, integers or text, got {first_label!r} in item "
                 f"{first} and {label!r} in item {index} of {where}"
             )
@@ -227,7 +227,7 @@ def _keys(
     for index, label in labels.items():
         if label not in known:
             limits = "one of the classes" if text else f"in [0, {len(names) - 1}], for the classes"
-            raise ValueError(
+            raise InputError(
                 f"{'label' if text else 'highest label'} must be {limits} {listed(names)}, "
                 f"got {label!r} in item {index} of {where}"
             )
@@ -241,9 +241,9 @@ def _classes(used: set[Label], names: Sequence[str] | None) -> list[Label]:
     """The names, or the sorted labels if there are none; at least two, and two of them used."""
     classes: list[Label] = [*names] if names else sorted(used)
     if len(classes) < 2:
-        raise ValueError(f"expected at least two classes, got {listed(classes)}")
+        raise InputError(f"expected at least two classes, got {listed(classes)}")
     if len(used) < 2:
-        raise ValueError(
+        raise InputError(
             f"expected images of at least two classes in {TRAINING_SET}, "
             f"got only those of {listed(list(used))}"
         )

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_patch_env.checks import shown
+from vit_patch_env.checks import InputError, shown
 from vit_patch_env.data.left_out import LeftOut, counted
 from vit_patch_env.data.listing import joined
 from vit_patch_env.data.split_names import split_of_word
@@ -48,7 +48,7 @@ def read_header(path: str) -> Header | None:
         with Path(path).open("rb") as table:
             line = _decoded(table.readline(10_000))
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"expected a file of labels that can be read, got {path!r}: {error.strerror}"
         ) from error
     for delimiter in _DELIMITERS:
@@ -90,27 +90,27 @@ def read_rows(path: str, header: Header, known: set[str], left_out: LeftOut) -> 
         where = f"line {line} of {path!r}"
         name, label = (_value(values, column).strip() for column in (header.file, header.label))
         if not name or not label:
-            raise ValueError(f"expected a file and its label in {where}, got {shown(values)}")
+            raise InputError(f"expected a file and its label in {where}, got {shown(values)}")
         split = None
         if header.split is not None:
             word = _value(values, header.split)
             split = split_of_word(word)
             if split is None:
-                raise ValueError(
+                raise InputError(
                     f"expected train, val or test as split in {where}, got {shown(word)}"
                 )
         picture = _find(path, name, known, stems, where)
         row = Row(line, picture, label, split)
         before = rows.setdefault(picture, row)
         if (before.label, before.split) != (label, split):
-            raise ValueError(
+            raise InputError(
                 f"expected one label and split for each image, got {shown(name)} in {where} with "
                 f"{_meaning(row)}, and with {_meaning(before)} in line {before.line}"
             )
         if before is not row:
             left_out.add("row that repeats a file")
     if not rows:
-        raise ValueError(f"expected a row for each image in {path!r}, got none")
+        raise InputError(f"expected a row for each image in {path!r}, got none")
     without = len(known) - len(rows)
     if without:
         left_out.add("image without a row", count=without)
@@ -132,7 +132,7 @@ def _lines(path: str, delimiter: str) -> list[tuple[int, list[str]]]:
         next(reader)
         return [(reader.line_num, values) for values in reader]
     except (csv.Error, StopIteration) as error:
-        raise ValueError(f"expected a table of labels in {path!r}, got: {error}") from error
+        raise InputError(f"expected a table of labels in {path!r}, got: {error}") from error
 
 
 def _value(values: list[str], column: int) -> str:
@@ -157,7 +157,7 @@ def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], w
         absolute = Path(written).is_absolute()
         relative = os.path.relpath(written, folder) if absolute else os.path.normpath(written)
         if Path(relative).parts[:1] == (os.pardir,):
-            raise ValueError(
+            raise InputError(
                 f"expected files in {folder!r}, got {shown(name)} outside it in {where}"
             )
         path = joined(folder, relative)
@@ -167,11 +167,11 @@ def _find(table: str, name: str, known: set[str], stems: dict[str, list[str]], w
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            raise ValueError(
+            raise InputError(
                 f"expected one image for {shown(name)} in {where}, got "
                 f"{counted(len(candidates), 'file')} with this name and different suffixes"
             )
-    raise ValueError(
+    raise InputError(
         f"expected an image for each row, got {shown(name)} in {where}: {_problem(path)}"
     )
 

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.labels_file import Header, header_problem, read_header
 from vit_patch_env.data.left_out import counted
 from vit_patch_env.data.listing import Folder, FolderId, Folders, joined
@@ -93,7 +93,7 @@ def _descend(folders: Folders, folder: Folder, above: tuple[Folder, ...]) -> Pla
     if header is not None and not (splits and header.split is None):
         return Plan({"train": Place(folder, above, header)}, (), guessed=True)
     if header is not None:
-        raise ValueError(
+        raise InputError(
             f"expected labels of one kind in {folder.path!r}, got two: {folder.labels}, or the "
             f"folders {_names(splits.values())}; remove one, or add a column split"
         )
@@ -152,7 +152,7 @@ def _split_folders(
         found.setdefault(named[name], []).append(name)
     for split, names in found.items():
         if len(names) > 1:
-            raise ValueError(
+            raise InputError(
                 f"expected one folder of {PURPOSES[split]} images in {folder.path!r}, got "
                 f"{len(names)} that could be it: {listed(names)}; rename or move all but one"
             )
@@ -169,7 +169,7 @@ def _split_folders(
     )
     if classes:
         splits = listed(sorted(name for names in found.values() for name in names))
-        raise ValueError(
+        raise InputError(
             f"expected either splits or classes in {folder.path!r}, got {splits}, which could be "
             f"splits, beside {listed(classes)}, as if all were classes; rename or move some"
         )
@@ -200,7 +200,7 @@ def check_train(splits: Collection[SplitName], root: str) -> None:
     """Require training images beside those of other splits."""
     if len(splits) > 1 and "train" not in splits:
         names = " and ".join(PURPOSES[split] for split in splits)
-        raise ValueError(f"expected training images in {root!r}, got only {names} images")
+        raise InputError(f"expected training images in {root!r}, got only {names} images")
 
 
 def _check_place(folders: Folders, place: Place) -> None:
@@ -211,8 +211,8 @@ def _check_place(folders: Folders, place: Place) -> None:
     children = children_of(folders, folder, place.above)
     if len(children) < 2:
         if folder.labels is not None and not children:
-            raise ValueError(header_problem(joined(folder.path, folder.labels)))
-        raise ValueError(too_few_classes(folder, [name_of(path) for path in children]))
+            raise InputError(header_problem(joined(folder.path, folder.labels)))
+        raise InputError(too_few_classes(folder, [name_of(path) for path in children]))
     # A few tell, and reading all takes long in folders of a thousand classes.
     for path in children[:_LOOKED_INTO]:
         inner = {
@@ -220,7 +220,7 @@ def _check_place(folders: Folders, place: Place) -> None:
         }
         splits = names_of_splits(inner)
         if len(splits) > 1 and not folders.read(path).pictures:
-            raise ValueError(
+            raise InputError(
                 "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, or class "
                 f"folders, got {listed(sorted(splits))} in the class folder {path!r}"
             )
@@ -232,7 +232,7 @@ def _check_place(folders: Folders, place: Place) -> None:
         and _has_structure(folders.read(path))
     ]
     if misplaced:
-        raise ValueError(
+        raise InputError(
             "expected <data_dir>/train/<class>/* and <data_dir>/test/<class>/*, "
             f"got {listed(misplaced)} among the classes of {folder.path!r}"
         )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.labels_file import Header, Row, read_rows
 from vit_patch_env.data.layout_plan import (
     PURPOSES,
@@ -147,13 +148,13 @@ def _list_classes(folders: Folders, place: Place, left_out: LeftOut) -> _Labelle
             paths += pictures
             labels += [name] * len(pictures)
         elif rest.unexpected():
-            raise ValueError(
+            raise InputError(
                 f"expected images in every class folder of {folder.path!r}, got none in "
                 f"{escaped(name)}, but {rest.unexpected()}"
             )
         left_out.update(rest)
     if len(classes) < 2:
-        raise ValueError(too_few_classes(folder, classes))
+        raise InputError(too_few_classes(folder, classes))
     return _Labelled(folder.path, folder.path, paths, labels, classes)
 
 
@@ -186,7 +187,7 @@ def _list_rows(
 def _of_rows(rows: list[Row], root: str, source: str) -> _Labelled:
     classes = {row.label for row in rows}
     if len(classes) < 2:
-        raise ValueError(
+        raise InputError(
             f"expected at least two labels in {source!r}, got {listed(sorted(classes))}"
         )
     numbers = all(name.isascii() and name.isdigit() for name in classes)
@@ -201,7 +202,7 @@ def _check_classes(splits: dict[SplitName, _Labelled]) -> None:
     for other in rest:
         difference = {*first.classes} ^ {*other.classes}
         if difference:
-            raise ValueError(
+            raise InputError(
                 f"expected the same classes in {first.source!r} and {other.source!r}, "
                 f"got {listed(sorted(difference))} in only one of them"
             )

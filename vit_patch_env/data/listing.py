@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.left_out import LeftOut
 
 LABELS_FILE = "labels.csv"
@@ -240,7 +241,7 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"expected folders that can be read, got {path!r}: {error.strerror}"
         ) from error
 

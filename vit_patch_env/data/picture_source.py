@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.decoding import Decoded, Encoded, decode, decoder
 from vit_patch_env.data.encoded import Pictures
 from vit_patch_env.data.images import Images, Indices, at
@@ -143,7 +144,7 @@ class PictureSource(Source):
         for index in damaged:
             (image,) = decode([self.pictures[positions[index]]], *self.form)
             if isinstance(image, str):
-                raise ValueError(image)
+                raise InputError(image)
             store.repair(self._rows[positions[index]], image)
             images[index] = torch.from_numpy(image)
         return images if self.n_channels == 3 else images[:, :1].contiguous()
@@ -167,7 +168,7 @@ class PictureSource(Source):
             known = [self._keys[position] for position in self._prepared]
             self.prepare(self._prepared)
             if [self._keys[position] for position in self._prepared] != known:
-                raise ValueError(
+                raise InputError(
                     "expected the pictures that a run uses not to change, "
                     f"got others in {self.pictures.about}"
                 )
@@ -223,7 +224,7 @@ class PictureSource(Source):
                 store.save()
             if not isinstance(error, OSError):
                 raise
-            raise ValueError(
+            raise InputError(
                 f"expected {len(missing) * store.row_bytes / 1e9:.1f} GB for decoded images in "
                 f"{store.folder}, got: {error.strerror}; XDG_CACHE_HOME names another place"
             ) from error
@@ -238,7 +239,7 @@ class PictureSource(Source):
             if not isinstance(image, str):
                 store.put(self._rows[position], image)
             elif not self.skip_corrupt:
-                raise ValueError(image)
+                raise InputError(image)
 
 
 class StoredImages:

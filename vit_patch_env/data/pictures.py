@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vit_patch_env.checks import check_choice
+from vit_patch_env.checks import InputError, check_choice
 from vit_patch_env.data.rgb import BACKGROUND, orientation_of, to_rgb, without_warnings
 from vit_patch_env.names import ResizeName
 from vit_patch_env.system.shown import escaped
@@ -82,7 +82,7 @@ def read_picture(
         raise
     except Exception as error:  # a damaged file can make Pillow raise anything
         shown = name or (escaped(content) if isinstance(content, str) else "bytes")
-        raise ValueError(f"expected a readable image, got {shown}: {_reason(error)}") from error
+        raise InputError(f"expected a readable image, got {shown}: {_reason(error)}") from error
 
 
 class _File(io.BufferedReader):
@@ -103,7 +103,7 @@ class _File(io.BufferedReader):
 def _file(path: str) -> _File:
     """A regular file; others are not opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (faster than Path.stat)
-        raise ValueError("not a regular file")
+        raise InputError("not a regular file")
     return _File(path)
 
 
@@ -115,7 +115,7 @@ def _opened(content: str | bytes) -> Iterator[Image.Image]:
         try:
             image = Image.open(file, formats=_formats(suffix, len(Image.ID)))
         except MemoryError as error:  # for what the file claims to contain beside pixels
-            raise ValueError("its header needs more memory than there is") from error
+            raise InputError("its header needs more memory than there is") from error
         _check_size(image.size)
         yield image
 
@@ -132,15 +132,15 @@ def _check_size(size: tuple[int, int]) -> None:
     """Refuse empty, very large and very elongated pictures."""
     width, height = size
     if min(size) < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels")
+        raise InputError(f"a picture of {width} x {height} pixels")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise ValueError(
+        raise InputError(
             f"Image size ({width * height} pixels) exceeds limit of {limit} pixels, could be "
             "decompression bomb"
         )
     if max(size) > LARGEST_ASPECT * min(size):
-        raise ValueError(f"{width} x {height} pixels, an aspect ratio above {LARGEST_ASPECT}:1")
+        raise InputError(f"{width} x {height} pixels, an aspect ratio above {LARGEST_ASPECT}:1")
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from vit_patch_env.checks import InputError
+
 BACKGROUND = (255, 255, 255)
 """The colour behind transparent pixels and around padded pictures: white."""
 
@@ -158,9 +160,9 @@ def _grey(image: Image.Image) -> Image.Image:
 
 def _grey_range(image: Image.Image) -> _GreyRange:
     if image.mode == "F" or (image.mode == "I" and image.format not in {"PNG", "PPM"}):
-        raise ValueError("32-bit pixels whose range is unknown")
+        raise InputError("32-bit pixels whose range is unknown")
     if image.format == "FITS":  # signed, but read by Pillow as if they were not
-        raise ValueError("16-bit pixels whose range is unknown")
+        raise InputError("16-bit pixels whose range is unknown")
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
     return _GreyRange(2**bits - 1, tags.get(ExifTags.Base.PhotometricInterpretation) == 0)

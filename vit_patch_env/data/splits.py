@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import ArgumentError, InnerShare, Share, check, check_choice
+from vit_patch_env.checks import ArgumentError, InnerShare, InputError, Share, check, check_choice
 from vit_patch_env.data.images import Images, channel_sums
 from vit_patch_env.data.sources import Positions, Source
 from vit_patch_env.names import ImagesName
@@ -192,7 +192,7 @@ def _stratified(
     n_smaller = min(n_part, len(positions) - n_part)
     smallest = escaped(source.classes[present[counts.argmin()]])
     if counts.min() < 2:
-        raise ValueError(
+        raise InputError(
             f"expected at least 2 images of every class to split off {_of(purpose, share)}, "
             f"got {counts.min()} of {smallest}"
         )
@@ -205,7 +205,7 @@ def _stratified(
         )
         if purpose.endswith("_fraction"):
             raise ArgumentError(purpose, problem)
-        raise ValueError(f"{purpose} {problem}")
+        raise InputError(f"{purpose} {problem}")
     rest, part = train_test_split(
         np.arange(len(positions)), test_size=share, stratify=labels, random_state=seed
     )
@@ -248,7 +248,7 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
         labels = np.flatnonzero(counts == 0)
         missing = [source.classes[label] for label in labels]
         if name == "training" and np.isin(labels, source.labels[source.parts.train]).any():
-            raise ValueError(
+            raise InputError(
                 f"expected training images of every class, got none of {listed(missing)}"
             )
         if name == "training" and missing:

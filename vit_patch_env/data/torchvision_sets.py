@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.data.encoded import pictures_of
 from vit_patch_env.data.items import close_file, one_line, read_pair
 from vit_patch_env.data.labels import stored_labels
@@ -140,7 +140,7 @@ def _open_files(maker: Any, root: Path, **arguments: Any) -> tuple[Any, Any]:
     except MemoryError:
         raise
     except Exception as error:  # files that are damaged make readers raise anything
-        raise ValueError(
+        raise InputError(
             f"expected the files of {maker.__name__} in {escaped(root)} or a network to download "
             f"them from, got: {one_line(error)}"
         ) from error

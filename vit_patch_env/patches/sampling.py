@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_patch_env.checks import InputError
+
 SamplingName = Literal["uniform", "spread"]
 
 
@@ -65,7 +67,7 @@ def check_square(n_patches: int) -> None:
         ValueError: "n_patches must be a square number, got 15".
     """
     if math.isqrt(n_patches) ** 2 != n_patches:
-        raise ValueError(f"n_patches must be a square number, got {n_patches}")
+        raise InputError(f"n_patches must be a square number, got {n_patches}")
 
 
 Sampler = Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.int8]]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import check_integer, shown
+from vit_patch_env.checks import InputError, check_integer, shown
 
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
@@ -29,15 +29,15 @@ def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
     try:
         array = np.asarray(action)
     except Exception as error:  # a ragged list, or whatever an object's __array__ raises
-        raise ValueError(f"action must have shape ({n_patches},), got {shown(action)}") from error
+        raise InputError(f"action must have shape ({n_patches},), got {shown(action)}") from error
     if array.dtype.kind not in "biufc":
-        raise ValueError(f"action values must be numbers, got {array.dtype}")
+        raise InputError(f"action values must be numbers, got {array.dtype}")
     if array.shape != (n_patches,):
-        raise ValueError(f"action must have shape ({n_patches},), got {array.shape}")
+        raise InputError(f"action must have shape ({n_patches},), got {array.shape}")
     mask: NDArray[np.bool_] = array == 1
     if not np.all(mask | (array == 0)):
         others = np.unique(array[~mask & (array != 0)])
-        raise ValueError(f"action values must be 0 or 1, got {others[0]}")
+        raise InputError(f"action values must be 0 or 1, got {others[0]}")
     return mask
 
 
@@ -64,9 +64,9 @@ def top_k_mask(scores: NDArray[Any], n_keep: int) -> NDArray[np.int8]:
     # Negated as floats: unsigned integers would wrap around.
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 1:
-        raise ValueError(f"scores must have shape (n_patches,), got {scores.shape}")
+        raise InputError(f"scores must have shape (n_patches,), got {scores.shape}")
     if np.isnan(scores).any():
-        raise ValueError(f"scores must not be NaN, got NaN at {np.isnan(scores).argmax()}")
+        raise InputError(f"scores must not be NaN, got NaN at {np.isnan(scores).argmax()}")
     check_integer(1, len(scores), n_keep=n_keep)
     patch_mask = np.zeros(len(scores), dtype=np.int8)
     patch_mask[np.argsort(-scores, kind="stable")[:n_keep]] = 1

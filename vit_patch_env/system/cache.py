@@ -11,6 +11,8 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from vit_patch_env.checks import InputError
+
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
 
@@ -125,7 +127,7 @@ def limit_bytes() -> float:
     except ValueError:
         limit = -1.0
     if not limit >= 0:
-        raise ValueError(f"{LIMIT_VARIABLE} must be a number of gigabytes, got {text!r}")
+        raise InputError(f"{LIMIT_VARIABLE} must be a number of gigabytes, got {text!r}")
     return 1e9 * limit
 
 
@@ -149,12 +151,12 @@ def make_room(cache: Path, n_bytes: int, *, keep: Path) -> None:
     others = [entry for entry in reversed(found) if entry.folder != keep]
     total = sum(entry.n_bytes for entry in others)
     if own + n_bytes > limit:
-        raise ValueError(
+        raise InputError(
             f"expected at most {limit / 1e9:.1f} GB of decoded images ({LIMIT_VARIABLE}), got "
             f"{(own + n_bytes) / 1e9:.1f} GB of these"
         )
     if n_bytes > free + total:
-        raise ValueError(
+        raise InputError(
             f"expected {n_bytes / 1e9:.1f} GB of free space for decoded images in {keep}, got "
             f"{free / 1e9:.1f} GB: XDG_CACHE_HOME chooses another disk"
         )

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.system.torch_state import own_torch_state
 
 _MAGIC = b"vit-patch-env state\n"
@@ -19,7 +20,7 @@ _HEADER = _MAGIC + _VERSION.to_bytes(4, "big")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-class VersionError(ValueError):
+class VersionError(InputError):
     """A state was written by another version of this package."""
 
 
@@ -83,9 +84,9 @@ def load_state(path: Path) -> Any:
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"expected a saved state in {path}, got: {error.strerror}") from error
+        raise InputError(f"expected a saved state in {path}, got: {error.strerror}") from error
     if bytes(content[: len(_MAGIC)]) != _MAGIC:
-        raise ValueError(f"expected a saved state in {path}, got another file or a damaged one")
+        raise InputError(f"expected a saved state in {path}, got another file or a damaged one")
     version = int.from_bytes(content[len(_MAGIC) : len(_HEADER)], "big")
     if version == 1:  # before the checksum, so that old files always get this message
         raise VersionError(
@@ -93,7 +94,7 @@ def load_state(path: Path) -> Any:
             "before 0.2: resume it with that version"
         )
     if hashlib.sha256(content[:-_DIGEST_SIZE]).digest() != content[-_DIGEST_SIZE:]:
-        raise ValueError(f"expected an intact file in {path}, got a damaged or truncated one")
+        raise InputError(f"expected an intact file in {path}, got a damaged or truncated one")
     if version != _VERSION:
         raise VersionError(f"expected a state of version {_VERSION} in {path}, got {version}")
     try:
@@ -101,7 +102,7 @@ def load_state(path: Path) -> Any:
         with own_torch_state():  # else a caller's inference mode makes tensors that cannot train
             return torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a file from elsewhere may raise anything
-        raise ValueError(
+        raise InputError(
             f"expected plain data and tensors in {path}, got something else"
         ) from error
 

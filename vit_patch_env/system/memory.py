@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.system.limits import memory_limit, number_after
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -61,7 +62,7 @@ def check_fits(n_bytes: int, purpose: str, device: torch.device | None = None) -
     else:
         available = memory_limit()
     if n_bytes > available:
-        raise ValueError(
+        raise InputError(
             f"expected {purpose} to fit into {available / 1e9:.1f} GB of memory, "
             f"got {n_bytes // 10**9} GB"
         )
