@@ -1,6 +1,7 @@
 """`vit-patch pretrain`: an agent learns over many short training runs, and is saved."""
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -35,7 +36,7 @@ from vit_patch_env.experiments.options.commands import (
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
-from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.process.output import loaded, print_line, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server, kill_workers
 from vit_patch_env.experiments.run_folder.folder import provenance
@@ -121,7 +122,8 @@ class Pretraining:
         with replacing(self.path) as unfinished:
             save_agent(unfinished, agent, card)
         self._say(
-            f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
+            f"The agent is in {self.path}. Use it with",
+            f"  vit-patch train --agent {shlex.quote(str(self.path))}",
         )
 
     @contextmanager
@@ -151,8 +153,8 @@ class Pretraining:
         """Called when a signal is received."""
         say("stopping after the current step; a second signal ends it at once")
 
-    def _say(self, text: str) -> None:
-        print_line(text, self.console)
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)
 
 
 def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
@@ -186,11 +188,10 @@ class _Episodes(BaseCallback):
         for episode in ended:
             self.returns.append(float(episode["r"]))
             if len(self.returns) % 10 == 0:
-                self.console.print(
+                print_line(
                     f"{len(self.returns)}/{self.n_episodes} runs: mean return of the last ten "
                     f"{np.mean(self.returns[-10:]):.4f}{self._schedule()}",
-                    highlight=False,
-                    soft_wrap=True,
+                    self.console,
                 )
         return len(self.returns) < self.n_episodes and not self.received
 
