@@ -4,11 +4,11 @@ import base64
 import os
 import shlex
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from rich.console import Console
 
@@ -171,19 +171,24 @@ def _content(metrics: ComparisonMetrics) -> dict[str, Any]:
 
 def _render(template: str, content: dict[str, Any]) -> str:
     """A template with this content, of which every value is escaped for the file's format."""
-    is_html = template.endswith(".html.j2")
+    return _template(template).render(content)
+
+
+@cache
+def _template(name: str) -> Template:
+    """A template that escapes values by itself, so that none can be forgotten."""
+    is_html = name.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader("vit_patch_env.experiments.report"),
-        autoescape=is_html,
         finalize=partial(_escaped, html if is_html else markdown),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name, form in _FORMS.items():
-        environment.filters[name] = partial(_formed, form)
-    return environment.get_template(template).render(content)
+    for filter_name, form in _FORMS.items():
+        environment.filters[filter_name] = partial(_formed, form)
+    return environment.get_template(name)
 
 
 _FORMS: dict[str, Callable[[Any], str]] = {

@@ -33,12 +33,14 @@ def escaped(text: str | os.PathLike[str], longest: int = _LONGEST) -> str:
     text = os.fsdecode(text)
     if text.isprintable() and len(text) <= longest:
         return text
-    pieces = [_escaped(character) for character in text]
-    if sum(map(len, pieces)) <= longest:
-        return "".join(pieces)
+    if len(text) <= longest:
+        whole = "".join(map(_escaped, text))
+        if len(whole) <= longest:
+            return whole
     half = (longest - len("...")) // 2
-    end = _within(pieces[::-1], half)
-    return "".join((*_within(pieces, half), "...", *end[::-1]))
+    start = _within(map(_escaped, text), half)
+    end = _within(map(_escaped, reversed(text)), half)
+    return "".join((*start, "...", *reversed(end)))
 
 
 def escaped_line(text: object) -> str:
@@ -71,12 +73,12 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _within(pieces: list[str], length: int) -> list[str]:
+def _within(pieces: Iterable[str], length: int) -> list[str]:
     """The first pieces, as many as have at most `length` characters together."""
-    n_pieces = 0
+    found = []
     for piece in pieces:
         length -= len(piece)
         if length < 0:
             break
-        n_pieces += 1
-    return pieces[:n_pieces]
+        found.append(piece)
+    return found
