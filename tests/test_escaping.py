@@ -41,6 +41,7 @@ from vit_patch_env.experiments.report.report import (
     Report,
     split_readme,
 )
+from vit_patch_env.experiments.report.words import unique
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.system.cache import ABOUT, IMAGES
 from vit_patch_env.system.escaping import code_block, html, label, link_target, markdown
@@ -54,6 +55,7 @@ HOSTILE = {
     "markers": f"{END} {BEGIN}",
     "cells": "a | b \\| c \\",
     "code": "`a` ``` ~~~ ~~struck~~",
+    "fence": "`````",
     "links": "[a](http://b.c) ![d](e) [f][g] <http://h.i> http://j.k www.l.m [n]: o",
     "brackets": "x](http://b.c)[1](d)[0.1, 0.2]",
     "emphasis": "*a* **b** _c_ __d__ a_b",
@@ -157,6 +159,7 @@ def test_text_in_markdown_is_rendered_as_the_same_text(text):
 
 
 @given(st.lists(texts, min_size=1, max_size=3))
+@example(["```", "`````"])
 def test_commands_in_markdown_remain_what_they_are(lines):
     (block,) = MarkdownIt().parse(code_block(lines, "sh"))
     assert (block.type, block.info) == ("fence", "sh")
@@ -205,6 +208,10 @@ def test_messages_are_one_safe_line(text, capsys):
         assert line.startswith("vit-patch: ")
         assert line.isprintable()
         assert len(line) < 11_000
+
+
+def test_what_differs_between_runs_is_named_whatever_its_length():
+    assert unique([HOSTILE["long"], "b", HOSTILE["long"], None]) == [escaped("a" * 200_000), "b"]
 
 
 # Reports.
@@ -276,6 +283,8 @@ def test_a_report_is_made_of_the_same_whatever_its_texts_are(text, report, ordin
     assert structure(page) == ordinary["page"]
     for source, expected in zip(sources, ordinary["sources"], strict=True):
         assert without_targets(tokens(source)[0]) == without_targets(expected)
+        (commands,) = code_in(source)
+        assert commands.split("\n")[0].replace("<!-''-", "<!--") == escaped_line(text)
     for shown in (page, *sources, printed):
         assert is_safe(shown)
         assert len(shown) < 300_000
@@ -290,6 +299,11 @@ def structure(page):
     """The tags of an HTML page and the names of their attributes, without text."""
     tags = [one for one in events(page) if isinstance(one, tuple)]
     return [(tag, sorted(rest) if isinstance(rest, dict) else rest) for tag, rest in tags]
+
+
+def code_in(source):
+    """What is in the blocks of code of Markdown."""
+    return [one.content for one in MarkdownIt().parse(source) if one.type == "fence"]
 
 
 def without_targets(found):
@@ -376,7 +390,9 @@ NAMES = tuple(
 """Names that a file can have."""
 
 
-def test_images_and_runs_are_named_safely(make_folder, tmp_path, own_cache, capsys):
+def test_images_and_runs_are_named_safely(make_folder, tmp_path, capsys, monkeypatch):
+    # Without the kernel, which takes seconds to compile.
+    monkeypatch.setattr("vit_patch_env.models.kernels.build._built", lambda dtype: None)
     images, out = make_folder(classes=NAMES), tmp_path / "".join(NAMES)
     (images / "train" / NAMES[0] / f"{NAMES[0]}.txt").write_text("")
     options = [*TINY_OPTIONS, "--dataset", "folder", "--data-dir", str(images), "--epochs", "1"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
 from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError
@@ -200,14 +199,20 @@ _FORMS: dict[str, Callable[[Any], str]] = {
 """Filters of the templates whose values are escaped in another way than the others."""
 
 
-def _formed(form: Callable[[Any], str], value: Any) -> Markup:
-    """A value in such a form, marked as escaped."""
-    return Markup(form(value))
+class _Escaped(str):
+    """Text that a filter of a template has escaped."""
+
+    __slots__ = ()
 
 
-def _escaped(escape: Callable[[Any], str], value: Any) -> Markup:
+def _formed(form: Callable[[Any], str], value: Any) -> _Escaped:
+    """A value in such a form."""
+    return _Escaped(form(value))
+
+
+def _escaped(escape: Callable[[Any], str], value: Any) -> str:
     """A value that is escaped, unless a filter has done that."""
-    return value if isinstance(value, Markup) else Markup(escape(value))
+    return value if isinstance(value, _Escaped) else escape(value)
 
 
 def _write(path: Path, text: str) -> None:
