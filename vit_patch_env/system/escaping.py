@@ -34,7 +34,7 @@ _SYNTAX = re.compile(
 _REFERENCES = {"<": "&lt;", "&": "&amp;"}
 """Escaped like this, since `\\<` would leave the markers of a README's section as they are."""
 
-_BLOCK = re.compile(r"(?P<number>\d{1,9})(?=[.)](\s|$))|(?=[-+#>=])")
+_BLOCK = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+#>=]))")
 """What begins a list, heading, quotation or line at the beginning of a line."""
 
 
@@ -58,9 +58,7 @@ def markdown(text: object, *, begins_line: bool = False) -> str:
         begins_line: whether it is the first of a line or of a list's item, where more is syntax.
     """
     line = _SYNTAX.sub(_escaped_syntax, escaped_line(text).strip())
-    if begins_line:
-        line = _BLOCK.sub(r"\g<number>\\", line, count=1) if _BLOCK.match(line) else line
-    return line
+    return _BLOCK.sub(r"\1\\", line) if begins_line else line
 
 
 def code_block(lines: Sequence[str], language: str) -> str:
