@@ -23,7 +23,7 @@ from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unsta
 from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
-from vit_patch_env.experiments.process.output import loaded
+from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
@@ -98,7 +98,7 @@ class Bench:
         self._write(bench)
         plot_bench(bench, Path(self.options.out) / "bench.png")
         show_bench(bench, self.console)
-        self.console.print(f"Written to {self.options.out}.", highlight=False)
+        print_line(f"Written to {self.options.out}.", self.console)
         return bench
 
     def _missing(self, setup: Setup) -> str | None:
@@ -154,10 +154,10 @@ class Bench:
             self._write(bench)  # a later failure cannot lose it
             unstable = unstable_ratios(bench)
             if n_repeats >= options.repeats and unstable:
-                self.console.print(
+                print_line(
                     f"After {n_repeats} repeats these vary too much: {', '.join(unstable)}.",
-                    highlight=False, soft_wrap=True,
-                )  # fmt: skip
+                    self.console,
+                )
 
     def _measure_once(
         self, workers: dict[Setup, Worker], measured: dict[Setup, Measurements]

@@ -13,9 +13,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from vit_patch_env.experiments.bench.setups import AGENT, OURS, PAPER, VIT_PYTORCH
+from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
+from vit_patch_env.system.escaping import label
 
 COLOURS = {VIT_PYTORCH: "C3", PAPER: "C2", OURS: "C0", AGENT: "C1"}
 MAX_SPREAD = 0.2
@@ -93,23 +94,21 @@ def show_bench(bench: dict[str, Any], console: Console) -> None:
             x for c in bench["contenders"] if c["precision"] == precision for x in c["ceiling"]
         ]
         rates.append(f"{statistics.median(values) / 1e9:.0f} GFLOP/s in {precision}")
-    console.print(
+    print_line(
         f"{bench['device']}, {bench['threads']} threads, batches of {bench['batch_size']}; ours in "
         f"{bench['precision']}. Matrix products reach {' and '.join(rates)}. Medians (and range) "
         "over the repeats.",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        console,
+    )
     for table in (_contenders(bench), _agents(bench), _shares(bench)):
-        console.print(table)
-    console.print(summary(bench), highlight=False, soft_wrap=True)
+        print_table(table, console)
+    print_line(summary(bench), console)
 
 
-def _contenders(bench: dict[str, Any]) -> Table:
+def _contenders(bench: dict[str, Any]) -> TextTable:
     cuda = any(contender["idle_share"] is not None for contender in bench["contenders"])
-    table = _table(
-        "Training", "patches", "step, ms", "of ceiling", "epoch, ms per step", "images/s", "GB",
-        *(["GPU idle"] if cuda else []),
-    )  # fmt: skip
+    heads = ["patches", "step, ms", "of ceiling", "epoch, ms per step", "images/s", "GB"]
+    table = TextTable("Training", [""], [*heads, *(["GPU idle"] if cuda else [])])
     for contender in bench["contenders"]:
         shares = [
             contender["flops"] / seconds / ceiling
@@ -130,15 +129,16 @@ def _contenders(bench: dict[str, Any]) -> Table:
         table.add_row(contender["name"], str(contender["n_patches"]), "skipped")
     reasons = dict.fromkeys(str(contender["reason"]) for contender in bench["skipped"])
     if reasons:
-        table.caption = f"Skipped: {'; '.join(reasons)}."
+        table.add_caption(f"Skipped: {'; '.join(reasons)}.")
     return table
 
 
-def _agents(bench: dict[str, Any]) -> Table:
+def _agents(bench: dict[str, Any]) -> TextTable:
     """The agent's parts, in milliseconds per step."""
     agents = [contender for contender in bench["contenders"] if contender["agent_seconds"]]
     parts = list(dict.fromkeys(part for agent in agents for part in agent["agent_seconds"]))
-    table = _table("The agent, ms per step", "patches", *parts, "together", "of the step")
+    heads = ["patches", *parts, "together", "of the step"]
+    table = TextTable("The agent, ms per step", [""], heads)
     for agent in agents:
         seconds = [statistics.median(agent["agent_seconds"][part]) for part in parts]
         total = statistics.median(agent["epoch_step_seconds"])
@@ -149,11 +149,11 @@ def _agents(bench: dict[str, Any]) -> Table:
     return table
 
 
-def _shares(bench: dict[str, Any]) -> Table:
+def _shares(bench: dict[str, Any]) -> TextTable:
     """The parts of a step."""
     contenders = [contender for contender in bench["contenders"] if contender["name"] == OURS]
     parts = list(dict.fromkeys(part for c in contenders for part in c["step_shares"]))
-    table = _table("Parts of a step", "patches", *parts)
+    table = TextTable("Parts of a step", [""], ["patches", *parts])
     for contender in contenders:
         table.add_row(
             contender["name"], str(contender["n_patches"]),
@@ -257,18 +257,10 @@ def plot_bench(bench: dict[str, Any], path: Path) -> None:
         times.set(xlabel="patches", ylabel="milliseconds", ylim=(0, None), title="Training step")
         rates.legend()
         figure.suptitle(
-            f"{bench['device']}, {bench['threads']} threads, batches of {batch}, ours in "
-            f"{bench['precision']}"
+            f"{label(bench['device'], 80)}, {bench['threads']} threads, batches of {batch}, ours "
+            f"in {bench['precision']}"
         )
         figure.savefig(path, dpi=120)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
 
 
 def _spread_ms(seconds: list[float]) -> str:

@@ -4,6 +4,7 @@ The state of a run is in its folder alone; a second call resumes where the first
 """
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ from vit_patch_env.experiments.compare.results import (
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.messages import say
-from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
@@ -122,8 +123,8 @@ class Comparison:
                 self._say(f"{task.name} {task.state}: {task.note}")
             sys.exit(1)
         self._say(
-            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. Write a report with\n"
-            f"  vit-patch report {self.path}"
+            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. Write a report with",
+            f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
     def _train(self, received: list[int]) -> None:
@@ -299,5 +300,5 @@ class Comparison:
         task.note = f"{result['test']['all_patches']['accuracy']:.1%}"
         task.seconds = task.seconds or result["train_seconds"] + result["agent_seconds"]
 
-    def _say(self, text: str) -> None:
-        print_line(text, self.console)
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)

@@ -2,10 +2,10 @@
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.tasks import Task
+from vit_patch_env.experiments.process.output import TextTable, print_line
 from vit_patch_env.experiments.runs.display import LiveDisplay
 
 
@@ -33,20 +33,18 @@ class CompareDisplay(LiveDisplay):
         """Print a line for a run that has ended, if no table is shown."""
         if not self.console.is_terminal:
             note = f"{task.note} on all test images" if task.state == "done" else task.note
-            self.console.print(
+            print_line(
                 f"{task.name} {task.state} after {task.seconds:.0f} s: {note}. {self.summary()}",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
+                self.console,
+            )
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """One row per method, one column per seed: test accuracy, progress or state."""
         seeds = list(dict.fromkeys(task.seed for task in self.tasks))
         methods = list(dict.fromkeys(task.method for task in self.tasks))
         cells = {(task.method, task.seed): self._cell(task) for task in self.tasks}
-        table = Table(title="Test accuracy", caption=self.summary(), title_justify="left")
-        table.add_column("method")
-        for seed in seeds:
-            table.add_column(f"seed {seed}", justify="right")
+        table = TextTable("Test accuracy", ["method"], [f"seed {seed}" for seed in seeds])
+        table.add_caption(self.summary())
         for method in methods:
             table.add_row(METHODS[method].title, *(cells[method, seed] for seed in seeds))
         return table
@@ -83,10 +81,14 @@ class CompareDisplay(LiveDisplay):
             work += sum(seconds) / len(seconds) * (1 - task.progress)
         return work / min(self.n_jobs, len(left))
 
-    def _cell(self, task: Task) -> str:
-        if task.state == "running":
-            return f"at {task.progress:.0%}"
-        return {"done": task.note, "failed": "[red]failed", "waiting": "[dim]-"}[task.state]
+    def _cell(self, task: Task) -> tuple[str, str]:
+        """Text and style of a run."""
+        return {
+            "waiting": ("-", "dim"),
+            "running": (f"at {task.progress:.0%}", ""),
+            "done": (task.note, ""),
+            "failed": ("failed", "red"),
+        }[task.state]
 
 
 def _duration(seconds: float) -> str:

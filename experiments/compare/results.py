@@ -22,6 +22,7 @@ from vit_patch_env.experiments.compare.run_result import (
     read_run,
 )
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.system.shown import escaped
 
 __all__ = [
     "BASELINE", "COMPARE", "FULL", "METHOD_KEYS", "Comparison", "RunResult", "check_run",
@@ -105,8 +106,8 @@ class Comparison:
         return list(self.content["seeds"])
 
     def title(self, method: str) -> str:
-        """A method's name in tables and plots."""
-        return str(self.content.get("titles", {}).get(method, method))
+        """A method's name in tables and plots, one line of at most 200 characters."""
+        return escaped(str(self.content.get("titles", {}).get(method, method)))
 
     def group(self, method: str) -> str:
         """`paper`, `agent`, `rule` or `baseline`."""

@@ -7,14 +7,19 @@ from importlib import import_module
 from typing import NoReturn
 
 from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.system.shown import escaped_line
 
 _OPTION_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 def say(message: str) -> None:
-    """Print a message in one line on standard error; ignore errors in writing."""
+    """Print a message in one line on standard error, safe for a terminal.
+
+    Errors in writing are ignored.
+    """
+    line = escaped_line(" ".join(message.split()))
     with suppress(OSError):
-        print("vit-patch: " + " ".join(message.split()), file=sys.stderr, flush=True)
+        print(f"vit-patch: {line}", file=sys.stderr, flush=True)
 
 
 def fail(error: Exception | str) -> NoReturn:

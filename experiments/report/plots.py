@@ -31,6 +31,7 @@ from vit_patch_env.experiments.report.plot_style import (
     percent_axis,
 )
 from vit_patch_env.experiments.report.statistics import pareto_front
+from vit_patch_env.system.escaping import label
 
 
 class Plot(NamedTuple):
@@ -149,7 +150,7 @@ def _learning_curves(metrics: ComparisonMetrics) -> Figure | None:
         label_right(
             figure, axes,
             [
-                (metrics.title(method), curves[method].cost[-1] / size,
+                (label(metrics.title(method)), curves[method].cost[-1] / size,
                  curves[method].accuracy[-1], line_style(metrics, method)["color"])
                 for method in methods
             ],
@@ -178,7 +179,7 @@ def _front(metrics: ComparisonMetrics, cost: Cost) -> Figure | None:
             x, y = points[method][0] / size, points[method][1]
             spread = metrics.estimate(method, "accuracy")
             axes.plot([x, x], [spread.low, spread.high], color=colour, alpha=0.35, linewidth=1.2)
-            labels.append((metrics.title(method), x, y, colour))
+            labels.append((label(metrics.title(method)), x, y, colour))
         axes.plot(
             [points[name][0] / size for name in methods], [points[name][1] for name in methods],
             MARKERS[group], color=colour, label=GROUPS[group], zorder=3,
@@ -211,7 +212,7 @@ def _patches_per_step(metrics: ComparisonMetrics) -> Figure | None:
         if method == CONTROL:  # on the agent's line
             style |= {"color": "0.2", "linestyle": (0, (1, 3)), "zorder": 4}
         axes.plot(x, n_selected, **style)
-        labels.append((metrics.title(method), x[-1], n_selected[-1], style["color"]))
+        labels.append((label(metrics.title(method)), x[-1], n_selected[-1], style["color"]))
     axes.set(xlabel="training step", ylabel="patches", ylim=(0, None), xlim=(0, None))
     if metrics.comparison.budget != "epochs":
         axes.set(xlabel="share of the budget used")
@@ -240,7 +241,7 @@ def _selected_patches(metrics: ComparisonMetrics) -> Figure | None:
         side = math.isqrt(share.size)
         shape = (side, side) if side**2 == share.size else (1, share.size)
         image = axes.imshow(share.reshape(shape), cmap="viridis", vmin=0, vmax=1)
-        title = metrics.title(method).replace(", ", ",\n").replace(" (", "\n(")
+        title = label(metrics.title(method)).replace(", ", ",\n").replace(" (", "\n(")
         axes.set_title(f"{title}\nmean {share.mean():.2f}", fontsize=8, loc="center")
     figure.colorbar(image, ax=grid, label="share of the steps", shrink=0.8, aspect=30)
     return figure
@@ -254,7 +255,7 @@ def _cost_to_accuracy(metrics: ComparisonMetrics) -> Figure | None:
     figure = Figure(figsize=(10, 1.1 + 0.27 * len(methods)), layout="constrained")
     grid = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
     groups = {name: group for group, names in metrics.blocks().items() for name in names}
-    for axes, (label, level) in zip(grid, levels.items(), strict=True):
+    for axes, (name, level) in zip(grid, levels.items(), strict=True):
         longest = 0.0
         for row, method in enumerate(methods):
             costs = metrics.costs_to(method, level)
@@ -274,10 +275,10 @@ def _cost_to_accuracy(metrics: ComparisonMetrics) -> Figure | None:
                     f"{len(reached)} of {len(costs)}", (max(reached), row), (4, 0),
                     textcoords="offset points", va="center", fontsize=7.5, color="0.3",
                 )  # fmt: skip
-        axes.set_title(label, fontsize=9)
+        axes.set_title(label(name), fontsize=9)
         axes.set(xlabel=metrics.main_cost.units, xlim=(0, 1.3 * longest or 1))
         axes.set(ylim=(-0.6, len(methods) - 0.4))
         axes.grid(visible=False, axis="y")
-    grid[0].set_yticks(range(len(methods)), [metrics.title(name) for name in methods])
+    grid[0].set_yticks(range(len(methods)), [label(metrics.title(name)) for name in methods])
     grid[0].invert_yaxis()
     return figure

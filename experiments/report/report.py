@@ -2,16 +2,19 @@
 
 import base64
 import os
+import shlex
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.compare.results import Comparison, read_comparison
 from vit_patch_env.experiments.options.commands import ReportOptions
+from vit_patch_env.experiments.process.output import TextTable, print_lines, print_table
 from vit_patch_env.experiments.report.cells import Table
 from vit_patch_env.experiments.report.findings import findings, highlights
 from vit_patch_env.experiments.report.metrics import ComparisonMetrics
@@ -25,6 +28,7 @@ from vit_patch_env.experiments.report.tables import (
     table2,
     time_table,
 )
+from vit_patch_env.system.escaping import code_block, html, link_target, markdown
 from vit_patch_env.system.files import replacing
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -95,6 +99,8 @@ class Report:
         folder = Path(os.path.relpath(self.folder, readme.parent)).as_posix()
         comparison, readme = self.folder.resolve(), readme.resolve()
         root = os.path.commonpath([comparison.parent, readme.parent])
+        from_root = (path.relative_to(root).as_posix() for path in (comparison, readme))
+        command = f"vit-patch report {' --readme '.join(map(shlex.quote, from_root))}"
         plots: list[Plot] = content["plots"]
         front = f"accuracy_over_{metrics.costs[-1].metric}"
         return _render(
@@ -102,7 +108,7 @@ class Report:
             {
                 **content,
                 "folder": folder,
-                "from_root": [path.relative_to(root).as_posix() for path in (comparison, readme)],
+                "commands": [*filter(None, [content["command"]]), command],
                 "table": readme_table(metrics),
                 "plot": next((plot for plot in plots if plot.name == front), None),
                 "highlights": highlights(metrics),
@@ -112,17 +118,13 @@ class Report:
 
     def _show(self, main: Table, problems: list[str], written: list[Path]) -> None:
         """Print the main table, the excluded runs and the paths of the written files."""
-        table = RichTable(title=main.title, title_justify="left")
-        table.add_column("Approach")
-        for column in main.columns:
-            table.add_column(column, justify="right")
+        table = TextTable(main.title, ["Approach"], main.columns)
         for block in main.blocks:
             for row in block.rows:
                 table.add_row(row.title, *(cell.text for cell in row.cells))
-            table.add_section()
-        self.console.print(table)
-        for line in [*problems, f"Written: {', '.join(map(str, written))}"]:
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            table.end_section()
+        print_table(table, self.console)
+        print_lines([*problems, f"Written: {', '.join(map(str, written))}"], self.console)
 
 
 def split_readme(path: Path) -> tuple[bytes, bytes]:
@@ -167,17 +169,50 @@ def _content(metrics: ComparisonMetrics) -> dict[str, Any]:
 
 
 def _render(template: str, content: dict[str, Any]) -> str:
+    """A template with this content, of which every value is escaped for the file's format."""
+    return _template(template).render(content)
+
+
+@cache
+def _template(name: str) -> Template:
+    """A template that escapes values by itself, so that none can be forgotten."""
+    is_html = name.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader("vit_patch_env.experiments.report"),
-        autoescape=template.endswith(".html.j2"),
+        finalize=partial(_escaped, html if is_html else markdown),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
-    return environment.get_template(template).render(content)
+    for filter_name, form in _FORMS.items():
+        environment.filters[filter_name] = partial(_formed, form)
+    return environment.get_template(name)
+
+
+_FORMS: dict[str, Callable[[Any], str]] = {
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "item": partial(markdown, begins_line=True),
+    "code": partial(code_block, language="sh"),
+    "target": link_target,
+}
+"""Filters of the templates whose values are escaped in another way than the others."""
+
+
+class _Escaped(str):
+    """Text that a filter of a template has escaped."""
+
+    __slots__ = ()
+
+
+def _formed(form: Callable[[Any], str], value: Any) -> _Escaped:
+    """A value in such a form."""
+    return _Escaped(form(value))
+
+
+def _escaped(escape: Callable[[Any], str], value: Any) -> str:
+    """A value that is escaped, unless a filter has done that."""
+    return value if isinstance(value, _Escaped) else escape(value)
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vit_patch_env.experiments.report.statistics import MIN_SEEDS, Estimate
+from vit_patch_env.system.shown import escaped
 
 
 def listed(names: Iterable[str]) -> str:
@@ -14,8 +15,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 def unique(values: Iterable[Any]) -> list[str]:
-    """Each value once, in order, without empty ones."""
-    return list(dict.fromkeys(str(value) for value in values if value))
+    """Each value once, in order, as a name in one line, without empty ones."""
+    return list(dict.fromkeys(escaped(str(value)) for value in values if value))
 
 
 def counted(number: Any, noun: str) -> str:

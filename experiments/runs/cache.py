@@ -3,10 +3,9 @@
 import time
 
 from rich.console import Console
-from rich.table import Table
 
 from vit_patch_env.experiments.options.commands import CacheOptions
-from vit_patch_env.experiments.process.output import print_line
+from vit_patch_env.experiments.process.output import TextTable, print_lines, print_table
 from vit_patch_env.system.cache import LIMIT_VARIABLE, cache_dir, entries, limit_bytes, remove
 
 
@@ -41,20 +40,20 @@ class CacheView:
                 if entry not in removed:
                     self._say(f"Kept {entry.folder}, which another process is using")
             return
-        table = Table("images of", "size", "last used")
+        table = TextTable("", ["images of", "size", "last used"])
         for entry in found:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
             table.add_row(entry.about, _size(entry.n_bytes), when)
         if found:
-            self.console.print(table, markup=False)
+            print_table(table, self.console)
         total = _size(sum(entry.n_bytes for entry in found))
         self._say(
-            f"{total} of at most {_size(self.limit)} ({LIMIT_VARIABLE}) in {self.cache}\n"
-            "Those used longest ago make room for others; vit-patch cache --clear removes all."
+            f"{total} of at most {_size(self.limit)} ({LIMIT_VARIABLE}) in {self.cache}",
+            "Those used longest ago make room for others; vit-patch cache --clear removes all.",
         )
 
-    def _say(self, text: str) -> None:
-        print_line(text, self.console)
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)
 
 
 def _size(n_bytes: float) -> str:

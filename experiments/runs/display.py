@@ -14,9 +14,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
+from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
 
@@ -112,7 +112,7 @@ class Display(LiveDisplay):
             )
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        print_line(line, self.console)
 
     def _epoch(self, epoch: int) -> str:
         return f"{epoch}" if self.n_epochs is None else f"{epoch}/{self.n_epochs}"
@@ -120,15 +120,12 @@ class Display(LiveDisplay):
 
 def show_result(result: dict[str, Any], console: Console) -> None:
     """Print the test metrics, on all patches and on the agent's."""
-    table = Table(title="Test images", title_justify="left")
-    table.add_column("The ViT sees")
     columns = ("loss", "accuracy", "precision", "recall", "f1")
-    for column in columns:
-        table.add_column(column.capitalize() if column != "f1" else "F1", justify="right")
+    table = TextTable("Test images", ["The ViT sees"], [name.capitalize() for name in columns])
     for name, label in (("all_patches", "all patches"), ("agent_patches", "the agent's patches")):
         metrics = result["test"][name]
         table.add_row(label, *(_number(column, metrics[column]) for column in columns))
-    console.print(table)
+    print_table(table, console)
 
 
 def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
@@ -136,13 +133,12 @@ def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
     seconds = result["train_seconds"] + result["agent_seconds"]
     skipped = result["n_skipped"]
     note = f" {skipped} steps changed nothing, as their gradient was not finite." if skipped else ""
-    console.print(
+    print_line(
         f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device_name']} "
         f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
         f"{result['agent_seconds']:.1f} s the agent; "
         f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.{note}",
-        highlight=False,
-        soft_wrap=True,
+        console,
     )
 
 

@@ -42,7 +42,7 @@ from vit_patch_env.experiments.options.commands import (
 from vit_patch_env.experiments.options.flat import command, flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
-from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.process.output import loaded, print_line, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server
 from vit_patch_env.experiments.run_folder.folder import lock_folder, provenance
@@ -173,7 +173,8 @@ class Pretraining:
             return received
         self.folder.remove()
         self._say(
-            f"The agent is in {self.path}. Use it with\n  vit-patch train --agent {self.path}"
+            f"The agent is in {self.path}. Use it with",
+            f"  vit-patch train --agent {shlex.quote(str(self.path))}",
         )
         return []
 
@@ -224,8 +225,8 @@ class Pretraining:
         self.checkpoint.stop()
         say("stopping after a checkpoint; a second signal ends it at once")
 
-    def _say(self, text: str) -> None:
-        print_line(text, self.console)
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)
 
 
 def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
@@ -259,11 +260,10 @@ class _Episodes(BaseCallback):
         for episode in ended:
             self.returns.append(float(episode["r"]))
             if len(self.returns) % 10 == 0:
-                self.console.print(
+                print_line(
                     f"{len(self.returns)}/{self.n_episodes} runs: mean return of the last ten "
                     f"{np.mean(self.returns[-10:]):.4f}{self._schedule()}",
-                    highlight=False,
-                    soft_wrap=True,
+                    self.console,
                 )
         return len(self.returns) < self.n_episodes
 

@@ -33,7 +33,7 @@ from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
-from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
@@ -206,7 +206,8 @@ class Run:
             f"patches picked by {options.agent}"
             + ("" if resumed is None else f", resumed at step {resumed}")
             + (", from the start, as there is no checkpoint yet" if restarts else "")
-            + f". Watch it:\n  tensorboard --logdir {self.folder.path}"
+            + ". Watch it:",
+            f"  tensorboard --logdir {self._quoted_folder}",
         )
         log = EventLog(self.folder.path, (resumed or 0) + 1 if self.resumes else None)
         self.agent.set_logger(Logger(str(self.folder.path), [log]))
@@ -221,7 +222,12 @@ class Run:
 
     @property
     def _how_to_resume(self) -> str:
-        return f"resume with: vit-patch train --resume {shlex.quote(str(self.folder.path))}"
+        return f"resume with: vit-patch train --resume {self._quoted_folder}"
+
+    @property
+    def _quoted_folder(self) -> str:
+        """The folder's path as a word of a command."""
+        return shlex.quote(str(self.folder.path))
 
     def _finish(self, received: list[int]) -> dict[str, Any]:
         """Evaluate and write the results; wait for space if the disk is full.
@@ -273,14 +279,15 @@ class Run:
         show_result(result, self.console)
         show_cost(result, env.n_patches, self.console)
         self._say(
-            f"Everything is in {folder.path}. See its curves with\n"
-            f"  tensorboard --logdir {folder.path}\n"
-            f"and its test metrics again with\n  vit-patch evaluate {folder.path}"
+            f"Everything is in {folder.path}. See its curves with",
+            f"  tensorboard --logdir {self._quoted_folder}",
+            "and its test metrics again with",
+            f"  vit-patch evaluate {self._quoted_folder}",
         )
         return result
 
-    def _say(self, text: str) -> None:
-        print_line(text, self.console)
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)
 
     def _request_stop(self) -> None:
         """Stop after the current step; called when a signal is received."""

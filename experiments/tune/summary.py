@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import command, flat
+from vit_patch_env.experiments.process.output import TextTable, print_table
 from vit_patch_env.experiments.run_folder.folder import provenance, write_json
 from vit_patch_env.experiments.tune.space import Dimension, with_values
 from vit_patch_env.experiments.tune.study import TrialRecord
@@ -109,18 +109,14 @@ def _best(summary: Summary, options: TuneOptions, train_options: TrainOptions) -
 
 def show_summary(summary: Summary, dimensions: Sequence[Dimension], console: Console) -> None:
     """Print the best trials, and the values of the best one beside those of the options."""
-    trials = Table(title="Best trials", title_justify="left")
-    for name in ("Trial", "Val accuracy", "Patches", "Seconds"):
-        trials.add_column(name, justify="right")
+    trials = TextTable("Best trials", [], ["Trial", "Val accuracy", "Patches", "Seconds"])
     for one in summary.done[:N_SHOWN]:
         cells = (f"{one.accuracy:.2%}", f"{one.n_selected:.1f}", f"{one.seconds:.0f}")
         trials.add_row(str(one.number), *cells)
-    console.print(trials)
-    values = Table(title="Values of the best trial", title_justify="left")
-    values.add_column("Value")
-    values.add_column("Searched")
-    for name in ("Trial 0", "Best", "Importance"):
-        values.add_column(name, justify="right")
+    print_table(trials, console)
+    values = TextTable(
+        "Values of the best trial", ["Value", "Searched"], ["Trial 0", "Best", "Importance"]
+    )
     for dimension in dimensions:
         share = summary.importance.get(dimension.name)
         values.add_row(
@@ -130,4 +126,4 @@ def show_summary(summary: Summary, dimensions: Sequence[Dimension], console: Con
             str(summary.best.values[dimension.name]),
             "" if share is None else f"{share:.0%}",
         )
-    console.print(values)
+    print_table(values, console)

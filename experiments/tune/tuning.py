@@ -34,7 +34,12 @@ from vit_patch_env.experiments.process.messages import (
     say,
     show_warning,
 )
-from vit_patch_env.experiments.process.output import BestEffortOutput, loaded, print_line
+from vit_patch_env.experiments.process.output import (
+    BestEffortOutput,
+    loaded,
+    print_line,
+    print_lines,
+)
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import (
     Worker,
@@ -53,6 +58,7 @@ from vit_patch_env.experiments.runs.environment import make_env, run_length
 from vit_patch_env.experiments.runs.resume import with_absolute_paths
 from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions, with_values
 from vit_patch_env.experiments.tune.trial_run import train_and_validate
+from vit_patch_env.system.shown import escaped_line
 
 if TYPE_CHECKING:  # needs Optuna, an optional dependency
     from vit_patch_env.experiments.tune.study import Attempt, TuningStudy
@@ -268,7 +274,7 @@ class Tuning:
         except StudyFileError:
             raise
         except Exception as error:
-            note = " ".join((str(error) or type(error).__name__).split())
+            note = escaped_line(" ".join((str(error) or type(error).__name__).split()))
             attempt.finish("failed", note=note)
             say(f"{name} failed: {note}")
         else:
@@ -352,8 +358,8 @@ class Tuning:
         self._say(
             f"Of {summary.states}, trial {best.number} is the best: {best.accuracy:.2%} on "
             f"validation images{compared}. The best of many trials is partly luck: compare it on "
-            f"other seeds. Everything is in {self.path}. Train with its values:\n"
-            f"  {best_command(self.train_options, best)}"
+            f"other seeds. Everything is in {self.path}. Train with its values:",
+            f"  {best_command(self.train_options, best)}",
         )
 
     @property
@@ -379,9 +385,9 @@ class Tuning:
         """Called when a second signal is received."""
         kill_workers(self._workers)
 
-    def _say(self, text: str) -> None:
+    def _say(self, *lines: str) -> None:
         if not self.is_worker:
-            print_line(text, self.console)
+            print_lines(lines, self.console)
 
 
 def _tune_in_background(options: TuneOptions, n_threads: int) -> None:

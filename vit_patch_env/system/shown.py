@@ -1,10 +1,16 @@
-"""Names in messages, of files and classes: one line, safe for a terminal."""
+"""Text from outside as it is shown: one line, safe for a terminal.
+
+`escaping.py` has what HTML, Markdown and plots need in addition.
+"""
 
 import os
 from collections.abc import Iterable
 
 _LONGEST = 200
 """Characters of the longest name that is shown in full."""
+
+_LONGEST_LINE = 10_000
+"""Characters of the longest line, such as a message with several names, or a command."""
 
 _N_LISTED = 5
 """Names of a list that are shown."""
@@ -13,23 +19,38 @@ _BYTES = range(0xDC80, 0xDD00)
 """What Python decodes the bytes of names to that are not in the file system's encoding."""
 
 
-def escaped(text: str | os.PathLike[str]) -> str:
+def escaped(text: str | os.PathLike[str], longest: int = _LONGEST) -> str:
     r"""A name in one line, safe for a terminal.
 
     Printable characters of any language remain. All others are escaped as in Python: control
     characters such as `\n` and `\x1b`, bidirectional controls (`\u202e`), and bytes that could not
-    be decoded (`\xff`). The middle of a name that is longer than about 200 characters becomes
-    `...`.
+    be decoded (`\xff`). The middle of a name that is longer becomes `...`.
 
     Args:
         text: a path, or any text, such as an error's.
+        longest: number of characters that come back at most, from 3.
     """
-    pieces = [_escaped(character) for character in os.fsdecode(text)]
-    if sum(map(len, pieces)) <= _LONGEST:
-        return "".join(pieces)
-    half = (_LONGEST - len("...")) // 2
-    end = _within(pieces[::-1], half)
-    return "".join((*_within(pieces, half), "...", *end[::-1]))
+    text = os.fsdecode(text)
+    if text.isprintable() and len(text) <= longest:
+        return text
+    if len(text) <= longest:
+        whole = "".join(map(_escaped, text))
+        if len(whole) <= longest:
+            return whole
+    half = (longest - len("...")) // 2
+    start = _within(map(_escaped, text), half)
+    end = _within(map(_escaped, reversed(text)), half)
+    return "".join((*start, "...", *reversed(end)))
+
+
+def escaped_line(text: object) -> str:
+    """A line that is written: a sentence or a command with such names, escaped as they are.
+
+    Args:
+        text: the line, or what is shown as its `str`. Of one that is longer than 10,000 characters
+            the middle becomes `...`.
+    """
+    return escaped(str(text), _LONGEST_LINE)
 
 
 def listed(names: Iterable[object]) -> str:
@@ -52,12 +73,12 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _within(pieces: list[str], length: int) -> list[str]:
+def _within(pieces: Iterable[str], length: int) -> list[str]:
     """The first pieces, as many as have at most `length` characters together."""
-    n_pieces = 0
+    found = []
     for piece in pieces:
         length -= len(piece)
         if length < 0:
             break
-        n_pieces += 1
-    return pieces[:n_pieces]
+        found.append(piece)
+    return found
