@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vit_patch_env.checks import InputError
 
@@ -46,7 +46,7 @@ ARCHIVE_ERRORS = (
 """What Python's zipfile raises for files that are damaged or of another kind."""
 
 
-def open_regular(path: Path, limit: float, what: str) -> BinaryIO:
+def open_regular(path: Path, limit: float, what: str) -> io.BufferedReader:
     """Open a file for reading; only a regular one, which never blocks, of limited size.
 
     Args:

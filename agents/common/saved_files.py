@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import pickle
 import re
 import zipfile
@@ -19,11 +18,15 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from vit_patch_env.arguments import declared
 from vit_patch_env.checks import check
+from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_member
 
 Seed = Annotated[int | None, Interval(ge=0, le=2**32 - 1)]
 """Of NumPy's global generator, which Stable-Baselines3 seeds."""
 
 Count = Annotated[int, Interval(ge=1)]
+
+_DATA_BYTES = 256 * MEGABYTE
+"""Of the attributes of an algorithm, as JSON; a rule's numbers of patches are among them."""
 
 SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
 
@@ -129,14 +132,23 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it."""
+    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it.
+
+    Raises:
+        InputError: for a file that unpacks to much more than its size.
+    """
     file = open_path(path, "r", suffix="zip")
     try:
-        with zipfile.ZipFile(file) as archive:
-            data: dict[str, Any] = json.loads(archive.read("data"))
-        return data
-    except (zipfile.BadZipFile, KeyError):
-        return {}
+        content = file.read()
+        if file is path:
+            file.seek(0)
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            return {}
+        with open_archive(content) as archive:
+            if "data" not in archive.namelist():
+                return {}
+            data = parse_json(read_member(archive, "data", _DATA_BYTES))
+        return data if isinstance(data, dict) else {}
     finally:
         if file is not path:
             file.close()
