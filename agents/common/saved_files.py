@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import pickle
 import re
 import zipfile
@@ -13,12 +14,11 @@ import numpy as np
 from annotated_types import Interval
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from vit_patch_env.arguments import declared
 from vit_patch_env.checks import check
-from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_member
+from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member
 
 Seed = Annotated[int | None, Interval(ge=0, le=2**32 - 1)]
 """Of NumPy's global generator, which Stable-Baselines3 seeds."""
@@ -137,21 +137,26 @@ def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
     Raises:
         InputError: for a file that unpacks to much more than its size.
     """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        content = file.read()
-        if file is path:
-            file.seek(0)
-        if not zipfile.is_zipfile(io.BytesIO(content)):
+    content = _content(path)
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return {}
+    with open_archive(content) as archive:
+        if "data" not in archive.namelist():
             return {}
-        with open_archive(content) as archive:
-            if "data" not in archive.namelist():
-                return {}
-            data = parse_json(read_member(archive, "data", _DATA_BYTES))
-        return data if isinstance(data, dict) else {}
-    finally:
-        if file is not path:
-            file.close()
+        data = parse_json(read_member(archive, "data", _DATA_BYTES))
+    return data if isinstance(data, dict) else {}
+
+
+def _content(path: str | Path | io.BufferedIOBase) -> bytes:
+    """The content of a file, with the name that Stable-Baselines3 finds it by; empty if missing."""
+    if not isinstance(path, str | Path):
+        content = path.read()
+        path.seek(0)
+        return content
+    for name in (Path(path), Path(f"{path}.zip")):
+        if name.exists():
+            return read_bytes(name, math.inf, "an agent")
+    return b""
 
 
 def _pickled(item: Any) -> bytes:

@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,7 +127,7 @@ class RunCheckpoint(BaseCallback):
         state = self.folder.load_newest()
         if state is None:
             return None
-        check_checkpoint(state, self.run_config, self.folder.path)
+        check_checkpoint(state, self.run_config, self._source)
         self.resumed_steps = self.saved_steps = int(state["n_steps"])
         return cast("dict[str, Any]", state)
 
@@ -241,18 +242,34 @@ class RunCheckpoint(BaseCallback):
         if self.recorder.has_attr("exclude_time"):
             self.recorder.env_method("exclude_time", seconds)
 
+    @property
+    def _source(self) -> Path:
+        """What was restored from, for messages."""
+        return self.folder.loaded or self.folder.path
+
+    @contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        """Raise what a state of the wrong types causes within the block as one line of the file."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # libraries raise anything for others' states
+            raise self.restoring_error(error) from error
+
+    def restoring_error(self, error: Exception) -> InputError:
+        """The error for a checkpoint that cannot be restored, in one line."""
+        reason = str(error).split("\n")[0] or type(error).__name__
+        return InputError(f"expected a run's checkpoint in {self._source}, got: {reason}")
+
     def _restore_agent(self, state: dict[str, Any]) -> None:
         """Restore the agent to the start of its rollout, and replay the transitions since then."""
-        try:
+        with self._naming_the_checkpoint():
             restore(self.model, state["agent"])
             restore_generators(state["generators"])
             self.n_calls = state["n_calls"]
             transitions = restore(None, state["transitions"])
             self.recorder.replay(transitions)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"expected a run's checkpoint in {self.folder.path}, got: {error}"
-            ) from error
         # The steps per second that the algorithm logs are those of this process.
         self.model._num_timesteps_at_start = self.model.num_timesteps
         if not transitions:
@@ -261,11 +278,12 @@ class RunCheckpoint(BaseCallback):
     def _restore_environments(self, state: dict[str, Any]) -> None:
         """Restore environments, callbacks and extra objects once all transitions are replayed."""
         layers = list(env_layers(self.recorder.venv))
-        for layer, layer_state in zip(layers, state["environments"], strict=True):
-            restore(layer, layer_state)
-        restore(self.callback, state["callback"])
-        for name, thing in self.extra.items():
-            thing.load_state_dict(restore(None, state["extra"][name]))
+        with self._naming_the_checkpoint():
+            for layer, layer_state in zip(layers, state["environments"], strict=True):
+                restore(layer, layer_state)
+            restore(self.callback, state["callback"])
+            for name, thing in self.extra.items():
+                thing.load_state_dict(restore(None, state["extra"][name]))
         self._ended = state["ended"]
         self._to_restore = None
         self.schedule.restart()

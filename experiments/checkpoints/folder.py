@@ -16,6 +16,9 @@ class CheckpointFolder:
         path: the folder; created with the first checkpoint.
         checkpoints_kept: how many of the newest checkpoints to keep, at least 1.
 
+    Attributes:
+        loaded: the checkpoint that `load_newest` returned the state of; None before.
+
     Raises:
         ValueError: if `checkpoints_kept` is out of range or `path` is a link.
     """
@@ -26,10 +29,11 @@ class CheckpointFolder:
             raise InputError(f"expected a folder of checkpoints, got the link {path}")
         self.path = path
         self.checkpoints_kept = checkpoints_kept
+        self.loaded: Path | None = None
 
     @property
     def files(self) -> list[Path]:
-        """Paths of the checkpoints, the newest first."""
+        """Paths of the checkpoints and of what else has such a name, the newest first."""
         return sorted(self.path.glob("step-*.ckpt"), reverse=True)
 
     def save(self, step: int, state: Any) -> None:
@@ -40,8 +44,8 @@ class CheckpointFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         save_state(self.path / self._name(step), state)
-        for path in self.files[self.checkpoints_kept :]:
-            path.unlink()
+        written = [path for path in self.files if path.is_file()]
+        self._remove(written[self.checkpoints_kept :])
 
     def _name(self, step: int) -> str:
         return f"step-{step:012}.ckpt"
@@ -59,7 +63,9 @@ class CheckpointFolder:
         files, problem = self.files, None
         for path in files:
             try:
-                return load_state(path)
+                state = load_state(path)
+                self.loaded = path
+                return state
             except VersionError:
                 raise  # older checkpoints will not be of a newer version
             except ValueError as error:
@@ -71,18 +77,28 @@ class CheckpointFolder:
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints, complete or partial, and the folder if it is then empty."""
+        """Remove all checkpoints, complete or partial, and the folder if it is then empty.
+
+        Warns of what cannot be removed.
+        """
         self.remove_partial()
-        for path in self.files:
-            path.unlink()
+        self._remove(self.files)
         with suppress(OSError):  # it holds other files or does not exist
             self.path.rmdir()
 
     def remove_after(self, step: int) -> None:
-        """Remove the checkpoints of steps after this one, from which a run resumes."""
-        for path in self.files:
-            if path.name > self._name(step):
+        """Remove the checkpoints of steps after this one, from which a run resumes.
+
+        Warns of what cannot be removed.
+        """
+        self._remove([path for path in self.files if path.name > self._name(step)])
+
+    def _remove(self, paths: list[Path]) -> None:
+        for path in paths:
+            try:
                 path.unlink()
+            except OSError as error:
+                warnings.warn(f"{path} cannot be removed: {error.strerror}", stacklevel=3)
 
     def remove_partial(self) -> None:
         """Remove partially written checkpoints that killed processes left."""

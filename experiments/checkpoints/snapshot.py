@@ -27,7 +27,8 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, shown
+from vit_patch_env.system.tensors import check_optimizer_state
 
 _STATIC = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
@@ -79,7 +80,11 @@ def restore(thing: Any, state: Any) -> Any:
     """
     try:
         return _restore(thing, state, type(thing).__name__)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+    except InputError:
+        raise
+    except (
+        AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = str(error).split("\n")[0]
         raise InputError(f"expected the state of this run's agent, got: {reason}") from error
 
@@ -152,6 +157,7 @@ def _snapshot_buffer(buffer: BaseBuffer, name: str, seen: set[int]) -> dict[str,
 
 def _restore(thing: Any, state: Any, name: str) -> Any:
     if type(state) in _PLAIN:
+        _check_kind(thing, state, name)
         return state
     if isinstance(state, Tensor):
         if isinstance(thing, Tensor) and thing.shape == state.shape:
@@ -195,12 +201,30 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     if _class_name(thing) != expected:
         raise InputError(f"{name} must be a {expected}, as in the saved state, got {thing!r}")
     if state_dict is not None:
-        thing.load_state_dict(_restore(None, state_dict, name))
+        loaded = _restore(None, state_dict, name)
+        if isinstance(thing, torch.optim.Optimizer):
+            check_optimizer_state(thing, loaded)
+        thing.load_state_dict(loaded)
     for key, value in attributes.items():
         if value == ("static",) and key not in vars(thing):
             continue
         vars(thing)[key] = _restore(vars(thing).get(key), value, f"{name}.{key}")
     return thing
+
+
+def _check_kind(thing: Any, state: Any, name: str) -> None:
+    """Refuse text in the place of a number, a number in that of text, and either for a container.
+
+    The constructor makes attributes of the right kind, or None.
+    """
+    if thing is None or state is None:
+        return
+    numbers = (bool, int, float)
+    expected = next((kind for kind in (numbers, str) if isinstance(thing, kind)), None)
+    if expected is None and not isinstance(thing, dict | list | tuple | deque | np.ndarray):
+        return
+    if expected is None or not isinstance(state, expected):
+        raise InputError(f"{name} must be a {type(thing).__name__}, got {shown(state)}")
 
 
 def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:

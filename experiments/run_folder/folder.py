@@ -114,7 +114,13 @@ class RunFolder:
         (self.path / RESULT).unlink(
             missing_ok=True
         )  # first, as a run with a result counts as finished
-        CheckpointFolder(self.checkpoints).clear()
+        checkpoints = CheckpointFolder(self.checkpoints)
+        checkpoints.clear()
+        if checkpoints.files:
+            raise InputError(
+                f"expected a folder without checkpoints, got {checkpoints.files[0]}, which cannot "
+                "be removed"
+            )
         for file in self._files():
             file.unlink()
         write_json(

@@ -7,8 +7,9 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError, InputError, check_choice
+from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.dataset_names import check_dataset_name
+from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
@@ -126,12 +127,9 @@ def _load_torchvision(class_name: str) -> Loader:
         images, labels = [], []
         for train in (True, False):
             try:
-                part = dataset(request.root, train=train, download=True)
+                part = dataset(request.root, train=train, download=may_download())
             except (OSError, RuntimeError) as error:
-                raise InputError(
-                    f"expected the files of {class_name} in {request.root} or a network to "
-                    f"download them from, got: {error}"
-                ) from error
+                raise missing_files(class_name, request.root, error) from error
             pixels = torch.as_tensor(part.data)
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
             images.append(pixels)
