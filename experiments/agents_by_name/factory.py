@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch.optim import Optimizer
 
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
@@ -24,6 +26,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
 from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
+from vit_patch_env.system.tensors import check_optimizer_state
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "mask": lambda env: env,
@@ -128,7 +131,12 @@ def make_agent(
     named = replace(options, agent=card.agent, **card.of_agent)
     agent = _new_agent(named, env, vec_env)
     try:
-        agent.set_parameters(read_parameters(path), device="cpu")
+        parameters = read_parameters(path)
+        for part, state in parameters.items():
+            optimizer = attrgetter(part)(agent)
+            if isinstance(optimizer, Optimizer):
+                check_optimizer_state(optimizer, state)
+        agent.set_parameters(parameters, device="cpu")
     except MemoryError:
         raise
     except Exception as error:  # networks and optimizers raise anything for others' states
