@@ -204,20 +204,21 @@ def _read_table(path: Path, checksums: Mapping[str, str], columns: Sequence[str]
 
 def _check_values(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Refuse numbers that no run has. NaN stands for what was not measured."""
+    metrics, patches = tables[METRICS], tables[SELECTED].drop(columns="epoch", errors="ignore")
     for table, names, largest in (
-        (METRICS, _AMOUNTS, LARGEST), (METRICS, ("val_accuracy",), 1.0),
-        (STEPS, ("n_selected",), LARGEST),
-        (SELECTED, tuple(name for name in tables[SELECTED] if name != "epoch"), 1.0),
+        (METRICS, [name for name in _AMOUNTS if name in metrics], LARGEST),
+        (METRICS, ["val_accuracy"], 1.0), (STEPS, ["n_selected"], LARGEST),
+        (SELECTED, list(patches), 1.0),
     ):  # fmt: skip
-        for name in names:
-            values = tables[table].get(name, pd.Series(dtype=np.float64)).dropna()
-            wrong = values[~values.between(0, largest)]
-            if len(wrong):
-                raise InputError(
-                    f"{path}: damaged: expected {name} in [0, {largest:g}] in {table}, "
-                    f"got {wrong.iloc[0]:g}"
-                )
-    if tables[STEPS]["n_selected"].isna().any() or not len(tables[METRICS]):
+        values = tables[table][names].to_numpy(dtype=np.float64)
+        wrong = (values < 0) | (values > largest)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"{path}: damaged: expected {names[column]} in [0, {largest:g}] in {table}, "
+                f"got {values[row, column]:g}"
+            )
+    if tables[STEPS]["n_selected"].isna().any() or not len(metrics):
         raise InputError(f"{path}: damaged: expected epochs and steps, got some without numbers")
 
 

@@ -29,6 +29,9 @@ from vit_patch_env.reading import MEGABYTE, read_bytes
 from vit_patch_env.system.files import replacing
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+_UNKNOWN = "backslashreplace"
+"""What is written of letters that UTF-8 lacks, which JSON and file names may have."""
+
 _README_BYTES = 16 * MEGABYTE
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 
@@ -90,7 +93,7 @@ class Report:
         if self.readme is not None:
             before, after = split_readme(self.readme)
             section = self._readme_section(metrics, content, self.readme)
-            self.readme.write_bytes(before + section.encode() + after)
+            self.readme.write_bytes(before + section.encode(errors=_UNKNOWN) + after)
             written.append(self.readme)
         self._show(content["tables"][0], content["warnings"], written)
 
@@ -191,4 +194,4 @@ def _render(template: str, content: dict[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_text(text, encoding="utf-8", errors=_UNKNOWN, newline="\n")

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,6 +11,11 @@ import torch
 from tests.fuzzing.values import PLAIN, TENSORS, changed, chosen
 from vit_patch_env.data import store
 from vit_patch_env.system.files import load_tensors
+
+CELLS = [
+    "", "nan", "inf", "-inf", "1e400", "-1", "0", "1e30", "9" * 400, "1.5", "x", '"', '"a', "True",
+    "0x10", "1_0", " ", "\0", "\r", "é", "\ud800", "x" * 200_000, "epoch",
+]  # fmt: skip
 
 
 def of_bytes(rng, content, others):
@@ -66,8 +72,6 @@ def of_table(rng, content, others):
     if rng.integers(4) == 0:
         return of_bytes(rng, content, others)
     rows = [line.split(",") for line in content.decode().splitlines()]
-    cells = ["", "nan", "inf", "-inf", "1e400", "-1", "0", "1e30", "9" * 400, "1.5", "x", '"', '"a',
-             "True", "0x10", "1_0", " ", "\0", "\r", "é", "\ud800", "x" * 200_000, "epoch"]  # fmt: skip
     for _ in range(int(rng.integers(1, 4))):
         kind, row = rng.integers(6), int(rng.integers(len(rows)))
         column = int(rng.integers(len(rows[row]))) if rows[row] else 0
@@ -80,8 +84,14 @@ def of_table(rng, content, others):
         elif kind == 3:
             rows = [[*one, *one[column : column + 1]] for one in rows]
         elif rows[row]:
-            rows[row] = [*rows[row][:column], chosen(rng, cells), *rows[row][column + 1 :]]
+            rows[row] = [*rows[row][:column], chosen(rng, CELLS), *rows[row][column + 1 :]]
     return "\n".join(",".join(row) for row in rows).encode(errors="surrogatepass")
+
+
+@lru_cache(8)
+def loaded(content):
+    """What torch saved, which mutations copy."""
+    return load_tensors(content)
 
 
 def of_tensors(rng, content, others):
@@ -89,7 +99,7 @@ def of_tensors(rng, content, others):
     if rng.integers(8) == 0:
         return of_bytes(rng, content, others)
     buffer = io.BytesIO()
-    torch.save(changed(rng, load_tensors(content), PLAIN + TENSORS * 3), buffer)
+    torch.save(changed(rng, loaded(content), PLAIN + TENSORS * 3), buffer)
     return buffer.getvalue()
 
 
@@ -100,7 +110,7 @@ def of_archive(rng, content, others):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = chosen(rng, list(members))
-    kind = rng.integers(8)
+    kind = rng.integers(20)
     if kind == 0:
         del members[name]
     elif kind == 1:
@@ -116,7 +126,11 @@ def of_archive(rng, content, others):
     else:
         members[name] = of_bytes(rng, members[name], others)
     buffer = io.BytesIO()
-    packed = chosen(rng, [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+    packed = chosen(
+        rng, [zipfile.ZIP_STORED] * 4 + [zipfile.ZIP_DEFLATED] * 3 + [zipfile.ZIP_BZIP2]
+    )
+    if kind == 2:
+        packed = zipfile.ZIP_DEFLATED  # which is fast
     with zipfile.ZipFile(buffer, "w", packed) as archive:
         for member, part in members.items():
             archive.writestr(member, part)

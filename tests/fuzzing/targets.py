@@ -4,22 +4,24 @@ import hashlib
 import json
 import random
 import shutil
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY, TINY_OPTIONS
 from tests.fabricated import fabricate
 from tests.fuzzing.cases import Target
 from tests.fuzzing.mutations import of_archive, of_bytes, of_index, of_json, of_table, of_tensors
 from tests.interrupted_runs import N_STEPS, learn, new_agent
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import InputError
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.store import Store
 from vit_patch_env.experiments import RunCheckpoint
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
+from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.comparison import COMPARE_FIELDS
@@ -36,6 +38,7 @@ from vit_patch_env.experiments.report.plots import make_plots
 from vit_patch_env.experiments.report.report import Report
 from vit_patch_env.experiments.run_folder.folder import RunFolder, write_json
 from vit_patch_env.experiments.run_folder.schemas import read_checked
+from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.evaluate import Evaluation
 from vit_patch_env.experiments.runs.resume import resumed_options
 from vit_patch_env.experiments.tune.tuning import _saved_options
@@ -45,12 +48,12 @@ QUIET = Console(quiet=True)
 SHAPE = (3, 5, 4)
 
 
-def all_targets(root):
-    """Targets of every kind in a new folder."""
+def all_targets(root, agents=("random", "paper")):
+    """Targets of every kind in a new folder; checkpoints of these agents."""
     return [
         *comparison_targets(root),
         *run_targets(root),
-        checkpoint_target(root),
+        *(checkpoint_target(root, name) for name in agents),
         study_target(root),
         *cache_targets(root),
     ]
@@ -63,8 +66,7 @@ def fit_checksums(run):
         result = run / "result.json"
         content = json.loads(result.read_bytes())
         content["files"] |= {
-            name: hashlib.sha256((run / name).read_bytes()).hexdigest()
-            for name in content["files"]
+            name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in content["files"]
         }
         result.write_text(json.dumps(content))
 
@@ -72,29 +74,33 @@ def fit_checksums(run):
 
 
 def comparison_targets(root):
-    folder = fabricate(root / "c", methods=("simple_vit", "agentvit"), seeds=(0, 1), epochs=3,
-                       side=4)  # fmt: skip
-    flops = fabricate(root / "f", methods=("simple_vit", "agentvit"), seeds=(0, 1), epochs=3,
-                      side=4, env={"budget": "flops"})  # fmt: skip
+    methods = ("simple_vit", "agentvit")
+    epochs = fabricate(root / "c", methods=methods, seeds=(1,), epochs=3, side=4)
+    flops = fabricate(root / "f", methods=methods, seeds=(1,), epochs=3, side=4,
+                      env={"budget": "flops"})  # fmt: skip
     targets = []
-    for one in (folder, flops):
-        run = one / "runs" / "agentvit__1"
-        readers = {
-            "read_run": lambda run=run: read_run(run),
-            "read_comparison": lambda one=one: read_comparison(one),
-            "options": lambda run=run: RunFolder(run).options,
-            "steps": lambda run=run: RunFolder(run).read_steps(),
-            "progress": lambda run=run: RunFolder(run).progress(),
-            "compare": lambda one=one: read_checked(one / "compare.json", COMPARE_FIELDS),
-            "report": lambda one=one: reported(one, root / "report"),
-            "plots": lambda one=one: plotted(one),
+    for folder in (epochs, flops):
+        run = folder / "runs" / "agentvit__1"
+        of_run = {"read_run": partial(read_run, run)}
+        of_comparison = {
+            "read_comparison": partial(read_comparison, folder),
+            "report": partial(reported, folder, root / "report"),
+            "plots": partial(plotted, folder),
         }
-        for name, mutation in (
-            ("config.json", of_json), ("result.json", of_json), ("metrics.csv", of_table),
-            ("steps.csv", of_table), ("selected.csv", of_table), ("../../compare.json", of_json),
-        ):  # fmt: skip
-            fit = (lambda: None) if "result" in name or "compare" in name else fit_checksums(run)
-            targets.append(Target((run / name).resolve(), mutation, readers, 6, one, fit))
+        opened = RunFolder(run)
+        for name, mutation, own in (
+            ("config.json", of_json, {"options": lambda opened=opened: opened.options}),
+            ("result.json", of_json, {"result": opened.read_result}),
+            ("metrics.csv", of_table, {"progress": opened.progress}),
+            ("steps.csv", of_table, {"steps": opened.read_steps}),
+            ("selected.csv", of_table, {}),
+        ):
+            fit = None if name == "result.json" else fit_checksums(run)
+            readers = {**of_run, **own, **of_comparison}
+            targets.append(Target(run / name, mutation, readers, 1 + len(own), folder, fit))
+        path = folder / "compare.json"
+        own = {"fields": partial(read_checked, path, COMPARE_FIELDS)}
+        targets.append(Target(path, of_json, {**own, **of_comparison}, 2, folder))
     return targets
 
 
@@ -121,7 +127,6 @@ def run_targets(root):
     run = root / "run"
     main(["train", *TINY_OPTIONS, "--epochs", "1", "--out", str(run)])
     agent = run / "agent.zip"
-    # As little as possible, as it is read again for every case.
     readers = {
         "options": lambda: RunFolder(run).options,
         "files": lambda: RunFolder(run).check_files("config.json", "vit.safetensors", "agent.zip"),
@@ -151,20 +156,15 @@ def evaluated(run):
 
 def learnt(path):
     """An agent from a file that continues to learn."""
-    from tests.conftest import TINY
-    from vit_patch_env.config import EnvConfig
-    from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
-    from vit_patch_env.experiments.runs.environment import make_env
-
     given = TrainOptions(agent=str(path), agent_learns=True, env=EnvConfig(**TINY))
     options = resolve_agent(given)
     agent = make_agent(options, make_env(options.env))
     agent.learn(3)
 
 
-def checkpoint_target(root):
-    folder = root / "checkpoints"
-    learn(new_agent("paper")[0], folder, stop_at=9)
+def checkpoint_target(root, name):
+    folder = root / f"checkpoints of {name}"
+    learn(new_agent(name)[0], folder, stop_at=9)
     (path,) = CheckpointFolder(folder).files
 
     def of_checkpoint(rng, content, others):
@@ -173,22 +173,18 @@ def checkpoint_target(root):
         body = of_tensors(rng, content[len(_HEADER) : -_DIGEST_SIZE], others)
         return _HEADER + body + hashlib.sha256(_HEADER + body).digest()
 
-    def load():
-        checkpoint = RunCheckpoint(folder, every="never", resume=True)
-        checkpoint.folder.load_newest()
-
     def prepare():
         checkpoint = RunCheckpoint(folder, every="never", resume=True)
         checkpoint.prepare()
 
-    readers = {"load": load, "prepare": prepare, "resume": lambda: resumed(folder)}
-    return Target(path, of_checkpoint, readers, 2, folder)
+    readers = {"prepare": prepare, "resume": partial(resumed, folder, name)}
+    return Target(path, of_checkpoint, readers, 1, folder)
 
 
-def resumed(folder):
+def resumed(folder, name):
     """A run that is resumed from the folder's checkpoint, and two steps of it."""
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    agent, _ = new_agent("paper")
+    agent, _ = new_agent(name)
     checkpoint = RunCheckpoint(folder, every="never", resume=True)
     try:
         checkpoint.prepare()
@@ -241,6 +237,3 @@ def opened(folder):
     with store.locked():
         store.load()
     return store
-
-
-__all__ = ["SimpleNamespace", "all_targets"]

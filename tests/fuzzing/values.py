@@ -17,7 +17,7 @@ PLAIN = [
     2**63, 2**64, 10**20, 10**300, float("nan"), float("inf"), float("-inf"), "", "x", "0", "auto",
     "digits", "folder", "cuda:7", "meta", "../..", "/dev/zero", "a\0b", "\ud800", "\udc80", "é" * 3,
     "<script>alert(1)</script>", "\x1b[31m", "$\\frac{$", "[/red]", "|", "line\nline", "y" * 20_000,
-    [], {}, [[]], {"": {}}, [1, 2], {"a": 1}, nested(JSON_DEPTH - 8), nested(900), [0] * 5000,
+    [], {}, [[]], {"": {}}, [1, 2], {"a": 1}, nested(JSON_DEPTH - 8), nested(150), [0] * 5000,
 ]  # fmt: skip
 
 TENSORS = [
