@@ -32,6 +32,11 @@ class _Contents(TypedDict):
 _CONTENTS = TypeAdapter(_Contents)
 
 
+def checkpoint_name(step: Any) -> str:
+    """The name of a step's checkpoint; of what is no step, that of none."""
+    return f"step-{step:012}.ckpt" if type(step) is int else ""
+
+
 def check_checkpoint(state: Any, run_config: Any, path: Path) -> None:
     """Require a loaded checkpoint to be one of this run.
 
@@ -45,6 +50,10 @@ def check_checkpoint(state: Any, run_config: Any, path: Path) -> None:
     """
     if not isinstance(state, dict) or "n_steps" not in state or "run_config" not in state:
         raise InputError(f"expected a run's checkpoint in {path}, got another file")
+    if path.name != checkpoint_name(state["n_steps"]):  # by which it is newer or older than others
+        raise InputError(
+            f"expected the checkpoint of that step in {path}, got step {shown(state['n_steps'])}"
+        )
     if not _same(state["run_config"], run_config):
         raise InputError(
             f"expected a checkpoint of this run in {path}, got one of another: "

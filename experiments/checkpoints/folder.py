@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.checks import InputError, check_integer
+from vit_patch_env.experiments.checkpoints.contents import checkpoint_name
 from vit_patch_env.system.files import VersionError, load_state, remove_partial, save_state
 
 
@@ -43,12 +44,9 @@ class CheckpointFolder:
             OSError: if it cannot be written; earlier checkpoints are kept.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        save_state(self.path / self._name(step), state)
+        save_state(self.path / checkpoint_name(step), state)
         written = [path for path in self.files if path.is_file()]
         self._remove(written[self.checkpoints_kept :])
-
-    def _name(self, step: int) -> str:
-        return f"step-{step:012}.ckpt"
 
     def load_newest(self) -> Any | None:
         """Load the newest intact checkpoint, with a warning for each damaged one that is newer.
@@ -91,7 +89,7 @@ class CheckpointFolder:
 
         Warns of what cannot be removed.
         """
-        self._remove([path for path in self.files if path.name > self._name(step)])
+        self._remove([path for path in self.files if path.name > checkpoint_name(step)])
 
     def _remove(self, paths: list[Path]) -> None:
         for path in paths:

@@ -208,7 +208,13 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     for key, value in attributes.items():
         if value == ("static",) and key not in vars(thing):
             continue
-        vars(thing)[key] = _restore(vars(thing).get(key), value, f"{name}.{key}")
+        old = vars(thing).get(key)
+        known = set(old) if isinstance(old, dict) and _is_ours(thing) else set()
+        new = vars(thing)[key] = _restore(old, value, f"{name}.{key}")
+        if (not isinstance(new, dict) and known) or known - set(new or ()):
+            raise InputError(
+                f"{name}.{key} must have {', '.join(map(str, known))}, got {shown(new)}"
+            )
     return thing
 
 
@@ -250,6 +256,11 @@ def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:
 
 def _excluded(thing: Any) -> set[str]:
     return {name for kind, names in _EXCLUDED.items() if isinstance(thing, kind) for name in names}
+
+
+def _is_ours(thing: Any) -> bool:
+    """Whether an object's class is of this package, whose dictionaries keep their keys."""
+    return type(thing).__module__.startswith("vit_patch_env.")
 
 
 def _class_name(thing: Any) -> str:

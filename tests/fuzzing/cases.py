@@ -29,7 +29,7 @@ class Target(NamedTuple):
         readers: all that reads it, by name; the first ones are fast.
         n_fast: how many of the readers are tried with every case; of the others one, now and then.
         folder: nothing else in it may change.
-        fit: makes checksums fit again, which is done for half of the cases; None if it has none.
+        fit: makes checksums fit again, which is done for most of the cases; None if it has none.
     """
 
     path: Path
@@ -91,7 +91,7 @@ def try_case(targets: Sequence[Target], seed: int, case: int, *, slow_share: flo
     tried = names[: target.n_fast]
     if target.n_fast < len(names) and rng.random() < slow_share:
         tried.append(chosen(rng, names[target.n_fast :]))
-    fits = target.fit is not None and bool(rng.integers(2))
+    fits = target.fit is not None and bool(rng.integers(4))
     result = target.path.with_name("result.json")
     kept = {result: result.read_bytes()} if fits and result.exists() else {}
     target.path.write_bytes(target.mutation(rng, original, others))

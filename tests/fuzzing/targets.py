@@ -14,12 +14,12 @@ from tests.conftest import TINY, TINY_OPTIONS
 from tests.fabricated import fabricate
 from tests.fuzzing.cases import Target
 from tests.fuzzing.mutations import of_archive, of_bytes, of_index, of_json, of_table, of_tensors
-from tests.interrupted_runs import N_STEPS, learn, new_agent
+from tests.interrupted_runs import N_STEPS, StepLog, learn, new_agent
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import InputError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.store import Store
-from vit_patch_env.experiments import RunCheckpoint
+from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
 from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
@@ -130,7 +130,6 @@ def run_targets(root):
     readers = {
         "options": lambda: RunFolder(run).options,
         "files": lambda: RunFolder(run).check_files("config.json", "vit.safetensors", "agent.zip"),
-        "resume": lambda: resumed_options(TrainOptions(resume=str(run))),
         "evaluate": lambda: evaluated(run),
     }
     of_agent = {
@@ -139,10 +138,15 @@ def run_targets(root):
         "evaluate": lambda: evaluated(run),
         "train": lambda: learnt(agent),
     }
+    unfinished = root / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(run / "config.json", unfinished)
+    of_unfinished = {"resume": lambda: resumed_options(TrainOptions(resume=str(unfinished)))}
     fit = fit_checksums(run)
     return [
-        Target(run / "config.json", of_json, readers, 3, run, fit),
-        Target(run / "result.json", of_json, readers, 3, run),
+        Target(unfinished / "config.json", of_json, of_unfinished, 1, unfinished),
+        Target(run / "config.json", of_json, readers, 2, run, fit),
+        Target(run / "result.json", of_json, readers, 2, run),
         Target(run / "vit.safetensors", of_bytes, readers, 2, run, fit),
         Target(agent, of_archive, of_agent, 2, run, fit),
     ]
@@ -182,13 +186,14 @@ def checkpoint_target(root, name):
 
 
 def resumed(folder, name):
-    """A run that is resumed from the folder's checkpoint, and two steps of it."""
+    """A run that is resumed from the folder's checkpoint, up to its end."""
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     agent, _ = new_agent(name)
-    checkpoint = RunCheckpoint(folder, every="never", resume=True)
+    log, monitor = StepLog(), TrainingMonitor(max_episodes=1)  # as in `learn`
+    checkpoint = RunCheckpoint(folder, every="never", callback=[monitor, log], resume=True)
     try:
         checkpoint.prepare()
-        agent.learn(N_STEPS, callback=[checkpoint])
+        agent.learn(N_STEPS, callback=checkpoint)
     except InputError:
         raise
     except Exception as error:

@@ -61,8 +61,10 @@ def changed(rng, value, hostile):
     for _ in range(int(rng.integers(1, 4))):
         found = list(places(value))
         place = chosen(rng, found)
-        kind = rng.integers(8)
-        if kind == 0:  # swapped with another place
+        kind = rng.integers(12)
+        if kind >= 8:  # often accepted
+            new = alike(rng, at(value, place))
+        elif kind == 0:  # swapped with another place
             new = at(value, chosen(rng, found))
         elif kind == 1 and isinstance(at(value, place), dict | list):
             new = without(rng, at(value, place))
@@ -75,6 +77,26 @@ def changed(rng, value, hostile):
         else:
             new = chosen(rng, hostile)
         value = replaced(value, place, new)
+    return value
+
+
+WORDS = [
+    "digits", "cifar10", "torchvision:EuroSAT", "hf:/nowhere", "simple_vit", "vit", "evit", "paper",
+    "ppo", "bandit", "random", "none", "none+run", "paper", "flops", "epochs", "count", "cosine",
+    "adamw", "/nowhere", "stream", "pad", "bf16", "uniform",
+]  # fmt: skip
+
+
+def alike(rng, value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return chosen(rng, [0, 1, 2, 3, 8, 16, 32, 64, 1000, 10**6])
+    if isinstance(value, float):
+        return chosen(rng, [0.0, 0.1, 0.5, 1.0, 3.5, 100.0])
+    if isinstance(value, str) or value is None:
+        return chosen(rng, [*WORDS, None, 4, 0.5])
     return value
 
 

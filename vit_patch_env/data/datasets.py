@@ -15,6 +15,7 @@ from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import DatasetName, ImagesName, ResizeName
 from vit_patch_env.system.cache import cache_dir
+from vit_patch_env.system.memory import check_fits
 
 
 class Request(NamedTuple):
@@ -158,6 +159,7 @@ def _make_synthetic(request: Request) -> Source:
     image_size = request.form.image_size
     rng = np.random.default_rng(0)
     n_classes, n_images, half = 4, 640, image_size // 2
+    check_fits(2 * 3 * n_images * image_size**2, f"images of image_size {image_size}")
     labels = np.arange(n_images) % n_classes
     pixels = rng.integers(0, 128, size=(n_images, 3, image_size, image_size), dtype=np.uint8)
     for image, label in zip(pixels, labels, strict=True):
