@@ -102,10 +102,15 @@ def test_a_reader_that_changes_files_or_raises_is_found_and_the_case_repeats(tar
     assert target.path.read_bytes() == original
 
 
-def part(targets, seed, cases):
+FORKED = []
+"""Targets of each process, which are forked with them, as readers cannot be pickled."""
+
+
+def part(number, seed):
     """What a process tries: the problems, how many cases, and by how much its memory grew."""
+    cases = range(number, N_CASES, N_PROCESSES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    problems, n_tried = try_cases(targets, seed, cases, slow_share=SLOW_SHARE)
+    problems, n_tried = try_cases(FORKED[number], seed, cases, slow_share=SLOW_SHARE)
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return problems, n_tried, 1024 * growth
 
@@ -119,11 +124,9 @@ def test_many_damaged_files(of_processes):
     seed = SEED or random.SystemRandom().randrange(1, 2**31)
     print(f"\nFUZZ_SEED={seed}, {N_CASES} cases", file=sys.stderr)
     context = multiprocessing.get_context("fork")
+    FORKED[:] = of_processes
     with ProcessPoolExecutor(N_PROCESSES, mp_context=context) as pool:
-        parts = [
-            pool.submit(part, targets, seed, range(number, N_CASES, N_PROCESSES))
-            for number, targets in enumerate(of_processes)
-        ]
+        parts = [pool.submit(part, number, seed) for number in range(N_PROCESSES)]
         outcomes = [one.result() for one in parts]
     assert [problem for problems, _, _ in outcomes for problem in problems] == []
     assert sum(n_tried for _, n_tried, _ in outcomes) == N_CASES

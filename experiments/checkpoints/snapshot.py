@@ -78,6 +78,8 @@ def restore(thing: Any, state: Any) -> Any:
     Raises:
         ValueError: if the snapshot does not match.
     """
+    if type(state) in _PLAIN and state is not None and type(thing) not in _PLAIN:
+        raise InputError(f"expected the state of a {type(thing).__name__}, got {shown(state)}")
     try:
         return _restore(thing, state, type(thing).__name__)
     except InputError:
@@ -211,7 +213,7 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
         old = vars(thing).get(key)
         known = set(old) if isinstance(old, dict) and _is_ours(thing) else set()
         new = vars(thing)[key] = _restore(old, value, f"{name}.{key}")
-        if (not isinstance(new, dict) and known) or known - set(new or ()):
+        if known and not (isinstance(new, dict) and known <= set(new)):
             raise InputError(
                 f"{name}.{key} must have {', '.join(map(str, known))}, got {shown(new)}"
             )
