@@ -114,8 +114,7 @@ def test_json_beyond_bounds_is_one_line_of_report_tune_and_agents(
 ):
     (comparison / "compare.json").write_text(DEEP)
     assert "nested more than 64 deep" in refused(capsys, "report", str(comparison))
-    with zipfile.ZipFile(run / "agent.zip", "a") as archive, pytest.warns(UserWarning):
-        archive.writestr(CARD, DEEP)
+    rewritten(run / "agent.zip", {CARD: DEEP})
     line = refused(capsys, "train", "--agent", str(run / "agent.zip"), "--out", str(tmp_path / "o"))
     assert "must be a file that vit-patch pretrain wrote" in line
     assert "nested more than 64 deep" in line
@@ -131,8 +130,9 @@ def test_nothing_is_downloaded_to_a_folder_that_a_file_names(
     elsewhere = tmp_path / "elsewhere" / "images"
     change_config(run, dataset=dataset, data_dir=str(elsewhere))
     fit_checksums(run)
-    for module in ("torchvision.datasets.utils.urllib.request.urlopen",):
-        monkeypatch.setattr(module, lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr(
+        "torchvision.datasets.utils.urllib.request.urlopen", lambda *_, **__: pytest.fail("asked")
+    )
     line = refused(capsys, "evaluate", str(run))
     assert f"in {elsewhere}, where the run had them" in line
     assert "--data-dir gives another folder" in line
@@ -163,7 +163,7 @@ def test_images_are_downloaded_to_a_folder_that_the_user_names(run, tmp_path, ca
     [
         ("steps.csv", "n_selected\n1\nx\n", "could not convert string to float: 'x'"),
         ("steps.csv", "n_selected\n1\n\n2\n", "expected epochs and steps, got some without"),
-        ("steps.csv", "n_selected\n-1\n", r"expected n_selected in \[0, 1e\+30\] in steps.csv, got -1"),
+        ("steps.csv", "n_selected\n-1\n", r"n_selected in \[0, 1e\+30\] in steps.csv, got -1"),
         ("steps.csv", 'n_selected\n"1"\n', "a row of other columns, or letters"),
         ("steps.csv", "n_selected,n_selected\n1,2\n", "2 columns, of which 1 differ"),
         ("steps.csv", ",".join(map(str, range(200_000))) + ",n_selected\n", "200001 columns"),
@@ -188,10 +188,9 @@ def test_the_rows_of_a_large_table_are_counted_before_it_is_read(comparison, mon
         read_run(comparison / "runs" / "simple_vit__0")
 
 
-@pytest.mark.parametrize("text", ["epoch,progress\n1,nan\n", "epoch,progress\n1,2\n",
-                                  "epoch,progress\n1," + "x" * 200_000 + "\n", "\xff\n"])  # fmt: skip
+@pytest.mark.parametrize("text", ["1,nan\n", "1,2\n", "1," + "x" * 200_000 + "\n", "\xff\n"])
 def test_the_progress_of_a_damaged_table_is_0(text, tmp_path):
-    (tmp_path / "metrics.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "metrics.csv").write_text("epoch,progress\n" + text, encoding="latin-1")
     assert RunFolder(tmp_path).progress() == 0
 
 
@@ -260,7 +259,7 @@ def test_an_agents_file_that_unpacks_to_very_much_is_refused(name, run):
 
 def test_a_card_of_more_than_a_megabyte_is_refused(run):
     path = rewritten(run / "agent.zip", {CARD: b" " * 2_000_000})
-    with pytest.raises(ArgumentError, match="a vit_patch_env.json of more than 1 MB"):
+    with pytest.raises(ArgumentError, match=r"a vit_patch_env\.json of more than 1 MB"):
         read_card(path)
 
 
@@ -302,7 +301,7 @@ def test_an_agent_of_the_wrong_types_is_one_line(name, value, run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dqn": DQNOptions(buffer_size=10**13)}, r"^dqn.buffer_size must fit into memory, got 10{13}"),
+        ({"dqn": DQNOptions(buffer_size=10**13)}, r"^dqn.buffer_size must fit into .*, got 10{13}"),
         (
             {"agent": "dqn", "actions": "count", "sb3": ("buffer_size=10000000000000",)},
             r"^sb3 must be values with which dqn fits into memory, got buffer_size=10{13}",
@@ -340,7 +339,7 @@ def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
     newest, older = checkpoints.files
     newest.unlink()
     make(newest)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match=r"using an older checkpoint|cannot be removed") as caught:
         _, _, resumed = learn(new_agent("random")[0], checkpoints.path, resume=True)
     assert resumed.resumed_steps == int(older.stem[-3:])
     said = [str(one.message) for one in caught]
@@ -358,13 +357,13 @@ def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
         (lambda state: state.update(n_calls=-1), "got n_calls -1"),
         (lambda state: state.update(agent=None), "got agent None"),
         (lambda state: state.pop("generators"), "got generators"),
-        (lambda state: state.update(agent=("object", "builtins.int", None, {})), "must be a builtins.int"),
+        (lambda state: state.update(agent=("object", "builtins.int", None, {})), "a builtins.int"),
         (lambda state: state.update(agent=("array", 1, 2)), "got: "),
-        (lambda state: state.update(transitions=("items", "list", [("items", "list", [])])), "got: "),
+        (lambda state: state.update(transitions=("items", "list", [("dict", [])])), "got: "),
         (lambda state: state.update(environments=[]), r"got: zip\(\)"),
         (lambda state: state.update(generators=("dict", [])), "got: 'python'"),
         (lambda state: state.update(run_config=torch.zeros(3)), "got one of another"),
-        (lambda state: state["callback"][3].update(x=1) or state.update(callback=7), "got: "),
+        (lambda state: state.update(callback=7), "got: "),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_the_wrong_types_is_one_line_that_names_it(change, problem, checkpoints):
@@ -416,10 +415,11 @@ def test_a_finished_run_whose_checkpoint_cannot_be_removed_is_finished(
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         main([*words, "--checkpoint-every", "5"])
-    assert ".ckpt cannot be removed: Operation not permitted" in capsys.readouterr().err
-    assert RunFolder(out).is_finished
-    line = refused(capsys, *words, "--overwrite")
-    assert "expected a folder without checkpoints, got" in line
+        assert ".ckpt cannot be removed: Operation not permitted" in capsys.readouterr().err
+        assert RunFolder(out).is_finished
+        with pytest.raises(SystemExit):
+            main([*words, "--overwrite"])
+    assert "expected a folder without checkpoints, got" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
