@@ -53,6 +53,7 @@ faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to d
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py \
 		tests/test_process_groups.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
+	$(BIN)/python -m pytest -s -m 'long or not long' tests/test_fuzzing.py
 	$(BIN)/python -m tests.faults $(FAULTS)
 
 clients: $(VENV)/.clients  ## drive the environment with other frameworks: make clients CLIENTS='torchrl'

@@ -164,10 +164,10 @@ def _write_run(
 
 
 def write_result(path, result):
-    """Write result.json with the current checksums of the tables."""
+    """Write result.json with the current checksums of the tables and of config.json."""
     result["files"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.glob("*.csv"))
+        for file in [path / "config.json", *sorted(path.glob("*.csv"))]
     }
     (path / "result.json").write_text(json.dumps(result))
 

@@ -80,7 +80,9 @@ def test_an_extended_run_that_is_killed_at_once_resumes_from_the_checkpoint_befo
     train(run, "--agent", "random", "--checkpoint-every", "4")
     step = newest_step(run)
     with monkeypatch.context() as patch:
-        patch.setattr("vit_patch_env.experiments.runs.train.Run.run", lambda self: None)
+        patch.setattr(
+            "vit_patch_env.experiments.runs.train.Run.run", lambda self: self.lock.release()
+        )
         resume(run, "--epochs", "5")
     assert not RunFolder(run).is_finished
     capsys.readouterr()

@@ -77,8 +77,10 @@ def test_an_interrupted_run_is_refused_with_the_reason(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").iterdir()), ids=lambda path: path.name)
-def test_comparisons_are_read(path):
-    comparison = read_comparison(path)
+def test_comparisons_are_read_with_a_warning_of_the_missing_checksums(path):
+    with pytest.warns(UserWarning, match=r"without a checksum of config\.json$") as caught:
+        comparison = read_comparison(path)
+    assert len(caught) == 1
     assert comparison.runs
     assert not comparison.problems
     for run in comparison.runs.values():

@@ -41,12 +41,13 @@ def test_files_from_before_budgets_are_read(tmp_path):
     before = read_comparison(folder)
     for path in folder.glob("runs/*/metrics.csv"):
         pd.read_csv(path).drop(columns="progress").to_csv(path, index=False)
-        write_result(path.parent, json.loads((path.parent / "result.json").read_text()))
     for path in (*folder.glob("runs/*/config.json"), folder / "compare.json"):
         content = json.loads(path.read_text())
         env = content.get("options", content)["env"]
         del env["budget"], env["seconds"]
         path.write_text(json.dumps(content))
+    for path in folder.glob("runs/*/result.json"):
+        write_result(path.parent, json.loads(path.read_text()))
     comparison = read_comparison(folder)
     assert len(comparison.runs) == 6
     assert comparison.budget == "epochs"

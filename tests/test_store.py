@@ -72,7 +72,7 @@ def test_the_index_is_read_once_by_who_holds_the_lock(store, tmp_path, monkeypat
     read = []
     original = store_module._read_index
     monkeypatch.setattr(
-        store_module, "_read_index", lambda path: read.append(path) or original(path)
+        store_module, "_read_index", lambda *args: read.append(args) or original(*args)
     )
     other = Store(tmp_path / "store", SHAPE)
     store.put(1, image(1))

@@ -37,6 +37,9 @@ _FROM_TEXT: dict[Any, Callable[[str], Any]] = {
 _LONGEST = 1023
 """Bits of the largest integers that floats reach."""
 
+_MESSAGE_LENGTH = 2000
+"""Letters of a message; longer ones are truncated in the middle."""
+
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
 
@@ -44,7 +47,14 @@ class InputError(ValueError):
     """A user's mistake or damaged input, in one line: what was expected and what was given.
 
     The command line prints it without a traceback. Any other ValueError is a bug there.
+
+    Args:
+        message: in words; lines are joined and a long one is truncated, as files may contain texts
+            of any length.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_bounded(message))
 
 
 class ArgumentError(InputError):
@@ -62,7 +72,7 @@ class ArgumentError(InputError):
         if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
             self.name, self.problem = name.name, name.problem
         else:
-            self.name, self.problem = name, problem
+            self.name, self.problem = _bounded(name), _bounded(problem)
         super().__init__(f"{self.name} {self.problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
@@ -76,6 +86,15 @@ def shown(value: object) -> str:
     except Exception:  # an integer of thousands of digits, or a user's object whose repr fails
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
+
+
+def _bounded(message: str) -> str:
+    """A message in one line of bounded length."""
+    if "\n" in message or "\r" in message:
+        message = " ".join(message.split())
+    if len(message) <= _MESSAGE_LENGTH:
+        return message
+    return f"{message[: _MESSAGE_LENGTH // 2]} ... {message[-_MESSAGE_LENGTH // 4 :]}"
 
 
 def plain(value: Any) -> Any:

@@ -444,7 +444,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self.np_random.bit_generator.state = state["np_random"]
             self._np_random_seed = state["np_random_seed"]
             self.action_space.np_random.bit_generator.state = state["action_space"]
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # a state of other types makes libraries raise anything
             reason = str(error).split("\n")[0]
             raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last

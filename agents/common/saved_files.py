@@ -2,7 +2,7 @@
 
 import base64
 import io
-import json
+import math
 import pickle
 import re
 import zipfile
@@ -14,16 +14,19 @@ import numpy as np
 from annotated_types import Interval
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from vit_patch_env.arguments import declared
 from vit_patch_env.checks import check
+from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member
 
 Seed = Annotated[int | None, Interval(ge=0, le=2**32 - 1)]
 """Of NumPy's global generator, which Stable-Baselines3 seeds."""
 
 Count = Annotated[int, Interval(ge=1)]
+
+_DATA_BYTES = 256 * MEGABYTE
+"""Of the attributes of an algorithm, as JSON; a rule's numbers of patches are among them."""
 
 SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
 
@@ -129,17 +132,31 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_data(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            data: dict[str, Any] = json.loads(archive.read("data"))
-        return data
-    except (zipfile.BadZipFile, KeyError):
+    """The attributes in a saved file, as in its JSON; empty if Stable-Baselines3 will reject it.
+
+    Raises:
+        InputError: for a file that unpacks to much more than its size.
+    """
+    content = _content(path)
+    if not zipfile.is_zipfile(io.BytesIO(content)):
         return {}
-    finally:
-        if file is not path:
-            file.close()
+    with open_archive(content) as archive:
+        if "data" not in archive.namelist():
+            return {}
+        data = parse_json(read_member(archive, "data", _DATA_BYTES))
+    return data if isinstance(data, dict) else {}
+
+
+def _content(path: str | Path | io.BufferedIOBase) -> bytes:
+    """The content of a file, with the name that Stable-Baselines3 finds it by; empty if missing."""
+    if not isinstance(path, str | Path):
+        content = path.read()
+        path.seek(0)
+        return content
+    for name in (Path(path), Path(f"{path}.zip")):
+        if name.exists():
+            return read_bytes(name, math.inf, "an agent")
+    return b""
 
 
 def _pickled(item: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from dataclasses import field
 from pathlib import Path
@@ -11,12 +12,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
 from vit_patch_env.arguments import arguments, from_json, to_json
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.options.commands import ActionsName, AgentOptions
 from vit_patch_env.experiments.options.saved import with_current_names
 from vit_patch_env.names import ObservationName
+from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member
+from vit_patch_env.system.files import load_tensors
+from vit_patch_env.system.limits import memory_limit
 
 CARD = "vit_patch_env.json"
+_CARD_BYTES = MEGABYTE
+_TENSORS = ".pth"
+_NOT_PARAMETERS = ("pytorch_variables.pth", "tensors.pth")
+"""Stable-Baselines3's names for tensors that are not those of a network or an optimizer."""
+
 PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
 
 
@@ -55,13 +64,38 @@ def read_card(path: Path) -> AgentCard:
         ArgumentError: if it is not an agent's file.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            values = with_current_names(json.loads(file.read(CARD)))
-        return from_json(AgentCard, values)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        with _archive(path) as archive:
+            values = parse_json(read_member(archive, CARD, _CARD_BYTES))
+        if not isinstance(values, dict) or "agent" not in values or "n_patches" not in values:
+            raise InputError(f"no card, agent and n_patches, in {CARD}")
+        return from_json(AgentCard, with_current_names(values))
+    except InputError as error:
         raise ArgumentError(
             "agent", f"must be a file that vit-patch pretrain wrote, got {path}: {error}"
         ) from error
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """What an agent's file has for `set_parameters`: the state of each network and optimizer.
+
+    Nothing else of the file is unpacked, and no code in it is executed.
+
+    Raises:
+        InputError: if it is not an agent's file; says what came.
+    """
+    with _archive(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(_TENSORS)]
+        if len(set(names)) < len(names):
+            raise InputError("a zip file with two members of one name")
+        return {
+            name.removesuffix(_TENSORS): load_tensors(read_member(archive, name, math.inf))
+            for name in names
+            if name not in _NOT_PARAMETERS
+        }
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    return open_archive(read_bytes(path, memory_limit(), "an agent"))
 
 
 def agent_path(agent: str) -> Path | None:

@@ -1,14 +1,15 @@
 """Agents by name: the paper's and its variants, the bandit, fixed rules, Stable-Baselines3's."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch.optim import Optimizer
 
 from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
@@ -17,10 +18,15 @@ from vit_patch_env.agents import (
 )
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
+from vit_patch_env.experiments.agents_by_name.agent_file import (
+    agent_path,
+    read_card,
+    read_parameters,
+)
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
 from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
+from vit_patch_env.system.tensors import check_optimizer_state
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
     "mask": lambda env: env,
@@ -125,8 +131,15 @@ def make_agent(
     named = replace(options, agent=card.agent, **card.of_agent)
     agent = _new_agent(named, env, vec_env)
     try:
-        agent.set_parameters(str(path), device="cpu")
-    except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        parameters = read_parameters(path)
+        for part, state in parameters.items():
+            optimizer = attrgetter(part)(agent)
+            if isinstance(optimizer, Optimizer):
+                check_optimizer_state(optimizer, state)
+        agent.set_parameters(parameters, device="cpu")
+    except MemoryError:
+        raise
+    except Exception as error:  # networks and optimizers raise anything for others' states
         reason = str(error).split("\n")[0]
         raise InputError(f"agent {options.agent} cannot be loaded: {reason}") from error
     if isinstance(agent, PatchBandit):
@@ -150,4 +163,21 @@ def _new_agent(
             "actions", f"must be mask for agent {options.agent}, got {options.actions}"
         )
     training_env = ACTIONS[options.actions](env) if vec_env is None else vec_env
-    return kind.make(Request(options, env, training_env))
+    try:
+        return kind.make(Request(options, env, training_env))
+    except MemoryError as error:
+        raise _too_large(options, kind, error) from error
+
+
+def _too_large(options: TrainOptions, kind: AgentKind, error: MemoryError) -> ArgumentError:
+    """The error for an agent whose buffer, say, does not fit into memory."""
+    if "sb3" in kind.options:
+        return ArgumentError(
+            "sb3",
+            f"must be values with which {options.agent} fits into memory, "
+            f"got {' '.join(options.sb3) or 'none'}: {error}",
+        )
+    if "dqn" in kind.options:
+        size = options.dqn.buffer_size
+        return ArgumentError("dqn.buffer_size", f"must fit into memory, got {size}: {error}")
+    return ArgumentError("agent", f"must fit into memory, got {options.agent}: {error}")

@@ -105,7 +105,7 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
         )
     try:
         return algorithm(_policy(algorithm), training_env, **request.shared | given)
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, OverflowError, TypeError, ValueError) as error:
         if "action spaces" in str(error):
             raise ArgumentError(
                 "agent",

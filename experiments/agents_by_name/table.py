@@ -1,5 +1,6 @@
 """The agents of this package by name, and the functions that construct them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +24,7 @@ from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.names import ObservationName
+from vit_patch_env.system.limits import memory_limit
 
 RULE_BY_SAMPLING = {"uniform": "random", "spread": "spread"}
 """The rule for each way of sampling."""
@@ -53,10 +55,22 @@ Maker = Callable[[Request], BaseAlgorithm]
 def make_dqn(policy: str, request: Request) -> BaseAlgorithm:
     """The paper's agent with one of its policies."""
     values = asdict(request.options.dqn)
+    _check_buffer(values["buffer_size"], request.env)
     if values["exploration_decay_steps"] is None and request.options.env.budget != "epochs":
         # The algorithm does not know the number of steps, which `learn` only bounds.
         values["exploration_decay_steps"] = default_decay_steps(request.env.expected_steps)
     return MultiOutputDQN(policy, request.training_env, **values, **request.shared)
+
+
+def _check_buffer(n_transitions: int, env: ViTPatchSelectEnv) -> None:
+    """Refuse a replay buffer larger than the memory, before it is allocated."""
+    spaces = (env.observation_space, env.observation_space, env.action_space)
+    values = sum(math.prod(space.shape or ()) for space in spaces)
+    if n_transitions * values > memory_limit():  # at least a byte each
+        raise ArgumentError(
+            "dqn.buffer_size",
+            f"must fit into memory, got {n_transitions} transitions of {values} values",
+        )
 
 
 def make_bandit(request: Request) -> BaseAlgorithm:

@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from vit_patch_env.checks import InputError
-from vit_patch_env.experiments.checkpoints.contents import as_of, check_checkpoint
+from vit_patch_env.experiments.checkpoints.contents import as_of, check_checkpoint, is_same
 from vit_patch_env.experiments.checkpoints.environments import env_layers
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.generators import (
@@ -134,21 +135,26 @@ class RunCheckpoint(BaseCallback):
         state = self.folder.load_newest(lambda state: not self._is_end_of_former(state))
         if state is None:
             return None
-        if self._is_of_former(state):
-            self.extended_from = state["run_config"]
-            state = as_of(state, self.run_config)
-        check_checkpoint(state, self.run_config, self.folder.path)
+        former = state["run_config"] if self._is_of_former(state) else None
+        config = self.run_config if former is None else former
+        check_checkpoint(state, config, self._source)
+        if former is not None:
+            self.extended_from = former
+            with self._naming_the_checkpoint():
+                state = as_of(state, self.run_config)
         self.resumed_steps = self.saved_steps = int(state["n_steps"])
         self._continuable_steps = self.saved_steps - bool(state["ended"])
         return cast("dict[str, Any]", state)
 
     def _is_of_former(self, state: Any) -> bool:
         """Whether a checkpoint is of the run before it was extended."""
-        return isinstance(state, dict) and state.get("run_config") in self.former_configs
+        if not isinstance(state, dict) or "run_config" not in state:
+            return False
+        return any(is_same(state["run_config"], config) for config in self.former_configs)
 
     def _is_end_of_former(self, state: Any) -> bool:
         """Whether it is of the end of that run, which is none of the longer one's."""
-        return self._is_of_former(state) and bool(state["ended"])
+        return self._is_of_former(state) and bool(state.get("ended"))
 
     def keep_one(self) -> None:
         """Remove all checkpoints of a run that has ended but one, with which it can be extended."""
@@ -269,18 +275,34 @@ class RunCheckpoint(BaseCallback):
         if self.recorder.has_attr("exclude_time"):
             self.recorder.env_method("exclude_time", seconds)
 
+    @property
+    def _source(self) -> Path:
+        """What was restored from, for messages."""
+        return self.folder.loaded or self.folder.path
+
+    @contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        """Raise what a state of the wrong types causes within the block as one line of the file."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # libraries raise anything for others' states
+            raise self.restoring_error(error) from error
+
+    def restoring_error(self, error: Exception) -> InputError:
+        """The error for a checkpoint that cannot be restored, in one line."""
+        reason = str(error).split("\n")[0] or type(error).__name__
+        return InputError(f"expected a run's checkpoint in {self._source}, got: {reason}")
+
     def _restore_agent(self, state: dict[str, Any]) -> None:
         """Restore the agent to the start of its rollout, and replay the transitions since then."""
-        try:
+        with self._naming_the_checkpoint():
             restore(self.model, state["agent"])
             restore_generators(state["generators"])
             self.n_calls = state["n_calls"]
             transitions = restore(None, state["transitions"])
             self.recorder.replay(transitions)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"expected a run's checkpoint in {self.folder.path}, got: {error}"
-            ) from error
         # The steps per second that the algorithm logs are those of this process.
         self.model._num_timesteps_at_start = self.model.num_timesteps
         if not transitions:
@@ -289,11 +311,12 @@ class RunCheckpoint(BaseCallback):
     def _restore_environments(self, state: dict[str, Any]) -> None:
         """Restore environments, callbacks and extra objects once all transitions are replayed."""
         layers = list(env_layers(self.recorder.venv))
-        for layer, layer_state in zip(layers, state["environments"], strict=True):
-            restore(layer, layer_state)
-        restore(self.callback, state["callback"])
-        for name, thing in self.extra.items():
-            thing.load_state_dict(restore(None, state["extra"][name]))
+        with self._naming_the_checkpoint():
+            for layer, layer_state in zip(layers, state["environments"], strict=True):
+                restore(layer, layer_state)
+            restore(self.callback, state["callback"])
+            for name, thing in self.extra.items():
+                thing.load_state_dict(restore(None, state["extra"][name]))
         self._ended = state["ended"]
         self._to_restore = None
         self.schedule.restart()

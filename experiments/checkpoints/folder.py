@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.checks import InputError, check_integer
+from vit_patch_env.experiments.checkpoints.contents import checkpoint_name
 from vit_patch_env.system.files import VersionError, load_state, remove_partial, save_state
 
 
@@ -16,6 +17,9 @@ class CheckpointFolder:
     Args:
         path: the folder; created with the first checkpoint.
         checkpoints_kept: how many of the newest checkpoints to keep, at least 1.
+
+    Attributes:
+        loaded: the checkpoint that `load_newest` returned the state of; None before.
 
     Raises:
         ValueError: if `checkpoints_kept` is out of range or `path` is a link.
@@ -27,10 +31,11 @@ class CheckpointFolder:
             raise InputError(f"expected a folder of checkpoints, got the link {path}")
         self.path = path
         self.checkpoints_kept = checkpoints_kept
+        self.loaded: Path | None = None
 
     @property
     def files(self) -> list[Path]:
-        """Paths of the checkpoints, the newest first."""
+        """Paths of the checkpoints and of what else has such a name, the newest first."""
         return sorted(self.path.glob("step-*.ckpt"), reverse=True)
 
     def save(self, step: int, state: Any, *, more: int = 0) -> None:
@@ -45,16 +50,15 @@ class CheckpointFolder:
             OSError: if it cannot be written; earlier checkpoints are kept.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        save_state(self.path / self._name(step), state)
+        save_state(self.path / checkpoint_name(step), state)
         self.keep(self.checkpoints_kept + more)
 
     def keep(self, n_kept: int) -> None:
-        """Remove the oldest checkpoints beyond so many."""
-        for path in self.files[n_kept:]:
-            path.unlink()
+        """Remove the oldest checkpoints beyond so many.
 
-    def _name(self, step: int) -> str:
-        return f"step-{step:012}.ckpt"
+        Warns of what cannot be removed.
+        """
+        self._remove([path for path in self.files if path.is_file()][n_kept:])
 
     def load_newest(self, wanted: Callable[[Any], bool] = lambda state: True) -> Any | None:
         """Load the newest intact checkpoint, with a warning for each damaged one that is newer.
@@ -74,6 +78,7 @@ class CheckpointFolder:
             try:
                 state = load_state(path)
                 if wanted(state):
+                    self.loaded = path
                     return state
             except VersionError:
                 raise  # older checkpoints will not be of a newer version
@@ -86,18 +91,28 @@ class CheckpointFolder:
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints, complete or partial, and the folder if it is then empty."""
+        """Remove all checkpoints, complete or partial, and the folder if it is then empty.
+
+        Warns of what cannot be removed.
+        """
         self.remove_partial()
-        for path in self.files:
-            path.unlink()
+        self._remove(self.files)
         with suppress(OSError):  # it holds other files or does not exist
             self.path.rmdir()
 
     def remove_after(self, step: int) -> None:
-        """Remove the checkpoints of steps after this one, from which a run resumes."""
-        for path in self.files:
-            if path.name > self._name(step):
+        """Remove the checkpoints of steps after this one, from which a run resumes.
+
+        Warns of what cannot be removed.
+        """
+        self._remove([path for path in self.files if path.name > checkpoint_name(step)])
+
+    def _remove(self, paths: list[Path]) -> None:
+        for path in paths:
+            try:
                 path.unlink()
+            except OSError as error:
+                warnings.warn(f"{path} cannot be removed: {error.strerror}", stacklevel=3)
 
     def remove_partial(self) -> None:
         """Remove partially written checkpoints that killed processes left."""

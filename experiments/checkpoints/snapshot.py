@@ -27,7 +27,8 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, shown
+from vit_patch_env.system.tensors import check_optimizer_state
 
 _STATIC = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
@@ -77,9 +78,15 @@ def restore(thing: Any, state: Any) -> Any:
     Raises:
         ValueError: if the snapshot does not match.
     """
+    if type(state) in _PLAIN and state is not None and type(thing) not in _PLAIN:
+        raise InputError(f"expected the state of a {type(thing).__name__}, got {shown(state)}")
     try:
         return _restore(thing, state, type(thing).__name__)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+    except InputError:
+        raise
+    except (
+        AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = str(error).split("\n")[0]
         raise InputError(f"expected the state of this run's agent, got: {reason}") from error
 
@@ -152,6 +159,7 @@ def _snapshot_buffer(buffer: BaseBuffer, name: str, seen: set[int]) -> dict[str,
 
 def _restore(thing: Any, state: Any, name: str) -> Any:
     if type(state) in _PLAIN:
+        _check_kind(thing, state, name)
         return state
     if isinstance(state, Tensor):
         if isinstance(thing, Tensor) and thing.shape == state.shape:
@@ -195,12 +203,36 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
     if _class_name(thing) != expected:
         raise InputError(f"{name} must be a {expected}, as in the saved state, got {thing!r}")
     if state_dict is not None:
-        thing.load_state_dict(_restore(None, state_dict, name))
+        loaded = _restore(None, state_dict, name)
+        if isinstance(thing, torch.optim.Optimizer):
+            check_optimizer_state(thing, loaded)
+        thing.load_state_dict(loaded)
     for key, value in attributes.items():
         if key in _excluded(thing) or (value == ("static",) and key not in vars(thing)):
             continue
-        vars(thing)[key] = _restore(vars(thing).get(key), value, f"{name}.{key}")
+        old = vars(thing).get(key)
+        known = set(old) if isinstance(old, dict) and _is_ours(thing) else set()
+        new = vars(thing)[key] = _restore(old, value, f"{name}.{key}")
+        if known and not (isinstance(new, dict) and known <= set(new)):
+            raise InputError(
+                f"{name}.{key} must have {', '.join(map(str, known))}, got {shown(new)}"
+            )
     return thing
+
+
+def _check_kind(thing: Any, state: Any, name: str) -> None:
+    """Refuse text in the place of a number, a number in that of text, and either for a container.
+
+    The constructor makes attributes of the right kind, or None.
+    """
+    if thing is None or state is None:
+        return
+    numbers = (bool, int, float)
+    expected = next((kind for kind in (numbers, str) if isinstance(thing, kind)), None)
+    if expected is None and not isinstance(thing, dict | list | tuple | deque | np.ndarray):
+        return
+    if expected is None or not isinstance(state, expected):
+        raise InputError(f"{name} must be a {type(thing).__name__}, got {shown(state)}")
 
 
 def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:
@@ -226,6 +258,11 @@ def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:
 
 def _excluded(thing: Any) -> set[str]:
     return {name for kind, names in _EXCLUDED.items() if isinstance(thing, kind) for name in names}
+
+
+def _is_ours(thing: Any) -> bool:
+    """Whether an object's class is of this package, whose dictionaries keep their keys."""
+    return type(thing).__module__.startswith("vit_patch_env.")
 
 
 def _class_name(thing: Any) -> str:

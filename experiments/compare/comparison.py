@@ -46,9 +46,9 @@ from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop
 from vit_patch_env.experiments.run_folder.folder import (
     lock_folder,
     provenance,
-    read_json,
     write_json,
 )
+from vit_patch_env.experiments.run_folder.schemas import COMPARE_FIELDS, read_checked
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env
 
@@ -186,7 +186,7 @@ class Comparison:
         path = self.path / COMPARE
         if not path.exists():
             return {}
-        saved = read_json(path)
+        saved = read_checked(path, COMPARE_FIELDS)
         given = json.loads(json.dumps(asdict(self.options.env)))  # lists instead of tuples
         for name, value in complete_env(saved.get("env", given)).items():
             if name not in SAME_RUN_KEYS and given.get(name) != value:

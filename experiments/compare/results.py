@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
-
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict
+from typing import Any
 
 from vit_patch_env.arguments import declared, from_json
 from vit_patch_env.checks import ArgumentError, InputError
@@ -17,11 +15,16 @@ from vit_patch_env.experiments.compare.run_result import (
     RunResult,
     complete_env,
     parse_name,
-    read_checked,
     read_config,
     read_run,
 )
-from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder
+from vit_patch_env.experiments.run_folder.schemas import (
+    BUDGET_FIELDS,
+    COMPARE_FIELDS,
+    check_fields,
+    read_checked,
+)
 from vit_patch_env.system.shown import escaped
 
 __all__ = [
@@ -43,23 +46,6 @@ FULL = "simple_vit"
 BASELINE = "baseline"
 """Group of the published methods that are compared with."""
 _OLD_GROUPS = {"rival": BASELINE}
-
-
-class _CompareFields(TypedDict):
-    """Fields of compare.json; those of methods are by name."""
-
-    methods: list[str]
-    seeds: list[int]
-    env: dict[str, Any]
-    titles: NotRequired[dict[str, str]]
-    groups: NotRequired[dict[str, str]]
-    sources: NotRequired[dict[str, str]]
-
-
-class _BudgetFields(_CompareFields):
-    """Fields if the budget is not epochs."""
-
-    images: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,6 +134,7 @@ def read_comparison(folder: str | Path) -> Comparison:
             runs[method, seed] = read_run(path)
         except ValueError as error:
             problems.append(" ".join(str(error).split()))
+    warn_without_checksum(runs.values())
     known = {f"{method}__{seed}" for method, seed in requested}
     problems += [
         f"{path}: not in {COMPARE}, by method or seed"
@@ -157,10 +144,21 @@ def read_comparison(folder: str | Path) -> Comparison:
     return Comparison(folder, content, runs, tuple(problems), tuple(unfinished))
 
 
+def warn_without_checksum(runs: Iterable[RunResult]) -> None:
+    """Say whose configuration cannot be compared with a checksum, as older versions wrote none."""
+    older = [run.path for run in runs if CONFIG not in run.result["files"]]
+    if older:
+        others = f" and {len(older) - 1} more" * (len(older) > 1)
+        warnings.warn(
+            f"{older[0]}{others}: of an older version, without a checksum of {CONFIG}",
+            stacklevel=3,
+        )
+
+
 def _read_content(folder: Path) -> dict[str, Any]:
     """Content of compare.json."""
     path = folder / COMPARE
-    content = read_checked(path, TypeAdapter(_CompareFields))
+    content = read_checked(path, COMPARE_FIELDS)
     for name in content["methods"]:
         if not re.fullmatch(r"\w+", name):  # it is part of a folder's name
             raise InputError(f"{folder}: damaged: expected names of methods, got {name!r}")
@@ -169,7 +167,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     except ArgumentError as error:
         raise InputError(f"{folder}: damaged: env in {COMPARE}: {error}") from error
     if complete_env(content["env"])["budget"] != "epochs":
-        read_checked(path, TypeAdapter(_BudgetFields))
+        check_fields(path, content, BUDGET_FIELDS)
     return content
 
 
@@ -217,7 +215,7 @@ def timed_budget(timed: RunFolder | None) -> dict[str, Any]:
     if timed is None:
         return {"budget": "epochs", "seconds": None}
     result = timed.read_result()
-    return {
-        "budget": "seconds",
-        "seconds": round(result["train_seconds"] + result["agent_seconds"], 3),
-    }
+    train_seconds, agent_seconds = result["train_seconds"], result["agent_seconds"]
+    if train_seconds is None or agent_seconds is None:
+        raise InputError(f"expected the training time of a finished run in {timed.path}, got none")
+    return {"budget": "seconds", "seconds": round(train_seconds + agent_seconds, 3)}

@@ -1,5 +1,6 @@
 """The result of one run, read from its folder and checked."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,67 +10,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import InputError, shown
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, checksum, read_json
-from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.options.saved import train_options
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT
+from vit_patch_env.experiments.run_folder.schemas import (
+    CONFIG_FIELDS,
+    LARGEST,
+    RESULT_FIELDS,
+    read_checked,
+)
+from vit_patch_env.experiments.run_folder.tables import (
+    METRICS,
+    SELECTED,
+    STEPS,
+    TABLE_BYTES,
+    parse_table,
+)
+from vit_patch_env.reading import read_bytes
 
 METRICS_COLUMNS = (
     "epoch", "train_loss", "val_loss", "val_accuracy", "n_selected", "reward", "epsilon",
     "images_per_second", "train_seconds", "agent_seconds", "flops",
 )  # fmt: skip
 
-
-class _EnvFields(TypedDict):
-    epochs: Any
-
-
-class _OptionFields(TypedDict):
-    env: _EnvFields
-    seed: Any
-
-
-class _ConfigFields(TypedDict):
-    """Required fields of config.json."""
-
-    options: _OptionFields
-
-
-class _TestMetrics(TypedDict):
-    loss: float | None
-    accuracy: float | None
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-class _TestFields(TypedDict):
-    all_patches: _TestMetrics
-    agent_patches: _TestMetrics
-
-
-class _ResultFields(TypedDict):
-    """Required fields of result.json; numbers that are NaN or infinite are null."""
-
-    test: _TestFields
-    train_seconds: float | None
-    agent_seconds: float | None
-    flops: float | None
-    n_selected_mean: float | None
-    n_steps: float | None
-    peak_memory_bytes: float | None
-    diverged: bool
-    device_name: str
-    precision: str
-    machine: str
-    files: dict[str, str]
-
-
-_CONFIG, _RESULT = TypeAdapter(_ConfigFields), TypeAdapter(_ResultFields)
+_AMOUNTS = ("n_selected", "train_seconds", "agent_seconds", "flops", "progress")
+"""Columns of metrics.csv that are summed or compared."""
 
 
 @dataclass(frozen=True)
@@ -150,24 +119,34 @@ def read_run(path: Path) -> RunResult:
 
     Raises:
         ValueError: naming the folder, if the run is not finished or damaged: a file that cannot be
-            parsed, missing fields, a table with another checksum than in result.json, another
-            number of epochs than requested, or a budget that is not used up.
+            parsed, missing fields, a file with another checksum than in result.json, another
+            number of epochs than requested, or a budget that is not used up. The configuration of
+            runs of older versions has no checksum.
     """
-    config, result = read_config(path), read_checked(path / RESULT, _RESULT)
-    env = complete_env(config["options"]["env"])
+    config, result = read_config(path), read_checked(path / RESULT, RESULT_FIELDS)
+    if CONFIG in result["files"]:
+        _content(path / CONFIG, result["files"])
+    options = _options(path, config)
     tables = {
-        name: _read_table(path / name, result["files"]) for name in (METRICS, STEPS, SELECTED)
-    }
-    _require_columns(path / METRICS, tables[METRICS], METRICS_COLUMNS)
-    _require_columns(path / STEPS, tables[STEPS], ("n_selected",))
+        name: _read_table(path / name, result["files"], columns)
+        for name, columns in (
+            (METRICS, METRICS_COLUMNS), (STEPS, ("n_selected",)), (SELECTED, ()),
+        )
+    }  # fmt: skip
     if not result["diverged"]:
-        _check_budget_used(path / METRICS, tables[METRICS], env)
+        _check_budget_used(path / METRICS, tables[METRICS], options.env)
+    _check_values(path, tables)
+    selected = tables[SELECTED].drop(columns="epoch", errors="ignore").to_numpy(dtype=np.float64)
+    expected = (len(tables[METRICS]), options.env.n_patches)
+    if selected.shape != expected:
+        raise InputError(
+            f"{path}: damaged: expected {expected[0]} epochs and {expected[1]} patches in "
+            f"{SELECTED}, got {selected.shape[0]} and {selected.shape[1]}"
+        )
     method, seed = parse_name(path)
     return RunResult(
-        path, method, seed, config, result,
-        tables[METRICS],
-        tables[STEPS]["n_selected"].to_numpy(dtype=np.float64),
-        tables[SELECTED].drop(columns="epoch", errors="ignore").to_numpy(dtype=np.float64),
+        path, method, seed, config, result, tables[METRICS],
+        tables[STEPS]["n_selected"].to_numpy(dtype=np.float64), selected,
     )  # fmt: skip
 
 
@@ -177,31 +156,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is damaged.
     """
-    return read_checked(folder / CONFIG, _CONFIG)
-
-
-def read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
-    """The object in a JSON file, which must have these fields and may have more.
-
-    Raises:
-        ValueError: "<folder>: damaged: expected f1 in result.json".
-    """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
-    try:
-        fields.validate_python(content, strict=True)
-    except ValidationError as error:
-        missing = [str(one["loc"][-1]) for one in error.errors() if one["type"] == "missing"]
-        if missing:
-            problem = f"expected {', '.join(missing)} in {path.name}"
-        else:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            problem = f"{name} in {path.name}: {first['msg']}, got {shown(first['input'])}"
-        raise InputError(f"{path.parent}: damaged: {problem}") from error
-    return content
+    return read_checked(folder / CONFIG, CONFIG_FIELDS)
 
 
 def complete_env(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,28 +176,60 @@ def parse_name(path: Path) -> tuple[str, int]:
     return method, int(seed)
 
 
-def _read_table(path: Path, checksums: Mapping[str, str]) -> pd.DataFrame:
+def _options(path: Path, config: dict[str, Any]) -> TrainOptions:
     try:
-        if checksum(path) != checksums.get(path.name):
+        return train_options(config["options"])
+    except ArgumentError as error:
+        raise InputError(f"{path}: damaged: options in {CONFIG}: {error}") from error
+
+
+def _content(path: Path, checksums: Mapping[str, str]) -> bytes:
+    """The content of a file with its checksum in result.json."""
+    try:
+        content = read_bytes(path, TABLE_BYTES, path.name)
+        if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
             raise InputError(f"its checksum is not that in {RESULT}")
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
+    except InputError as error:
+        raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+    return content
+
+
+def _read_table(path: Path, checksums: Mapping[str, str], columns: Sequence[str]) -> pd.DataFrame:
+    content = _content(path, checksums)
+    try:
+        return parse_table(content, columns)
+    except InputError as error:
         raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
 
 
-def _require_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table]
-    if missing:
-        raise InputError(f"{path.parent}: damaged: expected {', '.join(missing)} in {path.name}")
+def _check_values(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse numbers that no run has. NaN stands for what was not measured."""
+    metrics, patches = tables[METRICS], tables[SELECTED].drop(columns="epoch", errors="ignore")
+    for table, names, largest in (
+        (METRICS, [name for name in _AMOUNTS if name in metrics], LARGEST),
+        (METRICS, ["val_accuracy"], 1.0), (STEPS, ["n_selected"], LARGEST),
+        (SELECTED, list(patches), 1.0),
+    ):  # fmt: skip
+        values = tables[table][names].to_numpy(dtype=np.float64)
+        wrong = (values < 0) | (values > largest)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"{path}: damaged: expected {names[column]} in [0, {largest:g}] in {table}, "
+                f"got {values[row, column]:g}"
+            )
+    if tables[STEPS]["n_selected"].isna().any() or not len(metrics):
+        raise InputError(f"{path}: damaged: expected epochs and steps, got some without numbers")
 
 
-def _check_budget_used(path: Path, metrics: pd.DataFrame, env: Mapping[str, Any]) -> None:
+def _check_budget_used(path: Path, metrics: pd.DataFrame, env: EnvConfig) -> None:
     """Refuse the epochs of a run that did not use up its budget."""
-    if env["budget"] == "epochs":
-        expected, got = f"{env['epochs']} epochs", str(len(metrics))
-        complete = len(metrics) == env["epochs"]
+    if env.budget == "epochs":
+        expected, got = f"{env.epochs} epochs", str(len(metrics))
+        complete = len(metrics) == env.epochs
     else:
-        _require_columns(path, metrics, ("progress",))
+        if "progress" not in metrics:
+            raise InputError(f"{path.parent}: damaged: expected progress in {path.name}")
         used = metrics["progress"].max()
         expected, got, complete = "a budget used up", f"{used:.0%} of it", used >= 1
     if not complete:

@@ -28,10 +28,15 @@ from vit_patch_env.experiments.report.tables import (
     table2,
     time_table,
 )
+from vit_patch_env.reading import MEGABYTE, read_bytes
 from vit_patch_env.system.escaping import code_block, html, link_target, markdown
 from vit_patch_env.system.files import replacing
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+_UNKNOWN = "backslashreplace"
+"""What is written of letters that UTF-8 lacks, which JSON and file names may have."""
+
+_README_BYTES = 16 * MEGABYTE
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 
 
@@ -54,12 +59,19 @@ class Report:
 
         Raises:
             ValueError: without compare.json or a finished run, if the README does not have exactly
-                one pair of markers, or if the folder of plots is a link.
+                one pair of markers, or if the folder of plots is a link
+                or a file.
         """
         if self.readme is not None:
             split_readme(self.readme)
-        if (self.folder / PLOTS).is_symlink():
-            raise InputError(f"expected a folder of plots, got the link {self.folder / PLOTS}")
+        plots = self.folder / PLOTS
+        if plots.is_symlink():
+            raise InputError(f"expected a folder of plots, got the link {plots}")
+        if plots.exists() and not plots.is_dir():
+            raise InputError(f"expected a folder of plots, got the file {plots}: remove it")
+        for path in (self.folder / HTML, self.folder / MARKDOWN):
+            if path.is_dir():
+                raise InputError(f"expected a file to replace, got the folder {path}: remove it")
         comparison = read_comparison(self.folder)
         if not comparison.runs:
             problems = "".join(f"; {problem}" for problem in comparison.problems)
@@ -85,7 +97,7 @@ class Report:
         if self.readme is not None:
             before, after = split_readme(self.readme)
             section = self._readme_section(metrics, content, self.readme)
-            self.readme.write_bytes(before + section.encode() + after)
+            self.readme.write_bytes(before + section.encode(errors=_UNKNOWN) + after)
             written.append(self.readme)
         self._show(content["tables"][0], content["warnings"], written)
 
@@ -134,9 +146,9 @@ def split_readme(path: Path) -> tuple[bytes, bytes]:
         ValueError: if the file cannot be read or does not contain each marker once, in order.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArgumentError("readme", f"must be a file, got {path}: {error.strerror}") from error
+        content = read_bytes(path, _README_BYTES, "a README")
+    except InputError as error:
+        raise ArgumentError("readme", f"must be a file, got {path}: {error}") from error
     begin, end = BEGIN.encode(), END.encode()
     if (
         content.count(begin) != 1
@@ -217,4 +229,4 @@ def _escaped(escape: Callable[[Any], str], value: Any) -> str:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_text(text, encoding="utf-8", errors=_UNKNOWN, newline="\n")

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -25,7 +24,20 @@ from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.options.saved import train_options
-from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
+from vit_patch_env.experiments.run_folder.schemas import (
+    CONFIG_FIELDS,
+    LARGEST,
+    RESULT_FIELDS,
+    read_checked,
+)
+from vit_patch_env.experiments.run_folder.tables import (
+    METRICS,
+    SELECTED,
+    STEPS,
+    TABLE_BYTES,
+    parse_table,
+)
+from vit_patch_env.reading import open_regular, read_bytes, read_end
 from vit_patch_env.system.files import remove_partial, replacing
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -35,6 +47,9 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 _FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
+
+_LOG_BYTES = 64_000
+"""Of a log's end, in which its last line is looked for."""
 
 _PACKAGES = ("vit-patch-env", "torch", "torchvision", "gymnasium", "stable-baselines3", "numpy")
 
@@ -101,7 +116,13 @@ class RunFolder:
         (self.path / RESULT).unlink(
             missing_ok=True
         )  # first, as a run with a result counts as finished
-        CheckpointFolder(self.checkpoints).clear()
+        checkpoints = CheckpointFolder(self.checkpoints)
+        checkpoints.clear()
+        if checkpoints.files:
+            raise InputError(
+                f"expected a folder without checkpoints, got {checkpoints.files[0]}, which cannot "
+                "be removed"
+            )
         for file in self._files():
             file.unlink()
         for name in (STEPS, RESULT):
@@ -145,8 +166,7 @@ class RunFolder:
     @property
     def extensions(self) -> list[dict[str, Any]]:
         """How it was extended: `{"name": "epochs", "before": 20, "after": 40, "step": 140}`, ..."""
-        found = self._read_json(CONFIG).get("extensions", [])
-        return list(found) if isinstance(found, list) else []
+        return list(self._read_json(CONFIG).get("extensions", []))
 
     def prepare(self) -> None:
         """Remove temporary files that killed processes left in the locked folder."""
@@ -170,7 +190,7 @@ class RunFolder:
         """
         try:
             return train_options(self._read_json(CONFIG)["options"])
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise InputError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
@@ -178,8 +198,8 @@ class RunFolder:
     @property
     def compiled_attention(self) -> bool | None:
         """Whether the run's attention is that of the compiled kernel; None if it is not known."""
-        recorded = self._read_json(CONFIG).get("compiled_attention")
-        return recorded if isinstance(recorded, bool) else None
+        recorded: bool | None = self._read_json(CONFIG).get("compiled_attention")
+        return recorded
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.
@@ -188,17 +208,21 @@ class RunFolder:
             ValueError: if the run was not finished, or the file is damaged.
         """
         self.read_result()
-        path = self.path / STEPS
+        path, expected = self.path / STEPS, "n_selected of each step"
+        content = read_bytes(path, TABLE_BYTES, expected)
         try:
-            return [int(count) for count in pd.read_csv(path)["n_selected"]]
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"expected n_selected of each step in {path}, got: {error}") from error
+            counts = parse_table(content, ["n_selected"])["n_selected"]
+        except InputError as error:
+            raise InputError(f"expected {expected} in {path}, got: {error}") from error
+        if not counts.between(1, LARGEST).all():
+            raise InputError(f"expected {expected} in {path}, got numbers below 1 or none")
+        return [int(count) for count in counts]
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        names = (METRICS, STEPS, SELECTED, VIT, AGENT)
+        names = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
         files = {name: checksum(self.path / name) for name in names}
         # Written last, as a run with a result counts as finished.
         write_json(self.path / RESULT, {**result, **config, "files": files})
@@ -209,20 +233,23 @@ class RunFolder:
         Raises:
             ValueError: naming the first one that is missing or differs.
         """
-        digests = self.read_result().get("files")
+        digests = self.read_result()["files"]
+        without = []
         for name in names:
             path = self.path / name
             if not path.is_file():
                 raise InputError(f"expected a finished run with {name}, got {self.path}")
-            if isinstance(digests, dict) and name not in digests:
-                warnings.warn(
-                    f"{self.path} is of an older version, without a checksum of {name}",
-                    stacklevel=2,
-                )
-            elif not isinstance(digests, dict) or checksum(path) != digests[name]:
+            if name not in digests:
+                without.append(name)
+            elif checksum(path) != digests[name]:
                 raise InputError(
                     f"expected {name} with the checksum in {RESULT}, got another in {self.path}"
                 )
+        if without:
+            warnings.warn(
+                f"{self.path} is of an older version, without a checksum of {', '.join(without)}",
+                stacklevel=2,
+            )
 
     def read_result(self) -> dict[str, Any]:
         """Content of `result.json`.
@@ -246,14 +273,16 @@ class RunFolder:
         """Share of its budget that the run had used at the end of its last epoch, in [0, 1]."""
         try:
             # Up to the last line's end: a line may be half-written.
-            lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
-            return float(list(csv.DictReader(lines))[-1]["progress"])
-        except (OSError, IndexError, KeyError, TypeError, ValueError):
+            text = read_bytes(self.path / METRICS, TABLE_BYTES, "metrics").decode()
+            lines = text.rpartition("\n")[0].splitlines()
+            progress = float(list(csv.DictReader(lines))[-1]["progress"])
+        except (csv.Error, IndexError, KeyError, TypeError, ValueError):
             return 0.0  # no epoch yet, or the file is being removed
+        return progress if 0 <= progress <= 1 else 0.0
 
     def log_end(self) -> str:
         """The last line of the run's log."""
-        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        lines = read_end(self.log, _LOG_BYTES).decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _files(self) -> list[Path]:
@@ -266,7 +295,7 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             raise InputError(f"expected a finished run with {name}, got {self.path}")
-        return read_json(path)
+        return read_checked(path, CONFIG_FIELDS if name == CONFIG else RESULT_FIELDS)
 
 
 def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:
@@ -298,8 +327,13 @@ def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a regular file, hexadecimal.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    with open_regular(path, math.inf, "a file") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance(command_line: str | None = None) -> dict[str, Any]:
@@ -328,21 +362,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
         partial.write_text(text + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected JSON in {path}, got: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}")
-    return content
 
 
 def _finite(value: Any) -> Any:

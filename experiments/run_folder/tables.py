@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vit_patch_env.checks import InputError
+from vit_patch_env.reading import MEGABYTE
 from vit_patch_env.system.files import replacing
 
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
+
+TABLE_BYTES = 256 * MEGABYTE
+"""Of a table: about 50 million steps."""
+
+_COLUMNS = 2**17
+"""Of a table: the epoch, and a column for each patch of 4 x 4 pixels of 1,448 x 1,448."""
 
 
 class EpochMetrics(NamedTuple):
@@ -108,3 +117,37 @@ class RunTables:
             progress = metrics["progress"].astype(float) * self._progress_factor
             self._texts[METRICS] = metrics.assign(progress=progress).to_csv(index=False)
         self._try_to_write()
+
+
+def parse_table(content: bytes, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The numbers of a table, float64; empty cells are NaN.
+
+    Args:
+        content: of the file, as `RunTables` writes it.
+        columns: that it must have.
+
+    Raises:
+        InputError: if it is no table of numbers, or a column is missing; says what came.
+    """
+    lines = content.splitlines()
+    try:
+        names = lines[0].decode("utf-8").split(",") if lines else []
+    except UnicodeDecodeError as error:
+        raise InputError(str(error)) from error
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise InputError(f"expected {', '.join(missing)}, got {len(names)} other columns")
+    if len(set(names)) < len(names) or len(names) > _COLUMNS:
+        raise InputError(f"{len(names)} columns, of which {len(set(names))} differ")
+    # Quotes and rows of other lengths, of which pandas would make something.
+    ragged = next((row for row, line in enumerate(lines) if line.count(b",") != len(names) - 1), 0)
+    if ragged or b'"' in content or b"\0" in content:
+        raise InputError(f"a row of other columns, or letters that are no numbers, row {ragged}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return pd.read_csv(
+                io.BytesIO(content), dtype=np.float64, index_col=False, skip_blank_lines=False
+            )
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
+        raise InputError(" ".join(str(error).split())) from error

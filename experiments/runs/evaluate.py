@@ -1,5 +1,6 @@
 """`vit-patch evaluate`: a run's test metrics, computed again without executing code from files."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import InputError
+from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
 from vit_patch_env.experiments.process.output import loaded
-from vit_patch_env.experiments.run_folder.folder import AGENT, VIT, RunFolder
+from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, VIT, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
 
@@ -42,7 +44,7 @@ class Evaluation:
                 missing.
         """
         folder = RunFolder(self.options.run)
-        folder.check_files(VIT, AGENT)
+        folder.check_files(CONFIG, VIT, AGENT)
         result = folder.read_result()
         trained = folder.options
         env = replace(
@@ -51,14 +53,17 @@ class Evaluation:
             device=self.options.device or trained.env.device,
         )
         self.env = make_env(env)
-        data = loaded(env.dataset, lambda: self.env.data, self.console)
+        # Nothing is written to a folder that a run from elsewhere names.
+        named_by_file = self.options.data_dir is None and env.data_dir is not None
+        with without_downloads() if named_by_file else nullcontext():
+            data = loaded(env.dataset, lambda: self.env.data, self.console)
         classes = list(data.classes)
         if classes != result.get("classes"):
             raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
             load_model(self.env.episode.model, str(folder.vit))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(
                 f"expected the ViT's weights in {folder.vit}, got: {reason}"

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import FOLLOWED, GIVEN_AGENT, RESULT, RunFolder
 from vit_patch_env.experiments.run_folder.tables import STEPS
+from vit_patch_env.reading import read_bytes
 from vit_patch_env.system.files import replacing
+from vit_patch_env.system.limits import memory_limit
 
 
 def keep_own_files(folder: RunFolder, options: TrainOptions) -> None:
@@ -40,8 +42,8 @@ def with_own_files(folder: RunFolder, options: TrainOptions) -> TrainOptions:
 
 def _copy(option: str, source: Path, target: Path) -> None:
     try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise ArgumentError(option, f"must be readable, got {source}: {error.strerror}") from error
+        content = read_bytes(source, memory_limit(), "a file")
+    except InputError as error:
+        raise ArgumentError(option, f"must be readable: {error}") from error
     with replacing(target) as partial:
         partial.write_bytes(content)

@@ -9,7 +9,8 @@ from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import PretrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
-from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, CONFIG, read_json, write_json
+from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, CONFIG, write_json
+from vit_patch_env.reading import read_json
 
 
 class PretrainFolder:

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,
@@ -214,10 +214,17 @@ class Run:
         try:
             with self.display:
                 self.agent.learn(env.max_steps, callback=self.checkpoint)
-        except ValueError as error:
+        except InputError as error:
             if not self.checkpoint.restoring:
                 raise
             fail(error)  # of the checkpoint, such as one of another version
+        except MemoryError:
+            raise
+        except Exception as error:
+            if not self.checkpoint.restoring:
+                raise
+            # The algorithm raises anything for transitions of other shapes, say.
+            fail(self.checkpoint.restoring_error(error))
         self.agent.logger.close()
 
     @property

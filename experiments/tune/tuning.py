@@ -51,9 +51,9 @@ from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
     lock_folder,
     provenance,
-    read_json,
     write_json,
 )
+from vit_patch_env.experiments.run_folder.schemas import STUDY_FIELDS, read_checked
 from vit_patch_env.experiments.runs.environment import make_env, run_length
 from vit_patch_env.experiments.runs.resume import with_absolute_paths
 from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions, with_values
@@ -410,10 +410,8 @@ def _saved_options(path: Path) -> TuneOptions:
     Raises:
         ValueError: naming the file, if they are damaged.
     """
-    content = read_json(path)
-    options = content.get("options")
-    if isinstance(options, dict):
-        options = {**options, "given": content.get("given", [])}
+    content = read_checked(path, STUDY_FIELDS)
+    options = {**content["options"], "given": content.get("given", [])}
     try:
         return from_json(TuneOptions, options)
     except ValueError as error:

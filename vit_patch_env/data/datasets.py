@@ -7,13 +7,15 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError, InputError, check_choice
+from vit_patch_env.checks import ArgumentError, check_choice
 from vit_patch_env.data.dataset_names import check_dataset_name
+from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import DatasetName, ImagesName, ResizeName
 from vit_patch_env.system.cache import cache_dir
+from vit_patch_env.system.memory import check_fits
 
 
 class Request(NamedTuple):
@@ -126,12 +128,9 @@ def _load_torchvision(class_name: str) -> Loader:
         images, labels = [], []
         for train in (True, False):
             try:
-                part = dataset(request.root, train=train, download=True)
+                part = dataset(request.root, train=train, download=may_download())
             except (OSError, RuntimeError) as error:
-                raise InputError(
-                    f"expected the files of {class_name} in {request.root} or a network to "
-                    f"download them from, got: {error}"
-                ) from error
+                raise missing_files(class_name, request.root, error) from error
             pixels = torch.as_tensor(part.data)
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
             images.append(pixels)
@@ -160,6 +159,7 @@ def _make_synthetic(request: Request) -> Source:
     image_size = request.form.image_size
     rng = np.random.default_rng(0)
     n_classes, n_images, half = 4, 640, image_size // 2
+    check_fits(2 * 3 * n_images * image_size**2, f"images of image_size {image_size}")
     labels = np.arange(n_images) % n_classes
     pixels = rng.integers(0, 128, size=(n_images, 3, image_size, image_size), dtype=np.uint8)
     for image, label in zip(pixels, labels, strict=True):

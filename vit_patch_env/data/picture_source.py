@@ -146,6 +146,11 @@ class PictureSource(Source):
             if isinstance(image, str):
                 raise InputError(image)
             store.repair(self._rows[positions[index]], image)
+            if self.n_channels == 1 and (image != image[0]).any():
+                raise InputError(
+                    f"expected grey images, as {store.folder} says, got "
+                    f"{self.name(int(positions[index]))} in colour: remove that folder"
+                )
             images[index] = torch.from_numpy(image)
         return images if self.n_channels == 3 else images[:, :1].contiguous()
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vit_patch_env.system.cache import ABOUT, Descriptor, lock_path, lock_shared
+from vit_patch_env.checks import InputError
+from vit_patch_env.reading import read_bytes
+from vit_patch_env.system.cache import ABOUT, Descriptor, lock_path, lock_shared, require_file
 from vit_patch_env.system.files import remove_partial, replacing
 
 EMPTY, DECODED, GREY = range(3)
@@ -30,7 +32,12 @@ _ROW = np.dtype(
         ("sum_of_squares", "<i8", 4),
     ]
 )
-_MAGIC = b"vit-patch-env images 1\n"
+_SIZES = np.dtype([("row_bytes", "<u8"), ("shape", "<u4", 3)])
+_MAGIC = b"vit-patch-env images 2\n"
+_MAGIC_WITHOUT_SIZES = b"vit-patch-env images 1\n"
+_INDEX_BYTES = 2e9
+"""Of an index: that of 20 million images."""
+
 _SILENT_WAIT = 2.0
 """Seconds of waiting for another process before that is said."""
 
@@ -75,6 +82,11 @@ class Store:
         with self.locked():
             self._open()  # raises what `load` would, and keeps others from removing it
 
+    @property
+    def _sizes(self) -> bytes:
+        """What an index says of all rows."""
+        return np.array((self.row_bytes, self.shape), dtype=_SIZES).tobytes()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock for adding and writing rows; says so if another process has it for long."""
@@ -104,7 +116,8 @@ class Store:
         Hold the lock. The files are opened again, as another process may have replaced them.
         """
         self._open()
-        self._index = _read_index(self.folder / "index")
+        self._index = _read_index(self.folder / "index", self._sizes)
+        self._index["state"][~_plausible(self._index, self.shape)] = EMPTY
         n_whole = os.fstat(self._pixels).st_size // self.row_bytes
         lost = np.arange(len(self._index)) >= n_whole  # of a file that was truncated
         self._index["state"][lost] = EMPTY
@@ -115,6 +128,8 @@ class Store:
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / ABOUT
+        for path in (about, self.folder / "pixels"):
+            require_file(path)
         about.write_text(self.about, encoding="utf-8")  # its time is that of the last use
         self._in_use = Descriptor(about)
         lock_shared(self._in_use.number)
@@ -178,7 +193,7 @@ class Store:
         os.fsync(self._pixels)
         remove_partial(self.folder)
         with replacing(self.folder / "index") as partial:
-            content = self._index.tobytes()
+            content = self._sizes + self._index.tobytes()
             partial.write_bytes(_MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
         self._saved = time.monotonic()
 
@@ -195,11 +210,17 @@ class Store:
             n_read = _read_into(buffer, self._pixels, row * self.row_bytes)
             if not self._verified[row]:
                 whole = n_read == self.row_bytes
-                if whole and zlib.crc32(buffer) == self._index["checksum"][row]:
+                if whole and self._is_of_row(images[position], buffer, row):
                     self._verified[row] = True
                 else:
                     damaged.append(position)
         return images, damaged
+
+    def _is_of_row(self, image: Tensor, content: memoryview, row: int) -> bool:
+        """Whether an image has the checksum of its row and is grey if the row says so."""
+        if zlib.crc32(content) != self._index["checksum"][row]:
+            return False
+        return self._index["state"][row] != GREY or bool((image == image[0]).all())
 
     def prefetch(self, rows: NDArray[np.int64]) -> None:
         """Let the system read rows ahead, where it can."""
@@ -236,14 +257,40 @@ def _read_into(buffer: memoryview, descriptor: int, start: int) -> int:
     return len(content)
 
 
-def _read_index(path: Path) -> NDArray[np.void]:
+def _read_index(path: Path, sizes: bytes) -> NDArray[np.void]:
+    """The rows of an index of images of these sizes; none if it is missing, damaged or of others.
+
+    Those of earlier versions do not say what sizes they are of.
+    """
+    nothing = np.zeros(0, dtype=_ROW)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        content = b""
+        content = read_bytes(path, _INDEX_BYTES, "an index of images")
+    except InputError:
+        return nothing
     start = len(_MAGIC) + 4
-    checksum = int.from_bytes(content[len(_MAGIC) : start], "little")
-    body = content[start:]
-    if not content.startswith(_MAGIC) or zlib.crc32(body) != checksum or len(body) % _ROW.itemsize:
-        return np.zeros(0, dtype=_ROW)
+    magic, checksum, body = content[: len(_MAGIC)], content[len(_MAGIC) : start], content[start:]
+    if zlib.crc32(body) != int.from_bytes(checksum, "little"):
+        return nothing
+    if magic == _MAGIC and body.startswith(sizes):
+        body = body[len(sizes) :]
+    elif magic != _MAGIC_WITHOUT_SIZES:
+        return nothing
+    if len(body) % _ROW.itemsize:
+        return nothing
     return np.frombuffer(body, dtype=_ROW).copy()
+
+
+def _plausible(rows: NDArray[np.void], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which rows can be of images of a shape: (n_rows,) bool.
+
+    Sums are in range and none beyond the channels; those of grey images are equal.
+    """
+    channels, height, width = shape
+    sums, squares = rows["sum"], rows["sum_of_squares"]
+    largest, grey = 255 * height * width, rows["state"] == GREY
+    possible = rows["state"] <= GREY
+    for values, most in ((sums, largest), (squares, 255 * largest)):
+        possible &= ((values >= 0) & (values <= most)).all(axis=1)
+        possible &= (values[:, channels:] == 0).all(axis=1)
+        possible &= ~grey | (values[:, :channels] == values[:, :1]).all(axis=1)
+    return possible

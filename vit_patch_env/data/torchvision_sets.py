@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_patch_env.checks import ArgumentError, InputError, shown
+from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.encoded import pictures_of
-from vit_patch_env.data.items import close_file, one_line, read_pair
+from vit_patch_env.data.items import close_file, read_pair
 from vit_patch_env.data.labels import stored_labels
 from vit_patch_env.data.named_sets import Sets, sets_by_role
-from vit_patch_env.system.shown import escaped
 
 
 class _Kind(NamedTuple):
@@ -126,7 +126,7 @@ def _open(maker: Any, root: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:
     try:
         return _open_files(maker, root, **arguments)
     except ValueError:
-        if not _takes(maker, "download"):
+        if not (_takes(maker, "download") and may_download()):
             raise
     return _open_files(maker, root, download=True, **arguments)
 
@@ -140,10 +140,7 @@ def _open_files(maker: Any, root: Path, **arguments: Any) -> tuple[Any, Any]:
     except MemoryError:
         raise
     except Exception as error:  # files that are damaged make readers raise anything
-        raise InputError(
-            f"expected the files of {maker.__name__} in {escaped(root)} or a network to download "
-            f"them from, got: {one_line(error)}"
-        ) from error
+        raise missing_files(maker.__name__, root, error) from error
 
 
 def _first_label(dataset: Any) -> Any:

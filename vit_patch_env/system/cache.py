@@ -1,5 +1,6 @@
 """Where downloads, decoded images and compiled kernels are kept, and how much of them."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from vit_patch_env.checks import InputError
+from vit_patch_env.reading import read_end
 
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
@@ -21,6 +23,8 @@ HUGGING_FACE = "hugging_face"
 
 ABOUT = "about"
 """File of a store: where its images come from; its time is that of the last use."""
+
+_ABOUT_BYTES = 10_000
 
 LIMIT_VARIABLE = "VIT_PATCH_CACHE_GB"
 """Environment variable: gigabytes of decoded images that are kept."""
@@ -54,7 +58,7 @@ def entries(cache: Path) -> list[Entry]:
     found = []
     for folder in (path for path in (cache / IMAGES).glob("*") if path.is_dir()):
         try:
-            about = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")
+            about = read_end(folder / ABOUT, _ABOUT_BYTES).decode(errors="replace")
             used = (folder / ABOUT).stat().st_mtime
             n_bytes = sum(512 * path.stat().st_blocks for path in folder.iterdir())
         except OSError:  # being made or removed by another process
@@ -69,6 +73,16 @@ def entries(cache: Path) -> list[Entry]:
             stat = file.stat()
             found.append(Entry(file, f"{file.name} (of version 0.1)", stat.st_size, stat.st_mtime))
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def require_file(path: Path) -> None:
+    """Refuse what is neither a regular file nor missing, such as a named pipe, which blocks.
+
+    Raises:
+        OSError: naming it.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "expected a regular file", str(path))
 
 
 class Descriptor:

@@ -5,13 +5,16 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from vit_patch_env.checks import InputError
+from vit_patch_env.reading import open_archive, open_regular
+from vit_patch_env.system.limits import memory_limit
+from vit_patch_env.system.tensors import check_plain
 from vit_patch_env.system.torch_state import own_torch_state
 
 _MAGIC = b"vit-patch-env state\n"
@@ -51,7 +54,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_partial(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(".*." + 16 * "[0-9a-f]" + ".tmp"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # they are in nobody's way
+            path.unlink()
 
 
 def save_state(path: Path, state: Any) -> None:
@@ -79,14 +83,10 @@ def load_state(path: Path) -> Any:
 
     Raises:
         VersionError: if it was written by another version of this package.
-        ValueError: if it is missing, damaged, or not a saved state.
+        ValueError: if it is missing, no regular file, larger than the memory, damaged, or not a
+            saved state.
     """
-    try:
-        content = memoryview(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"expected a saved state in {path}, got: {error.strerror}") from error
-    if bytes(content[: len(_MAGIC)]) != _MAGIC:
-        raise InputError(f"expected a saved state in {path}, got another file or a damaged one")
+    content = _state_content(path)
     version = int.from_bytes(content[len(_MAGIC) : len(_HEADER)], "big")
     if version == 1:  # before the checksum, so that old files always get this message
         raise VersionError(
@@ -98,13 +98,41 @@ def load_state(path: Path) -> Any:
     if version != _VERSION:
         raise VersionError(f"expected a state of version {_VERSION} in {path}, got {version}")
     try:
-        payload = io.BytesIO(content[len(_HEADER) : -_DIGEST_SIZE])
+        return load_tensors(content[len(_HEADER) : -_DIGEST_SIZE])
+    except InputError as error:
+        raise InputError(f"expected plain data and tensors in {path}, got {error}") from error
+
+
+def load_tensors(content: bytes | memoryview) -> Any:
+    """What `torch.save` wrote of plain data and tensors, on the CPU. No code in it is executed.
+
+    Raises:
+        InputError: if it is something else, or unpacks to much more than its size; says what came.
+    """
+    content = bytes(content)
+    open_archive(content).close()  # torch unpacks whatever a file says
+    try:
         with own_torch_state():  # else a caller's inference mode makes tensors that cannot train
-            return torch.load(payload, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # unpickling a file from elsewhere may raise anything
-        raise InputError(
-            f"expected plain data and tensors in {path}, got something else"
-        ) from error
+        raise InputError("something else") from error
+    check_plain(state, len(content))
+    return state
+
+
+def _state_content(path: Path) -> memoryview:
+    """The content of a file that begins as a state does."""
+    with open_regular(path, memory_limit(), "a saved state") as file:
+        try:
+            begin = file.read(len(_MAGIC))
+            if begin == _MAGIC:
+                rest = file.read(os.fstat(file.fileno()).st_size - len(_MAGIC))
+                return memoryview(begin + rest)
+        except OSError as error:
+            raise InputError(f"expected a saved state in {path}, got: {error.strerror}") from error
+    raise InputError(f"expected a saved state in {path}, got another file or a damaged one")
 
 
 class _HashingWriter:

@@ -12,6 +12,7 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.kernels.build import all_available
 from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
+from vit_patch_env.system.tensors import check_optimizer_state
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.precision import Precision
 
@@ -112,6 +113,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the state of another trainer of the same model, which may go on training."""
         # Copied, as torch's optimizers take over the tensors of a state, and models may as well.
+        check_optimizer_state(self.optimizer, state["optimizer"])
         self.model.load_state_dict(copied_for_training(state["model"]))
         self.optimizer.load_state_dict(copied_for_training(state["optimizer"]))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from vit_patch_env.models.kernels.trial import answers_correctly
+from vit_patch_env.reading import MEGABYTE
 from vit_patch_env.system.cache import cache_dir
 from vit_patch_env.system.files import replacing
 
@@ -27,6 +28,9 @@ _DEFINITIONS = {torch.float32: [], torch.bfloat16: ["-DBF16"]}
 _N_POINTERS = {"attention_forward": 3, "attention_backward": 4, "scalar_attention": 4}
 _N_SIZES = {"attention_forward": 4, "attention_backward": 4, "scalar_attention": 5}
 _DIGEST_SIZE = hashlib.sha256().digest_size
+
+_LARGEST = 16 * MEGABYTE
+"""Of a compiled kernel, which has less than 100 kB."""
 
 _enabled = True
 
@@ -144,12 +148,14 @@ def _is_private(details: os.stat_result) -> bool:
 def _kept(path: Path, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The kernel from the cache; None if it is not there, damaged or not this user's."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         details = os.fstat(file)
         if not stat.S_ISREG(details.st_mode) or not _is_private(details):
+            return None
+        if details.st_size > _LARGEST:
             return None
         content = os.pread(file, details.st_size, 0)
         compiled, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
