@@ -4,6 +4,7 @@ pydantic checks types and ranges; the messages are our own, in one line.
 """
 
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Hashable, Sequence
@@ -40,11 +41,49 @@ _LONGEST = 1023
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
 
-class InputError(ValueError):
+_OPEN, _CLOSE = "\x0e", "\x0f"
+"""Around the names of arguments in a message: control characters, which `shown` escapes."""
+
+_NAMED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+
+
+def named(argument: str) -> str:
+    """The name of an argument within an `InputError`'s message or an `InputWarning`'s.
+
+    In Python it is shown as it is, on the command line as the option.
+
+    Args:
+        argument: its name, as in Python: `patch_size`, `dqn.tau`.
+    """
+    return f"{_OPEN}{argument}{_CLOSE}"
+
+
+def with_names(message: str, shown_as: Callable[[str], str] = str) -> str:
+    """A message with the names that `named` marks in it shown by a function."""
+    return _NAMED.sub(lambda found: shown_as(found[1]), message)
+
+
+class _NamesArguments(Exception):  # noqa: N818  (a mixin)
+    """The message of an exception or a warning, in which `named` marks the names of arguments."""
+
+    def __init__(self, *args: object) -> None:
+        self.marked = str(args[0]) if args else ""
+        super().__init__(*(with_names(one) if isinstance(one, str) else one for one in args))
+
+    def text(self, shown_as: Callable[[str], str]) -> str:
+        """The message, with the names of arguments shown by a function."""
+        return with_names(self.marked, shown_as)
+
+
+class InputError(_NamesArguments, ValueError):
     """A user's mistake or damaged input, in one line: what was expected and what was given.
 
     The command line prints it without a traceback. Any other ValueError is a bug there.
     """
+
+
+class InputWarning(_NamesArguments, UserWarning):
+    """A warning about what the user asks for, in one line."""
 
 
 class ArgumentError(InputError):
@@ -56,17 +95,23 @@ class ArgumentError(InputError):
     """
 
     name: str
-    problem: str
+    _problem: str
 
     def __init__(self, name: "str | ArgumentError", problem: str = "") -> None:
         if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
-            self.name, self.problem = name.name, name.problem
+            self.name, self._problem = name.name, name._problem
         else:
-            self.name, self.problem = name, problem
-        super().__init__(f"{self.name} {self.problem}")
+            self.name, self._problem = name, problem
+        self.problem = with_names(self._problem)
+        super().__init__(f"{named(self.name)} {self._problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
-        return type(self), (self.name, self.problem)
+        return type(self), (self.name, self._problem)
+
+    def within(self, group: str) -> "ArgumentError":
+        """The same error of an argument of a group: `tau` becomes `dqn.tau`."""
+        problem = with_names(self._problem, lambda name: named(f"{group}.{name}"))
+        return ArgumentError(f"{group}.{self.name}", problem)
 
 
 def shown(value: object) -> str:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from vit_patch_env.checks import InputError
+from vit_patch_env.system.home import CACHES, is_usable, private_folder
 
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
@@ -29,8 +30,17 @@ _DEFAULT_LIMIT = 100.0
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache."""
-    return user_cache_path("vit-patch-env", appauthor=False)
+    """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache.
+
+    Without a home, or with one that cannot be written, it is in a private temporary folder.
+
+    Raises:
+        InputError: if that cannot be used either.
+    """
+    path = user_cache_path("vit-patch-env", appauthor=False)
+    if "XDG_CACHE_HOME" in os.environ or is_usable(path):
+        return path
+    return private_folder() / CACHES / path.name
 
 
 class Entry(NamedTuple):
