@@ -11,30 +11,27 @@ from typing import Any
 
 @contextmanager
 def usable_streams() -> Iterator[None]:
-    """Within the block, output does not fail: it is escaped, or ignored, where it cannot be shown.
+    r"""Within the block, output does not fail: it is escaped, or ignored, where it cannot be shown.
 
-    A character that the encoding lacks, such as α in ASCII, is written as in Python: `\\u03b1`. A
+    A character that the encoding lacks, such as α in ASCII, is written as in Python: `\u03b1`. A
     standard stream that is closed takes everything and shows nothing; this stays after the block if
     its file descriptor was closed, as the next file to be opened would take its place otherwise.
     """
     _open_descriptors()
     before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     errors = {name: _escape(stream) for name, stream in before.items()}
-    opened = []
-    for name, stream in before.items():
-        if stream is None or stream.closed:
-            opened.append(Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace"))
-            setattr(sys, name, opened[-1])
-    try:
-        yield
-    finally:
+    with Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace") as nothing:
         for name, stream in before.items():
-            setattr(sys, name, stream)
-            _flush(stream)
-            if errors[name] is not None:
-                stream.reconfigure(errors=errors[name])
-        for file in opened:
-            file.close()
+            if stream is None or stream.closed:
+                setattr(sys, name, nothing)
+        try:
+            yield
+        finally:
+            for name, stream in before.items():
+                setattr(sys, name, stream)
+                _flush(stream)
+                if errors[name] is not None:
+                    stream.reconfigure(errors=errors[name])
 
 
 def _open_descriptors() -> None:
