@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
-from annotated_types import Interval, MultipleOf
+from annotated_types import Interval, MinLen, MultipleOf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -234,7 +234,7 @@ def describe(annotation: Any) -> str:
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        word = _NAMES.get(kind) or _listed(_choices(kind)) or _listed_kind(kind)
+        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -254,6 +254,13 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
     union = get_origin(annotation) in (Union, types.UnionType)
     kinds = list(get_args(annotation)) if union else [annotation]
     return sorted(kinds, key=lambda kind: kind is types.NoneType), metadata
+
+
+def _name(kind: Any, metadata: tuple[Any, ...]) -> str | None:
+    """A type in words; None for one that has none."""
+    if kind is str and any(isinstance(data, MinLen) for data in metadata):
+        return "a path"  # the only texts that must not be empty
+    return _NAMES.get(kind)
 
 
 def _listed_kind(kind: Any) -> str:

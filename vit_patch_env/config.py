@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Interval, MultipleOf
+from annotated_types import Interval, MinLen, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
@@ -68,6 +68,7 @@ class EnvConfig:
     ] = "digits"
     data_dir: Annotated[
         Folder | None,
+        MinLen(1),
         SAME_RUN,
         Doc("image folder of the dataset `folder`; for the others, where downloads are kept"),
     ] = None

@@ -102,7 +102,13 @@ def _metavar(annotation: Any) -> str:
     words = describe(annotation)
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
-    short = {"an integer": "INT", "a number": "FLOAT", "text": "STR", " or None": "|None"}
+    short = {
+        "an integer": "INT",
+        "a number": "FLOAT",
+        "text": "STR",
+        "a path": "PATH",
+        " or None": "|None",
+    }
     for word, metavar in short.items():
         words = words.replace(word, metavar)
     return words
