@@ -17,9 +17,11 @@ from vit_patch_env.arguments import declared, takes
 from vit_patch_env.checks import (
     ArgumentError,
     InputError,
+    InputWarning,
     as_text,
     check_choice,
     check_integer,
+    named,
     plain,
     shown,
 )
@@ -495,8 +497,10 @@ def _hint_at_run_features(config: EnvConfig) -> None:
     if reward == "paper" or observation == "none" or observation.endswith("+run"):
         return
     warnings.warn(
-        f"reward {reward} depends on the time and the loss of the run, which observation "
-        f"{observation} does not show: {observation}+run does",
+        InputWarning(
+            f"{named('reward')} {reward} depends on the time and the loss of the run, which "
+            f"{named('observation')} {observation} does not show: {observation}+run does"
+        ),
         stacklevel=4,
     )
 

@@ -15,7 +15,7 @@ from vit_patch_env.agents import (
     Frozen,
     PatchBandit,
 )
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
@@ -76,7 +76,7 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
         if options.agent_learns:
             raise ArgumentError(
                 "agent_learns",
-                f"is for the file of a pre-trained agent, got agent {options.agent}",
+                f"is for the file of a pre-trained agent, got {named('agent')} {options.agent}",
             )
         kind = AGENTS.get(options.agent)
         if kind is None or kind.observation is None or has_observation:
@@ -122,13 +122,13 @@ def make_agent(
             f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
             f"among {card.n_patches} patches",
         )
-    named = replace(options, agent=card.agent, **card.of_agent)
-    agent = _new_agent(named, env, vec_env)
+    of_card = replace(options, agent=card.agent, **card.of_agent)
+    agent = _new_agent(of_card, env, vec_env)
     try:
         agent.set_parameters(str(path), device="cpu")
     except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"agent {options.agent} cannot be loaded: {reason}") from error
+        raise InputError(f"{named('agent')} {options.agent} cannot be loaded: {reason}") from error
     if isinstance(agent, PatchBandit):
         agent.learning = options.agent_learns
         return agent
@@ -144,10 +144,10 @@ def _new_agent(
         if getattr(options, name) != getattr(TrainOptions(), name) and name not in kind.options:
             owners = [owner for owner, one in AGENTS.items() if name in one.options]
             owner = ", ".join(owners) or "algorithms of Stable-Baselines3"
-            raise ArgumentError(name, f"belongs to {owner}, got agent {options.agent}")
+            raise ArgumentError(name, f"belongs to {owner}, got {named('agent')} {options.agent}")
     if "sb3" not in kind.options and options.actions != "mask":
         raise ArgumentError(
-            "actions", f"must be mask for agent {options.agent}, got {options.actions}"
+            "actions", f"must be mask for {named('agent')} {options.agent}, got {options.actions}"
         )
     training_env = ACTIONS[options.actions](env) if vec_env is None else vec_env
     return kind.make(Request(options, env, training_env))

@@ -19,7 +19,7 @@ from vit_patch_env.agents import (
     ScheduledCount,
 )
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.names import ObservationName
@@ -70,7 +70,7 @@ def make_rule(name: str, request: Request) -> BaseAlgorithm:
     n_keep = request.env.config.n_patches_desired
     if n_keep is None and name != "all":
         raise ArgumentError(
-            "agent", f"{name} needs n_patches_desired, the number to keep, got None"
+            "agent", f"{name} needs {named('n_patches_desired')}, the number to keep, got None"
         )
     return FixedRule(name, request.training_env, n_keep=n_keep, **request.shared)
 
@@ -88,8 +88,8 @@ def make_matched(request: Request) -> BaseAlgorithm:
     if options.follow is None:
         raise ArgumentError(
             "follow",
-            "must be a run if and only if agent is matched, "
-            f"got agent {options.agent} and follow {options.follow}",
+            f"must be a run if and only if {named('agent')} is matched, "
+            f"got {named('agent')} {options.agent} and {named('follow')} {options.follow}",
         )
     counts = RunFolder(options.follow).read_steps()
     if len(counts) != n_steps:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
@@ -194,7 +194,7 @@ class Comparison:
                 raise ArgumentError(
                     "out",
                     f"must be a folder without another comparison, got {self.path}, made with "
-                    f"{name} {value} instead of {given.get(name)}",
+                    f"{named(name)} {value} instead of {given.get(name)}",
                 )
         images = saved.get("images", self.images)
         # Those of an earlier version have fewer statistics.
@@ -227,7 +227,7 @@ class Comparison:
             if differing:
                 raise InputError(
                     f"{task.folder.path} is a run of another configuration ({differing}): "
-                    "remove it or choose another --out"
+                    "remove it or choose another {named('out')}"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
                 counts = [one.folder.read_steps() for one in (task, task.followed)]

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
@@ -66,11 +66,11 @@ class RunFolder:
         """
         held = self._files()
         if held:
-            unfinished = "" if self.is_finished else f", resume it (--resume {self.path})"
+            unfinished = "" if self.is_finished else f", resume it ({named('resume')} {self.path})"
             raise ArgumentError(
                 "out",
                 f"must be a folder without a run, got {self.path}, which holds "
-                f"{held[0].name}: choose another{unfinished}, or add --overwrite",
+                f"{held[0].name}: choose another{unfinished}, or add {named('overwrite')}",
             )
 
     def lock(self) -> FileLock:

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
@@ -72,7 +72,9 @@ class Pretraining:
         if self.path.suffix != ".zip":
             raise ArgumentError("out", f"must end in .zip, got {options.out}")
         if self.path.exists() and not options.overwrite:
-            raise ArgumentError("out", f"must be a new file, got {self.path}: add --overwrite")
+            raise ArgumentError(
+                "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
+            )
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(

@@ -18,7 +18,7 @@ from rich.console import Console
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.arguments import from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
@@ -215,8 +215,8 @@ class Tuning:
             if name not in may_differ and given[name] != value:
                 raise ArgumentError(
                     "out",
-                    f"must be a folder without another study, got {self.path}, made with {name} "
-                    f"{value} instead of {given[name]}",
+                    f"must be a folder without another study, got {self.path}, made with "
+                    f"{named(name)} {value} instead of {given[name]}",
                 )
         names = [one.name for one in self.dimensions]
         before = [one.name for one in self._searched(env, saved.given)]
