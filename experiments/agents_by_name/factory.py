@@ -1,6 +1,7 @@
 """Agents by name: the paper's and its variants, the bandit, fixed rules, Stable-Baselines3's."""
 
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
-from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
+from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request, before_images
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
@@ -112,18 +113,11 @@ def make_agent(
         ValueError: for an unknown agent, one that does not take the actions, or a value
             that does not belong to it.
     """
+    described = _described(options, env)
+    agent = _new_agent(described, env, vec_env)
     path = agent_path(options.agent)
     if path is None:
-        return _new_agent(options, env, vec_env)
-    card = read_card(path)
-    if card.n_patches != env.n_patches:
-        raise ArgumentError(
-            "agent",
-            f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
-            f"among {card.n_patches} patches",
-        )
-    of_card = replace(options, agent=card.agent, **card.of_agent)
-    agent = _new_agent(of_card, env, vec_env)
+        return agent
     try:
         agent.set_parameters(str(path), device="cpu")
     except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -135,8 +129,41 @@ def make_agent(
     return agent if options.agent_learns else Frozen(agent)
 
 
+def check_agent(options: TrainOptions, env: ViTPatchSelectEnv) -> None:
+    """Check everything that `make_agent` refuses whatever the images are, without loading them.
+
+    Args:
+        options: of the run, as `resolve_agent` leaves them.
+        env: that determines the run's sizes.
+
+    Raises:
+        ValueError: as `make_agent`.
+    """
+    described = _described(options, env)
+    with warnings.catch_warnings():  # the agent that acts will give them
+        warnings.simplefilter("ignore")
+        _new_agent(described, before_images(env), ACTIONS[options.actions](env))
+
+
+def _described(options: TrainOptions, env: ViTPatchSelectEnv) -> TrainOptions:
+    """The options with the agent's name and values from its file, if it is one."""
+    path = agent_path(options.agent)
+    if path is None:
+        return options
+    card = read_card(path)
+    if card.n_patches != env.n_patches:
+        raise ArgumentError(
+            "agent",
+            f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
+            f"among {card.n_patches} patches",
+        )
+    return replace(options, agent=card.agent, **card.of_agent)
+
+
 def _new_agent(
-    options: TrainOptions, env: ViTPatchSelectEnv, vec_env: VecEnv | None
+    options: TrainOptions,
+    env: ViTPatchSelectEnv,
+    training_env: gym.Env[Any, Any] | VecEnv | None,
 ) -> BaseAlgorithm:
     """An untrained agent."""
     kind = agent_kind(options.agent)
@@ -149,5 +176,6 @@ def _new_agent(
         raise ArgumentError(
             "actions", f"must be mask for {named('agent')} {options.agent}, got {options.actions}"
         )
-    training_env = ACTIONS[options.actions](env) if vec_env is None else vec_env
+    if training_env is None:
+        training_env = ACTIONS[options.actions](env)
     return kind.make(Request(options, env, training_env))

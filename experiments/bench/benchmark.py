@@ -24,7 +24,12 @@ from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.process.output import loaded
-from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
+from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
+    device_name,
+    provenance,
+    write_json,
+)
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
 
@@ -66,6 +71,7 @@ class Bench:
                 "must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}",
             )
+        check_possible(Path(options.out), "out")
         data = loaded(options.dataset, partial(load_dataset, **self.data), self.console)
         check_integer(1, len(data.train.images), batch_size=options.batch_size)
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, named
-from vit_patch_env.experiments.agents_by_name.factory import make_agent
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
     compare_command,
@@ -38,13 +39,14 @@ from vit_patch_env.experiments.compare.results import (
     read_run,
 )
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
-from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
     lock_folder,
     provenance,
     read_json,
@@ -87,14 +89,9 @@ class Comparison:
             data_dir = str(Path(self.options.env.data_dir).resolve())
             self.options = replace(self.options, env=replace(self.options.env, data_dir=data_dir))
         options = self.options
+        self._check_folder()
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
-        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
-        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
-            if path.is_symlink():
-                raise InputError(
-                    f"expected a folder in the comparison's folder, got the link {path}"
-                )
         self.lock = lock_folder(self.path, "out")
         try:
             saved = self._saved_configuration()
@@ -162,6 +159,18 @@ class Comparison:
         """Called when a second signal is received."""
         kill_workers(list(self._running.values()))
 
+    def _check_folder(self) -> None:
+        """Check what the folder holds, as far as that does not depend on the images."""
+        options = self.options
+        check_possible(self.path, "out")
+        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
+        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
+            if path.is_symlink():
+                raise InputError(
+                    f"expected a folder in the comparison's folder, got the link {path}"
+                )
+        self._saved_configuration()
+
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
         given = self.options.env
@@ -169,18 +178,32 @@ class Comparison:
             given = replace(
                 given, seconds=1.0
             )  # a run that is not finished yet will determine them
+        self._check_agents(given)
         shared = make_env(given)
         data = loaded(self.options.env.dataset, lambda: shared.data, self.console)
         self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
-            options = method_options(name, 0, given, self.path)
-            if METHODS[name].follows and options.env.n_patches_desired is None:
-                # A run that is not finished yet will determine it.
-                options = replace(options, env=replace(options.env, n_patches_desired=1))
+            options = self._method_options(name, given)
             env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
             env.data  # noqa: B018  (raises if the model is not possible)
             if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
+
+    def _check_agents(self, given: EnvConfig) -> None:
+        """Check every method's agent as far as that does not depend on the images."""
+        for name in self.options.methods:
+            options = self._method_options(name, given)
+            env = make_env(options.env)
+            if METHODS[name].agent != "matched":
+                check_agent(options, env)
+
+    def _method_options(self, name: str, given: EnvConfig) -> TrainOptions:
+        """The options of a method's run, for checks alone."""
+        options = method_options(name, 0, given, self.path)
+        if METHODS[name].follows and options.env.n_patches_desired is None:
+            # A run that is not finished yet will determine it.
+            options = replace(options, env=replace(options.env, n_patches_desired=1))
+        return options
 
     def _saved_configuration(self) -> dict[str, Any]:
         """Content of compare.json from an earlier call; empty if there is none."""
@@ -196,6 +219,8 @@ class Comparison:
                     f"must be a folder without another comparison, got {self.path}, made with "
                     f"{named(name)} {value} instead of {given.get(name)}",
                 )
+        if not hasattr(self, "images"):  # they are not loaded yet
+            return saved
         images = saved.get("images", self.images)
         # Those of an earlier version have fewer statistics.
         if images != {name: self.images.get(name) for name in images}:

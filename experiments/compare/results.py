@@ -21,7 +21,7 @@ from vit_patch_env.experiments.compare.run_result import (
     read_config,
     read_run,
 )
-from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder, check_holds
 
 __all__ = [
     "BASELINE", "COMPARE", "FULL", "METHOD_KEYS", "Comparison", "RunResult", "check_run",
@@ -129,10 +129,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         ValueError: if compare.json is missing or damaged.
     """
     folder = Path(folder)
-    if not (folder / COMPARE).is_file():
-        raise InputError(
-            f"expected a folder that vit-patch compare wrote, with {COMPARE}, got {folder}"
-        )
+    check_holds(folder, COMPARE, "folder", "a folder that vit-patch compare wrote")
     content = _read_content(folder)
     runs: dict[tuple[str, int], RunResult] = {}
     problems, unfinished = [], []

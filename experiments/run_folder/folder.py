@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -72,6 +73,36 @@ class RunFolder:
                 f"must be a folder without a run, got {self.path}, which holds "
                 f"{held[0].name}: choose another{unfinished}, or add {named('overwrite')}",
             )
+
+    def check_unfinished(self, name: str) -> None:
+        """Refuse a folder without a run, and that of a finished one.
+
+        Args:
+            name: of the option that gives the path.
+
+        Raises:
+            ArgumentError: saying what is missing.
+        """
+        check_holds(self.path, CONFIG, name, "the folder of an interrupted run")
+        if self.is_finished:
+            raise ArgumentError(
+                name,
+                f"must be an unfinished run, got {self.path}: see its metrics with "
+                f"vit-patch evaluate {self.path}",
+            )
+
+    def check_finished(self, name: str) -> None:
+        """Refuse a folder without a finished run.
+
+        Args:
+            name: of the option that gives the path.
+
+        Raises:
+            ArgumentError: saying what is missing.
+        """
+        expected = "the folder of a finished run"
+        check_holds(self.path, CONFIG, name, expected)
+        check_holds(self.path, RESULT, name, expected)
 
     def lock(self) -> FileLock:
         """Lock the folder against other processes; it is created if it does not exist.
@@ -230,6 +261,46 @@ class RunFolder:
         if not path.is_file():
             raise InputError(f"expected a finished run with {name}, got {self.path}")
         return read_json(path)
+
+
+def check_holds(path: Path, file: str, name: str, expected: str) -> None:
+    """Refuse a folder that does not exist or does not hold a file.
+
+    Args:
+        path: of the folder.
+        file: that must be in it.
+        name: of the option that gives the path.
+        expected: what the folder must be, in words.
+
+    Raises:
+        ArgumentError: saying what is missing.
+    """
+    if (path / file).is_file():
+        return
+    missing = f"there is no {file} in it" if path.is_dir() else "it is not a folder"
+    missing = missing if os.path.lexists(path) else "there is no such folder"
+    raise ArgumentError(name, f"must be {expected}, got {path}: {missing}")
+
+
+def check_possible(path: Path, name: str) -> None:
+    """Refuse a path that cannot be a folder that is written to; nothing is created.
+
+    Args:
+        path: of the folder.
+        name: of the option that gives the path.
+
+    Raises:
+        ArgumentError: if it, or what it is in, is a file or cannot be written to.
+    """
+    try:
+        existing = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+        reason = "" if existing.is_dir() else f"{existing} is not a folder"
+        if not (reason or os.access(existing, os.W_OK | os.X_OK)):
+            reason = f"{existing} cannot be written to"
+    except OSError as error:  # such as a name that is too long
+        reason = str(error.strerror)
+    if reason:
+        raise ArgumentError(name, f"must be a folder, got {path}: {reason}")
 
 
 def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import InputError
-from vit_patch_env.experiments.agents_by_name.factory import make_agent
+from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
 from vit_patch_env.experiments.process.output import loaded
 from vit_patch_env.experiments.run_folder.folder import AGENT, VIT, RunFolder
@@ -42,6 +42,7 @@ class Evaluation:
                 missing.
         """
         folder = RunFolder(self.options.run)
+        folder.check_finished("run")
         folder.check_files(VIT, AGENT)
         result = folder.read_result()
         trained = folder.options
@@ -51,6 +52,10 @@ class Evaluation:
             device=self.options.device or trained.env.device,
         )
         self.env = make_env(env)
+        # A run that repeats another run's numbers of patches also has them in its own folder.
+        follow = None if trained.follow is None else str(folder.path)
+        saved = replace(trained, agent=str(folder.agent), follow=follow)
+        check_agent(saved, self.env)
         data = loaded(env.dataset, lambda: self.env.data, self.console)
         classes = list(data.classes)
         if classes != result.get("classes"):
@@ -64,9 +69,6 @@ class Evaluation:
                 f"expected the ViT's weights in {folder.vit}, got: {reason}"
             ) from error
         self.actions = trained.actions
-        # A run that repeats another run's numbers of patches also has them in its own folder.
-        follow = None if trained.follow is None else str(folder.path)
-        saved = replace(trained, agent=str(folder.agent), follow=follow)
         self.agent = make_agent(saved, self.env)
 
     def run(self) -> dict[str, Any]:

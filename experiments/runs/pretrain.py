@@ -24,6 +24,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
@@ -38,7 +39,7 @@ from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server, kill_workers
-from vit_patch_env.experiments.run_folder.folder import provenance
+from vit_patch_env.experiments.run_folder.folder import check_possible, provenance
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.system.files import replacing
 
@@ -89,7 +90,9 @@ class Pretraining:
                 **options.of_agent,
             )
         )
+        check_possible(self.path.parent, "out")
         self.env = make_env(self.train_options.env)
+        check_agent(self.train_options, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)

@@ -22,12 +22,7 @@ def resumed_options(options: TrainOptions) -> TrainOptions:
     """
     assert options.resume is not None
     folder = RunFolder(options.resume)
-    if folder.is_finished:
-        raise ArgumentError(
-            "resume",
-            f"must be an unfinished run, got {folder.path}: see its metrics with "
-            f"vit-patch evaluate {folder.path}",
-        )
+    folder.check_unfinished("resume")
     saved = folder.options
     if options.out is not None:
         raise ArgumentError(

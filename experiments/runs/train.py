@@ -24,6 +24,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
 )
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
@@ -35,7 +36,7 @@ from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
+from vit_patch_env.experiments.run_folder.folder import RunFolder, check_possible, device_name
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
@@ -89,7 +90,9 @@ class Run:
         self.folder = RunFolder(options.out or _default_out(options))
         if not (self.resumes or options.overwrite):
             self.folder.check_free()
+        check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
+        check_agent(options, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(options, self.env)

@@ -23,9 +23,11 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
+from vit_patch_env.experiments.agents_by_name.table import before_images
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
 from vit_patch_env.experiments.process.forkserver import fork_context
@@ -45,6 +47,7 @@ from vit_patch_env.experiments.process.workers import (
 )
 from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
+    check_possible,
     lock_folder,
     provenance,
     read_json,
@@ -104,6 +107,9 @@ class Tuning:
         self.train_options = self._checked_options()
         options = self.options
         env = make_env(self.train_options.env)
+        check_agent(self.train_options, env)
+        self._searched(before_images(env), options.given)
+        self._check_folder()
         if self.is_worker:
             self.data = env.data
         else:
@@ -180,6 +186,21 @@ class Tuning:
         """What the study searches, if the values of these names are given."""
         return searched_dimensions(self.train_options, env, self.options.search, given)
 
+    def _check_folder(self) -> None:
+        """Refuse a folder that holds another study, or anything else, as far as options tell."""
+        check_possible(self.path, "out")
+        path = self.path / CONFIG
+        if path.exists():
+            self._compare(_saved_options(path))
+        elif self.path.is_dir():
+            held = [one.name for one in self.path.iterdir() if one.name != LOCK]
+            if held:
+                raise ArgumentError(
+                    "out",
+                    f"must be a new folder or that of a study, got {self.path}, which holds "
+                    f"{min(held)}",
+                )
+
     def _prepare_folder(self, env: ViTPatchSelectEnv) -> None:
         """Write the study's configuration, or compare it with the folder's.
 
@@ -189,17 +210,11 @@ class Tuning:
         """
         lock = lock_folder(self.path, "out", timeout=60)
         try:
+            self._check_folder()  # again, as another process may have created one
             path = self.path / CONFIG
             if path.exists():
-                self._compare(_saved_options(path), env)
+                self._compare_dimensions(_saved_options(path), env)
                 return
-            held = [one.name for one in self.path.iterdir() if one.name != LOCK]
-            if held:
-                raise ArgumentError(
-                    "out",
-                    f"must be a new folder or that of a study, got {self.path}, which holds "
-                    f"{min(held)}",
-                )
             from vit_patch_env.experiments.tune.summary import tune_command
 
             made = provenance(tune_command(self.options))
@@ -208,7 +223,7 @@ class Tuning:
         finally:
             lock.release()
 
-    def _compare(self, saved: TuneOptions, env: ViTPatchSelectEnv) -> None:
+    def _compare(self, saved: TuneOptions) -> None:
         """Refuse options that the folder's study does not have."""
         may_differ, given = same_run(saved), flat(self.options)
         for name, value in flat(saved).items():
@@ -218,6 +233,9 @@ class Tuning:
                     f"must be a folder without another study, got {self.path}, made with "
                     f"{named(name)} {value} instead of {given[name]}",
                 )
+
+    def _compare_dimensions(self, saved: TuneOptions, env: ViTPatchSelectEnv) -> None:
+        """Refuse a study that searches other values."""
         names = [one.name for one in self.dimensions]
         before = [one.name for one in self._searched(env, saved.given)]
         differing = [name for name in (*before, *names) if (name in before) != (name in names)]
