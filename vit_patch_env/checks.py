@@ -123,6 +123,19 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:90]} ..."
 
 
+def counted(number: Any, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 epoch", "3,136 patches", "2 classes".
+
+    Args:
+        number: of them, an integer.
+        noun: in the singular.
+        plural: of the noun, if more than an "s" or "es" is added to it.
+    """
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    shown_number = f"{number:,}" if isinstance(number, int) else str(number)
+    return f"{shown_number} {noun if number == 1 else plural or noun + ending}"
+
+
 def plain(value: Any) -> Any:
     """A NumPy scalar as a Python number; any other value unchanged."""
     return value.item() if isinstance(value, np.generic) else value

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vit_patch_env.checks import ArgumentError, InputError, check_integer, named, shown
+from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
@@ -240,7 +240,7 @@ class EpisodeFactory:
         for name in ("mean", "std"):
             values = getattr(self.config, name)
             if values is not None and len(values) != channels:
-                numbers = "1 number" if channels == 1 else f"{channels} numbers"
+                numbers = counted(channels, "number")
                 raise ArgumentError(
                     name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
                 )
@@ -334,7 +334,8 @@ class EpisodeFactory:
             model = self._make_model(n_classes, channels)
         if model.n_patches != self.config.n_patches:
             raise ArgumentError(
-                "model", f"must have {self.config.n_patches} patches, got {model.n_patches}"
+                "model",
+                f"must have {counted(self.config.n_patches, 'patch')}, got {model.n_patches}",
             )
         return model
 

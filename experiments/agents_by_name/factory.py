@@ -16,7 +16,7 @@ from vit_patch_env.agents import (
     Frozen,
     PatchBandit,
 )
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
@@ -154,8 +154,8 @@ def _described(options: TrainOptions, env: ViTPatchSelectEnv) -> TrainOptions:
     if card.n_patches != env.n_patches:
         raise ArgumentError(
             "agent",
-            f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
-            f"among {card.n_patches} patches",
+            f"must pick among the run's {counted(env.n_patches, 'patch')}, got {options.agent}, "
+            f"which picks among {counted(card.n_patches, 'patch')}",
         )
     return replace(options, agent=card.agent, **card.of_agent)
 

@@ -19,7 +19,7 @@ from vit_patch_env.agents import (
     ScheduledCount,
 )
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
-from vit_patch_env.checks import ArgumentError, named
+from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.names import ObservationName
@@ -118,7 +118,8 @@ def make_matched(request: Request) -> BaseAlgorithm:
     n_steps = request.env.expected_steps
     if len(counts) != n_steps and not isinstance(request.env, _BeforeImages):
         raise ArgumentError(
-            "follow", f"must be a run of {n_steps} steps, got {options.follow} of {len(counts)}"
+            "follow",
+            f"must be a run of {counted(n_steps, 'step')}, got {options.follow} of {len(counts):,}",
         )
     rule = RULE_BY_SAMPLING[options.sampling]
     return FixedRule(rule, request.training_env, n_keep=counts, **request.shared)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.compare.configuration import (
@@ -121,7 +121,7 @@ class Comparison:
                 self._say(f"{task.name} {task.state}: {task.note}")
             sys.exit(1)
         self._say(
-            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. Write a report with\n"
+            f"{_finished(len(self.tasks))} in {self.path / 'runs'}. Write a report with\n"
             f"  vit-patch report {self.path}"
         )
 
@@ -332,3 +332,7 @@ class Comparison:
 
     def _say(self, text: str) -> None:
         print_line(text, self.console)
+
+
+def _finished(n_runs: int) -> str:
+    return "The run is" if n_runs == 1 else f"All {counted(n_runs, 'run')} are"

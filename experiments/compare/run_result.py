@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import InputError, shown
+from vit_patch_env.checks import InputError, counted, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, checksum, read_json
 from vit_patch_env.experiments.run_folder.tables import METRICS, SELECTED, STEPS
@@ -239,7 +239,7 @@ def _require_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> N
 def _check_budget_used(path: Path, metrics: pd.DataFrame, env: Mapping[str, Any]) -> None:
     """Refuse the epochs of a run that did not use up its budget."""
     if env["budget"] == "epochs":
-        expected, got = f"{env['epochs']} epochs", str(len(metrics))
+        expected, got = counted(env["epochs"], "epoch"), str(len(metrics))
         complete = len(metrics) == env["epochs"]
     else:
         _require_columns(path, metrics, ("progress",))

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
@@ -343,7 +343,7 @@ def provenance(command_line: str | None = None) -> dict[str, Any]:
         "command": command_line or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": f"{processor_name()}, {n_threads} thread{'s' * (n_threads > 1)}",
+        "machine": f"{processor_name()}, {counted(n_threads, 'thread')}",
     }
 
 

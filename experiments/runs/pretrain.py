@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
-from vit_patch_env.checks import ArgumentError, named
+from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
@@ -101,15 +101,15 @@ class Pretraining:
         """Learn over the episodes, and write the agent's file."""
         options = self.options
         self._say(
-            f"{options.agent} learns over {options.episodes} runs of about "
-            f"{self.env.expected_steps} steps, {options.jobs} at a time."
+            f"{options.agent} learns over {counted(options.episodes, 'run')} of about "
+            f"{counted(self.env.expected_steps, 'step')}, {options.jobs:,} at a time."
         )
         with stopping(self._announce_stop) as received, self._environments() as vec_env:
             agent = make_agent(self.train_options, self.env, vec_env)
             episodes = _Episodes(options.episodes, self.console, received)
             agent.learn(self.env.max_steps * options.episodes, callback=episodes)
         if received:
-            self._say(f"Interrupted after {len(episodes.returns)} runs.")
+            self._say(f"Interrupted after {counted(len(episodes.returns), 'run')}.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         card = AgentCard(
             agent=options.agent,

@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, counted
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,
@@ -160,8 +160,8 @@ class Run:
         resumed = self.checkpoint.resumed_steps
         restarts = self.resumes and resumed is None
         self._say(
-            f"{n_train} training, {n_val} validation and {n_test} test images of "
-            f"{len(env.data.classes)} classes. "
+            f"{n_train:,} training, {n_val:,} validation and {counted(n_test, 'test image')} of "
+            f"{counted(len(env.data.classes), 'class')}. "
             f"Training for {run_length(env)}, "
             f"patches picked by {options.agent}"
             + ("" if resumed is None else f", resumed at step {resumed}")
@@ -206,7 +206,7 @@ class Run:
 
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
-        self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
+        self._say(f"Evaluating on {counted(len(env.data.test.labels), 'test image')} ...")
         model, images = env.last_episode.model, env.image_statistics()
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))

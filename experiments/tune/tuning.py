@@ -18,7 +18,7 @@ from rich.console import Console
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.arguments import from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
@@ -252,11 +252,11 @@ class Tuning:
         n_before = sum(one.state != "interrupted" for one in self.study.records())
         n_runs = len(self.options.seeds)
         self._say(
-            f"{self.options.trials} trials of {run_length(env)}"
-            + (f", {n_runs} runs each" if n_runs > 1 else "")
-            + f": {len(self.dimensions)} values of {self.options.agent} and its reward, judged on "
-            f"{len(self.data.val.labels)} validation images"
-            + (f"; {n_before} trials have been started before" if n_before else "")
+            f"{counted(self.options.trials, 'trial')} of {run_length(env)}"
+            + (f", {counted(n_runs, 'run')} each" if n_runs > 1 else "")
+            + f": {counted(len(self.dimensions), 'value')} of {self.options.agent} and its "
+            f"reward, judged on {counted(len(self.data.val.labels), 'validation image')}"
+            + (f"; {counted(n_before, 'trial')} started before" if n_before else "")
             + f". The study is in {self.path}."
         )
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from vit_patch_env.checks import counted
 from vit_patch_env.system.shown import listed
 
 _EXPECTED = {
@@ -63,10 +64,5 @@ class LeftOut:
         for kind in sorted(self.counts):
             names = self.names.get(kind)
             shown = f" ({listed(sorted(names))})" if names else ""
-            parts.append(f"{counted(self.counts[kind], kind)}{shown}")
+            parts.append(f"{counted(self.counts[kind], kind, _PLURALS.get(kind))}{shown}")
         return ", ".join(parts)
-
-
-def counted(count: int, noun: str) -> str:
-    """A count and its noun: "1 hidden file", "1,200 files that are no images"."""
-    return f"{count:,} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"
