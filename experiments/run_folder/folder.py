@@ -240,14 +240,20 @@ class RunFolder:
         """Share of its budget that the run had used at the end of its last epoch, in [0, 1]."""
         try:
             # Up to the last line's end: a line may be half-written.
-            lines = (self.path / METRICS).read_text().rpartition("\n")[0].splitlines()
+            lines = (
+                (self.path / METRICS).read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+            )
             return float(list(csv.DictReader(lines))[-1]["progress"])
         except (OSError, IndexError, KeyError, TypeError, ValueError):
             return 0.0  # no epoch yet, or the file is being removed
 
     def log_end(self) -> str:
         """The last line of the run's log."""
-        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        lines = (
+            self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+            if self.log.exists()
+            else []
+        )
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _files(self) -> list[Path]:
@@ -361,7 +367,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write indented JSON, with null for NaN and infinity."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
-        partial.write_text(text + "\n")
+        partial.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -371,7 +377,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: if there is none.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"expected JSON in {path}, got: {error}") from error
     if not isinstance(content, dict):

@@ -88,7 +88,7 @@ class RunTables:
         for name, text in self._texts.items():
             if text:
                 with replacing(self.folder / name) as partial:
-                    partial.write_text(text)
+                    partial.write_text(text, encoding="utf-8", newline="\n")
 
     def state_dict(self) -> dict[str, str]:
         """The tables' texts."""
