@@ -10,10 +10,10 @@ import types
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
-from annotated_types import Interval, MinLen, MultipleOf
+from annotated_types import Interval, MultipleOf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -23,6 +23,14 @@ Share = Annotated[float, Interval(gt=0, le=1)]
 
 InnerShare = Annotated[float, Interval(gt=0, lt=1)]
 """In (0, 1)."""
+
+
+class _Path(NamedTuple):
+    """Marks a text that is a path, which must not be empty."""
+
+
+PATH = _Path()
+"""Marks a text that is a path, which must not be empty."""
 
 _OUT_OF_RANGE = {
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
@@ -176,7 +184,22 @@ def check(annotation: Any, **values: object) -> Any:
             raise ArgumentError(name, problem(annotation, error)) from error
         if isinstance(valid, int) and valid.bit_length() > _LONGEST:
             raise ArgumentError(name, f"must be {describe(annotation)}, got {shown(value)}")
+        if valid == "" and _is_path(_kinds(annotation)[1]):
+            raise ArgumentError(name, f"must be {describe(annotation)}, got ''")
     return valid
+
+
+def check_utf8(**values: str | None) -> None:
+    r"""Require every named text to be one that can be saved; names of files may be of any bytes.
+
+    Raises:
+        ArgumentError: "out must be text in UTF-8, got '\udcff'".
+    """
+    for name, value in values.items():
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(name, f"must be text in UTF-8, got {shown(value)}") from error
 
 
 def from_text(annotation: Any, text: Any) -> Any:
@@ -271,9 +294,13 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
 
 def _name(kind: Any, metadata: tuple[Any, ...]) -> str | None:
     """A type in words; None for one that has none."""
-    if kind is str and any(isinstance(data, MinLen) for data in metadata):
-        return "a path"  # the only texts that must not be empty
+    if kind is str and _is_path(metadata):
+        return "a path"
     return _NAMES.get(kind)
+
+
+def _is_path(metadata: tuple[Any, ...]) -> bool:
+    return any(isinstance(data, _Path) for data in metadata)
 
 
 def _listed_kind(kind: Any) -> str:

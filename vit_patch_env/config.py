@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Interval, MinLen, MultipleOf
+from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
-from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer, named
+from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
@@ -68,7 +68,7 @@ class EnvConfig:
     ] = "digits"
     data_dir: Annotated[
         Folder | None,
-        MinLen(1),
+        PATH,
         SAME_RUN,
         Doc("image folder of the dataset `folder`; for the others, where downloads are kept"),
     ] = None

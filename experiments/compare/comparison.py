@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError, counted, named
+from vit_patch_env.checks import ArgumentError, InputError, check_utf8, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.compare.configuration import (
@@ -87,6 +87,7 @@ class Comparison:
         check_options(self.options)
         if self.options.env.data_dir is not None:
             data_dir = str(Path(self.options.env.data_dir).resolve())
+            check_utf8(data_dir=data_dir)
             self.options = replace(self.options, env=replace(self.options.env, data_dir=data_dir))
         options = self.options
         self._check_folder()

@@ -13,7 +13,14 @@ from typing import Annotated, Any, get_origin
 import tyro
 
 from vit_patch_env.arguments import PYTHON_ONLY, Argument, declared
-from vit_patch_env.checks import ArgumentError, InputError, describe, from_text, takes_list
+from vit_patch_env.checks import (
+    ArgumentError,
+    InputError,
+    check_utf8,
+    describe,
+    from_text,
+    takes_list,
+)
 from vit_patch_env.experiments.options.names import FLAT_GROUPS, is_positional, typed_name
 from vit_patch_env.experiments.options.words import check_words
 
@@ -140,6 +147,8 @@ def _options(kind: Any, texts: Any) -> Any:
                     raise
                 raise error.within(argument.name) from error
         else:
+            for one in text if isinstance(text, tuple) else (text,):
+                check_utf8(**{argument.name: str(one)})
             values[argument.name] = from_text(argument.annotation, text)
     return kind(**values)
 

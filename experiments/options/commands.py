@@ -3,12 +3,13 @@
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval, MinLen
+from annotated_types import Interval
 from typing_extensions import Doc
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
+from vit_patch_env.checks import PATH
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.names import DatasetName, PrecisionName
 from vit_patch_env.patches.sampling import SamplingName
@@ -60,7 +61,7 @@ class TrainOptions(AgentOptions):
     ] = "mask"
     follow: Annotated[
         str | None,
-        MinLen(1),
+        PATH,
         Doc("run whose number of patches in each step the agent matched repeats"),
     ] = None
     sampling: Annotated[SamplingName, Doc("how schedules and matched sample their patches")] = (
@@ -69,14 +70,14 @@ class TrainOptions(AgentOptions):
     seed: Annotated[Seed, Doc("seed of the ViT, its data and the agent")] = 0
     out: Annotated[
         str | None,
-        MinLen(1),
+        PATH,
         SAME_RUN,
         Doc("run folder; by default runs/<dataset>__<agent>__<seed>__<time>"),
     ] = None
     overwrite: Annotated[bool, SAME_RUN, Doc("replace the run that the folder holds")] = False
     resume: Annotated[
         str | None,
-        MinLen(1),
+        PATH,
         SAME_RUN,
         Doc("folder of an interrupted run to resume, with the options it was started with"),
     ] = None
@@ -132,7 +133,7 @@ class TuneOptions(AgentOptions):
     jobs: Annotated[Count, SAME_RUN, Doc("parallel trials; on a CPU they share its cores")] = 1
     out: Annotated[
         str | None,
-        MinLen(1),
+        PATH,
         SAME_RUN,
         Doc("the study's folder, which is resumed; by default runs/tune__<dataset>__<agent>"),
     ] = None
@@ -195,7 +196,7 @@ class PretrainOptions(AgentOptions):
     ] = ()
     actions: Annotated[ActionsName, Doc("as for train")] = "mask"
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0
-    out: Annotated[str, MinLen(1), Doc("the agent's file")] = "agent.zip"
+    out: Annotated[str, PATH, Doc("the agent's file")] = "agent.zip"
     overwrite: Annotated[bool, Doc("replace the file if it exists")] = False
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
 
@@ -204,10 +205,10 @@ class PretrainOptions(AgentOptions):
 class EvaluateOptions:
     """Load a run and print its test metrics again."""
 
-    run: Annotated[str, MinLen(1), POSITIONAL, Doc("folder that `vit-patch train` wrote")]
-    data_dir: Annotated[
-        str | None, MinLen(1), Doc("where the images are now, if they have moved")
-    ] = None
+    run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
+    data_dir: Annotated[str | None, PATH, Doc("where the images are now, if they have moved")] = (
+        None
+    )
     device: Annotated[str | None, Doc("another device than the run's")] = None
 
 
@@ -223,7 +224,7 @@ class BenchOptions:
     """Measure training steps and epochs against the baselines and the machine's peak speed."""
 
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
-    data_dir: Annotated[str | None, MinLen(1), Doc("as for train")] = None
+    data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128
     precision: Annotated[
         PrecisionName, Doc("of our own code: auto (bf16 where the hardware has it), fp32 or bf16")
@@ -238,7 +239,7 @@ class BenchOptions:
         Doc("steps per measurement of an epoch, a multiple of 10; CIFAR-10 has 351 in an epoch"),
     ] = 10
     device: Annotated[str, Doc("auto (CUDA where available), cpu, cuda or cuda:<n>")] = "auto"
-    out: Annotated[str, MinLen(1), Doc("folder for bench.json and bench.png")] = "bench"
+    out: Annotated[str, PATH, Doc("folder for bench.json and bench.png")] = "bench"
 
 
 @arguments
@@ -255,7 +256,7 @@ class CompareOptions:
         tuple[Seed, ...], Doc("runs with one seed share initial weights and data order")
     ] = ()
     out: Annotated[
-        str | None, MinLen(1), Doc("the comparison's folder; by default results/<preset>")
+        str | None, PATH, Doc("the comparison's folder; by default results/<preset>")
     ] = None
     jobs: Annotated[Count, Doc("parallel runs; on a CPU they share its cores")] = 1
     checkpoint_every: Annotated[str, Doc("as for train")] = "5min"
@@ -266,9 +267,9 @@ class CompareOptions:
 class ReportOptions:
     """Write tables, plots and text from a comparison's files, without training."""
 
-    folder: Annotated[str, MinLen(1), POSITIONAL, Doc("folder that `vit-patch compare` wrote")]
+    folder: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch compare` wrote")]
     readme: Annotated[
         str | None,
-        MinLen(1),
+        PATH,
         Doc("Markdown file whose lines between <!-- results --> and <!-- /results --> to replace"),
     ] = None

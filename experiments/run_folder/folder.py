@@ -367,7 +367,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write indented JSON, with null for NaN and infinity."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8", newline="\n")
+        # Bytes in names that are not UTF-8 become \udcff, as in JSON.
+        partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

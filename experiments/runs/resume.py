@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, check_utf8
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
@@ -71,4 +71,7 @@ def with_absolute_paths(options: TrainOptions) -> TrainOptions:
         agent = str(path.resolve())
     if follow is not None:
         follow = str(Path(follow).resolve())
+    # Also those above the given ones.
+    check_utf8(data_dir=None if env.data_dir is None else str(env.data_dir), agent=agent)
+    check_utf8(follow=follow)
     return replace(options, env=env, agent=agent, follow=follow)
