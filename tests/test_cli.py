@@ -322,7 +322,9 @@ def test_an_unreadable_image_is_named_on_the_command_line(make_folder, tmp_path,
 
 
 def test_a_folder_without_a_finished_run_cannot_be_evaluated(tmp_path, capsys):
-    assert "expected a finished run" in refused(capsys, "evaluate", str(tmp_path))
+    line = refused(capsys, "evaluate", str(tmp_path))
+    assert "RUN must be the folder of a finished run, got" in line
+    assert line.endswith("there is no config.json in it")
 
 
 def test_broken_files_of_a_run_are_named(tmp_path, capsys):

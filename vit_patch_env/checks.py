@@ -55,6 +55,16 @@ _OPEN, _CLOSE = "\x0e", "\x0f"
 _NAMED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 
 
+_PLURALS = {
+    "file that is no image": "files that are no images",
+    "folder reached twice by links": "folders reached twice by links",
+    "image outside class folders": "images outside class folders",
+    "image without a row": "images without a row",
+    "row that repeats a file": "rows that repeat a file",
+}
+"""Of nouns that more than an ending is needed for."""
+
+
 def named(argument: str) -> str:
     """The name of an argument within an `InputError`'s message or an `InputWarning`'s.
 
@@ -131,17 +141,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:90]} ..."
 
 
-def counted(number: Any, noun: str, plural: str | None = None) -> str:
+def counted(number: Any, noun: str) -> str:
     """A number with its noun: "1 epoch", "3,136 patches", "2 classes".
 
     Args:
         number: of them, an integer.
-        noun: in the singular.
-        plural: of the noun, if more than an "s" or "es" is added to it.
+        noun: in the singular; its plural ends in "s" or "es" or is in `_PLURALS`.
     """
     ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     shown_number = f"{number:,}" if isinstance(number, int) else str(number)
-    return f"{shown_number} {noun if number == 1 else plural or noun + ending}"
+    return f"{shown_number} {noun if number == 1 else _PLURALS.get(noun, noun + ending)}"
 
 
 def plain(value: Any) -> Any:

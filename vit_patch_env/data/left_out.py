@@ -11,16 +11,6 @@ _EXPECTED = {
 }  # fmt: skip
 """What even a folder that people call empty may hold."""
 
-_PLURALS = {
-    "class": "classes",
-    "file that is no image": "files that are no images",
-    "folder reached twice by links": "folders reached twice by links",
-    "image outside class folders": "images outside class folders",
-    "image without a row": "images without a row",
-    "row that repeats a file": "rows that repeat a file",
-}  # fmt: skip
-"""Of nouns that more than an "s" is needed for."""
-
 
 class LeftOut:
     """Counts what a listing leaves out.
@@ -64,5 +54,5 @@ class LeftOut:
         for kind in sorted(self.counts):
             names = self.names.get(kind)
             shown = f" ({listed(sorted(names))})" if names else ""
-            parts.append(f"{counted(self.counts[kind], kind, _PLURALS.get(kind))}{shown}")
+            parts.append(f"{counted(self.counts[kind], kind)}{shown}")
         return ", ".join(parts)
