@@ -115,6 +115,7 @@ def _run(args: list[str], signals: Signals) -> None:
     options = parse(args or ["--help"])
     from rich.console import Console
 
+    from vit_patch_env.experiments.process.lent import unchanged_libraries
     from vit_patch_env.experiments.process.messages import fail
     from vit_patch_env.experiments.process.output import BestEffortOutput
     from vit_patch_env.system.memory import is_out_of_memory
@@ -127,10 +128,11 @@ def _run(args: list[str], signals: Signals) -> None:
     kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
     signals.check()
     try:
-        command = kind(options, console)
-        command.prepare()
-        signals.check()
-        command.run()
+        with unchanged_libraries():
+            command = kind(options, console)
+            command.prepare()
+            signals.check()
+            command.run()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
