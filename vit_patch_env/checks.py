@@ -148,7 +148,7 @@ def counted(number: Any, noun: str) -> str:
         number: of them, an integer.
         noun: in the singular; its plural ends in "s" or "es" or is in `_PLURALS`.
     """
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
     shown_number = f"{number:,}" if isinstance(number, int) else str(number)
     return f"{shown_number} {noun if number == 1 else _PLURALS.get(noun, noun + ending)}"
 

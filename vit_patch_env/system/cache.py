@@ -28,6 +28,8 @@ LIMIT_VARIABLE = "VIT_PATCH_CACHE_GB"
 
 _DEFAULT_LIMIT = 100.0
 
+_NAME = "vit-patch-env"
+
 
 def cache_dir() -> Path:
     """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache.
@@ -37,10 +39,13 @@ def cache_dir() -> Path:
     Raises:
         InputError: if that cannot be used either.
     """
-    path = user_cache_path("vit-patch-env", appauthor=False)
-    if "XDG_CACHE_HOME" in os.environ or is_usable(path):
+    try:
+        path = user_cache_path(_NAME, appauthor=False)
+    except RuntimeError:  # without a home; of older versions of platformdirs it is below "~"
+        path = Path("~")
+    if is_usable(path) or (os.environ.get("XDG_CACHE_HOME") and path.is_absolute()):
         return path
-    return private_folder() / CACHES / path.name
+    return private_folder() / CACHES / _NAME
 
 
 class Entry(NamedTuple):
