@@ -178,7 +178,7 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
     line = refused(capsys, "compare", *options, "--epochs", "3")
     assert "made with --epochs 2 instead of 3" in line
     line = refused(capsys, "compare", *options, "--std", "0.2", "0.2", "0.3")
-    assert "made with std None instead of [0.2, 0.2, 0.3]" in line
+    assert "made with --std None instead of [0.2, 0.2, 0.3]" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:

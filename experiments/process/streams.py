@@ -22,7 +22,7 @@ def usable_streams() -> Iterator[None]:
     errors = {name: _escape(stream) for name, stream in before.items()}
     with Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace") as nothing:
         for name, stream in before.items():
-            if stream is None or stream.closed:
+            if _is_closed(stream):
                 setattr(sys, name, nothing)
         try:
             yield
@@ -46,9 +46,13 @@ def _open_descriptors() -> None:
                 os.close(nothing)
 
 
+def _is_closed(stream: Any) -> bool:
+    return stream is None or getattr(stream, "closed", False)
+
+
 def _escape(stream: Any) -> str | None:
     """Let a stream escape what it cannot encode; how it handled that before, or None."""
-    if not hasattr(stream, "reconfigure") or stream.closed:  # a notebook's, or None
+    if not hasattr(stream, "reconfigure") or _is_closed(stream):  # a notebook's, or None
         return None
     before = str(stream.errors)
     stream.reconfigure(errors="backslashreplace")
@@ -58,7 +62,7 @@ def _escape(stream: Any) -> str | None:
 def _flush(stream: Any) -> None:
     """Flush a stream; one whose reader has ended, as `head` does, takes no more."""
     try:
-        if stream is not None and not stream.closed:
+        if not _is_closed(stream):
             stream.flush()
     except OSError as error:
         if error.errno == errno.EPIPE:
