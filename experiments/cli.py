@@ -94,8 +94,6 @@ def main(args: list[str] | None = None) -> None:
             fail(error)
         try:
             _run(args, signals)
-        except BrokenPipeError:  # of the help, whose reader has seen enough
-            sys.exit(0)
         except (InputError, OSError, MemoryError) as error:  # all others are bugs
             if not signals.received:
                 fail(error)
@@ -109,10 +107,13 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(args: list[str], signals: Signals) -> None:
     """Parse the arguments, and run the command."""
-    if args == ["--version"]:
-        print(f"vit-patch {version('vit-patch-env')}")
+    try:
+        if args == ["--version"]:
+            print(f"vit-patch {version('vit-patch-env')}")
+            return
+        options = parse(args or ["--help"])
+    except BrokenPipeError:  # the reader of the help has seen enough
         return
-    options = parse(args or ["--help"])
     from rich.console import Console
 
     from vit_patch_env.experiments.process.lent import unchanged_libraries
