@@ -1,12 +1,12 @@
 """The command `vit-patch`."""
 
 import sys
-import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, TextIO, cast
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.presets import preset
@@ -24,6 +24,7 @@ from vit_patch_env.experiments.options.commands import (
 )
 from vit_patch_env.experiments.options.flat import typed
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
+from vit_patch_env.system.interrupts import Signals, describe
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "runs.train:Run"),
@@ -78,59 +79,66 @@ def _preset_name(args: list[str]) -> str:
 def main(args: list[str] | None = None) -> None:
     """Run `vit-patch` with these arguments, by default those of the command line.
 
-    Exits with status 2 and one line on standard error if an argument is not valid.
+    Exits with status 2 and one line on standard error if an argument is not valid; with 128 plus
+    its number after a signal. What it changes in the process is given back, such as where warnings
+    are shown.
     """
     args = sys.argv[1:] if args is None else args
-    if args == ["--version"]:
-        print(f"vit-patch {version('vit-patch-env')}")
-        return
-    from vit_patch_env.experiments.process.messages import fail
+    from vit_patch_env.experiments.process.lent import lent_process
+    from vit_patch_env.experiments.process.messages import fail, say
 
+    with ExitStack() as lent:
+        try:
+            signals = lent.enter_context(lent_process())
+        except InputError as error:
+            fail(error)
+        try:
+            _run(args, signals)
+        except (InputError, OSError, MemoryError) as error:  # all others are bugs
+            if not signals.received:
+                fail(error)
+        except BaseException:  # an interrupted import may raise anything
+            if not signals.received:
+                raise
+        if signals.received:
+            say(describe(signals.received[0]))
+            sys.exit(128 + signals.received[0])
+
+
+def _run(args: list[str], signals: Signals) -> None:
+    """Parse the arguments, and run the command."""
     try:
+        if args == ["--version"]:
+            print(f"vit-patch {version('vit-patch-env')}")
+            return
         options = parse(args or ["--help"])
-    except InputError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        _interrupted()
-    _run(options)
-
-
-def _run(options: Any) -> None:
-    """Run a command on a console."""
+    except BrokenPipeError:  # the reader of the help has seen enough
+        return
     from rich.console import Console
 
-    from vit_patch_env.experiments.process.messages import fail, show_warning
+    from vit_patch_env.experiments.process.lent import unchanged_libraries
+    from vit_patch_env.experiments.process.messages import fail
     from vit_patch_env.experiments.process.output import BestEffortOutput
     from vit_patch_env.system.memory import is_out_of_memory
 
     console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)))
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
-    warnings.showwarning = show_warning
     location = next(location for kind, location in COMMANDS.values() if type(options) is kind)
     module, _, class_name = location.partition(":")
+    kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
+    signals.check()
     try:
-        kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)
-        command = kind(options, console)
-        command.prepare()
-        command.run()
-    except KeyboardInterrupt:
-        _interrupted()
-    except (InputError, OSError, MemoryError) as error:  # all others are bugs
-        fail(error)
+        with unchanged_libraries():
+            command = kind(options, console)
+            command.prepare()
+            signals.check()
+            command.run()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
         fail(f"out of memory{_memory_hint(options)}: {first}")
-
-
-def _interrupted() -> NoReturn:
-    """End the program after a Ctrl-C that nothing else handled."""
-    from vit_patch_env.experiments.process.messages import say
-
-    say("interrupted")
-    sys.exit(130)
 
 
 def _memory_hint(options: Any) -> str:

@@ -242,11 +242,14 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--agent", "dqn"], "count (CountAction) for Discrete (dqn, qrdqn)"),
         (["--agent", "sac"], "top_k (TopKAction) for Box (sac, td3)"),
         (["--agent", "ppo", "--actions", "bits"], "--actions must be one of mask, count, top_k"),
-        (["--agent", "bandit", "--actions", "count"], "--actions must be mask for agent bandit"),
-        (["--agent", "bandit", "--observation", "none"], "needs an observation with run features"),
+        (["--agent", "bandit", "--actions", "count"], "--actions must be mask for --agent bandit"),
+        (
+            ["--agent", "bandit", "--observation", "none"],
+            "needs an --observation with",
+        ),
         (
             ["--agent", "random", "--sampling", "spread"],
-            "--sampling belongs to pss, pss_linear, flip, quadratic, matched, got agent random",
+            "--sampling belongs to pss, pss_linear, flip, quadratic, matched, got --agent random",
         ),
         (
             ["--agent", "pss", "--sampling", "grid"],
@@ -255,25 +258,34 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--epochs", "0"], "--epochs must be in [1, inf), got 0"),
         (["--epochs", "many"], "--epochs must be an integer in [1, inf), got 'many'"),
         (["--budget", "joules"], "--budget must be one of epochs, flops, seconds, got 'joules'"),
-        (["--budget", "seconds"], "--seconds must be given if and only if budget is seconds"),
+        (["--budget", "seconds"], "--seconds must be given if and only if --budget is seconds"),
         (["--budget", "seconds", "--seconds", "0"], "--seconds must be in (0, inf), got 0"),
         (["--reward", "profit"], "--reward must be one of paper, validation, progress, aic"),
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
-        (["--patch-size", "5"], "--image-size must be divisible by patch_size"),
+        (
+            ["--patch-size", "5"],
+            "--image-size must be divisible by --patch-size",
+        ),
         (["--dim", "18"], "--dim must be divisible by 4, got 18"),
         (["--n-patches-desired", "17"], "--n-patches-desired must be in [1, 16], got 17"),
         (["--alpha", "-0.1"], "--alpha must be in [0, 1], got -0.1"),
         (["--dataset", "folder", "--data-dir", "/nowhere"], "'/nowhere': no such folder"),
         (["--device", "tpu"], "--device must be auto, cpu, cuda"),
-        (["--sb3", "gamma=1"], "--sb3 belongs to algorithms of Stable-Baselines3, got agent paper"),
+        (
+            ["--sb3", "gamma=1"],
+            "--sb3 belongs to algorithms of Stable-Baselines3, got --agent",
+        ),
         (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
         (
             ["--agent", "ppo", "--dqn.tau", "0.5"],
             "--dqn belongs to paper, branching, got",
         ),
-        (["--agent", "ppo", "--follow", "run"], "--follow belongs to matched, got agent ppo"),
-        (["--agent", "matched"], "--follow must be a run if and only if agent is matched"),
+        (["--agent", "ppo", "--follow", "run"], "--follow belongs to matched, got --agent ppo"),
+        (
+            ["--agent", "matched"],
+            "--follow must be a run if and only if --agent is matched",
+        ),
         (
             ["--dqn.exploration-initial-eps", "2"],
             "--dqn.exploration-initial-eps must be in [0, 1], got 2",
@@ -287,7 +299,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--agent", "bandit", "--bandit.n-stages", "1"], "--bandit.n-stages must be in [2, inf)"),
         (["--seed", "-1"], "--seed must be in [0, 4294967295], got -1"),
         (["--log-interval", "0"], "--log-interval must be in [1, inf), got 0"),
-        (["--agent", "random", "--n-patches-desired", "None"], "random needs n_patches_desired"),
+        (["--agent", "random", "--n-patches-desired", "None"], "random needs --n-patches-desired"),
         (["--agent", "ppo", "--sb3", "policy=x"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "n_steps=abc"], "--sb3 values are refused by ppo"),
         (["--agent", "ppo", "--sb3", "batch_size=1"], "--sb3 values are refused by ppo"),
@@ -310,7 +322,9 @@ def test_an_unreadable_image_is_named_on_the_command_line(make_folder, tmp_path,
 
 
 def test_a_folder_without_a_finished_run_cannot_be_evaluated(tmp_path, capsys):
-    assert "expected a finished run" in refused(capsys, "evaluate", str(tmp_path))
+    line = refused(capsys, "evaluate", str(tmp_path))
+    assert "RUN must be the folder of a finished run, got" in line
+    assert line.endswith("there is no config.json in it")
 
 
 def test_broken_files_of_a_run_are_named(tmp_path, capsys):

@@ -176,9 +176,9 @@ def test_a_comparison_can_grow(smoke):
 def test_another_configuration_is_refused_by_name(smoke, capsys):
     options = [*TINY_OPTIONS, "--out", str(smoke), *ALL_OF_SMOKE]
     line = refused(capsys, "compare", *options, "--epochs", "3")
-    assert "made with epochs 2 instead of 3" in line
+    assert "made with --epochs 2 instead of 3" in line
     line = refused(capsys, "compare", *options, "--std", "0.2", "0.2", "0.3")
-    assert "made with std None instead of [0.2, 0.2, 0.3]" in line
+    assert "made with --std None instead of [0.2, 0.2, 0.3]" in line
     config = smoke / "runs" / "tome__3" / "config.json"
     text = config.read_text()
     try:
@@ -274,9 +274,12 @@ def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeyp
             ["--budget", "seconds", "--methods", "agentvit", "random"],
             "--methods must include simple_vit, whose training time is the budget",
         ),
-        (["--seconds", "3"], "got budget epochs and seconds 3.0"),
+        (["--seconds", "3"], "got --budget epochs and --seconds 3.0"),
         (["--dataset", "imagenet"], "dataset must be one of digits"),
-        (["--batch-size", "5000"], "--batch-size must be in [1, 460], got 5000"),
+        (
+            ["--methods", "evit", "--batch-size", "5000"],
+            "--batch-size must be in [1, 460], got 5000",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, capsys):

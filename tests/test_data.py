@@ -220,8 +220,8 @@ def test_from_torch_holds_out_a_test_split():
 def test_a_fraction_that_leaves_out_too_few_images_to_choose_from_each_class_is_said():
     whole, data = (load_dataset("digits", train_fraction=fraction) for fraction in (1.0, 0.997))
     assert data.notes == (
-        "train_fraction 0.997 leaves out 4 of 1,437 images, fewer than one of each of 10 classes: "
-        "all are used",
+        "a share of 0.997 of 1,437 training images leaves out fewer than one of each of 10 "
+        "classes: all are used",
     )
     assert whole.notes == ()
     assert len(labels_of(data)) == N_DIGITS

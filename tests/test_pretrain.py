@@ -145,7 +145,7 @@ def test_a_card_without_the_agents_weights_is_refused(agent_file, tmp_path, caps
 
 def test_continued_learning_is_only_for_files(tmp_path, capsys):
     error = refused_training(capsys, tmp_path, "--agent", "paper", "--agent-learns")
-    assert "--agent-learns is for the file of a pre-trained agent, got agent paper" in error
+    assert "--agent-learns is for the file of a pre-trained agent, got --agent paper" in error
 
 
 def test_a_run_has_the_values_on_the_agents_card(agent_file, tmp_path, capsys):

@@ -452,7 +452,7 @@ def test_a_folder_without_a_finished_run_or_comparison_is_refused(tmp_path):
     (folder / "runs" / "vit__0" / "result.json").unlink()
     with pytest.raises(ValueError, match=r"at least one finished run in .*, got none$"):
         run_report(folder)
-    with pytest.raises(ValueError, match=r"expected a folder .* with compare\.json, got"):
+    with pytest.raises(ValueError, match=r"compare wrote, got .*: there is no compare\.json"):
         run_report(tmp_path)
     (folder / "compare.json").write_text('{"methods": []}')
     with pytest.raises(ValueError, match="expected seeds, env in compare"):

@@ -149,7 +149,8 @@ def test_a_folder_of_images_may_have_moved(make_folder, tmp_path, capsys):
 
 
 def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
-    assert "with config.json" in refused(capsys, "train", "--resume", str(tmp_path / "nowhere"))
+    line = refused(capsys, "train", "--resume", str(tmp_path / "nowhere"))
+    assert "must be the folder of an interrupted run" in line
     train(tmp_path / "run", "--agent", "random")
     line = refused(capsys, "train", "--resume", str(tmp_path / "run"))
     assert f"see its metrics with vit-patch evaluate {tmp_path / 'run'}" in line

@@ -123,7 +123,7 @@ def test_the_command_of_a_trial_gives_its_accuracy(finished, tmp_path):
 def test_the_result_is_shown(finished, capsys):
     main(["tune", *ARGS, "--out", str(finished)])
     shown = capsys.readouterr().out
-    assert "2 trials have been started before" in shown
+    assert "2 trials started before" in shown
     assert "Of 2 done, trial " in shown
     assert "dqn.gamma" in shown
     assert json.loads((finished / "best.json").read_text())["command"] in shown.splitlines()[-1]
@@ -379,7 +379,7 @@ def test_parallel_jobs(tmp_path, capfd):
         (["--agent", "ppo", "--sb3", "gamma"], "--sb3 must be given as name=value, got 'gamma'"),
         (["--out", "file/study"], "--out must be a folder, got file/study: "),
         (["--out", "other"], "--out must be a new folder or that of a study, got other, which"),
-        (["--out", "made"], "made with search ('dqn.gamma', 'alpha') instead of ()"),
+        (["--out", "made"], "made with --search ('dqn.gamma', 'alpha') instead of ()"),
         (["--out", "damaged", *FEW], "expected a study's database in damaged/study.db, got: "),
         (["--out", "others", *FEW], "the direction maximize in others/study.db, got: minimize"),
         (
@@ -390,7 +390,10 @@ def test_parallel_jobs(tmp_path, capfd):
             ["--out", "foreign", *FEW],
             "expected a study's options in foreign/study.json, got: bogus is not known, got 3",
         ),
-        (["--out", "made", *FEW, "--seeds", "0", "--alpha", "0.3"], "made with alpha 0.2 instead"),
+        (
+            ["--out", "made", *FEW, "--seeds", "0", "--alpha", "0.3"],
+            "made with --alpha 0.2",
+        ),
         (["--out", "wide", "--alpha", "0.2"], "got wide, which searches alpha"),
     ],
 )

@@ -4,12 +4,13 @@ pydantic checks types and ranges; the messages are our own, in one line.
 """
 
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
 from annotated_types import Interval, MultipleOf
@@ -22,6 +23,14 @@ Share = Annotated[float, Interval(gt=0, le=1)]
 
 InnerShare = Annotated[float, Interval(gt=0, lt=1)]
 """In (0, 1)."""
+
+
+class _Path(NamedTuple):
+    """Marks a text that is a path, which must not be empty."""
+
+
+PATH = _Path()
+"""Marks a text that is a path, which must not be empty."""
 
 _OUT_OF_RANGE = {
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
@@ -43,7 +52,51 @@ _MESSAGE_LENGTH = 2000
 _NAMES = {int: "an integer", float: "a number", str: "text", types.NoneType: "None"}
 
 
-class InputError(ValueError):
+_OPEN, _CLOSE = "\x0e", "\x0f"
+"""Around the names of arguments in a message: control characters, which `shown` escapes."""
+
+_NAMED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+
+
+_PLURALS = {
+    "file that is no image": "files that are no images",
+    "folder reached twice by links": "folders reached twice by links",
+    "image outside class folders": "images outside class folders",
+    "image without a row": "images without a row",
+    "row that repeats a file": "rows that repeat a file",
+}
+"""Of nouns that more than an ending is needed for."""
+
+
+def named(argument: str) -> str:
+    """The name of an argument within an `InputError`'s message or an `InputWarning`'s.
+
+    In Python it is shown as it is, on the command line as the option.
+
+    Args:
+        argument: its name, as in Python: `patch_size`, `dqn.tau`.
+    """
+    return f"{_OPEN}{argument}{_CLOSE}"
+
+
+def with_names(message: str, shown_as: Callable[[str], str] = str) -> str:
+    """A message with the names that `named` marks in it shown by a function."""
+    return _NAMED.sub(lambda found: shown_as(found[1]), message)
+
+
+class _NamesArguments(Exception):  # noqa: N818  (a mixin)
+    """The message of an exception or a warning, in which `named` marks the names of arguments."""
+
+    def __init__(self, *args: object) -> None:
+        self.marked = str(args[0]) if args else ""
+        super().__init__(*(with_names(one) if isinstance(one, str) else one for one in args))
+
+    def text(self, shown_as: Callable[[str], str]) -> str:
+        """The message, with the names of arguments shown by a function."""
+        return with_names(self.marked, shown_as)
+
+
+class InputError(_NamesArguments, ValueError):
     """A user's mistake or damaged input, in one line: what was expected and what was given.
 
     The command line prints it without a traceback. Any other ValueError is a bug there.
@@ -57,6 +110,10 @@ class InputError(ValueError):
         super().__init__(_bounded(message))
 
 
+class InputWarning(_NamesArguments, UserWarning):
+    """A warning about what the user asks for, in one line."""
+
+
 class ArgumentError(InputError):
     """An invalid value of an argument.
 
@@ -66,17 +123,23 @@ class ArgumentError(InputError):
     """
 
     name: str
-    problem: str
+    _problem: str
 
     def __init__(self, name: "str | ArgumentError", problem: str = "") -> None:
         if isinstance(name, ArgumentError):  # as Gymnasium raises an error of another process
-            self.name, self.problem = name.name, name.problem
+            self.name, self._problem = name.name, name._problem
         else:
-            self.name, self.problem = _bounded(name), _bounded(problem)
-        super().__init__(f"{self.name} {self.problem}")
+            self.name, self._problem = _bounded(name), _bounded(problem)
+        self.problem = with_names(self._problem)
+        super().__init__(f"{named(self.name)} {self._problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it can be pickled
-        return type(self), (self.name, self.problem)
+        return type(self), (self.name, self._problem)
+
+    def within(self, group: str) -> "ArgumentError":
+        """The same error of an argument of a group: `tau` becomes `dqn.tau`."""
+        problem = with_names(self._problem, lambda name: named(f"{group}.{name}"))
+        return ArgumentError(f"{group}.{self.name}", problem)
 
 
 def shown(value: object) -> str:
@@ -94,7 +157,20 @@ def _bounded(message: str) -> str:
         message = " ".join(message.split())
     if len(message) <= _MESSAGE_LENGTH:
         return message
+    message = with_names(message)
     return f"{message[: _MESSAGE_LENGTH // 2]} ... {message[-_MESSAGE_LENGTH // 4 :]}"
+
+
+def counted(number: Any, noun: str) -> str:
+    """A number with its noun: "1 epoch", "3,136 patches", "2 classes".
+
+    Args:
+        number: of them, an integer.
+        noun: in the singular; its plural ends in "s" or "es" or is in `_PLURALS`.
+    """
+    ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
+    shown_number = f"{number:,}" if isinstance(number, int) else str(number)
+    return f"{shown_number} {noun if number == 1 else _PLURALS.get(noun, noun + ending)}"
 
 
 def plain(value: Any) -> Any:
@@ -137,7 +213,22 @@ def check(annotation: Any, **values: object) -> Any:
             raise ArgumentError(name, problem(annotation, error)) from error
         if isinstance(valid, int) and valid.bit_length() > _LONGEST:
             raise ArgumentError(name, f"must be {describe(annotation)}, got {shown(value)}")
+        if valid == "" and _is_path(_kinds(annotation)[1]):
+            raise ArgumentError(name, f"must be {describe(annotation)}, got ''")
     return valid
+
+
+def check_utf8(**values: str | None) -> None:
+    r"""Require every named text to be one that can be saved; names of files may be of any bytes.
+
+    Raises:
+        ArgumentError: "out must be text in UTF-8, got '\udcff'".
+    """
+    for name, value in values.items():
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(name, f"must be text in UTF-8, got {shown(value)}") from error
 
 
 def from_text(annotation: Any, text: Any) -> Any:
@@ -208,7 +299,7 @@ def describe(annotation: Any) -> str:
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        word = _NAMES.get(kind) or _listed(_choices(kind)) or _listed_kind(kind)
+        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -228,6 +319,17 @@ def _kinds(annotation: Any) -> tuple[list[Any], tuple[Any, ...]]:
     union = get_origin(annotation) in (Union, types.UnionType)
     kinds = list(get_args(annotation)) if union else [annotation]
     return sorted(kinds, key=lambda kind: kind is types.NoneType), metadata
+
+
+def _name(kind: Any, metadata: tuple[Any, ...]) -> str | None:
+    """A type in words; None for one that has none."""
+    if kind is str and _is_path(metadata):
+        return "a path"
+    return _NAMES.get(kind)
+
+
+def _is_path(metadata: tuple[Any, ...]) -> bool:
+    return any(isinstance(data, _Path) for data in metadata)
 
 
 def _listed_kind(kind: Any) -> str:

@@ -7,7 +7,7 @@ from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
-from vit_patch_env.checks import ArgumentError, InnerShare, Share, check_integer
+from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
@@ -68,6 +68,7 @@ class EnvConfig:
     ] = "digits"
     data_dir: Annotated[
         Folder | None,
+        PATH,
         SAME_RUN,
         Doc("image folder of the dataset `folder`; for the others, where downloads are kept"),
     ] = None
@@ -247,7 +248,8 @@ class EnvConfig:
             check_integer(1, self.n_patches, n_patches_desired=self.n_patches_desired)
         if not isinstance(self.model, str) and self.keep_rate is not None:
             raise ArgumentError(
-                "keep_rate", f"must be None where model is a function, got {self.keep_rate}"
+                "keep_rate",
+                f"must be None where {named('model')} is a function, got {self.keep_rate}",
             )
 
     @property

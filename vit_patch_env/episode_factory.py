@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vit_patch_env.checks import ArgumentError, InputError, check_integer, shown
+from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
 from vit_patch_env.data.batches import Batch, BatchStream, Normalize
@@ -71,8 +71,8 @@ class EpisodeFactory:
         if (config.budget == "seconds") != (config.seconds is not None):
             raise ArgumentError(
                 "seconds",
-                "must be given if and only if budget is seconds, "
-                f"got budget {config.budget} and seconds {config.seconds}",
+                f"must be given if and only if {named('budget')} is seconds, "
+                f"got {named('budget')} {config.budget} and {named('seconds')} {config.seconds}",
             )
         self.config = config
         device = resolve_device(config.device)
@@ -222,12 +222,13 @@ class EpisodeFactory:
         n_images, channels, *size = data.train.images.shape
         if size != [config.image_size, config.image_size]:
             raise ArgumentError(
-                "image_size", f"must be that of the dataset, {size}, got {config.image_size}"
+                "image_size",
+                f"must be that of the {named('dataset')}, {size}, got {config.image_size}",
             )
         check_integer(1, n_images, batch_size=self.config.batch_size)
         self._check_channels(channels)
         if config.reward == "validation" and not len(data.val.images):
-            raise InputError("reward validation needs validation images, got 0 of them")
+            raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
         if isinstance(config.model, str):  # so that invalid sizes are reported before training
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
@@ -239,7 +240,7 @@ class EpisodeFactory:
         for name in ("mean", "std"):
             values = getattr(self.config, name)
             if values is not None and len(values) != channels:
-                numbers = "1 number" if channels == 1 else f"{channels} numbers"
+                numbers = counted(channels, "number")
                 raise ArgumentError(
                     name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
                 )
@@ -333,7 +334,8 @@ class EpisodeFactory:
             model = self._make_model(n_classes, channels)
         if model.n_patches != self.config.n_patches:
             raise ArgumentError(
-                "model", f"must have {self.config.n_patches} patches, got {model.n_patches}"
+                "model",
+                f"must have {counted(self.config.n_patches, 'patch')}, got {model.n_patches}",
             )
         return model
 

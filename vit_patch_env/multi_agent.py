@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import ArgumentError, InputError, shown
+from vit_patch_env.checks import ArgumentError, InputError, counted, shown
 from vit_patch_env.episode import Selector
 from vit_patch_env.observation import standardized
 
@@ -259,7 +259,9 @@ def _check_spaces(env: gym.Env[Any, Any]) -> int:
     shape = observation.shape if isinstance(observation, spaces.Box) else ()
     if len(shape) != 1 or shape[0] < n_patches:
         raise ArgumentError(
-            "env", f"must have an observation of {n_patches} numbers or more, got {observation}"
+            "env",
+            f"must have an observation of {counted(n_patches, 'number')} or more, got "
+            f"{observation}",
         )
     return n_patches
 

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vit_patch_env.checks import InputError, check_choice, check_integer, shown
+from vit_patch_env.checks import InputError, check_choice, check_integer, counted, shown
 from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
 from vit_patch_env.patches.selection import top_k_mask
 
@@ -103,7 +103,7 @@ class CountAction(
             shape = env.observation_space.shape
             if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
                 raise InputError(
-                    f"the observation must have {self.n_patches} numbers or more for "
+                    f"the observation must have {counted(self.n_patches, 'number')} or more for "
                     f"sampling='attended', got {env.observation_space}"
                 )
         # JSON has lists only, and a spec read from it must equal the one that was written.

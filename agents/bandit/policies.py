@@ -12,7 +12,7 @@ from torch import Tensor
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
 
 RUN_FEATURES = 3
@@ -71,8 +71,8 @@ class BanditPolicy(PatchPolicy):
         shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
         if shape != expected:
             raise InputError(
-                f"the bandit needs an observation with run features, such as none+run, of "
-                f"shape {expected}, got {shape}"
+                f"the bandit needs an {named('observation')} with run features, such as none+run, "
+                f"of shape {expected}, got {shape}"
             )
         options = BanditOptions(  # checks the values
             n_stages=n_stages,

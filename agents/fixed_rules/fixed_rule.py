@@ -15,7 +15,7 @@ from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
 from vit_patch_env.agents.common.patch_policy import count_patches
 from vit_patch_env.agents.fixed_rules.rules import RULES
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy, check_n_keep
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, counted, shown
 
 
 class FixedRule(OnlineAlgorithm):
@@ -115,7 +115,8 @@ class FixedRule(OnlineAlgorithm):
         n_steps = math.ceil(total_timesteps / self.n_envs)
         if isinstance(self.n_keep, np.ndarray) and len(self.n_keep) < n_steps:
             raise ArgumentError(
-                "n_keep", f"must be a number for each of {n_steps} steps, got {len(self.n_keep)}"
+                "n_keep",
+                f"must be a number for each of {counted(n_steps, 'step')}, got {len(self.n_keep)}",
             )
 
     def _act(self, observations: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
-from vit_patch_env.checks import ArgumentError, check
+from vit_patch_env.checks import ArgumentError, check, counted
 from vit_patch_env.patches.sampling import check_square, sample_spread
 
 
@@ -108,7 +108,8 @@ class MostAttendedPatches(SelectorPolicy):
         if shape is None or len(shape) != 1 or shape[0] < self.n_patches:
             raise ArgumentError(
                 "observation_space",
-                f"must have {self.n_patches} numbers or more, one for each patch, got {shape}",
+                f"must have {counted(self.n_patches, 'number')} or more, one for each patch, got "
+                f"{shape}",
             )
         return super().check_n_keep(n_keep)
 

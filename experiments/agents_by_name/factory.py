@@ -1,5 +1,6 @@
 """Agents by name: the paper's and its variants, the bandit, fixed rules, Stable-Baselines3's."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from vit_patch_env.agents import (
     Frozen,
     PatchBandit,
 )
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     agent_path,
@@ -24,7 +25,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
     read_parameters,
 )
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
-from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request
+from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request, before_images
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
 from vit_patch_env.system.tensors import check_optimizer_state
 
@@ -82,7 +83,7 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
         if options.agent_learns:
             raise ArgumentError(
                 "agent_learns",
-                f"is for the file of a pre-trained agent, got agent {options.agent}",
+                f"is for the file of a pre-trained agent, got {named('agent')} {options.agent}",
             )
         kind = AGENTS.get(options.agent)
         if kind is None or kind.observation is None or has_observation:
@@ -118,18 +119,11 @@ def make_agent(
         ValueError: for an unknown agent, one that does not take the actions, or a value
             that does not belong to it.
     """
+    described = _described(options, env)
+    agent = _new_agent(described, env, vec_env)
     path = agent_path(options.agent)
     if path is None:
-        return _new_agent(options, env, vec_env)
-    card = read_card(path)
-    if card.n_patches != env.n_patches:
-        raise ArgumentError(
-            "agent",
-            f"must pick among the run's {env.n_patches} patches, got {options.agent}, which picks "
-            f"among {card.n_patches} patches",
-        )
-    named = replace(options, agent=card.agent, **card.of_agent)
-    agent = _new_agent(named, env, vec_env)
+        return agent
     try:
         parameters = read_parameters(path)
         for part, state in parameters.items():
@@ -141,15 +135,48 @@ def make_agent(
         raise
     except Exception as error:  # networks and optimizers raise anything for others' states
         reason = str(error).split("\n")[0]
-        raise InputError(f"agent {options.agent} cannot be loaded: {reason}") from error
+        raise InputError(f"{named('agent')} {options.agent} cannot be loaded: {reason}") from error
     if isinstance(agent, PatchBandit):
         agent.learning = options.agent_learns
         return agent
     return agent if options.agent_learns else Frozen(agent)
 
 
+def check_agent(options: TrainOptions, env: ViTPatchSelectEnv) -> None:
+    """Check everything that `make_agent` refuses whatever the images are, without loading them.
+
+    Args:
+        options: of the run, as `resolve_agent` leaves them.
+        env: that determines the run's sizes.
+
+    Raises:
+        ValueError: as `make_agent`.
+    """
+    described = _described(options, env)
+    with warnings.catch_warnings():  # the agent that acts will give them
+        warnings.simplefilter("ignore")
+        _new_agent(described, before_images(env), ACTIONS[options.actions](env))
+
+
+def _described(options: TrainOptions, env: ViTPatchSelectEnv) -> TrainOptions:
+    """The options with the agent's name and values from its file, if it is one."""
+    path = agent_path(options.agent)
+    if path is None:
+        return options
+    card = read_card(path)
+    if card.n_patches != env.n_patches:
+        raise ArgumentError(
+            "agent",
+            f"must pick among the run's {counted(env.n_patches, 'patch')}, got {options.agent}, "
+            f"which picks among {counted(card.n_patches, 'patch')}",
+        )
+    return replace(options, agent=card.agent, **card.of_agent)
+
+
 def _new_agent(
-    options: TrainOptions, env: ViTPatchSelectEnv, vec_env: VecEnv | None
+    options: TrainOptions,
+    env: ViTPatchSelectEnv,
+    training_env: gym.Env[Any, Any] | VecEnv | None,
 ) -> BaseAlgorithm:
     """An untrained agent."""
     kind = agent_kind(options.agent)
@@ -157,12 +184,13 @@ def _new_agent(
         if getattr(options, name) != getattr(TrainOptions(), name) and name not in kind.options:
             owners = [owner for owner, one in AGENTS.items() if name in one.options]
             owner = ", ".join(owners) or "algorithms of Stable-Baselines3"
-            raise ArgumentError(name, f"belongs to {owner}, got agent {options.agent}")
+            raise ArgumentError(name, f"belongs to {owner}, got {named('agent')} {options.agent}")
     if "sb3" not in kind.options and options.actions != "mask":
         raise ArgumentError(
-            "actions", f"must be mask for agent {options.agent}, got {options.actions}"
+            "actions", f"must be mask for {named('agent')} {options.agent}, got {options.actions}"
         )
-    training_env = ACTIONS[options.actions](env) if vec_env is None else vec_env
+    if training_env is None:
+        training_env = ACTIONS[options.actions](env)
     try:
         return kind.make(Request(options, env, training_env))
     except MemoryError as error:

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from vit_patch_env.arguments import Search
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.agents_by_name.table import Request
 
 SEARCHED: dict[str, Search] = {
@@ -109,9 +109,10 @@ def make_sb3(algorithm: type[BaseAlgorithm], name: str, request: Request) -> Bas
         if "action spaces" in str(error):
             raise ArgumentError(
                 "agent",
-                f"{name} does not take {training_env.action_space} as actions, got actions "
-                f"{request.options.actions}: choose mask for MultiBinary (ppo, a2c), count "
-                "(CountAction) for Discrete (dqn, qrdqn), top_k (TopKAction) for Box (sac, td3)",
+                f"{name} does not take {training_env.action_space} as actions, got "
+                f"{named('actions')} {request.options.actions}: choose mask for MultiBinary (ppo, "
+                "a2c), count (CountAction) for Discrete (dqn, qrdqn), top_k (TopKAction) for Box "
+                "(sac, td3)",
             ) from error
         raise ArgumentError("sb3", f"values are refused by {name}, got: {error}") from error
 

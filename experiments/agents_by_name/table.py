@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,7 +20,7 @@ from vit_patch_env.agents import (
     ScheduledCount,
 )
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.names import ObservationName
@@ -47,6 +47,27 @@ class Request(NamedTuple):
     def shared(self) -> dict[str, Any]:
         """Arguments of every agent."""
         return {"seed": self.options.seed, "device": "cpu"}
+
+
+class _BeforeImages:
+    """An environment whose images are not loaded, for checks alone: the length of a run is a guess.
+
+    Args:
+        env: the environment, for everything else.
+    """
+
+    expected_steps = 10_000
+
+    def __init__(self, env: ViTPatchSelectEnv) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+
+def before_images(env: ViTPatchSelectEnv) -> ViTPatchSelectEnv:
+    """The environment for checks that need no images, in which runs have any number of steps."""
+    return cast("ViTPatchSelectEnv", _BeforeImages(env))
 
 
 Maker = Callable[[Request], BaseAlgorithm]
@@ -84,7 +105,7 @@ def make_rule(name: str, request: Request) -> BaseAlgorithm:
     n_keep = request.env.config.n_patches_desired
     if n_keep is None and name != "all":
         raise ArgumentError(
-            "agent", f"{name} needs n_patches_desired, the number to keep, got None"
+            "agent", f"{name} needs {named('n_patches_desired')}, the number to keep, got None"
         )
     return FixedRule(name, request.training_env, n_keep=n_keep, **request.shared)
 
@@ -98,17 +119,21 @@ def make_schedule(name: str, request: Request) -> BaseAlgorithm:
 
 def make_matched(request: Request) -> BaseAlgorithm:
     """Random patches, as many in each step as in another run."""
-    options, n_steps = request.options, request.env.expected_steps
+    options = request.options
     if options.follow is None:
         raise ArgumentError(
             "follow",
-            "must be a run if and only if agent is matched, "
-            f"got agent {options.agent} and follow {options.follow}",
+            f"must be a run if and only if {named('agent')} is matched, "
+            f"got {named('agent')} {options.agent} and {named('follow')} {options.follow}",
         )
-    counts = RunFolder(options.follow).read_steps()
-    if len(counts) != n_steps:
+    followed = RunFolder(options.follow)
+    followed.check_finished("follow")
+    counts = followed.read_steps()
+    n_steps = request.env.expected_steps
+    if len(counts) != n_steps and not isinstance(request.env, _BeforeImages):
         raise ArgumentError(
-            "follow", f"must be a run of {n_steps} steps, got {options.follow} of {len(counts)}"
+            "follow",
+            f"must be a run of {counted(n_steps, 'step')}, got {options.follow} of {len(counts):,}",
         )
     rule = RULE_BY_SAMPLING[options.sampling]
     return FixedRule(rule, request.training_env, n_keep=counts, **request.shared)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.status import Status
 
 from vit_patch_env import load_dataset
-from vit_patch_env.checks import ArgumentError, check_integer
+from vit_patch_env.checks import ArgumentError, check_integer, counted
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
 from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unstable_ratios
@@ -24,7 +24,12 @@ from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.process.output import loaded, print_line
-from vit_patch_env.experiments.run_folder.folder import device_name, provenance, write_json
+from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
+    device_name,
+    provenance,
+    write_json,
+)
 from vit_patch_env.training.precision import has_bf16, resolve_device, resolve_precision
 
 
@@ -66,6 +71,7 @@ class Bench:
                 "must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}",
             )
+        check_possible(Path(options.out), "out")
         data = loaded(options.dataset, partial(load_dataset, **self.data), self.console)
         check_integer(1, len(data.train.images), batch_size=options.batch_size)
 
@@ -84,7 +90,7 @@ class Bench:
             with self.console.status("starting") as status:
                 for setup in SETUPS:
                     if setup not in skipped:
-                        status.update(f"starting {setup.name}, {setup.n_patches} patches")
+                        status.update(f"starting {setup.name}, {counted(setup.n_patches, 'patch')}")
                         shared = setup._replace(kind="ours") if setup.kind == "agent" else setup
                         workers[setup] = workers.get(shared) or self._start(shared)
                 measured = {setup: self._measurements(setup) for setup in workers}
@@ -127,8 +133,9 @@ class Bench:
                     fitting //= 2
             advice = f"--batch-size {fitting} does" if fitting else "not even one image does"
             raise MemoryError(
-                f"batches of {batch_size} images of {setup.n_patches} patches do not fit into the "
-                f"memory of {device_name(self.device)} with {setup.name}: {advice}"
+                f"batches of {counted(batch_size, 'image')} of "
+                f"{counted(setup.n_patches, 'patch')} do "
+                f"not fit into the memory of {device_name(self.device)} with {setup.name}: {advice}"
             ) from error
 
     def _measurements(self, setup: Setup) -> Measurements:
@@ -155,7 +162,8 @@ class Bench:
             unstable = unstable_ratios(bench)
             if n_repeats >= options.repeats and unstable:
                 print_line(
-                    f"After {n_repeats} repeats these vary too much: {', '.join(unstable)}.",
+                    f"After {counted(n_repeats, 'repeat')} these vary too much: "
+                    f"{', '.join(unstable)}.",
                     self.console,
                 )
 

@@ -84,7 +84,7 @@ def step_shares(
 def _silent_stderr() -> Iterator[None]:
     """Discard standard error of the process, to which torch's profiler writes debug messages."""
     stderr = os.dup(2)
-    with Path(os.devnull).open("w") as nothing:
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 2)
     try:
         yield

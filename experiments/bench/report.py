@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from vit_patch_env.checks import counted
 from vit_patch_env.experiments.bench.setups import AGENT, OURS, PAPER, VIT_PYTORCH
 from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.system.escaping import label
@@ -95,8 +96,9 @@ def show_bench(bench: dict[str, Any], console: Console) -> None:
         ]
         rates.append(f"{statistics.median(values) / 1e9:.0f} GFLOP/s in {precision}")
     print_line(
-        f"{bench['device']}, {bench['threads']} threads, batches of {bench['batch_size']}; ours in "
-        f"{bench['precision']}. Matrix products reach {' and '.join(rates)}. Medians (and range) "
+        f"{bench['device']}, {counted(bench['threads'], 'thread')}, batches of "
+        f"{bench['batch_size']}; ours in {bench['precision']}. Matrix products reach "
+        f"{' and '.join(rates)}. Medians (and range) "
         "over the repeats.",
         console,
     )
@@ -173,8 +175,8 @@ def summary(bench: dict[str, Any]) -> str:
         values = found[name]
         if spread(values) > MAX_SPREAD:
             return (
-                f"The {name} is not reported: the spread of its {len(values)} repeats is "
-                f"{spread(values):.0%}."
+                f"The {name} is not reported: the spread of its {counted(len(values), 'repeat')} "
+                f"is {spread(values):.0%}."
             )
         middle = statistics.median(values)
         return template.format(f"{middle:.1%}" if percent else f"{middle:.2f}")
@@ -257,7 +259,8 @@ def plot_bench(bench: dict[str, Any], path: Path) -> None:
         times.set(xlabel="patches", ylabel="milliseconds", ylim=(0, None), title="Training step")
         rates.legend()
         figure.suptitle(
-            f"{label(bench['device'], 80)}, {bench['threads']} threads, batches of {batch}, ours "
+            f"{label(bench['device'], 80)}, {counted(bench['threads'], 'thread')}, "
+            f"batches of {batch}, ours "
             f"in {bench['precision']}"
         )
         figure.savefig(path, dpi=120)

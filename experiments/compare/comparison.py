@@ -20,8 +20,9 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError
-from vit_patch_env.experiments.agents_by_name.factory import make_agent
+from vit_patch_env.checks import ArgumentError, InputError, check_utf8, counted, named
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
     compare_command,
@@ -38,12 +39,13 @@ from vit_patch_env.experiments.compare.results import (
     read_run,
 )
 from vit_patch_env.experiments.compare.tasks import Task, make_tasks
-from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
     lock_folder,
     provenance,
     write_json,
@@ -84,16 +86,12 @@ class Comparison:
         check_options(self.options)
         if self.options.env.data_dir is not None:
             data_dir = str(Path(self.options.env.data_dir).resolve())
+            check_utf8(data_dir=data_dir)
             self.options = replace(self.options, env=replace(self.options.env, data_dir=data_dir))
         options = self.options
+        self._check_folder()
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
-        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
-        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
-            if path.is_symlink():
-                raise InputError(
-                    f"expected a folder in the comparison's folder, got the link {path}"
-                )
         self.lock = lock_folder(self.path, "out")
         try:
             saved = self._saved_configuration()
@@ -123,7 +121,7 @@ class Comparison:
                 self._say(f"{task.name} {task.state}: {task.note}")
             sys.exit(1)
         self._say(
-            f"All {len(self.tasks)} runs are in {self.path / 'runs'}. Write a report with",
+            f"{_finished(len(self.tasks))} in {self.path / 'runs'}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
@@ -161,6 +159,18 @@ class Comparison:
         """Called when a second signal is received."""
         kill_workers(self._running.values())
 
+    def _check_folder(self) -> None:
+        """Check what the folder holds, as far as that does not depend on the images."""
+        options = self.options
+        check_possible(self.path, "out")
+        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
+        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
+            if path.is_symlink():
+                raise InputError(
+                    f"expected a folder in the comparison's folder, got the link {path}"
+                )
+        self._saved_configuration()
+
     def _check_methods(self) -> None:
         """Load the images once, and make every method's environment and agent."""
         given = self.options.env
@@ -168,18 +178,32 @@ class Comparison:
             given = replace(
                 given, seconds=1.0
             )  # a run that is not finished yet will determine them
+        self._check_agents(given)
         shared = make_env(given)
         data = loaded(self.options.env.dataset, lambda: shared.data, self.console)
         self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
-            options = method_options(name, 0, given, self.path)
-            if METHODS[name].follows and options.env.n_patches_desired is None:
-                # A run that is not finished yet will determine it.
-                options = replace(options, env=replace(options.env, n_patches_desired=1))
+            options = self._method_options(name, given)
             env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
             env.data  # noqa: B018  (raises if the model is not possible)
             if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
+
+    def _check_agents(self, given: EnvConfig) -> None:
+        """Check every method's agent as far as that does not depend on the images."""
+        for name in self.options.methods:
+            options = self._method_options(name, given)
+            env = make_env(options.env)
+            if METHODS[name].agent != "matched":
+                check_agent(options, env)
+
+    def _method_options(self, name: str, given: EnvConfig) -> TrainOptions:
+        """The options of a method's run, for checks alone."""
+        options = method_options(name, 0, given, self.path)
+        if METHODS[name].follows and options.env.n_patches_desired is None:
+            # A run that is not finished yet will determine it.
+            options = replace(options, env=replace(options.env, n_patches_desired=1))
+        return options
 
     def _saved_configuration(self) -> dict[str, Any]:
         """Content of compare.json from an earlier call; empty if there is none."""
@@ -193,8 +217,10 @@ class Comparison:
                 raise ArgumentError(
                     "out",
                     f"must be a folder without another comparison, got {self.path}, made with "
-                    f"{name} {value} instead of {given.get(name)}",
+                    f"{named(name)} {value} instead of {given.get(name)}",
                 )
+        if not hasattr(self, "images"):  # they are not loaded yet
+            return saved
         images = saved.get("images", self.images)
         # Those of an earlier version have fewer statistics.
         if images != {name: self.images.get(name) for name in images}:
@@ -226,7 +252,7 @@ class Comparison:
             if differing:
                 raise InputError(
                     f"{task.folder.path} is a run of another configuration ({differing}): "
-                    "remove it or choose another --out"
+                    "remove it or choose another {named('out')}"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
                 counts = [one.folder.read_steps() for one in (task, task.followed)]
@@ -302,3 +328,7 @@ class Comparison:
 
     def _say(self, *lines: str) -> None:
         print_lines(lines, self.console)
+
+
+def _finished(n_runs: int) -> str:
+    return "The run is" if n_runs == 1 else f"All {counted(n_runs, 'run')} are"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.checks import ArgumentError, check_choice, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.compare.methods import METHODS
@@ -25,7 +25,9 @@ def differences(found: TrainOptions, expected: TrainOptions) -> str:
     for values in (old, new):
         del values["follow"]
     return ", ".join(
-        f"{name} {old[name]} instead of {new[name]}" for name in new if old[name] != new[name]
+        f"{named(name)} {old[name]} instead of {new[name]}"
+        for name in new
+        if old[name] != new[name]
     )
 
 
@@ -60,8 +62,8 @@ def check_options(options: CompareOptions) -> None:
     if is_timed(vars(options.env)) and FULL not in options.methods:
         raise ArgumentError(
             "methods",
-            f"must include {FULL}, whose training time is the budget if seconds is not given, "
-            f"got {chosen}",
+            f"must include {FULL}, whose training time is the budget if {named('seconds')} is not "
+            f"given, got {chosen}",
         )
     for name in ("model", "keep_rate", "observation", "reward"):
         if getattr(options.env, name) != getattr(EnvConfig, name):

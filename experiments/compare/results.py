@@ -18,7 +18,7 @@ from vit_patch_env.experiments.compare.run_result import (
     read_config,
     read_run,
 )
-from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder, check_holds
 from vit_patch_env.experiments.run_folder.schemas import (
     BUDGET_FIELDS,
     COMPARE_FIELDS,
@@ -116,10 +116,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         ValueError: if compare.json is missing or damaged.
     """
     folder = Path(folder)
-    if not (folder / COMPARE).is_file():
-        raise InputError(
-            f"expected a folder that vit-patch compare wrote, with {COMPARE}, got {folder}"
-        )
+    check_holds(folder, COMPARE, "folder", "a folder that vit-patch compare wrote")
     content = _read_content(folder)
     runs: dict[tuple[str, int], RunResult] = {}
     problems, unfinished = [], []

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.saved import train_options
@@ -225,7 +225,7 @@ def _check_values(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
 def _check_budget_used(path: Path, metrics: pd.DataFrame, env: EnvConfig) -> None:
     """Refuse the epochs of a run that did not use up its budget."""
     if env.budget == "epochs":
-        expected, got = f"{env.epochs} epochs", str(len(metrics))
+        expected, got = counted(env.epochs, "epoch"), str(len(metrics))
         complete = len(metrics) == env.epochs
     else:
         if "progress" not in metrics:

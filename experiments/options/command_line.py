@@ -4,23 +4,34 @@ tyro parses the arguments and prints the help. To tyro all values are texts, so 
 reported by our own checks, with the same one-line message as in Python.
 """
 
+import contextlib
+import io
 from collections.abc import Mapping
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
 from typing import Annotated, Any, get_origin
 
 import tyro
 
-from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, Argument, declared
-from vit_patch_env.checks import ArgumentError, describe, from_text, takes_list
+from vit_patch_env.arguments import PYTHON_ONLY, Argument, declared
+from vit_patch_env.checks import (
+    ArgumentError,
+    InputError,
+    check_utf8,
+    describe,
+    from_text,
+    takes_list,
+)
+from vit_patch_env.experiments.options.names import FLAT_GROUPS, is_positional, typed_name
+from vit_patch_env.experiments.options.words import check_words
 
-FLAT_GROUPS = ("env",)
-"""Groups whose arguments have no prefix on the command line."""
+_NO_BOX = dict.fromkeys(map(ord, "╭╮╰╯│─"))
+"""Nothing, for the characters of boxes."""
 
 
 def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: str) -> Any:
     """The options of the command that is given by `args`.
 
-    Exits with status 2 and a message if they cannot be parsed.
+    Prints the help and exits if that is asked for.
 
     Args:
         commands: by name, the class of the options and an instance that holds the defaults, or None
@@ -29,6 +40,7 @@ def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: 
         prog: the program's name.
 
     Raises:
+        InputError: naming a word that is not a command, an option or a value.
         ArgumentError: naming an option whose value is not valid.
     """
     texts = {name: _text_class(kind, defaults) for name, (kind, defaults) in commands.items()}
@@ -36,9 +48,26 @@ def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: 
     for name, one in texts.items():
         subcommand = Annotated[one, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
         union = subcommand if union is None else union | subcommand
-    given = tyro.cli(union, prog=prog, args=args)
+    check_words({name: kind for name, (kind, _) in commands.items()}, args, prog)
+    given = _parsed(union, prog, args)
     name = next(name for name, one in texts.items() if isinstance(given, one))
     return _options(commands[name][0], given)
+
+
+def _parsed(union: Any, prog: str, args: list[str]) -> Any:
+    """What tyro parses the arguments to; its own messages, in boxes, become one line.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(union, prog=prog, args=args)
+    except SystemExit as stop:
+        if not stop.code:  # the help was shown
+            raise
+        raise InputError(" ".join(said.getvalue().translate(_NO_BOX).split())) from stop
 
 
 def _text_class(kind: Any, defaults: Any) -> type[Any]:
@@ -66,10 +95,11 @@ def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
     if takes_list(argument.annotation):
         texts = Annotated[tuple[str, ...], tyro.conf.arg(help=argument.doc)]
         return texts, ("None",) if default is None else tuple(map(str, default))
-    text: Any = Annotated[
-        str, tyro.conf.arg(help=argument.doc, metavar=_metavar(argument.annotation))
-    ]
-    if POSITIONAL in argument.annotation.__metadata__:
+    metavar = _metavar(argument.annotation)
+    if is_positional(argument) and not argument.choices:
+        metavar = typed_name(argument)
+    text: Any = Annotated[str, tyro.conf.arg(help=argument.doc, metavar=metavar)]
+    if is_positional(argument):
         return Annotated[text, tyro.conf.Positional], field()
     return text, str(default)
 
@@ -79,7 +109,13 @@ def _metavar(annotation: Any) -> str:
     words = describe(annotation)
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
-    short = {"an integer": "INT", "a number": "FLOAT", "text": "STR", " or None": "|None"}
+    short = {
+        "an integer": "INT",
+        "a number": "FLOAT",
+        "text": "STR",
+        "a path": "PATH",
+        " or None": "|None",
+    }
     for word, metavar in short.items():
         words = words.replace(word, metavar)
     return words
@@ -109,8 +145,10 @@ def _options(kind: Any, texts: Any) -> Any:
             except ArgumentError as error:
                 if argument.name in FLAT_GROUPS:
                     raise
-                raise ArgumentError(f"{argument.name}.{error.name}", error.problem) from error
+                raise error.within(argument.name) from error
         else:
+            for one in text if isinstance(text, tuple) else (text,):
+                check_utf8(**{argument.name: str(one)})
             values[argument.name] = from_text(argument.annotation, text)
     return kind(**values)
 

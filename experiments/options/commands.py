@@ -9,6 +9,7 @@ from typing_extensions import Doc
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
+from vit_patch_env.checks import PATH
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.names import DatasetName, PrecisionName
 from vit_patch_env.patches.sampling import SamplingName
@@ -59,7 +60,9 @@ class TrainOptions(AgentOptions):
         ),
     ] = "mask"
     follow: Annotated[
-        str | None, Doc("run whose number of patches in each step the agent matched repeats")
+        str | None,
+        PATH,
+        Doc("run whose number of patches in each step the agent matched repeats"),
     ] = None
     sampling: Annotated[SamplingName, Doc("how schedules and matched sample their patches")] = (
         "uniform"
@@ -67,12 +70,14 @@ class TrainOptions(AgentOptions):
     seed: Annotated[Seed, Doc("seed of the ViT, its data and the agent")] = 0
     out: Annotated[
         str | None,
+        PATH,
         SAME_RUN,
         Doc("run folder; by default runs/<dataset>__<agent>__<seed>__<time>"),
     ] = None
     overwrite: Annotated[bool, SAME_RUN, Doc("replace the run that the folder holds")] = False
     resume: Annotated[
         str | None,
+        PATH,
         SAME_RUN,
         Doc("folder of an interrupted run to resume, with the options it was started with"),
     ] = None
@@ -139,6 +144,7 @@ class TuneOptions(AgentOptions):
     jobs: Annotated[Count, SAME_RUN, Doc("parallel trials; on a CPU they share its cores")] = 1
     out: Annotated[
         str | None,
+        PATH,
         SAME_RUN,
         Doc("the study's folder, which is resumed; by default runs/tune__<dataset>__<agent>"),
     ] = None
@@ -201,10 +207,11 @@ class PretrainOptions(AgentOptions):
     ] = ()
     actions: Annotated[ActionsName, Doc("as for train")] = "mask"
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0
-    out: Annotated[str, SAME_RUN, Doc("the agent's file")] = "agent.zip"
+    out: Annotated[str, PATH, SAME_RUN, Doc("the agent's file")] = "agent.zip"
     overwrite: Annotated[bool, SAME_RUN, Doc("replace the file if it exists")] = False
     resume: Annotated[
         str | None,
+        PATH,
         SAME_RUN,
         Doc("file of an interrupted pretraining to resume, with the options it was started with"),
     ] = None
@@ -219,8 +226,10 @@ class PretrainOptions(AgentOptions):
 class EvaluateOptions:
     """Load a run and print its test metrics again."""
 
-    run: Annotated[str, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
-    data_dir: Annotated[str | None, Doc("where the images are now, if they have moved")] = None
+    run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
+    data_dir: Annotated[str | None, PATH, Doc("where the images are now, if they have moved")] = (
+        None
+    )
     device: Annotated[str | None, Doc("another device than the run's")] = None
 
 
@@ -236,7 +245,7 @@ class BenchOptions:
     """Measure training steps and epochs against the baselines and the machine's peak speed."""
 
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
-    data_dir: Annotated[str | None, Doc("as for train")] = None
+    data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128
     precision: Annotated[
         PrecisionName, Doc("of our own code: auto (bf16 where the hardware has it), fp32 or bf16")
@@ -251,7 +260,7 @@ class BenchOptions:
         Doc("steps per measurement of an epoch, a multiple of 10; CIFAR-10 has 351 in an epoch"),
     ] = 10
     device: Annotated[str, Doc("auto (CUDA where available), cpu, cuda or cuda:<n>")] = "auto"
-    out: Annotated[str, Doc("folder for bench.json and bench.png")] = "bench"
+    out: Annotated[str, PATH, Doc("folder for bench.json and bench.png")] = "bench"
 
 
 @arguments
@@ -267,7 +276,9 @@ class CompareOptions:
     seeds: Annotated[
         tuple[Seed, ...], Doc("runs with one seed share initial weights and data order")
     ] = ()
-    out: Annotated[str | None, Doc("the comparison's folder; by default results/<preset>")] = None
+    out: Annotated[
+        str | None, PATH, Doc("the comparison's folder; by default results/<preset>")
+    ] = None
     jobs: Annotated[Count, Doc("parallel runs; on a CPU they share its cores")] = 1
     checkpoint_every: Annotated[str, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -277,8 +288,9 @@ class CompareOptions:
 class ReportOptions:
     """Write tables, plots and text from a comparison's files, without training."""
 
-    folder: Annotated[str, POSITIONAL, Doc("folder that `vit-patch compare` wrote")]
+    folder: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch compare` wrote")]
     readme: Annotated[
         str | None,
+        PATH,
         Doc("Markdown file whose lines between <!-- results --> and <!-- /results --> to replace"),
     ] = None

@@ -6,7 +6,7 @@ from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
 from vit_patch_env.arguments import PYTHON_ONLY, Argument, declared
-from vit_patch_env.experiments.options.command_line import FLAT_GROUPS
+from vit_patch_env.experiments.options.names import FLAT_GROUPS
 
 Options = TypeVar("Options")
 

@@ -1,15 +1,13 @@
 """Messages of the command line, each in one line on standard error."""
 
-import re
 import sys
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import InputError, InputWarning
+from vit_patch_env.experiments.options.names import option_name
 from vit_patch_env.system.shown import escaped_line
-
-_OPTION_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 def say(message: str) -> None:
@@ -18,7 +16,7 @@ def say(message: str) -> None:
     Errors in writing are ignored.
     """
     line = escaped_line(" ".join(message.split()))
-    with suppress(OSError):
+    with suppress(OSError, AttributeError, ValueError):  # it may be full, None or closed
         print(f"vit-patch: {line}", file=sys.stderr, flush=True)
 
 
@@ -26,7 +24,7 @@ def fail(error: Exception | str) -> NoReturn:
     """End the program with an error message in one line and status 2.
 
     Args:
-        error: the message, or an exception. An `ArgumentError` is reported with the option that
+        error: the message, or an exception. An `InputError` is reported with the options that
             the user typed: `image_size` as `--image-size`.
     """
     say(error_message(error))
@@ -34,27 +32,14 @@ def fail(error: Exception | str) -> NoReturn:
 
 
 def error_message(error: Exception | str) -> str:
-    """The message of an error, with the argument's name as on the command line."""
-    if isinstance(error, ArgumentError) and _OPTION_NAME.fullmatch(error.name):
-        return f"{option_name(error.name)} {error.problem}"
-    return str(error)
-
-
-def option_name(argument: str) -> str:
-    """The option that sets an argument.
-
-    Args:
-        argument: its name in Python: `image_size`, `env.image_size`, `dqn.tau`.
-
-    Returns:
-        `--image-size`, `--image-size`, `--dqn.tau`: options of the environment have no prefix.
-    """
-    return "--" + argument.removeprefix("env.").replace("_", "-")
+    """The message of an error, with the names of arguments as on the command line."""
+    return error.text(option_name) if isinstance(error, InputError) else str(error)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line: the `warnings.showwarning` of the command line."""
-    say(f"warning: {message}")
+    text = message.text(option_name) if isinstance(message, InputWarning) else str(message)
+    say(f"warning: {text}")
 
 
 def require_extra(command: str, module: str) -> None:

@@ -9,15 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-STOP_SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: a closed terminal, not on Windows
-    if hasattr(signal, name)
-)
-
-SAME_SECONDS = 0.5
-"""Within this time, signals count as one: `timeout` sends its signal twice, to its process and to
-the process group; a closed terminal and its shell both send SIGHUP."""
+from vit_patch_env.system.interrupts import SAME_SECONDS as SAME_SECONDS
+from vit_patch_env.system.interrupts import STOP_SIGNALS as STOP_SIGNALS
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 
+from vit_patch_env.checks import counted
 from vit_patch_env.experiments.compare.results import FULL
 from vit_patch_env.experiments.report.metrics import CONTROL, ComparisonMetrics
 from vit_patch_env.experiments.report.paper import AGENT
@@ -15,7 +16,6 @@ from vit_patch_env.experiments.report.statistics import (
     ratio,
 )
 from vit_patch_env.experiments.report.words import (
-    counted,
     listed,
     points,
     points_interval,

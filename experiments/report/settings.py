@@ -3,10 +3,11 @@
 from typing import Any
 
 from vit_patch_env.arguments import to_json
+from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.results import FULL, METHOD_KEYS, Comparison, is_timed
 from vit_patch_env.experiments.report.metrics import flops_unit
-from vit_patch_env.experiments.report.words import counted, unique
+from vit_patch_env.experiments.report.words import unique
 
 _STATED = (METHOD_KEYS - {"images"}) | {
     "dataset", "train_fraction", "val_fraction", "image_size", "patch_size", "dim", "depth",

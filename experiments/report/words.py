@@ -19,11 +19,6 @@ def unique(values: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(escaped(str(value)) for value in values if value))
 
 
-def counted(number: Any, noun: str) -> str:
-    """A number with its noun: "1 epoch", "2 epochs"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def points(share: float) -> str:
     """A difference of shares in percentage points."""
     return f"{100 * share:+.2f}"

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import platform
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
@@ -83,12 +84,25 @@ class RunFolder:
         """
         held = self._files()
         if held:
-            unfinished = "" if self.is_finished else f", resume it (--resume {self.path})"
+            unfinished = "" if self.is_finished else f", resume it ({named('resume')} {self.path})"
             raise ArgumentError(
                 "out",
                 f"must be a folder without a run, got {self.path}, which holds "
-                f"{held[0].name}: choose another{unfinished}, or add --overwrite",
+                f"{held[0].name}: choose another{unfinished}, or add {named('overwrite')}",
             )
+
+    def check_finished(self, name: str) -> None:
+        """Refuse a folder without a finished run.
+
+        Args:
+            name: of the option that gives the path.
+
+        Raises:
+            ArgumentError: saying what is missing.
+        """
+        expected = "the folder of a finished run"
+        check_holds(self.path, CONFIG, name, expected)
+        check_holds(self.path, RESULT, name, expected)
 
     def lock(self) -> FileLock:
         """Lock the folder against other processes; it is created if it does not exist.
@@ -298,6 +312,46 @@ class RunFolder:
         return read_checked(path, CONFIG_FIELDS if name == CONFIG else RESULT_FIELDS)
 
 
+def check_holds(path: Path, file: str, name: str, expected: str) -> None:
+    """Refuse a folder that does not exist or does not hold a file.
+
+    Args:
+        path: of the folder.
+        file: that must be in it.
+        name: of the option that gives the path.
+        expected: what the folder must be, in words.
+
+    Raises:
+        ArgumentError: saying what is missing.
+    """
+    if (path / file).is_file():
+        return
+    missing = f"there is no {file} in it" if path.is_dir() else "it is not a folder"
+    missing = missing if os.path.lexists(path) else "there is no such folder"
+    raise ArgumentError(name, f"must be {expected}, got {path}: {missing}")
+
+
+def check_possible(path: Path, name: str) -> None:
+    """Refuse a path that cannot be a folder that is written to; nothing is created.
+
+    Args:
+        path: of the folder.
+        name: of the option that gives the path.
+
+    Raises:
+        ArgumentError: if it, or what it is in, is a file or cannot be written to.
+    """
+    try:
+        existing = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+        reason = "" if existing.is_dir() else f"{existing} is not a folder"
+        if not (reason or os.access(existing, os.W_OK | os.X_OK)):
+            reason = f"{existing} cannot be written to"
+    except OSError as error:  # such as a name that is too long
+        reason = str(error.strerror)
+    if reason:
+        raise ArgumentError(name, f"must be a folder, got {path}: {reason}")
+
+
 def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:
     """Create a folder and lock it against other processes.
 
@@ -343,7 +397,7 @@ def provenance(command_line: str | None = None) -> dict[str, Any]:
         "command": command_line or shlex.join(["vit-patch", *sys.argv[1:]]),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "machine": f"{processor_name()}, {n_threads} thread{'s' * (n_threads > 1)}",
+        "machine": f"{processor_name()}, {counted(n_threads, 'thread')}",
     }
 
 
@@ -361,7 +415,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write indented JSON, with null for NaN and infinity."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as partial:
-        partial.write_text(text + "\n")
+        # Bytes in names that are not UTF-8 become \udcff, as in JSON.
+        partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _finite(value: Any) -> Any:

@@ -99,7 +99,7 @@ class RunTables:
         for name, text in self._texts.items():
             if text:
                 with replacing(self.folder / name) as partial:
-                    partial.write_text(text)
+                    partial.write_text(text, encoding="utf-8", newline="\n")
 
     def scale_progress(self, factor: float) -> None:
         """Multiply the progress in the tables that are loaded, as of a run that is extended."""

@@ -30,7 +30,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         log: path of a file that is appended to.
     """
     become_worker()
-    with Path(log).open("a", buffering=1) as file:
+    with Path(log).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
         warnings.showwarning = show_warning

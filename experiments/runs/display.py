@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from vit_patch_env.checks import counted
 from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
@@ -104,7 +105,7 @@ class Display(LiveDisplay):
         if not self.console.is_terminal:
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
             used = f" ({epoch.progress:.0%})" if self.n_epochs is None else ""
-            skipped = f", {epoch.n_skipped} steps skipped" if epoch.n_skipped else ""
+            skipped = f", {counted(epoch.n_skipped, 'step')} skipped" if epoch.n_skipped else ""
             self._print(
                 f"epoch {self._epoch(epoch.epoch)}{used}: loss {epoch.train_loss:.3f}, "
                 f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
@@ -132,12 +133,16 @@ def show_cost(result: dict[str, Any], n_patches: int, console: Console) -> None:
     """Print the run's times and number of patches."""
     seconds = result["train_seconds"] + result["agent_seconds"]
     skipped = result["n_skipped"]
-    note = f" {skipped} steps changed nothing, as their gradient was not finite." if skipped else ""
+    note = ""
+    if skipped:
+        note = f" {counted(skipped, 'step')} changed nothing, as the gradient was not finite."
     print_line(
-        f"Trained for {result['n_steps']} steps in {seconds:.1f} s on {result['device_name']} "
+        f"Trained for {counted(result['n_steps'], 'step')} in {seconds:.1f} s on "
+        f"{result['device_name']} "
         f"({result['precision']}): {result['train_seconds']:.1f} s the ViT, "
         f"{result['agent_seconds']:.1f} s the agent; "
-        f"{result['n_selected_mean']:.1f} of {n_patches} patches per step on average.{note}",
+        f"{result['n_selected_mean']:.1f} of {counted(n_patches, 'patch')} per step on "
+        f"average.{note}",
         console,
     )
 

@@ -8,6 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv, evaluate_agent
 from vit_patch_env.agent_evaluation import EpisodeName
+from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
 from vit_patch_env.experiments.options.commands import ActionsName
@@ -37,7 +38,7 @@ def evaluate_on_test(
 
 def run_length(env: ViTPatchSelectEnv) -> str:
     """The length of a run, in words."""
-    epochs = f"{env.epochs} epochs of {env.steps_per_epoch} steps"
+    epochs = f"{counted(env.epochs, 'epoch')} of {counted(env.steps_per_epoch, 'step')}"
     return {
         "epochs": epochs,
         "flops": f"the FLOPs of {epochs} on all patches",

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import InputError
 from vit_patch_env.data.downloads import without_downloads
-from vit_patch_env.experiments.agents_by_name.factory import make_agent
+from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
 from vit_patch_env.experiments.process.output import loaded
 from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, VIT, RunFolder
@@ -44,6 +44,7 @@ class Evaluation:
                 missing.
         """
         folder = RunFolder(self.options.run)
+        folder.check_finished("run")
         folder.check_files(CONFIG, VIT, AGENT)
         result = folder.read_result()
         trained = folder.options
@@ -53,6 +54,10 @@ class Evaluation:
             device=self.options.device or trained.env.device,
         )
         self.env = make_env(env)
+        # A run that repeats another run's numbers of patches also has them in its own folder.
+        follow = None if trained.follow is None else str(folder.path)
+        saved = replace(trained, agent=str(folder.agent), follow=follow)
+        check_agent(saved, self.env)
         # Nothing is written to a folder that a run from elsewhere names.
         named_by_file = self.options.data_dir is None and env.data_dir is not None
         with without_downloads() if named_by_file else nullcontext():
@@ -69,9 +74,6 @@ class Evaluation:
                 f"expected the ViT's weights in {folder.vit}, got: {reason}"
             ) from error
         self.actions = trained.actions
-        # A run that repeats another run's numbers of patches also has them in its own folder.
-        follow = None if trained.follow is None else str(folder.path)
-        saved = replace(trained, agent=str(folder.agent), follow=follow)
         self.agent = make_agent(saved, self.env)
 
     def run(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.agents_by_name.factory import agent_kind
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.models import model_class
@@ -57,7 +57,7 @@ def extension(saved: TrainOptions, name: str, value: float | None, *, agreed: bo
     if dependent and not agreed:
         raise ArgumentError(
             name,
-            f"must be that of the resumed run, {before}, or --extend be given, as "
+            f"must be that of the resumed run, {before}, or {named('extend')} be given, as "
             f"{' and '.join(dependent)} of a longer run would begin in its middle, so that the "
             f"result is not that of a new run, got {value}",
         )

@@ -22,12 +22,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
@@ -45,7 +46,7 @@ from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server
-from vit_patch_env.experiments.run_folder.folder import lock_folder, provenance
+from vit_patch_env.experiments.run_folder.folder import check_possible, lock_folder, provenance
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
@@ -95,10 +96,12 @@ class Pretraining:
                 raise ArgumentError(
                     "out",
                     f"must be a new file, got {self.path}, whose pretraining was interrupted: "
-                    f"resume it (--resume {self.path}), or add --overwrite",
+                    f"resume it ({named('resume')} {self.path}), or add {named('overwrite')}",
                 )
             if self.path.exists():
-                raise ArgumentError("out", f"must be a new file, got {self.path}: add --overwrite")
+                raise ArgumentError(
+                    "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
+                )
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
@@ -113,7 +116,9 @@ class Pretraining:
                 **options.of_agent,
             )
         )
+        check_possible(self.path.parent, "out")
         self.env = make_env(self.train_options.env)
+        check_agent(self.train_options, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
@@ -156,8 +161,8 @@ class Pretraining:
         """The signals received, which end it early."""
         options, episodes, resumed = self.options, self.episodes, self.checkpoint.resumed_steps
         self._say(
-            f"{options.agent} learns over {options.episodes} runs of about "
-            f"{self.env.expected_steps} steps, {options.jobs} at a time"
+            f"{options.agent} learns over {counted(options.episodes, 'run')} of about "
+            f"{counted(self.env.expected_steps, 'step')}, {options.jobs:,} at a time"
             f"{'' if resumed is None else f', resumed at step {resumed}'}."
         )
         with stopping(self._request_stop) as received, self._environments() as vec_env:
@@ -165,10 +170,10 @@ class Pretraining:
             agent.learn(self.env.max_steps * options.episodes, callback=self.checkpoint)
         self._save(agent)
         if self.checkpoint.stopped:
-            quoted = shlex.quote(str(self.path))
+            n_runs = counted(len(episodes.returns), "run")
             say(
-                f"stopped after {len(episodes.returns)} runs, which the agent in {self.path} has "
-                f"learned from; resume with: vit-patch pretrain --resume {quoted}"
+                f"stopped after {n_runs}, which the agent in {self.path} has learned from; resume "
+                f"with: vit-patch pretrain --resume {shlex.quote(str(self.path))}"
             )
             return received
         self.folder.remove()

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, check_utf8
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
 from vit_patch_env.experiments.process.messages import say
-from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder, check_holds
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension, extension
 from vit_patch_env.experiments.runs.own_files import with_own_files
 
@@ -27,6 +27,7 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
     """
     assert options.resume is not None
     folder = RunFolder(options.resume)
+    check_holds(folder.path, CONFIG, "resume", "the folder of a run")
     saved = folder.options
     if options.out is not None:
         raise ArgumentError(
@@ -91,4 +92,7 @@ def with_absolute_paths(options: TrainOptions) -> TrainOptions:
         agent = str(path.resolve())
     if follow is not None:
         follow = str(Path(follow).resolve())
+    # Also those above the given ones.
+    check_utf8(data_dir=None if env.data_dir is None else str(env.data_dir), agent=agent)
+    check_utf8(follow=follow)
     return replace(options, env=env, agent=agent, follow=follow)

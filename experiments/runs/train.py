@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,
@@ -25,6 +25,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
 )
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
@@ -35,7 +36,7 @@ from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
 from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.run_folder.folder import RunFolder, device_name
+from vit_patch_env.experiments.run_folder.folder import RunFolder, check_possible, device_name
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
@@ -92,7 +93,7 @@ class Run:
         if self.resumes:
             options, self.extension = resumed_options(options)
         elif options.extend:
-            raise ArgumentError("extend", "is for a run to --resume, got none")
+            raise ArgumentError("extend", f"is for a run to {named('resume')}, got none")
         options = with_absolute_paths(options)
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
@@ -101,7 +102,9 @@ class Run:
         self.agent_used = used.agent
         if not (self.resumes or options.overwrite):
             self.folder.check_free()
+        check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
+        check_agent(used, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(used, self.env)
@@ -200,8 +203,8 @@ class Run:
         resumed = self.checkpoint.resumed_steps
         restarts = self.resumes and resumed is None
         self._say(
-            f"{n_train} training, {n_val} validation and {n_test} test images of "
-            f"{len(env.data.classes)} classes. "
+            f"{n_train:,} training, {n_val:,} validation and {counted(n_test, 'test image')} of "
+            f"{counted(len(env.data.classes), 'class')}. "
             f"Training for {run_length(env)}, "
             f"patches picked by {options.agent}"
             + ("" if resumed is None else f", resumed at step {resumed}")
@@ -259,7 +262,7 @@ class Run:
 
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
-        self._say(f"Evaluating on {len(env.data.test.labels)} test images ...")
+        self._say(f"Evaluating on {counted(len(env.data.test.labels), 'test image')} ...")
         model, images = env.last_episode.model, env.image_statistics()
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))

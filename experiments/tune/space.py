@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import Argument, Search, declared
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_kind
 from vit_patch_env.experiments.agents_by_name.stable_baselines import (
@@ -82,8 +82,8 @@ def searched_dimensions(
         if name not in known:
             raise ArgumentError(
                 "search",
-                f"must be among {', '.join(known)} for agent {options.agent} and reward "
-                f"{options.env.reward}, got {shown(typed)}",
+                f"must be among {', '.join(known)} for {named('agent')} {options.agent} and "
+                f"{named('reward')} {options.env.reward}, got {shown(typed)}",
             )
     chosen = [one for one in known.values() if (one.name in wanted if wanted else not one.given)]
     if not chosen:

@@ -17,14 +17,16 @@ from rich.console import Console
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.arguments import from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
+    check_agent,
     make_agent,
     resolve_agent,
 )
+from vit_patch_env.experiments.agents_by_name.table import before_images
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
 from vit_patch_env.experiments.process.messages import (
@@ -49,6 +51,7 @@ from vit_patch_env.experiments.process.workers import (
 )
 from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
+    check_possible,
     lock_folder,
     provenance,
     write_json,
@@ -109,6 +112,9 @@ class Tuning:
         self.train_options = self._checked_options()
         options = self.options
         env = make_env(self.train_options.env)
+        check_agent(self.train_options, env)
+        self._searched(before_images(env), options.given)
+        self._check_folder()
         if self.is_worker:
             self.data = env.data
         else:
@@ -185,6 +191,21 @@ class Tuning:
         """What the study searches, if the values of these names are given."""
         return searched_dimensions(self.train_options, env, self.options.search, given)
 
+    def _check_folder(self) -> None:
+        """Refuse a folder that holds another study, or anything else, as far as options tell."""
+        check_possible(self.path, "out")
+        path = self.path / CONFIG
+        if path.exists():
+            self._compare(_saved_options(path))
+        elif self.path.is_dir():
+            held = [one.name for one in self.path.iterdir() if one.name != LOCK]
+            if held:
+                raise ArgumentError(
+                    "out",
+                    f"must be a new folder or that of a study, got {self.path}, which holds "
+                    f"{min(held)}",
+                )
+
     def _prepare_folder(self, env: ViTPatchSelectEnv) -> None:
         """Write the study's configuration, or compare it with the folder's.
 
@@ -194,17 +215,11 @@ class Tuning:
         """
         lock = lock_folder(self.path, "out", timeout=60)
         try:
+            self._check_folder()  # again, as another process may have created one
             path = self.path / CONFIG
             if path.exists():
-                self._compare(_saved_options(path), env)
+                self._compare_dimensions(_saved_options(path), env)
                 return
-            held = [one.name for one in self.path.iterdir() if one.name != LOCK]
-            if held:
-                raise ArgumentError(
-                    "out",
-                    f"must be a new folder or that of a study, got {self.path}, which holds "
-                    f"{min(held)}",
-                )
             from vit_patch_env.experiments.tune.summary import tune_command
 
             made = provenance(tune_command(self.options))
@@ -213,16 +228,19 @@ class Tuning:
         finally:
             lock.release()
 
-    def _compare(self, saved: TuneOptions, env: ViTPatchSelectEnv) -> None:
+    def _compare(self, saved: TuneOptions) -> None:
         """Refuse options that the folder's study does not have."""
         may_differ, given = same_run(saved), flat(self.options)
         for name, value in flat(saved).items():
             if name not in may_differ and given[name] != value:
                 raise ArgumentError(
                     "out",
-                    f"must be a folder without another study, got {self.path}, made with {name} "
-                    f"{value} instead of {given[name]}",
+                    f"must be a folder without another study, got {self.path}, made with "
+                    f"{named(name)} {value} instead of {given[name]}",
                 )
+
+    def _compare_dimensions(self, saved: TuneOptions, env: ViTPatchSelectEnv) -> None:
+        """Refuse a study that searches other values."""
         names = [one.name for one in self.dimensions]
         before = [one.name for one in self._searched(env, saved.given)]
         differing = [name for name in (*before, *names) if (name in before) != (name in names)]
@@ -239,11 +257,11 @@ class Tuning:
         n_before = sum(one.state != "interrupted" for one in self.study.records())
         n_runs = len(self.options.seeds)
         self._say(
-            f"{self.options.trials} trials of {run_length(env)}"
-            + (f", {n_runs} runs each" if n_runs > 1 else "")
-            + f": {len(self.dimensions)} values of {self.options.agent} and its reward, judged on "
-            f"{len(self.data.val.labels)} validation images"
-            + (f"; {n_before} trials have been started before" if n_before else "")
+            f"{counted(self.options.trials, 'trial')} of {run_length(env)}"
+            + (f", {counted(n_runs, 'run')} each" if n_runs > 1 else "")
+            + f": {counted(len(self.dimensions), 'value')} of {self.options.agent} and its "
+            f"reward, judged on {counted(len(self.data.val.labels), 'validation image')}"
+            + (f"; {counted(n_before, 'trial')} started before" if n_before else "")
             + f". The study is in {self.path}."
         )
 

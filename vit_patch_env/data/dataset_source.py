@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, counted
 from vit_patch_env.data.images import UNTRAINED, Images, Indices, Request, at
 from vit_patch_env.data.item_set import ItemSet, Numbers
 from vit_patch_env.data.resize import Form
@@ -72,8 +72,8 @@ class DatasetSource(Source):
         warn_skipped([self.name(position) for position in positions[~usable]], len(positions))
         if streamed:
             self.notes.append(
-                f"{len(positions):,} images ({n_bytes / 1e9:.1f} GB) are read from the data set "
-                "again in every batch"
+                f"{counted(len(positions), 'image')} ({n_bytes / 1e9:.1f} GB) are read from the "
+                "data set again in every batch"
             )
         self._streamed = streamed
         return usable

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import torch
 
-from vit_patch_env.checks import ArgumentError, check_choice
+from vit_patch_env.checks import ArgumentError, check_choice, named
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.resize import Form
@@ -102,7 +102,7 @@ def check_dataset(name: str, data_dir: str | Path | None) -> None:
 
         if data_dir is None:
             raise ArgumentError(
-                "dataset", "'folder' needs data_dir, the folder of images, got None"
+                "dataset", f"'folder' needs {named('data_dir')}, the folder of images, got None"
             )
         check_layout(Path(data_dir), SUFFIXES)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, counted, named
 from vit_patch_env.data.images import UNTRAINED, Request, digests
 from vit_patch_env.data.item_reader import ItemReader, Items
 from vit_patch_env.data.items import ItemError, Label, n_items
@@ -155,7 +155,7 @@ class ItemSet:
         n_channels = images.shape[1]
         if len(images) and n_channels > self._images.shape[1]:
             size = self._form.image_size
-            purpose = f"{n} images of image_size {size}"
+            purpose = f"{counted(n, 'image')} of {named('image_size')} {size}"
             check_fits(n * n_channels * size**2, purpose)
             grown = torch.empty(n, n_channels, size, size, dtype=torch.uint8, device="cpu")
             self._images = grown.copy_(self._images) if self._images.shape[1] else grown

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted
 from vit_patch_env.data.generators import seeded_generators
 from vit_patch_env.data.images import UNTRAINED
 from vit_patch_env.data.items import (
@@ -202,7 +202,7 @@ def number_sets(
     if len(classes) != len(own) or set(classes) == set(own):
         raise ArgumentError(
             "classes",
-            f"must be names for the data set's {len(own)} classes in their order, "
+            f"must be names for the data set's {counted(len(own), 'class')} in their order, "
             f"{listed(own)}, got {listed(classes)}",
         )
     return NumberedSets(numbers, tuple(classes))

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_patch_env.checks import InputError, shown
-from vit_patch_env.data.left_out import LeftOut, counted
+from vit_patch_env.checks import InputError, counted, shown
+from vit_patch_env.data.left_out import LeftOut
 from vit_patch_env.data.listing import joined
 from vit_patch_env.data.split_names import split_of_word
 from vit_patch_env.names import SplitName

@@ -5,9 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, counted
 from vit_patch_env.data.labels_file import Header, header_problem, read_header
-from vit_patch_env.data.left_out import counted
 from vit_patch_env.data.listing import Folder, FolderId, Folders, joined
 from vit_patch_env.data.split_names import (
     is_wrapper,

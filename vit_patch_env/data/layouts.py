@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, counted
 from vit_patch_env.data.labels_file import Header, Row, read_rows
 from vit_patch_env.data.layout_plan import (
     PURPOSES,
@@ -20,7 +20,7 @@ from vit_patch_env.data.layout_plan import (
     says_only_split,
     too_few_classes,
 )
-from vit_patch_env.data.left_out import LeftOut, counted
+from vit_patch_env.data.left_out import LeftOut
 from vit_patch_env.data.listing import Folder, FolderId, Folders, Listing, joined, walk
 from vit_patch_env.names import SplitName
 from vit_patch_env.system.shown import escaped, listed

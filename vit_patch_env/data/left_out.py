@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from vit_patch_env.checks import counted
 from vit_patch_env.system.shown import listed
 
 _EXPECTED = {
@@ -9,16 +10,6 @@ _EXPECTED = {
     "empty folder", "folder reached twice by links",
 }  # fmt: skip
 """What even a folder that people call empty may hold."""
-
-_PLURALS = {
-    "class": "classes",
-    "file that is no image": "files that are no images",
-    "folder reached twice by links": "folders reached twice by links",
-    "image outside class folders": "images outside class folders",
-    "image without a row": "images without a row",
-    "row that repeats a file": "rows that repeat a file",
-}  # fmt: skip
-"""Of nouns that more than an "s" is needed for."""
 
 
 class LeftOut:
@@ -65,8 +56,3 @@ class LeftOut:
             shown = f" ({listed(sorted(names))})" if names else ""
             parts.append(f"{counted(self.counts[kind], kind)}{shown}")
         return ", ".join(parts)
-
-
-def counted(count: int, noun: str) -> str:
-    """A count and its noun: "1 hidden file", "1,200 files that are no images"."""
-    return f"{count:,} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"

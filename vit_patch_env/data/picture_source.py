@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, counted, named
 from vit_patch_env.data.decoding import Decoded, Encoded, decode, decoder
 from vit_patch_env.data.encoded import Pictures
 from vit_patch_env.data.images import Images, Indices, at
@@ -122,11 +122,11 @@ class PictureSource(Source):
         stored = [StoredImages(self, part) for part in positions]
         if where_to_keep(images, n_bytes) == "stream":
             self.notes.append(
-                f"{n_images:,} images of {size} x {size} pixels ({n_bytes / 1e9:.1f} GB) are read "
-                f"from {store.folder} batch by batch"
+                f"{counted(n_images, 'image')} of {size} x {size} pixels ({n_bytes / 1e9:.1f} "
+                f"GB) are read from {store.folder} batch by batch"
             )
             return list(stored)
-        check_fits(n_bytes, f"{n_images} images of image_size {size}")
+        check_fits(n_bytes, f"{counted(n_images, 'image')} of {named('image_size')} {size}")
         return [part[:] for part in stored]
 
     def contents(self, positions: Positions, images: Images) -> list[bytes]:

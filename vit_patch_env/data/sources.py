@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_patch_env.checks import counted
 from vit_patch_env.data.images import Images, Indices, at, digests, in_batches
 from vit_patch_env.data.resize import Form, resize_images
 from vit_patch_env.names import ImagesName
@@ -152,8 +153,8 @@ class ArraySource(Source):
         n_bytes = sum(math.prod(part.shape) for part in parts)
         if where_to_keep(images, n_bytes) == "stream":
             self.notes.append(
-                f"{sum(map(len, parts)):,} images ({n_bytes / 1e9:.1f} GB) are resized batch by "
-                "batch"
+                f"{counted(sum(map(len, parts)), 'image')} ({n_bytes / 1e9:.1f} GB) are resized "
+                "batch by batch"
             )
             return list(parts)
         check_fits(n_bytes, f"images of image_size {self._form.image_size}")
@@ -205,7 +206,7 @@ def warn_skipped(names: Sequence[str], n_images: int) -> None:
     """Say how many of `n_images` cannot be read, and which, if there are any."""
     if names:
         warnings.warn(
-            f"{len(names)} of {n_images} images cannot be read and are skipped: "
+            f"{len(names):,} of {counted(n_images, 'image')} cannot be read and are skipped: "
             + ", ".join(sorted(names)),
             stacklevel=3,
         )

@@ -11,7 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.checks import ArgumentError, InnerShare, InputError, Share, check, check_choice
+from vit_patch_env.checks import (
+    ArgumentError,
+    InnerShare,
+    InputError,
+    Share,
+    check,
+    check_choice,
+    counted,
+    named,
+)
 from vit_patch_env.data.images import Images, channel_sums
 from vit_patch_env.data.sources import Positions, Source
 from vit_patch_env.names import ImagesName
@@ -161,8 +170,8 @@ def _choose(
         _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
     elif n_unused:
         source.notes.append(
-            f"train_fraction {train_fraction} leaves out {n_unused} of {len(train):,} images, "
-            f"fewer than one of each of {len(source.classes)} classes: all are used"
+            f"a share of {train_fraction} of {counted(len(train), 'training image')} leaves out "
+            f"fewer than one of each of {counted(len(source.classes), 'class')}: all are used"
         )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
@@ -198,9 +207,9 @@ def _stratified(
         )
     if n_smaller < len(present):
         problem = (
-            f"must leave at least one image of each of {len(present)} classes in both parts, "
-            f"got {share}, which splits {len(positions)} images into {len(positions) - n_part} and "
-            f"{n_part}; the smallest class, {smallest}, has "
+            f"must leave at least one image of each of {counted(len(present), 'class')} in both "
+            f"parts, got {share}, which splits {counted(len(positions), 'image')} into "
+            f"{len(positions) - n_part:,} and {n_part:,}; the smallest class, {smallest}, has "
             f"{counts.min()}"
         )
         if purpose.endswith("_fraction"):
@@ -213,7 +222,7 @@ def _stratified(
 
 
 def _of(purpose: str, share: float) -> str:
-    return f"{purpose} {share}" if purpose.endswith("_fraction") else f"{purpose} of {share}"
+    return f"{named(purpose)} {share}" if purpose.endswith("_fraction") else f"{purpose} of {share}"
 
 
 def _duplicates(source: Source, parts: Sequence[Positions], images: Sequence[Images]) -> list[str]:
@@ -256,6 +265,6 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
         elif missing:
             notes.append(
                 f"no {name} images of {listed(missing)}: macro metrics are over the other "
-                f"{len(source.classes) - len(missing)} classes"
+                f"{counted(len(source.classes) - len(missing), 'class')}"
             )
     return notes

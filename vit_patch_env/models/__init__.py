@@ -8,7 +8,7 @@ in addition to the dropped patches.
 import importlib.util
 from typing import TYPE_CHECKING, Any, get_args
 
-from vit_patch_env.checks import ArgumentError, Share, check, check_choice
+from vit_patch_env.checks import ArgumentError, Share, check, check_choice, named
 from vit_patch_env.names import ModelName
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def check_model(name: ModelName, keep_rate: float | None = None) -> None:
         names = get_args(ModelName)
         owners = [one for one in names if model_class(one).published_keep_rate is not None]
         if name not in owners:
-            raise ArgumentError("keep_rate", f"belongs to {', '.join(owners)}, got model {name}")
+            raise ArgumentError(
+                "keep_rate", f"belongs to {', '.join(owners)}, got {named('model')} {name}"
+            )
         check(Share, keep_rate=keep_rate)
     package = model_class(name).package
     if package and importlib.util.find_spec(package.replace("-", "_")) is None:

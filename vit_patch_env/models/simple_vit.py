@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, named
 from vit_patch_env.models.layers.block import Block
 from vit_patch_env.patches.grid import patches_per_side
 from vit_patch_env.patches.selection import select_tokens
@@ -23,7 +23,7 @@ def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_
         ValueError: if dim is not divisible by 4 (a sine and a cosine for each axis).
     """
     if dim % 4:
-        raise InputError(f"dim must be divisible by 4, got {dim}")
+        raise InputError(f"{named('dim')} must be divisible by 4, got {dim}")
     n_frequencies = dim // 4
     omega = temperature ** -torch.linspace(0, 1, n_frequencies, dtype=torch.float32)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -88,7 +88,7 @@ class SimpleViT(nn.Module):
         if patch_dim == 1:
             raise InputError(
                 "a patch must have two values or more, since the embedding begins with a LayerNorm "
-                "over them, got patch_size=1 on images of one channel"
+                f"over them, got {named('patch_size')} 1 on images of one channel"
             )
         self.patch_size = patch_size
         self.n_patches = side**2

@@ -1,6 +1,6 @@
 """The grid of patches that an image is cut into."""
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 
 
 def patches_per_side(image_size: int, patch_size: int) -> int:
@@ -12,7 +12,7 @@ def patches_per_side(image_size: int, patch_size: int) -> int:
     if patch_size < 1 or image_size < patch_size or image_size % patch_size:
         raise ArgumentError(
             "image_size",
-            f"must be divisible by patch_size, got image_size={image_size} "
-            f"and patch_size={patch_size}",
+            f"must be divisible by {named('patch_size')}, got {named('image_size')} {image_size} "
+            f"and {named('patch_size')} {patch_size}",
         )
     return image_size // patch_size

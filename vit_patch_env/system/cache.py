@@ -14,6 +14,7 @@ from platformdirs import user_cache_path
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.reading import read_end
+from vit_patch_env.system.home import CACHES, is_usable, private_folder
 
 IMAGES = "images"
 """Subfolder of the cache with a folder for each store of decoded images."""
@@ -31,10 +32,24 @@ LIMIT_VARIABLE = "VIT_PATCH_CACHE_GB"
 
 _DEFAULT_LIMIT = 100.0
 
+_NAME = "vit-patch-env"
+
 
 def cache_dir() -> Path:
-    """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache."""
-    return user_cache_path("vit-patch-env", appauthor=False)
+    """The user's cache folder for this package; on Linux in XDG_CACHE_HOME or ~/.cache.
+
+    Without a home, or with one that cannot be written, it is in a private temporary folder.
+
+    Raises:
+        InputError: if that cannot be used either.
+    """
+    try:
+        path = user_cache_path(_NAME, appauthor=False)
+    except RuntimeError:  # without a home; of older versions of platformdirs it is below "~"
+        path = Path("~")
+    if is_usable(path) or (os.environ.get("XDG_CACHE_HOME") and path.is_absolute()):
+        return path
+    return private_folder() / CACHES / _NAME
 
 
 class Entry(NamedTuple):

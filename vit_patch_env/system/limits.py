@@ -32,7 +32,7 @@ def available_memory(device: torch.device | None = None) -> int:
         available.append(1024 * number_after(_MEMINFO, "MemAvailable:"))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY and (_SELF / "statm").exists():
-        pages = int((_SELF / "statm").read_text().split()[0])
+        pages = int((_SELF / "statm").read_text(encoding="utf-8").split()[0])
         available.append(address_space - pages * os.sysconf("SC_PAGE_SIZE"))
     return max(min(available), 0)
 
@@ -76,7 +76,7 @@ def _cgroup_folders() -> Iterator[tuple[Path, str, str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -107,7 +107,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
         with suppress(OSError):  # not allowed in some containers
-            _CLEAR.write_text("5")
+            _CLEAR.write_text("5", encoding="utf-8")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -73,6 +73,11 @@ def enable(enabled: bool) -> None:
     _enabled = enabled
 
 
+def is_enabled() -> bool:
+    """Whether this process may use the kernel, as `enable` sets it."""
+    return _enabled
+
+
 @cache
 def _built(dtype: torch.dtype) -> ctypes.CDLL | None:
     try:
