@@ -6,6 +6,7 @@ tests/test_faults.py injects a few of them.
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from tests.faults.commands import CommandFaults
 from tests.faults.injection import Faults, Outcome, damages, unfinished_run
 from tests.faults.runs import AGENTS
 from vit_patch_env.experiments.cli import parse
@@ -66,6 +68,15 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def commit() -> str:
+    """The commit of the code."""
+    words = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip() or "unknown"
+
+
 def write_outcome(path: Path, text: str) -> None:
     """Replace the text between the markers of a Markdown file."""
     begin, stop = "<!-- outcome -->", "<!-- /outcome -->"
@@ -94,13 +105,21 @@ def run_all() -> int:
         folder = Path(name)
         print("measuring the cost of checkpoints ...", flush=True)
         cost = checkpoint_cost(folder)
-        faults = Faults(folder, given.seed)
+        faults, of_commands = Faults(folder, given.seed), CommandFaults(folder, given.seed)
+        some, few = max(given.runs // 3, 1), max(given.runs // 5, 1)
         outcomes = []
         for part in (
             lambda: faults.kills(given.runs, agents),
             lambda: faults.stops(max(given.runs // 2, 1), agents),
-            lambda: faults.full_disks(max(given.runs // 5, 1), agents),
-            lambda: faults.workers(max(given.runs // 5, 1), ["simple_vit", "agentvit"]),
+            lambda: faults.full_disks(few, agents),
+            lambda: faults.workers(few, ["simple_vit", "agentvit"]),
+            lambda: of_commands.groups(some),
+            lambda: of_commands.servers(few),
+            lambda: of_commands.starts(2 * given.runs),
+            lambda: of_commands.compilations(few),
+            lambda: of_commands.pretrainings(few),
+            lambda: of_commands.benches(few),
+            lambda: of_commands.reports(few),
             *(
                 lambda agent=agent: damages(
                     unfinished_run(folder, agent) / "checkpoints", 20, 200, faults.rng
@@ -128,7 +147,7 @@ def run_all() -> int:
         f"Measured by `python -m tests.faults --runs {given.runs} --seed {given.seed}`, the last "
         f"part of `make faults`, in {(time.monotonic() - began) / 60:.0f} min on "
         f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}.\n\n{table(outcomes)}\n\n"
+        f"torch {torch.__version__}, at commit {commit()}.\n\n{table(outcomes)}\n\n"
         f"A checkpoint of the paper's ViT and agent has {cost['megabytes']:.0f} MB and takes "
         f"{cost['seconds']:.2f} s. The agent's snapshots at the start of rollouts take "
         f"{1e3 * cost['snapshot_seconds']:.2f} ms per step of {1e3 * cost['step_seconds']:.0f} ms. "
