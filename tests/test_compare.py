@@ -184,7 +184,7 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
     try:
         config.write_text(text.replace('"model": "tome"', '"model": "evit"'))
         line = refused(capsys, "compare", *options)
-        assert f"{config.parent} is a run of another configuration (model evit instead" in line
+        assert f"{config.parent} is a run of another configuration (--model evit instead" in line
     finally:
         config.write_text(text)
 

@@ -252,7 +252,7 @@ class Comparison:
             if differing:
                 raise InputError(
                     f"{task.folder.path} is a run of another configuration ({differing}): "
-                    "remove it or choose another {named('out')}"
+                    f"remove it or choose another {named('out')}"
                 )
             if METHODS[task.method].agent == "matched" and task.followed is not None:
                 counts = [one.folder.read_steps() for one in (task, task.followed)]
