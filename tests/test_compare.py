@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import shlex
@@ -179,14 +180,21 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
     assert "made with --epochs 2 instead of 3" in line
     line = refused(capsys, "compare", *options, "--std", "0.2", "0.2", "0.3")
     assert "made with --std None instead of [0.2, 0.2, 0.3]" in line
-    config = smoke / "runs" / "tome__3" / "config.json"
-    text = config.read_text()
+    run = smoke / "runs" / "tome__3"
+    texts = {path: path.read_text() for path in (run / "config.json", run / "result.json")}
+    config, result = texts
     try:
-        config.write_text(text.replace('"model": "tome"', '"model": "evit"'))
+        config.write_text(texts[config].replace('"model": "tome"', '"model": "evit"'))
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in
+                   (texts[config], config.read_text())]  # fmt: skip
         line = refused(capsys, "compare", *options)
-        assert f"{config.parent} is a run of another configuration (--model evit instead" in line
+        assert f"{run}: damaged: config.json cannot be read: its checksum is not that in" in line
+        result.write_text(texts[result].replace(*digests))
+        line = refused(capsys, "compare", *options)
+        assert f"{run} is a run of another configuration (--model evit instead" in line
     finally:
-        config.write_text(text)
+        for path, text in texts.items():
+            path.write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def test_the_bandits_values_were_texts(texts, values):
 
 def test_a_run_is_evaluated_to_the_same_metrics():
     evaluation = Evaluation(EvaluateOptions(run=str(RUN)), Console(quiet=True))
-    evaluation.prepare()
+    with pytest.warns(UserWarning, match=r"without a checksum of config\.json$"):
+        evaluation.prepare()
     metrics = evaluation.run()["test"]
     for patches, expected in json.loads((RUN / "result.json").read_text())["test"].items():
         assert metrics[patches] == pytest.approx(expected, rel=1e-4)

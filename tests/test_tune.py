@@ -384,7 +384,7 @@ def test_parallel_jobs(tmp_path, capfd):
         (["--out", "others", *FEW], "the direction maximize in others/study.db, got: minimize"),
         (
             ["--out", "empty", *FEW],
-            "expected a study's options in empty/study.json, got: options must be an object, got",
+            "empty: damaged: expected options in study.json",
         ),
         (
             ["--out", "foreign", *FEW],

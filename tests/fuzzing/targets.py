@@ -191,6 +191,9 @@ def resumed(folder, name):
     agent, _ = new_agent(name)
     log, monitor = StepLog(), TrainingMonitor(max_episodes=1)  # as in `learn`
     checkpoint = RunCheckpoint(folder, every="never", callback=[monitor, log], resume=True)
+    checkpoint.folder.save = lambda *_: (
+        None
+    )  # of the resumed run, which is not to change the folder
     try:
         checkpoint.prepare()
         agent.learn(N_STEPS, callback=checkpoint)
