@@ -13,6 +13,7 @@ from vit_patch_env import load_dataset
 from vit_patch_env.experiments.bench.measuring import seconds, step_shares
 from vit_patch_env.experiments.bench.setups import Setup
 from vit_patch_env.experiments.process.forkserver import fork_context
+from vit_patch_env.experiments.process.workers import become_worker
 from vit_patch_env.system.memory import is_out_of_memory, peak_memory
 
 
@@ -99,6 +100,7 @@ def _serve(
     """Create a contender, warm it up, then answer requests until the connection is closed."""
     from vit_patch_env.experiments.bench import baselines, contenders
 
+    become_worker()
     try:
         images, device = load_dataset(**data), torch.device(device_type)
         kinds: dict[str, Callable[..., contenders.Contender]] = {
@@ -121,9 +123,12 @@ def _serve(
                 connection.send(step_shares(contender.steps, n_steps, device))
             else:
                 connection.send(seconds(getattr(contender, request), n_steps, device))
-    except EOFError:
+    except (EOFError, ConnectionError):  # the other process has ended
         return
     except Exception as error:
         out_of_memory = is_out_of_memory(error)
         text = f"{setup.name}, {setup.n_patches} patches, batches of {batch_size}: {error}"
-        connection.send(_Failure(out_of_memory, text if out_of_memory else traceback.format_exc()))
+        with suppress(ConnectionError):
+            connection.send(
+                _Failure(out_of_memory, text if out_of_memory else traceback.format_exc())
+            )

@@ -27,7 +27,7 @@ COMPARE = [
 ]  # fmt: skip
 
 PRETRAIN = [
-    "pretrain", *TINY_OPTIONS, "--batch-size", "16", "--epochs", "1", "--episodes", "60",
+    "pretrain", *TINY_OPTIONS, "--batch-size", "16", "--epochs", "1", "--episodes", "12",
     "--jobs", "2", "--checkpoint-every", "10",
 ]  # fmt: skip
 
@@ -49,7 +49,7 @@ class Command:
         with log.open("a") as output:
             self.process = subprocess.Popen(
                 [str(program), *args], stdout=output, stderr=output, start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | env, preexec_fn=_hear_interrupts,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | env, preexec_fn=_hear_signals,
             )  # fmt: skip
 
     @property
@@ -87,9 +87,10 @@ class Command:
         return False
 
 
-def _hear_interrupts() -> None:
-    """Hear SIGINT, which shells let programs in the background ignore."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _hear_signals() -> None:
+    """Hear SIGINT and SIGHUP, which programs in the background may ignore."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def processes() -> Iterator[tuple[int, list[str]]]:
