@@ -94,7 +94,7 @@ def main(args: list[str] | None = None) -> None:
             fail(error)
         try:
             _run(args, signals)
-        except (InputError, OSError, MemoryError) as error:  # all others are bugs
+        except (InputError, OSError) as error:  # all others are bugs
             if not signals.received:
                 fail(error)
         except BaseException:  # an interrupted import may raise anything
@@ -134,11 +134,11 @@ def _run(args: list[str], signals: Signals) -> None:
             command.prepare()
             signals.check()
             command.run()
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        first = str(error).splitlines()[0]
-        fail(f"out of memory{_memory_hint(options)}: {first}")
+        reason = "".join(f": {line}" for line in str(error).splitlines()[:1])
+        fail(f"out of memory{_memory_hint(options)}{reason}")
 
 
 def _memory_hint(options: Any) -> str:

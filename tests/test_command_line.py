@@ -21,8 +21,9 @@ from vit_patch_env.experiments.cli import COMMANDS, main, parse
 from vit_patch_env.experiments.options.names import on_command_line, option_name
 from vit_patch_env.experiments.process.messages import error_message, show_warning
 from vit_patch_env.experiments.process.streams import usable_streams
-from vit_patch_env.experiments.run_folder.folder import read_json, write_json
+from vit_patch_env.experiments.run_folder.folder import write_json
 from vit_patch_env.models.kernels import build
+from vit_patch_env.reading import read_json
 from vit_patch_env.system.interrupts import STOP_SIGNALS
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
@@ -110,7 +111,7 @@ def test_an_empty_data_dir_is_refused_in_python():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--resume", "/nope"], "--resume must be the folder of an interrupted run, got /nope: "
+        (["--resume", "/nope"], "--resume must be the folder of a run, got /nope: "
          "there is no such folder"),
         (["--resume", "{tmp}"], "there is no config.json in it"),
         (["--agent", "matched", "--follow", "/nope"], "--follow must be the folder of a finished "

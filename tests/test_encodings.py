@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("vit_patch_env", "agents", "experiments")
 TEXT = {"read_text", "write_text", "TextIOWrapper", "NamedTemporaryFile"}
-OTHERS = {"Image", "os", "zipfile", "webbrowser"}
+OTHERS = {"Image", "archive", "os", "zipfile", "webbrowser"}
 """Modules whose `open` is for something else."""
 
 

@@ -9,8 +9,9 @@ from tests.conftest import TINY_OPTIONS
 from tests.faults.runs import newest_step, trajectory
 from tests.test_cli import refused
 from tests.test_resume import stopped, train
-from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.runs.resume import resumed_options
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -189,3 +190,80 @@ def test_a_file_that_cannot_be_copied_is_named(tmp_path, capsys, random_run):
     words = ["--agent", "matched", "--follow", str(tmp_path / "nowhere")]
     line = refused(capsys, "train", *TINY_OPTIONS, *words, "--out", str(tmp_path / "run"))
     assert str(tmp_path / "nowhere") in line
+
+
+def test_a_damaged_run_is_not_extended(random_run, tmp_path, capsys):
+    run = shutil.copytree(random_run, tmp_path / "run")
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"heads": 2', '"heads": 4'))
+    line = refused(capsys, "train", "--resume", str(run), "--epochs", "4")
+    assert "config.json with the checksum in result.json" in line
+    assert RunFolder(run).is_finished
+
+
+def test_the_recorded_command_of_an_extended_run_is_that_of_a_new_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    train(run, "--agent", "quadratic", "--epochs", "2")
+    resume(run, "--epochs", "3", "--extend")
+    config = json.loads((run / "config.json").read_text())
+    assert "--extend" not in config["command"]
+    assert not config["options"]["extend"]
+
+
+def test_a_run_that_replaces_the_one_it_takes_its_agent_from(tmp_path):
+    run = tmp_path / "run"
+    words = ["--agent", "bandit", "--observation", "none+run", "--reward", "validation"]
+    train(run, *words)
+    before = (run / "agent.zip").read_bytes()
+    again = ["--agent", str(run / "agent.zip"), *words[2:], "--agent-learns"]
+    train(run, *again, "--overwrite")
+    assert (run / "given_agent.zip").read_bytes() == before
+    assert RunFolder(run).is_finished
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("name", ["followed", "3_epochs"])
+def test_nothing_is_written_through_links(kind, name, random_run, tmp_path, capsys):
+    run = shutil.copytree(random_run, tmp_path / "run")
+    outside = shutil.copytree(random_run, tmp_path / "outside")
+    before = {path: path.read_bytes() for path in (*run.iterdir(), *outside.iterdir())}
+    if kind == "link":
+        (run / name).symlink_to(outside)
+    else:
+        (run / name).touch()
+    if name == "followed":
+        args = ["train", *TINY_OPTIONS, "--agent", "random", "--out", str(run), "--overwrite"]
+    else:
+        args = ["train", "--resume", str(run), "--epochs", "4"]
+    line = refused(capsys, *args)
+    assert f"expected a folder or nothing in {run / name}, got a {kind}" in line
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_results_that_were_kept_are_removed_with_the_run(tmp_path):
+    run = tmp_path / "run"
+    train(run, "--agent", "random", "--epochs", "1")
+    resume(run, "--epochs", "2")
+    assert (run / "1_epochs").is_dir()
+    train(run, "--agent", "random", "--overwrite")
+    assert not (run / "1_epochs").exists()
+
+
+def test_extensions_that_are_none_change_nothing(tmp_path, capsys):
+    run = stopped(tmp_path / "run", "--agent", "random")
+    config = json.loads((run / "config.json").read_text())
+    none = {"name": "epochs", "before": 3, "after": 3, "dependent": [], "step": 3}
+    (run / "config.json").write_text(json.dumps({**config, "extensions": [none]}))
+    resume(run)
+    train(tmp_path / "whole", "--agent", "random")
+    assert course(run) == course(tmp_path / "whole")
+
+
+def test_what_is_typed_counts_though_it_is_the_default(tmp_path, random_run):
+    run = stopped(tmp_path / "run", "--agent", "random", "--checkpoint-every", "5")
+    options, _ = resumed_options(
+        parse(["train", "--resume", str(run), "--checkpoint-every", "5min"])
+    )
+    assert options.checkpoint_every == "5min"
+    options, _ = resumed_options(parse(["train", "--resume", str(run)]))
+    assert options.checkpoint_every == "5"

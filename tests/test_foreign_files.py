@@ -414,7 +414,7 @@ def test_a_finished_run_whose_checkpoint_cannot_be_removed_is_finished(
     words = ["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "random", "--out", str(out)]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        main([*words, "--checkpoint-every", "5"])
+        main([*words, "--checkpoint-every", "2"])
         assert ".ckpt cannot be removed: Operation not permitted" in capsys.readouterr().err
         assert RunFolder(out).is_finished
         with pytest.raises(SystemExit):

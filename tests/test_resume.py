@@ -110,7 +110,7 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, 
     for path in (broken / "checkpoints").iterdir():
         path.unlink()
     main(["train", "--resume", str(broken)])
-    assert "from the start, as there is no checkpoint yet" in capsys.readouterr().out
+    assert "from the start, as there is no checkpoint" in capsys.readouterr().out
     assert trajectory(broken) == expected
 
 
@@ -150,7 +150,7 @@ def test_a_folder_of_images_may_have_moved(make_folder, tmp_path, capsys):
 
 def test_a_finished_run_and_a_folder_without_one_are_refused(tmp_path, capsys):
     line = refused(capsys, "train", "--resume", str(tmp_path / "nowhere"))
-    assert "must be the folder of an interrupted run" in line
+    assert "must be the folder of a run, got" in line
     train(tmp_path / "run", "--agent", "random")
     line = refused(capsys, "train", "--resume", str(tmp_path / "run"))
     assert f"see its metrics with vit-patch evaluate {tmp_path / 'run'}" in line
@@ -170,7 +170,7 @@ def test_a_changed_configuration_is_detected(broken, capsys):
     config["options"]["env"]["learning_rate"] = 0.5
     path.write_text(json.dumps(config))
     line = refused(capsys, "train", "--resume", str(broken))
-    assert "got one of another: learning_rate 0.001 instead of 0.5" in line
+    assert "got one of another: --learning-rate 0.001 instead of 0.5" in line
 
 
 def test_damaged_checkpoints_are_refused_in_one_line(broken, capsys):

@@ -104,6 +104,6 @@ def test_dim_must_be_divisible_by_four(dim):
 @pytest.mark.parametrize(("image_size", "patch_size"), [(32, 5), (4, 8), (32, 0)])
 def test_image_size_must_be_divisible_by_patch_size(image_size, patch_size):
     with pytest.raises(
-        ValueError, match=f"got image_size={image_size} and patch_size={patch_size}"
+        ValueError, match=f"got image_size {image_size} and patch_size {patch_size}"
     ):
         patches_per_side(image_size, patch_size)

@@ -30,8 +30,9 @@ class RunCheckpoint(BaseCallback):
     """Saves agent, environments, random generators and callbacks regularly, and resumes from them.
 
     Works with any Stable-Baselines3 algorithm and those of this package, on environments in this
-    process. To resume, run the same script again with `resume=True`: create agent and environment
-    as before and call `learn` with the same number of steps. On the same machine and device, with
+    process, or in others in the wrapper `SavedLayers`. To resume, run the same script again with
+    `resume=True`: create agent and environment as before and call `learn` with the same number of
+    steps. On the same machine and device, with
     the same number of threads, the run continues exactly as if it had not been interrupted.
 
     A checkpoint holds the agent at the start of its rollout, the transitions since then, and the
@@ -274,6 +275,18 @@ class RunCheckpoint(BaseCallback):
         """Exclude time from the environments' measured training time."""
         if self.recorder.has_attr("exclude_time"):
             self.recorder.env_method("exclude_time", seconds)
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Name the checkpoint in what an algorithm raises while it is restored within the block."""
+        try:
+            yield
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # it raises anything for transitions of other shapes, say
+            if not self.restoring:
+                raise
+            raise self.restoring_error(error) from error
 
     @property
     def _source(self) -> Path:

@@ -7,7 +7,7 @@ from annotated_types import Interval
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from vit_patch_env.checks import InputError, shown
+from vit_patch_env.checks import InputError, named, shown
 
 _Count = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
@@ -109,7 +109,7 @@ def _difference(found: Any, expected: Any) -> str:
     if not (isinstance(found, dict) and isinstance(expected, dict)):
         return f"{shown(found)}, expected {shown(expected)}"
     return ", ".join(
-        f"{name} {found.get(name)} instead of {expected.get(name)}"
+        f"{named(name)} {found.get(name)} instead of {expected.get(name)}"
         for name in {**found, **expected}
         if not is_same(found.get(name), expected.get(name))
     )

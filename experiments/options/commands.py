@@ -91,7 +91,7 @@ class TrainOptions(AgentOptions):
     ] = False
     given: Annotated[
         Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
-    ] = ()
+    ] = field(default=(), compare=False)
     checkpoint_every: Annotated[
         str,
         SAME_RUN,
@@ -217,7 +217,7 @@ class PretrainOptions(AgentOptions):
     ] = None
     given: Annotated[
         Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
-    ] = ()
+    ] = field(default=(), compare=False)
     checkpoint_every: Annotated[str, SAME_RUN, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
 

@@ -29,6 +29,7 @@ def typed(options: Any, args: Sequence[str]) -> frozenset[str]:
         args: words of the command line that these options were parsed from.
     """
     words = {one[2:].partition("=")[0].replace("-", "_") for one in args if one[:2] == "--"}
+    words |= {one.removeprefix("no_") for one in words}
     return frozenset(name for name, _, _ in _flat(options) if name in words)
 
 

@@ -62,6 +62,9 @@ def _check_command(prog: str, kind: Any, words: _Words) -> None:
         if word in _HELP:
             return
         if word == "--":  # what follows are no options
+            after = words.rest[len(positional) :]
+            if after:
+                raise InputError(f"{prog} does not take the word {after[0] or repr(after[0])}")
             positional = positional[len(words.rest) :]
             break
         if _is_option(word):

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ VIT, AGENT = "vit.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+
+_RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
+"""Those that result.json has checksums of."""
 
 _FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
 
@@ -126,10 +129,10 @@ class RunFolder:
         Raises:
             ValueError: if a link would lead out of the folder.
         """
+        kept = [self._subfolder(name) for name in (FOLLOWED, *self._kept_results())]
         self.prepare()
-        (self.path / RESULT).unlink(
-            missing_ok=True
-        )  # first, as a run with a result counts as finished
+        # First, as a run with a result counts as finished.
+        (self.path / RESULT).unlink(missing_ok=True)
         checkpoints = CheckpointFolder(self.checkpoints)
         checkpoints.clear()
         if checkpoints.files:
@@ -139,8 +142,9 @@ class RunFolder:
             )
         for file in self._files():
             file.unlink()
-        for name in (STEPS, RESULT):
-            (self.path / FOLLOWED / name).unlink(missing_ok=True)
+        for folder in kept:
+            if folder.exists():
+                shutil.rmtree(folder)
         self._write_config(options, compiled_attention, [])
 
     def _write_config(
@@ -169,13 +173,52 @@ class RunFolder:
         """
         recorded = [*self.extensions, extension]
         if self.is_finished:
-            kept = self.path / name
+            kept = self._subfolder(name)
             kept.mkdir(exist_ok=True)
-            for file in (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT, RESULT):
+            for file in (*_RESULT_FILES, RESULT):
                 with replacing(kept / file) as partial:
                     shutil.copyfile(self.path / file, partial)
             (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
         self._write_config(options, self.compiled_attention, recorded)
+
+    def check_kept_files(self) -> None:
+        """Compare all files of a finished run with their checksums.
+
+        Raises:
+            ValueError: naming the first one that is missing or differs.
+        """
+        self.check_files(*_RESULT_FILES)
+
+    def write_own(self, contents: Mapping[str, bytes]) -> None:
+        """Write files that the run needs, by their paths in the folder.
+
+        Raises:
+            OSError: if one cannot be written.
+        """
+        for name, content in contents.items():
+            path = self.path / name
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_bytes(content)
+
+    def _subfolder(self, name: str) -> Path:
+        """A folder in this one, which may not exist yet.
+
+        Raises:
+            InputError: if it is something else, such as a link.
+        """
+        path = self.path / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            got = "a link" if path.is_symlink() else "a file"
+            raise InputError(f"expected a folder or nothing in {path}, got {got}")
+        return path
+
+    def _kept_results(self) -> list[str]:
+        """Names of the folders with results of the run before it was extended."""
+        try:
+            return [f"{one['before']}_{one['name']}" for one in self.extensions]
+        except InputError:  # there is no run, or a damaged one
+            return []
 
     @property
     def extensions(self) -> list[dict[str, Any]]:
@@ -236,8 +279,7 @@ class RunFolder:
         """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        names = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
-        files = {name: checksum(self.path / name) for name in names}
+        files = {name: checksum(self.path / name) for name in _RESULT_FILES}
         # Written last, as a run with a result counts as finished.
         write_json(self.path / RESULT, {**result, **config, "files": files})
 

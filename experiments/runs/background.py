@@ -39,7 +39,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         try:
             run = Run(resumed_if_possible(options), console)
             run.prepare()
+            run.run()
+            CheckpointFolder(run.folder.checkpoints).clear()  # as comparisons are not extended
         except (InputError, OSError) as error:
             fail(error)
-        run.run()
-        CheckpointFolder(run.folder.checkpoints).clear()  # as comparisons are not extended

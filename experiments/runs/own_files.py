@@ -6,28 +6,32 @@ from pathlib import Path
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.run_folder.folder import FOLLOWED, GIVEN_AGENT, RESULT, RunFolder
+from vit_patch_env.experiments.run_folder.folder import (
+    CONFIG,
+    FOLLOWED,
+    GIVEN_AGENT,
+    RESULT,
+    RunFolder,
+)
 from vit_patch_env.experiments.run_folder.tables import STEPS
 from vit_patch_env.reading import read_bytes
-from vit_patch_env.system.files import replacing
 from vit_patch_env.system.limits import memory_limit
 
 
-def keep_own_files(folder: RunFolder, options: TrainOptions) -> None:
-    """Copy the file of the run's agent, and the steps of the run it follows, to its folder.
+def read_own_files(options: TrainOptions) -> dict[str, bytes]:
+    """The agent's file, and those of the run that is followed, by their paths in the run's folder.
 
     Raises:
         ArgumentError: if one of them cannot be read.
-        OSError: if a copy cannot be written.
     """
+    contents = {}
     path = agent_path(options.agent)
     if path is not None:
-        _copy("agent", path, folder.path / GIVEN_AGENT)
+        contents[GIVEN_AGENT] = _content("agent", path)
     if options.follow is not None:
-        followed = folder.path / FOLLOWED
-        followed.mkdir(exist_ok=True)
-        for name in (STEPS, RESULT):
-            _copy("follow", Path(options.follow) / name, followed / name)
+        for name in (STEPS, CONFIG, RESULT):
+            contents[f"{FOLLOWED}/{name}"] = _content("follow", Path(options.follow) / name)
+    return contents
 
 
 def with_own_files(folder: RunFolder, options: TrainOptions) -> TrainOptions:
@@ -40,10 +44,8 @@ def with_own_files(folder: RunFolder, options: TrainOptions) -> TrainOptions:
     return options
 
 
-def _copy(option: str, source: Path, target: Path) -> None:
+def _content(option: str, path: Path) -> bytes:
     try:
-        content = read_bytes(source, memory_limit(), "a file")
+        return read_bytes(path, memory_limit(), "a file")
     except InputError as error:
         raise ArgumentError(option, f"must be readable: {error}") from error
-    with replacing(target) as partial:
-        partial.write_bytes(content)

@@ -50,6 +50,7 @@ from vit_patch_env.experiments.run_folder.folder import check_possible, lock_fol
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
+from vit_patch_env.experiments.runs.resume import absolute
 from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
@@ -86,11 +87,14 @@ class Pretraining:
         parse_interval(options.checkpoint_every)
         self.path = Path(options.resume or options.out)
         self.folder = PretrainFolder(self.path)
+        self.folder.check_path()
         if self.path.suffix != ".zip":
             name = "resume" if self.resumes else "out"
             raise ArgumentError(name, f"must end in .zip, got {self.path}")
         if self.resumes:
-            options = self.options = self.folder.resumed_options(options)
+            options = self.options = self.folder.resumed_options(
+                replace(options, env=absolute(options.env))
+            )
         elif not options.overwrite:
             if self.folder.exists:
                 raise ArgumentError(
@@ -102,6 +106,7 @@ class Pretraining:
                 raise ArgumentError(
                     "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
                 )
+        options = self.options = replace(options, env=absolute(options.env))
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
@@ -132,6 +137,7 @@ class Pretraining:
     def _prepare_folder(self) -> None:
         options = self.options
         if self.resumes:
+            self.folder.prepare()
             self.compiled = use_same_attention(self.folder, self.env)
         else:
             self.compiled = compiled_attention(self.env)
@@ -167,7 +173,8 @@ class Pretraining:
         )
         with stopping(self._request_stop) as received, self._environments() as vec_env:
             agent = make_agent(self.train_options, self.env, vec_env)
-            agent.learn(self.env.max_steps * options.episodes, callback=self.checkpoint)
+            with self.checkpoint.naming_errors():
+                agent.learn(self.env.max_steps * options.episodes, callback=self.checkpoint)
         self._save(agent)
         if self.checkpoint.stopped:
             n_runs = counted(len(episodes.returns), "run")

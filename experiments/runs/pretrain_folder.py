@@ -1,16 +1,18 @@
 """The folder of a pretraining that is not finished: its options and checkpoints."""
 
 import shutil
+import warnings
 from pathlib import Path
-from typing import Any
 
 from vit_patch_env.arguments import from_json, to_json
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import PretrainOptions
-from vit_patch_env.experiments.options.flat import flat, replaced, same_run
+from vit_patch_env.experiments.options.flat import replaced
+from vit_patch_env.experiments.options.resumed import given_changes
 from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, CONFIG, write_json
 from vit_patch_env.reading import read_json
+from vit_patch_env.system.files import remove_partial
 
 
 class PretrainFolder:
@@ -36,9 +38,24 @@ class PretrainFolder:
 
     def create(self, options: PretrainOptions, compiled_attention: bool | None) -> None:
         """Make it that of a new pretraining."""
+        self.prepare()
         CheckpointFolder(self.checkpoints).clear()
         content = {"options": to_json(options), "compiled_attention": compiled_attention}
         write_json(self.path / CONFIG, content)
+
+    def prepare(self) -> None:
+        """Remove temporary files that killed processes left."""
+        CheckpointFolder(self.checkpoints).remove_partial()
+        remove_partial(self.path)
+
+    def check_path(self) -> None:
+        """Refuse a link in place of the folder.
+
+        Raises:
+            ArgumentError: for one.
+        """
+        if self.path.is_symlink():
+            raise ArgumentError("out", f"must have no link beside it, got {self.path}")
 
     @property
     def compiled_attention(self) -> bool | None:
@@ -64,19 +81,18 @@ class PretrainFolder:
             raise InputError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
-        given, defaults, before = flat(options), flat(PretrainOptions()), flat(saved)
-        may_differ = same_run(options)
-        for name, value in given.items():
-            is_given = name in options.given or value != defaults[name]
-            if name not in may_differ and is_given and value != before[name]:
-                raise ArgumentError(
-                    name, f"must be that of the resumed pretraining, {before[name]}, got {value}"
-                )
-        changes: dict[str, Any] = {
-            name: given[name] for name in may_differ if given[name] != defaults[name]
-        }
-        return replaced(saved, {**changes, "out": str(self.agent), "resume": None})
+        changes = given_changes(options, saved, "the resumed pretraining")
+        if Path(changes.get("out", self.agent)) != self.agent:
+            raise ArgumentError(
+                "out", f"must be the resumed file, {self.agent}, got {changes['out']}"
+            )
+        own = {"out": str(self.agent), "resume": None, "overwrite": False}
+        return replaced(saved, {**changes, **own})
 
     def remove(self) -> None:
         """Remove it, as pretraining is finished."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        (self.path / CONFIG).unlink(missing_ok=True)  # first: without it there is none to resume
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            warnings.warn(f"{self.path} cannot be removed: {error.strerror}", stacklevel=2)

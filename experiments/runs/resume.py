@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.checks import ArgumentError, check_utf8
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
+from vit_patch_env.experiments.options.resumed import given_changes, given_values
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder, check_holds
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension, extension
@@ -29,22 +31,17 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
     folder = RunFolder(options.resume)
     check_holds(folder.path, CONFIG, "resume", "the folder of a run")
     saved = folder.options
+    options = with_absolute_paths(options)
     if options.out is not None:
         raise ArgumentError(
             "out", f"must be the folder of the resumed run, {folder.path}, got {options.out}"
         )
-    given, defaults, of_run = flat(options), flat(TrainOptions()), flat(saved)
-    may_differ, extended = same_run(options), None
-    for name, value in given.items():
-        is_given = name in options.given or value != defaults[name]
-        if name in may_differ or not is_given or value == of_run[name]:
-            continue
-        if name not in LENGTHS:
-            raise ArgumentError(
-                name, f"must be that of the resumed run, {of_run[name]}, got {value}"
-            )
-        own_agent = with_own_files(folder, saved)
-        extended = extension(own_agent, name, value, agreed=options.extend)
+    changes = given_changes(options, saved, "the resumed run", besides=LENGTHS)
+    given, extended = given_values(options), None
+    for name in LENGTHS:
+        if name in given and given[name] != getattr(saved.env, name):
+            own_agent = with_own_files(folder, saved)
+            extended = extension(own_agent, name, given[name], agreed=options.extend)
     if options.extend and extended is None:
         raise ArgumentError("extend", "is for more epochs or seconds than the run had, got none")
     if folder.is_finished and extended is None:
@@ -53,10 +50,11 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
             f"must be an unfinished run, or be extended by more epochs or seconds, got "
             f"{folder.path}: see its metrics with vit-patch evaluate {folder.path}",
         )
-    changes = {name: given[name] for name in may_differ if given[name] != defaults[name]}
     if extended is not None:
+        if folder.is_finished:
+            folder.check_kept_files()
         changes[extended.name] = extended.after
-    own = {"out": str(folder.path), "resume": None, "overwrite": False}
+    own = {"out": str(folder.path), "resume": None, "overwrite": False, "extend": False}
     return replaced(saved, {**changes, **own}), extended
 
 
@@ -82,11 +80,16 @@ def run_config(options: TrainOptions) -> dict[str, Any]:
     return {name: value for name, value in flat(options).items() if name not in may_differ}
 
 
+def absolute(env: EnvConfig) -> EnvConfig:
+    """The environment's arguments with the absolute path of the images."""
+    if env.data_dir is None:
+        return env
+    return replace(env, data_dir=str(Path(env.data_dir).resolve()))
+
+
 def with_absolute_paths(options: TrainOptions) -> TrainOptions:
     """The options with absolute paths."""
-    env, agent, follow = options.env, options.agent, options.follow
-    if env.data_dir is not None:
-        env = replace(env, data_dir=str(Path(env.data_dir).resolve()))
+    env, agent, follow = absolute(options.env), options.agent, options.follow
     path = agent_path(agent)
     if path is not None and agent != "pretrained":
         agent = str(path.resolve())

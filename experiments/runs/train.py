@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError, InputError, counted, named
+from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
     agent_path,
@@ -44,7 +44,7 @@ from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_en
 from vit_patch_env.experiments.runs.event_log import EventLog
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension
 from vit_patch_env.experiments.runs.monitor import TrainingMonitor
-from vit_patch_env.experiments.runs.own_files import keep_own_files, with_own_files
+from vit_patch_env.experiments.runs.own_files import read_own_files, with_own_files
 from vit_patch_env.experiments.runs.resume import (
     resumed_options,
     run_config,
@@ -136,8 +136,10 @@ class Run:
         else:
             if not options.overwrite:
                 self.folder.check_free()  # again, as another process may have created one
+            own_files = read_own_files(options)  # before a run is removed that they may be of
             self.folder.create(options, compiled_attention(self.env))
-            keep_own_files(self.folder, options)
+            self.folder.write_own(own_files)
+            self.agent_used = with_own_files(self.folder, options).agent
         config = {**run_config(options), **self.env.image_statistics()}
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
@@ -146,7 +148,9 @@ class Run:
             callback=self.monitor,
             extra={"tables": self.tables},
             run_config=config,
-            former_configs=[config | before for before in self._former_lengths()],
+            former_configs=[
+                config | before for before in self._former_lengths() if config | before != config
+            ],
             resume=self.resumes,
         )
         self.checkpoint.prepare()
@@ -208,26 +212,14 @@ class Run:
             f"Training for {run_length(env)}, "
             f"patches picked by {options.agent}"
             + ("" if resumed is None else f", resumed at step {resumed}")
-            + (", from the start, as there is no checkpoint yet" if restarts else "")
+            + (", from the start, as there is no checkpoint" if restarts else "")
             + ". Watch it:",
             f"  tensorboard --logdir {self._quoted_folder}",
         )
         log = EventLog(self.folder.path, (resumed or 0) + 1 if self.resumes else None)
         self.agent.set_logger(Logger(str(self.folder.path), [log]))
-        try:
-            with self.display:
-                self.agent.learn(env.max_steps, callback=self.checkpoint)
-        except InputError as error:
-            if not self.checkpoint.restoring:
-                raise
-            fail(error)  # of the checkpoint, such as one of another version
-        except MemoryError:
-            raise
-        except Exception as error:
-            if not self.checkpoint.restoring:
-                raise
-            # The algorithm raises anything for transitions of other shapes, say.
-            fail(self.checkpoint.restoring_error(error))
+        with self.display, self.checkpoint.naming_errors():
+            self.agent.learn(env.max_steps, callback=self.checkpoint)
         self.agent.logger.close()
 
     @property
