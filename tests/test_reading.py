@@ -199,13 +199,14 @@ def test_a_packed_state_is_refused_before_it_is_unpacked(tmp_path):
         lambda state: state["param_groups"][0].update(betas=(0.5,)),
         lambda state: state["param_groups"][0].pop("eps"),
         lambda state: state["state"][0].update(exp_avg=torch.zeros(7)),
+        lambda state: state["state"][1].pop("exp_avg_sq"),
         lambda state: state["param_groups"].clear(),
     ],
 )
 def test_an_optimizers_state_of_other_types_is_refused(change):
-    weight = torch.zeros(3, requires_grad=True)
-    optimizer = torch.optim.Adam([weight])
-    weight.sum().backward()
+    weights = [torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)]
+    optimizer = torch.optim.Adam(weights)
+    sum(weight.sum() for weight in weights).backward()
     optimizer.step()
     state = optimizer.state_dict()
     check_optimizer_state(optimizer, state)

@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from vit_patch_env import Episode, Metrics
 from vit_patch_env.agent_evaluation import APPLY
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
-from vit_patch_env.checks import InputError, check_integer
+from vit_patch_env.checks import InputError, check_integer, shown
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
@@ -30,6 +30,14 @@ _SAVED_ATTRIBUTES = (
     "_env_excluded_seconds", "_progress",
 )  # fmt: skip
 """Attributes of a `TrainingMonitor` that a checkpoint contains unchanged."""
+
+_MEANS = {
+    "vit/train_loss": "loss",
+    "env/n_selected": "n_selected",
+    "env/reward_loss": "reward_loss",
+    "env/reward_patch": "reward_patch",
+}
+"""TensorBoard's tags of means over steps, and where a step's info has the value."""
 
 
 class TrainingMonitor(BaseCallback):
@@ -237,12 +245,7 @@ class TrainingMonitor(BaseCallback):
 
     def _record_means(self) -> None:
         """Record the means since the last point."""
-        for tag, key in (
-            ("vit/train_loss", "loss"),
-            ("env/n_selected", "n_selected"),
-            ("env/reward_loss", "reward_loss"),
-            ("env/reward_patch", "reward_patch"),
-        ):
+        for tag, key in _MEANS.items():
             self.logger.record(tag, float(np.mean([info[key] for info in self._recent])))
         self._recent.clear()
         self.logger.record("vit/skipped_steps", self.n_skipped)
@@ -274,7 +277,15 @@ class TrainingMonitor(BaseCallback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of another monitor of the same run, without the time in between."""
+        """Resume from the state of another monitor of the same run, without the time in between.
+
+        Raises:
+            ValueError: for a state of other types.
+        """
+        wrong = [name for name in _SAVED_ATTRIBUTES if not _alike(getattr(self, name), state[name])]
+        if wrong or not all(_has_means(info) for info in state["_recent"]):
+            name = (wrong or ["_recent"])[0]
+            raise InputError(f"a monitor's state with {name} {shown(state[name])}")
         for name in _SAVED_ATTRIBUTES:
             setattr(self, name, state[name])
         self.clock = Clock(*state["clock"])
@@ -316,3 +327,17 @@ def _heat_map(
     grid = ((values - low) / max(high - low, 1e-12)).reshape(side, side)
     colours = colormaps["viridis"](np.kron(grid, np.ones((zoom, zoom))))[..., :3]
     return Image((255 * colours).astype(np.uint8), "HWC")
+
+
+def _alike(own: Any, value: Any) -> bool:
+    """Whether an attribute's value from a file is of the kind that the constructor gave it."""
+    if isinstance(own, int | float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(own))
+
+
+def _has_means(info: Any) -> bool:
+    """Whether a step's info has the numbers that are recorded."""
+    return isinstance(info, dict) and all(
+        isinstance(info.get(key), int | float) for key in _MEANS.values()
+    )

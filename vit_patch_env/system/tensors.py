@@ -86,6 +86,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     numbers = [number for group in groups for number in group["params"]]
     shapes = dict(zip(numbers, (one.shape for one in parameters), strict=True))
+    if len({frozenset(values) for values in state["state"].values()}) > 1:
+        raise InputError("other values for some parameters than for others of an optimizer")
     for number, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape not in (shapes.get(number), ()):
