@@ -17,7 +17,8 @@ from vit_patch_env.experiments.process import forkserver as own, workers
 
 def work(how):
     print("working", os.getpid(), flush=True)
-    while not os.path.exists("continue"):
+    until = time.monotonic() + 30  # longer than the test waits for
+    while not os.path.exists("continue") and time.monotonic() < until:
         time.sleep(0.01)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +76,7 @@ def test_how_a_worker_ended_is_known_though_multiprocessings_server_was_killed(
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, str(script), how, server], cwd=tmp_path, timeout=60, check=False,
+        [sys.executable, str(script), how, server], cwd=tmp_path, timeout=25, check=False,
         capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     lines = done.stdout.split("\n")

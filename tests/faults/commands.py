@@ -27,7 +27,7 @@ COMPARE = [
 ]  # fmt: skip
 
 PRETRAIN = [
-    "pretrain", *TINY_OPTIONS, "--batch-size", "16", "--epochs", "1", "--episodes", "12",
+    "pretrain", *TINY_OPTIONS, "--batch-size", "16", "--epochs", "1", "--episodes", "24",
     "--jobs", "2", "--checkpoint-every", "10",
 ]  # fmt: skip
 
@@ -258,8 +258,10 @@ class CommandFaults:
         """Signals, also SIGKILL, to `pretrain` with two processes, which then resumes."""
         outcome = Outcome("pretrain")
         whole, log = self._new("pretrained")
-        began = time.monotonic()
         with started([*PRETRAIN, "--out", f"{whole}.zip"], log) as command:
+            folder = Path(f"{whole}.unfinished") / "checkpoints"
+            command.wait_for(lambda: list(folder.glob("step-*.ckpt")))
+            began = time.monotonic()
             assert command.end() == 0, log.read_text()
         seconds = time.monotonic() - began
         expected = _learned(whole)
@@ -269,8 +271,9 @@ class CommandFaults:
             checkpoints = Path(f"{out}.unfinished") / "checkpoints"
             with started([*PRETRAIN, "--out", f"{out}.zip"], log) as command:
                 command.wait_for(lambda folder=checkpoints: list(folder.glob("step-*.ckpt")))
-                time.sleep(float(self.rng.uniform(0, seconds / 4)))
-                os.killpg(command.process.pid, number)
+                time.sleep(float(self.rng.uniform(0, seconds)))
+                if command.runs:
+                    os.killpg(command.process.pid, number)
                 code = command.end()
             if code == 0:
                 continue
