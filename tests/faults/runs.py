@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -111,5 +112,5 @@ def newest_step(run: Path) -> int:
 
 def resumed_step(log: Path) -> int:
     """Step that the last resumed run in a log started from; 0 for the beginning."""
-    words = log.read_text().replace("\n", " ").rpartition(", resumed at step ")[2].split()
-    return int(words[0].rstrip(".")) if words else 0
+    steps = re.findall(r", resumed at step (\d+)", " ".join(log.read_text().split()))
+    return int(steps[-1]) if steps else 0
