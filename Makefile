@@ -51,7 +51,8 @@ memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must n
 
 faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py \
-		tests/test_process_groups.py
+		tests/test_process_groups.py tests/test_workers.py tests/test_pretrain.py tests/test_extension.py \
+		tests/test_container.py tests/test_interrupted_starts.py tests/test_kept_kernels.py
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
 	$(BIN)/python -m pytest -s -m 'long or not long' tests/test_fuzzing.py
 	$(BIN)/python -m tests.faults $(FAULTS)

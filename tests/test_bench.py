@@ -45,7 +45,7 @@ def data():
 
 @pytest.mark.parametrize(
     ("kind", "n_keep"),
-    every(2, [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)]),
+    every(4, [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)]),
 )
 def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
     contender = kind(data, 8, CPU, n_keep)

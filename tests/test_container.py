@@ -66,6 +66,7 @@ def own_folder():
     shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_all_commands_work_without_home_user_compiler_and_terminal(own_folder):
     script = own_folder / "commands.py"
     script.write_text(COMMANDS)

@@ -1,11 +1,12 @@
 """Runs that are given more epochs, and runs whose files elsewhere are gone when they resume."""
 
+import itertools
 import json
 import shutil
 
 import pytest
 
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY_OPTIONS, every
 from tests.faults.runs import newest_step, trajectory
 from tests.test_cli import refused
 from tests.test_resume import stopped, train
@@ -38,19 +39,18 @@ def resume(out, *args):
     main(["train", "--resume", str(out), *args])
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("every", ["5", "never"])
-def test_a_finished_run_takes_the_course_of_the_longer_one(name, every, tmp_path, capsys):
+@pytest.mark.parametrize(("interval", "name"), every(2, itertools.product(["5", "never"], EXACT)))
+def test_a_finished_run_takes_the_course_of_the_longer_one(name, interval, tmp_path, capsys):
     short, long = tmp_path / "short", tmp_path / "long"
-    words = [*EXACT[name], "--checkpoint-every", every]
+    words = [*EXACT[name], "--checkpoint-every", interval]
     train(short, *words)
     before, step = trajectory(short), newest_step(short)
-    assert (step == 0) == (every == "never")
+    assert (step == 0) == (interval == "never")
     resume(short, "--epochs", "5")
     shown = capsys.readouterr().out
     assert "Extended from 3 to 5 epochs." in shown
     assert f"The results so far are in {short / '3_epochs'}." in shown
-    assert (f"resumed at step {step}" in shown) == (every == "5")
+    assert (f"resumed at step {step}" in shown) == (interval == "5")
     assert "the result is not that of a new one" not in shown
     train(long, *words, "--epochs", "5")
     assert course(short) == course(long)
@@ -104,7 +104,7 @@ DEPENDENT = {
 }
 
 
-@pytest.mark.parametrize("what", DEPENDENT)
+@pytest.mark.parametrize("what", every(3, DEPENDENT))
 def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys):
     run = tmp_path / "run"
     train(run, *DEPENDENT[what], "--checkpoint-every", "10")
@@ -140,6 +140,7 @@ def test_nothing_else_is_changed(args, message, random_run, capsys):
     assert message in refused(capsys, "train", "--resume", str(random_run), *args)
 
 
+@pytest.mark.long
 def test_the_default_number_of_epochs_is_a_number_like_any_other(tmp_path):
     train(tmp_path / "run", "--agent", "random", "--epochs", "19", "--dim", "8")
     resume(tmp_path / "run", "--epochs", "20")

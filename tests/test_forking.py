@@ -15,7 +15,7 @@ import pytest
 import torch
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from tests.conftest import TINY, every
+from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
 
 pytestmark = [
@@ -199,7 +199,8 @@ def test_the_parent_goes_on_with_its_threads_and_its_run():
     assert again == rewards
 
 
-@pytest.mark.parametrize("method", every(2, ["forkserver", "spawn"]))
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_other_children_have_all_threads(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     code = f"""

@@ -14,7 +14,7 @@ from tests.gymnasium_checks import CHECKS, VALUES, crossed, expected_warnings, p
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 PAIRWISE = pairwise()
-VARIANTS = crossed() if os.environ.get("VARIANTS") == "all" else every(3, PAIRWISE)
+VARIANTS = crossed() if os.environ.get("VARIANTS") == "all" else every(6, PAIRWISE)
 
 
 def test_every_two_values_occur_together():

@@ -315,6 +315,7 @@ def test_facts_are_the_environments_whatever_was_set_on_its_wrappers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of Linux")
+@pytest.mark.long
 def test_the_processes_peak_is_not_reset_without_a_monitor():
     code = f"""
 import numpy, resource

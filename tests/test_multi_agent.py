@@ -264,6 +264,7 @@ def test_a_policy_learns_through_supersuit_what_each_patch_is_worth():
     assert (mask == RightHalf.right).sum() >= 14
 
 
+@pytest.mark.long
 def test_without_pettingzoo_the_error_names_the_extra():
     code = """
 import sys

@@ -96,6 +96,7 @@ def test_a_wheel_holds_every_file_of_the_package(wheel):
     assert {"py.typed", "models/kernels/cpu_attention.c", "agents/pretrained.zip"} <= held
 
 
+@pytest.mark.long
 def test_it_lives_beside_packages_called_agents_and_experiments(wheel, tmp_path):
     run("-m", "pip", "install", "--no-deps", "--quiet", "--target", str(tmp_path), str(wheel))
     for name in ("agents", "experiments"):

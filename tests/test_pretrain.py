@@ -193,7 +193,7 @@ PPO = ["--agent", "ppo", "--sb3", "n_steps=8", "batch_size=8"]
 @pytest.mark.parametrize(
     "args",
     every(
-        2,
+        5,
         [
             ["--jobs", "2"],
             [],

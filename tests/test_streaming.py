@@ -214,6 +214,7 @@ def test_decoding_continues_where_it_was_interrupted(make_folder, decoded, monke
     assert len(decoded) - n_before <= 400 - 250
 
 
+@pytest.mark.long
 def test_a_killed_process_loses_ten_seconds_of_decoding_at_most(
     make_folder, own_cache, decoded, monkeypatch
 ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import TINY, every
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 from vit_patch_env.system.torch_state import float32_by_default
 
@@ -76,7 +76,7 @@ def test_a_seed_has_the_weights_that_it_always_had(model):
     assert digest(env) == WEIGHTS[model]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", every(2, VARIANTS))
 def test_threads_get_the_runs_of_their_seeds(variant):
     if variant in PACKAGES:
         pytest.importorskip(PACKAGES[variant])
