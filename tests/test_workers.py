@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from vit_patch_env.experiments.process import forkserver as own, workers
 
 def work(how):
-    print("working", os.getpid(), flush=True)
+    open("working", "w").close()
     until = time.monotonic() + 30  # longer than the test waits for
     while not os.path.exists("continue") and time.monotonic() < until:
         time.sleep(0.01)
@@ -31,6 +31,8 @@ if __name__ == "__main__":
     del own._PRELOAD[1:]
     how, server = sys.argv[1:]
     worker = workers.Worker(work, how)
+    while not os.path.exists("working"):  # else the server could be killed before it forks
+        time.sleep(0.01)
     if server == "dies":
         pid = forkserver._forkserver._forkserver_pid
         os.kill(pid, signal.SIGKILL)
@@ -80,6 +82,4 @@ def test_how_a_worker_ended_is_known_though_multiprocessings_server_was_killed(
         capture_output=True, text=True, env={"PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     lines = done.stdout.split("\n")
-    assert [line for line in lines if "working" not in line] == [str(exitcode), str(KILLED), ""], (
-        done.stdout + done.stderr
-    )
+    assert lines == [str(exitcode), str(KILLED), ""], done.stdout + done.stderr
