@@ -76,6 +76,13 @@ def learn(agent, folder, stop_at=None, resume=False, n_steps=N_STEPS):
     return log.steps, monitor, checkpoint
 
 
+def stopped_twice(folder):
+    """The checkpoint folder of a run that was stopped twice."""
+    learn(new_agent("random")[0], folder, stop_at=5)
+    learn(new_agent("random")[0], folder, stop_at=9, resume=True)
+    return folder
+
+
 def learn_logged(agent, folder, n_steps, stop_at=None, resume=False):
     """Logged steps of a run without a monitor."""
     log = StepLog(stop_at)

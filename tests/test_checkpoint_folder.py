@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from tests.interrupted_runs import learn, new_agent
+from tests.interrupted_runs import new_agent, stopped_twice
 from vit_patch_env.experiments import RunCheckpoint
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.interval import CheckpointInterval, parse_interval
@@ -17,10 +17,7 @@ pytestmark = pytest.mark.usefixtures("flops_counted_once")
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):
     """The checkpoint folder of a run that was stopped twice."""
-    folder = tmp_path_factory.mktemp("stopped")
-    learn(new_agent("random")[0], folder, stop_at=5)
-    learn(new_agent("random")[0], folder, stop_at=9, resume=True)
-    return folder
+    return stopped_twice(tmp_path_factory.mktemp("stopped"))
 
 
 @pytest.fixture

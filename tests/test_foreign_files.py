@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import TINY, TINY_OPTIONS
 from tests.fabricated import fabricate, write_result
-from tests.interrupted_runs import learn, new_agent
+from tests.interrupted_runs import learn, new_agent, stopped_twice
 from tests.test_cli import refused
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
@@ -323,10 +323,7 @@ def test_a_buffer_beyond_the_memory_is_one_line_that_names_the_option(options, m
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stopped")
-    learn(new_agent("random")[0], folder, stop_at=5)
-    learn(new_agent("random")[0], folder, stop_at=9, resume=True)
-    return folder
+    return stopped_twice(tmp_path_factory.mktemp("stopped"))
 
 
 @pytest.fixture

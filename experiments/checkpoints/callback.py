@@ -32,8 +32,8 @@ class RunCheckpoint(BaseCallback):
     Works with any Stable-Baselines3 algorithm and those of this package, on environments in this
     process, or in others in the wrapper `SavedLayers`. To resume, run the same script again with
     `resume=True`: create agent and environment as before and call `learn` with the same number of
-    steps. On the same machine and device, with
-    the same number of threads, the run continues exactly as if it had not been interrupted.
+    steps. On the same machine and device, with the same number of threads, the run continues
+    exactly as if it had not been interrupted.
 
     A checkpoint holds the agent at the start of its rollout, the transitions since then, and the
     environments as they are now. To resume, the transitions are replayed to the agent.

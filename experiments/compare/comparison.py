@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
-from vit_patch_env.checks import ArgumentError, InputError, check_utf8, counted, named
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.compare.configuration import (
@@ -48,11 +48,13 @@ from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
     provenance,
+    releasing_on_error,
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import COMPARE_FIELDS, read_checked
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env
+from vit_patch_env.experiments.runs.resume import absolute
 
 N_ATTEMPTS = 2
 """How often a run that fails is started."""
@@ -84,22 +86,15 @@ class Comparison:
             ValueError: for bad options, or a folder that holds another comparison or a damaged run.
         """
         check_options(self.options)
-        if self.options.env.data_dir is not None:
-            data_dir = str(Path(self.options.env.data_dir).resolve())
-            check_utf8(data_dir=data_dir)
-            self.options = replace(self.options, env=replace(self.options.env, data_dir=data_dir))
-        options = self.options
+        options = self.options = replace(self.options, env=absolute(self.options.env))
         self._check_folder()
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
         self.lock = lock_folder(self.path, "out")
-        try:
+        with releasing_on_error(self.lock):
             saved = self._saved_configuration()
             self._find_finished()
             self._write_configuration(saved)
-        except BaseException:
-            self.lock.release()
-            raise
 
     def run(self) -> None:
         """Train the runs that are not finished; exits with status 1 if one failed.

@@ -1,5 +1,6 @@
 """Names of arguments as they are typed on the command line."""
 
+import inspect
 from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
@@ -10,11 +11,11 @@ from vit_patch_env.experiments.options import commands
 FLAT_GROUPS = ("env",)
 """Groups whose arguments have no prefix on the command line."""
 
-_KINDS = (
-    commands.TrainOptions, commands.EvaluateOptions, commands.PretrainOptions,
-    commands.TuneOptions, commands.ZooOptions, commands.BenchOptions, commands.CompareOptions,
-    commands.ReportOptions, commands.CacheOptions,
-)  # fmt: skip
+_KINDS: tuple[Any, ...] = tuple(
+    kind
+    for _, kind in inspect.getmembers(commands, inspect.isclass)
+    if kind.__module__ == commands.__name__
+)
 
 
 def option_name(argument: str) -> str:

@@ -10,7 +10,8 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
-_RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
+RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
 """Those that result.json has checksums of."""
 
 _FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
@@ -129,7 +130,11 @@ class RunFolder:
         Raises:
             ValueError: if a link would lead out of the folder.
         """
-        kept = [self._subfolder(name) for name in (FOLLOWED, *self._kept_results())]
+        try:
+            extensions = self.extensions
+        except InputError:  # there is no run, or a damaged one
+            extensions = []
+        kept = [self._subfolder(FOLLOWED), *map(self._kept_results, extensions)]
         self.prepare()
         # First, as a run with a result counts as finished.
         (self.path / RESULT).unlink(missing_ok=True)
@@ -163,31 +168,26 @@ class RunFolder:
             },
         )
 
-    def extend(self, options: TrainOptions, extension: dict[str, Any], name: str) -> None:
+    def extend(self, options: TrainOptions, extension: dict[str, Any]) -> Path | None:
         """Make the folder that of an unfinished, longer run.
 
         Args:
             options: of the longer run.
             extension: to be recorded: option, its values, and the step that is resumed from.
-            name: of a folder in this one for the results of the run, if it is finished.
+
+        Returns:
+            The folder in which the results of the run are kept; None if it was not finished.
         """
-        recorded = [*self.extensions, extension]
+        recorded, kept = [*self.extensions, extension], None
         if self.is_finished:
-            kept = self._subfolder(name)
+            kept = self._kept_results(extension)
             kept.mkdir(exist_ok=True)
-            for file in (*_RESULT_FILES, RESULT):
+            for file in (*RESULT_FILES, RESULT):
                 with replacing(kept / file) as partial:
                     shutil.copyfile(self.path / file, partial)
             (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
         self._write_config(options, self.compiled_attention, recorded)
-
-    def check_kept_files(self) -> None:
-        """Compare all files of a finished run with their checksums.
-
-        Raises:
-            ValueError: naming the first one that is missing or differs.
-        """
-        self.check_files(*_RESULT_FILES)
+        return kept
 
     def write_own(self, contents: Mapping[str, bytes]) -> None:
         """Write files that the run needs, by their paths in the folder.
@@ -213,12 +213,9 @@ class RunFolder:
             raise InputError(f"expected a folder or nothing in {path}, got {got}")
         return path
 
-    def _kept_results(self) -> list[str]:
-        """Names of the folders with results of the run before it was extended."""
-        try:
-            return [f"{one['before']}_{one['name']}" for one in self.extensions]
-        except InputError:  # there is no run, or a damaged one
-            return []
+    def _kept_results(self, extension: Mapping[str, Any]) -> Path:
+        """The folder for the results of the run before it was extended: 20_epochs."""
+        return self._subfolder(f"{extension['before']}_{extension['name']}")
 
     @property
     def extensions(self) -> list[dict[str, Any]]:
@@ -279,7 +276,7 @@ class RunFolder:
         """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        files = {name: checksum(self.path / name) for name in _RESULT_FILES}
+        files = {name: checksum(self.path / name) for name in RESULT_FILES}
         # Written last, as a run with a result counts as finished.
         write_json(self.path / RESULT, {**result, **config, "files": files})
 
@@ -420,6 +417,16 @@ def lock_folder(path: Path, name: str, timeout: float = 0) -> FileLock:
     except OSError as error:
         raise ArgumentError(name, f"must be a folder, got {path}: {error.strerror}") from error
     return lock
+
+
+@contextmanager
+def releasing_on_error(lock: FileLock) -> Iterator[None]:
+    """Release a lock if the block, which prepares what needs it, does not end."""
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
 
 
 def checksum(path: Path) -> str:

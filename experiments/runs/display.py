@@ -96,7 +96,7 @@ class Display(LiveDisplay):
             self.progress.update(self.task, completed=progress, epoch=epoch, step=in_epoch)
         elif time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + LINE_SECONDS
-            self._print(f"epoch {epoch}, step {in_epoch}: {', '.join(metrics)}")
+            print_line(f"epoch {epoch}, step {in_epoch}: {', '.join(metrics)}", self.console)
 
     def show_epoch(self, epoch: EpochMetrics) -> None:
         """Store the epoch's metrics for the live display, or print them if there is none."""
@@ -106,14 +106,12 @@ class Display(LiveDisplay):
             epsilon = "" if epoch.epsilon is None else f", ε {epoch.epsilon:.2f}"
             used = f" ({epoch.progress:.0%})" if self.n_epochs is None else ""
             skipped = f", {counted(epoch.n_skipped, 'step')} skipped" if epoch.n_skipped else ""
-            self._print(
+            print_line(
                 f"epoch {self._epoch(epoch.epoch)}{used}: loss {epoch.train_loss:.3f}, "
                 f"val accuracy {epoch.val_accuracy:.1%}, {epoch.n_selected:.1f} patches{epsilon}, "
-                f"{epoch.images_per_second:.0f} images/s{skipped}"
+                f"{epoch.images_per_second:.0f} images/s{skipped}",
+                self.console,
             )
-
-    def _print(self, line: str) -> None:
-        print_line(line, self.console)
 
     def _epoch(self, epoch: int) -> str:
         return f"{epoch}" if self.n_epochs is None else f"{epoch}/{self.n_epochs}"

@@ -29,11 +29,6 @@ class Extension(NamedTuple):
     def __str__(self) -> str:
         return f"from {self.before} to {self.after} {self.name}"
 
-    @property
-    def folder(self) -> str:
-        """Where the results of the shorter run are kept, in the run's folder."""
-        return f"{self.before}_{self.name}"
-
 
 def extension(saved: TrainOptions, name: str, value: float | None, *, agreed: bool) -> Extension:
     """The extension of a run by another value of an option.

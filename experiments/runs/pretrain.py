@@ -40,17 +40,22 @@ from vit_patch_env.experiments.options.commands import (
     PretrainOptions,
     TrainOptions,
 )
-from vit_patch_env.experiments.options.flat import command, flat, same_run
+from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import become_server
-from vit_patch_env.experiments.run_folder.folder import check_possible, lock_folder, provenance
+from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
+    lock_folder,
+    provenance,
+    releasing_on_error,
+)
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
-from vit_patch_env.experiments.runs.resume import absolute
+from vit_patch_env.experiments.runs.resume import absolute, run_config
 from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
@@ -83,7 +88,7 @@ class Pretraining:
         Raises:
             ValueError: for bad options, unusable data, or a file that exists.
         """
-        options = self.options
+        options = self.options = replace(self.options, env=absolute(self.options.env))
         parse_interval(options.checkpoint_every)
         self.path = Path(options.resume or options.out)
         self.folder = PretrainFolder(self.path)
@@ -92,9 +97,7 @@ class Pretraining:
             name = "resume" if self.resumes else "out"
             raise ArgumentError(name, f"must end in .zip, got {self.path}")
         if self.resumes:
-            options = self.options = self.folder.resumed_options(
-                replace(options, env=absolute(options.env))
-            )
+            options = self.options = self.folder.resumed_options(options)
         elif not options.overwrite:
             if self.folder.exists:
                 raise ArgumentError(
@@ -106,7 +109,6 @@ class Pretraining:
                 raise ArgumentError(
                     "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
                 )
-        options = self.options = replace(options, env=absolute(options.env))
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
@@ -128,11 +130,8 @@ class Pretraining:
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
         self.lock = lock_folder(self.folder.path, "out")
-        try:
+        with releasing_on_error(self.lock):
             self._prepare_folder()
-        except BaseException:
-            self.lock.release()
-            raise
 
     def _prepare_folder(self) -> None:
         options = self.options
@@ -142,14 +141,12 @@ class Pretraining:
         else:
             self.compiled = compiled_attention(self.env)
             self.folder.create(options, self.compiled)
-        names = same_run(options)
-        config = {name: value for name, value in flat(options).items() if name not in names}
         self.episodes = _Episodes(options.episodes, self.console)
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
             every=options.checkpoint_every,
             callback=self.episodes,
-            run_config={**config, **self.env.image_statistics()},
+            run_config={**run_config(options), **self.env.image_statistics()},
             resume=self.resumes,
         )
         self.checkpoint.prepare()

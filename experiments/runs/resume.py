@@ -13,7 +13,7 @@ from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
 from vit_patch_env.experiments.options.resumed import given_changes, given_values
 from vit_patch_env.experiments.process.messages import say
-from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder, check_holds
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT_FILES, RunFolder, check_holds
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension, extension
 from vit_patch_env.experiments.runs.own_files import with_own_files
 
@@ -52,7 +52,7 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
         )
     if extended is not None:
         if folder.is_finished:
-            folder.check_kept_files()
+            folder.check_files(*RESULT_FILES)
         changes[extended.name] = extended.after
     own = {"out": str(folder.path), "resume": None, "overwrite": False, "extend": False}
     return replaced(saved, {**changes, **own}), extended
@@ -74,17 +74,23 @@ def resumed_if_possible(options: TrainOptions) -> TrainOptions:
     return replace(options, resume=options.out, out=None) if resumable else options
 
 
-def run_config(options: TrainOptions) -> dict[str, Any]:
-    """The values that affect the results of a run."""
+def run_config(options: Any) -> dict[str, Any]:
+    """The values that affect the results of a run, or of a pretraining."""
     may_differ = same_run(options)
     return {name: value for name, value in flat(options).items() if name not in may_differ}
 
 
 def absolute(env: EnvConfig) -> EnvConfig:
-    """The environment's arguments with the absolute path of the images."""
+    """The environment's arguments with the absolute path of the images.
+
+    Raises:
+        ArgumentError: if it is not text in UTF-8.
+    """
     if env.data_dir is None:
         return env
-    return replace(env, data_dir=str(Path(env.data_dir).resolve()))
+    data_dir = str(Path(env.data_dir).resolve())
+    check_utf8(data_dir=data_dir)  # also the folders above the given one
+    return replace(env, data_dir=data_dir)
 
 
 def with_absolute_paths(options: TrainOptions) -> TrainOptions:
@@ -95,7 +101,5 @@ def with_absolute_paths(options: TrainOptions) -> TrainOptions:
         agent = str(path.resolve())
     if follow is not None:
         follow = str(Path(follow).resolve())
-    # Also those above the given ones.
-    check_utf8(data_dir=None if env.data_dir is None else str(env.data_dir), agent=agent)
-    check_utf8(follow=follow)
+    check_utf8(agent=agent, follow=follow)
     return replace(options, env=env, agent=agent, follow=follow)

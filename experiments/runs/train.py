@@ -36,7 +36,12 @@ from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
 from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.run_folder.folder import RunFolder, check_possible, device_name
+from vit_patch_env.experiments.run_folder.folder import (
+    RunFolder,
+    check_possible,
+    device_name,
+    releasing_on_error,
+)
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
@@ -119,11 +124,8 @@ class Run:
             on_step=self.display.show_step,
         )
         self.lock = self.folder.lock()
-        try:
+        with releasing_on_error(self.lock):
             self._prepare_folder()
-        except BaseException:
-            self.lock.release()
-            raise
 
     def _prepare_folder(self) -> None:
         """Create the locked folder's files, or read the checkpoint to resume from."""
@@ -172,11 +174,10 @@ class Run:
         """Make the folder that of the longer run, which resumes from the checkpoint."""
         step = self.checkpoint.resumed_steps or 0
         recorded = {**extension._asdict(), "step": step}
-        finished = self.folder.is_finished
-        self.folder.extend(self.options, recorded, extension.folder)
+        kept = self.folder.extend(self.options, recorded)
         self._say(f"Extended {extension}.")
-        if finished:
-            self._say(f"The results so far are in {self.folder.path / extension.folder}.")
+        if kept is not None:
+            self._say(f"The results so far are in {kept}.")
         if extension.dependent and step:
             self._say(
                 f"From step {step} on, {' and '.join(extension.dependent)} are those of a run of "

@@ -10,10 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tests.conftest import TINY_OPTIONS
-from tests.faults.injection import Outcome
+from tests.faults.injection import Injector, Outcome
 from tests.faults.runs import LIMIT_SECONDS, newest_step, trajectory
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
 
@@ -115,17 +113,17 @@ def started(args: list[str], log: Path, **env: str) -> Iterator[Command]:
         command.process.wait()
 
 
-class CommandFaults:
-    """Injects faults into commands and compares their results with those without faults.
+def status(args: list[str], log: Path, **env: str) -> int:
+    """The exit status of a command without faults."""
+    with started(args, log, **env) as command:
+        return command.end()
 
-    Args:
-        folder: of the runs.
-        seed: of the random times of the faults.
-    """
+
+class CommandFaults(Injector):
+    """Faults in commands."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        self.folder = folder
-        self.rng = np.random.default_rng(seed)
+        super().__init__(folder, seed)
         self._compared: tuple[list[Any], float] | None = None
 
     def groups(self, n_runs: int) -> Outcome:
@@ -137,7 +135,7 @@ class CommandFaults:
             number = STOPS[outcome.n_tried % len(STOPS)]
             with started([*COMPARE, "--out", str(out)], log) as command:
                 command.wait_for(lambda out=out: all(map(newest_step, _runs(out))))
-                time.sleep(float(self.rng.uniform(0, seconds)))
+                self.pause(0, seconds)
                 if not command.runs:
                     continue  # too late: tried again
                 for _ in range(2):
@@ -170,7 +168,7 @@ class CommandFaults:
             out, log = self._new("server")
             with started([*COMPARE, "--out", str(out)], log) as command:
                 command.wait_for(lambda out=out: all(map(newest_step, _runs(out))))
-                time.sleep(float(self.rng.uniform(0, seconds / 2)))
+                self.pause(0, seconds / 2)
                 killed = _kill_server(command)
                 code = command.end()
             if not killed:
@@ -179,10 +177,9 @@ class CommandFaults:
             logs = [(run / "log.txt").read_text() for run in _runs(out)]
             if code or _results(out) != expected:
                 outcome.problems.append(f"{out.name}: status {code}: {log.read_text()[-300:]}")
-            elif any(text.count("Training for") != 1 for text in logs):
-                outcome.problems.append(f"{out.name}: a run was started again")
             else:
-                outcome.n_passed += 1
+                once = all(text.count("Training for") == 1 for text in logs)
+                outcome.judge(once, f"{out.name}: a run was started again")
         return outcome
 
     def starts(self, n_runs: int) -> Outcome:
@@ -200,7 +197,7 @@ class CommandFaults:
                 args += ["--out", f"{out}.zip"]
             number = STOPS[index // len(commands) % len(STOPS)]
             with started(args, log) as command:
-                time.sleep(float(self.rng.uniform(0, 4)))
+                self.pause(0, 4)
                 if not command.runs:
                     outcome.count("ended before")
                     continue
@@ -211,10 +208,8 @@ class CommandFaults:
             text = log.read_text()
             # Before Python has started there is nobody to catch a signal.
             expected = {128 + number, -number} if not text else {128 + number}
-            if code in expected and not remains and "Traceback" not in text:
-                outcome.n_passed += 1
-            else:
-                outcome.problems.append(f"{args[0]} {number}: status {code}: {text[-300:]}")
+            in_one_line = code in expected and not remains and "Traceback" not in text
+            outcome.judge(in_one_line, f"{args[0]} {number}: status {code}: {text[-300:]}")
         return outcome
 
     def compilations(self, n_runs: int) -> Outcome:
@@ -222,8 +217,7 @@ class CommandFaults:
         outcome = Outcome("signal while compiling")
         words = ["train", *TINY_OPTIONS, "--agent", "random", "--epochs", "4"]
         whole, log = self._new("compiled")
-        with started([*words, "--out", str(whole)], log) as command:
-            assert command.end() == 0, log.read_text()
+        assert status([*words, "--out", str(whole)], log) == 0, log.read_text()
         expected = trajectory(whole)
         for index in range(n_runs):
             out, log = self._new("compiling")
@@ -235,7 +229,7 @@ class CommandFaults:
             env = {"CC": str(compiler), "XDG_CACHE_HOME": str(cache)}
             with started([*words, "--out", str(out)], log, **env) as command:
                 compiling = command.wait_for(marker.exists)
-                time.sleep(float(self.rng.uniform(0, 0.4)))
+                self.pause(0, 0.4)
                 os.killpg(command.process.pid, number)
                 code = command.end()
             outcome.n_tried += 1
@@ -245,13 +239,9 @@ class CommandFaults:
                 continue
             begun = (out / "config.json").exists()
             again = ["train", "--resume", str(out)] if begun else [*words, "--out", str(out)]
-            if not (out / "result.json").exists():
-                with started(again, log, **env) as command:
-                    code = command.end()
-            if code or trajectory(out) != expected:
-                outcome.problems.append(f"{out.name}: status {code}, or another course")
-            else:
-                outcome.n_passed += 1
+            code = status(again, log, **env)
+            same = not code and trajectory(out) == expected
+            outcome.judge(same, f"{out.name}: status {code}, or another course")
         return outcome
 
     def pretrainings(self, n_runs: int) -> Outcome:
@@ -271,7 +261,7 @@ class CommandFaults:
             checkpoints = Path(f"{out}.unfinished") / "checkpoints"
             with started([*PRETRAIN, "--out", f"{out}.zip"], log) as command:
                 command.wait_for(lambda folder=checkpoints: list(folder.glob("step-*.ckpt")))
-                time.sleep(float(self.rng.uniform(0, seconds)))
+                self.pause(0, seconds)
                 if command.runs:
                     os.killpg(command.process.pid, number)
                 code = command.end()
@@ -284,12 +274,9 @@ class CommandFaults:
             if code not in (128 + number, -number) or not saved or "Traceback" in text:
                 outcome.problems.append(f"{out.name}: status {code}: {text[-300:]}")
                 continue
-            with started(["pretrain", "--resume", f"{out}.zip"], log) as command:
-                code = command.end()
-            if code or _learned(out) != expected:
-                outcome.problems.append(f"{out.name}: status {code}, or another agent")
-            else:
-                outcome.n_passed += 1
+            code = status(["pretrain", "--resume", f"{out}.zip"], log)
+            same = not code and _learned(out) == expected
+            outcome.judge(same, f"{out.name}: status {code}, or another agent")
         return outcome
 
     def benches(self, n_runs: int) -> Outcome:
@@ -299,7 +286,7 @@ class CommandFaults:
             out, log = self._new("bench")
             number = STOPS[outcome.n_tried % len(STOPS)]
             with started([*BENCH, "--out", str(out)], log) as command:
-                time.sleep(float(self.rng.uniform(4, 25)))
+                self.pause(4, 25)
                 with suppress(ProcessLookupError):
                     os.killpg(command.process.pid, number)
                 code = command.end()
@@ -308,10 +295,8 @@ class CommandFaults:
                 continue
             outcome.n_tried += 1
             text = log.read_text()
-            if code != 128 + number or remains or "Traceback" in text:
-                outcome.problems.append(f"{number}: status {code}, {remains}: {text[-500:]}")
-            else:
-                outcome.n_passed += 1
+            in_one_line = code == 128 + number and not remains and "Traceback" not in text
+            outcome.judge(in_one_line, f"{number}: status {code}, {remains}: {text[-500:]}")
         return outcome
 
     def reports(self, n_runs: int) -> Outcome:
@@ -320,14 +305,13 @@ class CommandFaults:
         self._uninterrupted()
         out, log = self.folder / "compared", self.folder / "report.log"
         began = time.monotonic()
-        with started(["report", str(out)], log) as command:
-            assert command.end() == 0, log.read_text()
+        assert status(["report", str(out)], log) == 0, log.read_text()
         seconds = time.monotonic() - began
         expected = (out / "report.md").read_bytes()
         while outcome.n_tried < n_runs:
             number = (*STOPS, signal.SIGKILL)[outcome.n_tried % 4]
             with started(["report", str(out)], log) as command:
-                time.sleep(float(self.rng.uniform(0.3, 0.9)) * seconds)
+                self.pause(0.3 * seconds, 0.9 * seconds)
                 command.process.send_signal(number)
                 code = command.end()
             if code == 0:
@@ -337,12 +321,9 @@ class CommandFaults:
             if code not in (128 + number, -number) or not whole:
                 outcome.problems.append(f"{number}: status {code}: {log.read_text()[-300:]}")
                 continue
-            with started(["report", str(out)], log) as command:
-                code = command.end()
-            if code or (out / "report.md").read_bytes() != expected:
-                outcome.problems.append(f"{number}: status {code}, or another report")
-            else:
-                outcome.n_passed += 1
+            code = status(["report", str(out)], log)
+            same = not code and (out / "report.md").read_bytes() == expected
+            outcome.judge(same, f"{number}: status {code}, or another report")
         if "Traceback" in log.read_text():
             outcome.problems.append("report: a traceback")
         return outcome
@@ -368,12 +349,9 @@ class CommandFaults:
 
     def _finish(self, outcome: Outcome, out: Path, log: Path, expected: list[Any]) -> None:
         """Resume a comparison, and compare its results."""
-        with started([*COMPARE, "--out", str(out)], log) as command:
-            code = command.end()
-        if code or _results(out) != expected:
-            outcome.problems.append(f"{out.name}: status {code}, or different results")
-        else:
-            outcome.n_passed += 1
+        code = status([*COMPARE, "--out", str(out)], log)
+        same = not code and _results(out) == expected
+        outcome.judge(same, f"{out.name}: status {code}, or different results")
 
 
 def _runs(out: Path) -> list[Path]:

@@ -48,9 +48,16 @@ class Outcome:
         """Add one to a further count."""
         self.counts[description] = self.counts.get(description, 0) + 1
 
+    def judge(self, passed: bool, problem: str) -> None:
+        """Count a run or file as one with the expected result, or describe its failure."""
+        if passed:
+            self.n_passed += 1
+        else:
+            self.problems.append(problem)
 
-class Faults:
-    """Injects faults into runs and compares their results with those of uninterrupted runs.
+
+class Injector:
+    """What injects faults and compares results with those of uninterrupted runs.
 
     Args:
         folder: of the runs.
@@ -60,6 +67,17 @@ class Faults:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
+
+    def pause(self, low: float, high: float) -> None:
+        """Wait for a random time in this range, in seconds."""
+        time.sleep(float(self.rng.uniform(low, high)))
+
+
+class Faults(Injector):
+    """Faults in runs."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        super().__init__(folder, seed)
         self.uninterrupted_runs: dict[str, tuple[dict[str, Any], float]] = {}
         self.n_started = 0
 
@@ -89,7 +107,7 @@ class Faults:
         log = run.with_suffix(".log")
         process = start(train_command(agent, "--out", str(run)), log)
         wait_for((run / "config.json").exists, process)
-        time.sleep(float(self.rng.uniform(0, seconds)))
+        self.pause(0, seconds)
         if while_writing:
             wait_for(lambda: list((run / "checkpoints").glob(".*.tmp")), process, pause=0)
         if not process.is_alive():
@@ -115,10 +133,8 @@ class Faults:
             outcome.problems.append(
                 f"{run.name}: resumed at step {resumed_step(log)} instead of {kept}"
             )
-        elif trajectory(run) != expected:
-            outcome.problems.append(f"{run.name}: different results")
         else:
-            outcome.n_passed += 1
+            outcome.judge(trajectory(run) == expected, f"{run.name}: different results")
 
     def kills(self, n_runs: int, agents: list[str]) -> Outcome:
         """SIGKILL at random times, every third one while a checkpoint is written."""
@@ -149,7 +165,7 @@ class Faults:
                 run, log = disk / "run", disk.with_suffix(".log")
                 process = start(train_command(agent, "--out", str(run)), log)
                 wait_for(lambda run=run: newest_step(run), process)
-                time.sleep(float(self.rng.uniform(0, seconds / 2)))
+                self.pause(0, seconds / 2)
                 ballast = disk / "ballast"
                 fill(ballast)
                 warned = wait_for(
@@ -167,10 +183,8 @@ class Faults:
                     outcome.problems.append(
                         f"{agent}: exit status {code}: {log.read_text()[-300:]}"
                     )
-                elif trajectory(run) != expected:
-                    outcome.problems.append(f"{agent}: different results")
                 else:
-                    outcome.n_passed += 1
+                    outcome.judge(trajectory(run) == expected, f"{agent}: different results")
         return outcome
 
     def workers(self, n_runs: int, methods: list[str]) -> Outcome:
@@ -187,16 +201,14 @@ class Faults:
             process = start([*words, "--out", str(out)], out.with_suffix(".log"))
             run = out / "runs" / names[outcome.n_tried % len(names)]
             wait_for(lambda run=run: newest_step(run), process)
-            time.sleep(float(self.rng.uniform(0, 0.3)))
+            self.pause(0, 0.3)
             killed = kill_writer(run / "log.txt")
             code = join(process)
             if not killed:
                 continue
             outcome.n_tried += 1
-            if code or [trajectory(out / "runs" / name) for name in names] != expected:
-                outcome.problems.append(f"{out.name}: exit status {code}, or different results")
-            else:
-                outcome.n_passed += 1
+            same = not code and [trajectory(out / "runs" / name) for name in names] == expected
+            outcome.judge(same, f"{out.name}: exit status {code}, or different results")
         return outcome
 
 
