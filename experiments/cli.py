@@ -24,7 +24,8 @@ from vit_patch_env.experiments.options.commands import (
 )
 from vit_patch_env.experiments.options.flat import typed
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
-from vit_patch_env.system.interrupts import Signals, describe
+from vit_patch_env.system.interrupts import Signals
+from vit_patch_env.system.starting import describe
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "runs.train:Run"),

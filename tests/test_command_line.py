@@ -24,7 +24,7 @@ from vit_patch_env.experiments.process.streams import usable_streams
 from vit_patch_env.experiments.run_folder.folder import write_json
 from vit_patch_env.models.kernels import build
 from vit_patch_env.reading import read_json
-from vit_patch_env.system.interrupts import STOP_SIGNALS
+from vit_patch_env.system.starting import STOP_SIGNALS
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 

@@ -188,7 +188,7 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
         digests = [hashlib.sha256(text.encode()).hexdigest() for text in
                    (texts[config], config.read_text())]  # fmt: skip
         line = refused(capsys, "compare", *options)
-        assert f"{run}: damaged: config.json cannot be read: its checksum is not that in" in line
+        assert f"{run}: damaged: config.json differs from its checksum in" in line
         result.write_text(texts[result].replace(*digests))
         line = refused(capsys, "compare", *options)
         assert f"{run} is a run of another configuration (--model evit instead" in line

@@ -198,7 +198,7 @@ def test_a_damaged_run_is_not_extended(random_run, tmp_path, capsys):
     config = run / "config.json"
     config.write_text(config.read_text().replace('"heads": 2', '"heads": 4'))
     line = refused(capsys, "train", "--resume", str(run), "--epochs", "4")
-    assert "config.json with the checksum in result.json" in line
+    assert "damaged: config.json differs from its checksum in result.json" in line
     assert RunFolder(run).is_finished
 
 

@@ -78,13 +78,13 @@ def change_config(run, **env):
 def test_another_configuration_of_a_finished_run_is_noticed_by_its_checksum(run, capsys):
     change_config(run, heads=4, dim_head=4)
     line = refused(capsys, "evaluate", str(run))
-    assert f"expected config.json with the checksum in result.json, got another in {run}" in line
+    assert f"{run}: damaged: config.json differs from its checksum in result.json" in line
 
 
 def test_another_configuration_is_noticed_by_comparisons(comparison):
     run = comparison / "runs" / "simple_vit__0"
     change_config(run, model="vit", keep_rate=None)
-    with pytest.raises(InputError, match=r"config\.json cannot be read: its checksum is not that"):
+    with pytest.raises(InputError, match=r"config\.json differs from its checksum in result\.json"):
         read_run(run)
     assert not read_comparison(comparison).runs
 

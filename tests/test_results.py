@@ -199,7 +199,7 @@ def change_seed(run):
     ("damage", "message"),
     [
         (damage_json, "damaged: result.json cannot be read"),
-        (damage_table, "damaged: metrics.csv cannot be read: its checksum is not"),
+        (damage_table, "damaged: metrics.csv differs from its checksum"),
         (remove_table, "damaged: selected.csv cannot be read"),
         (remove_field, "damaged: expected f1 in result.json"),
         (

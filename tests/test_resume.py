@@ -248,7 +248,7 @@ def test_evaluation_executes_no_code_from_a_run(tmp_path, monkeypatch, capsys):
     with zipfile.ZipFile(out / "agent.zip", "w") as archive:
         for name, part in content.items():
             archive.writestr(name, part)
-    assert "expected agent.zip with the checksum in result.json" in refused(
+    assert "damaged: agent.zip differs from its checksum in result.json" in refused(
         capsys, "evaluate", str(out)
     )
     result = json.loads((out / "result.json").read_text())

@@ -2,15 +2,18 @@
 
 import random
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from tests.conftest import TINY
 from tests.interrupted_runs import advance_generators
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.checkpoints.generators import (
     restore_generators,
     snapshot_generators,
@@ -53,6 +56,15 @@ def test_errors_name_what_cannot_be_saved():
         snapshot(Odd({(1, 2): 3}))
     with pytest.raises(ValueError, match=r"Odd\.thing\[0\] must be a .*Odd, .* got None"):
         restore(Odd(None), snapshot(Odd(Odd(1))))
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_sde", True), ("gamma", 0.5), ("n_steps", 10**9)])
+def test_an_algorithm_of_other_arguments_is_refused(name, value):
+    env = gym.make("CartPole-v1")
+    state = snapshot(PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu"))
+    state[3][name] = value
+    with pytest.raises(InputError, match=rf"PPO\.{name} must be .*, as in this run, got {value}"):
+        restore(PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu"), state)
 
 
 def test_a_space_that_was_never_sampled_stays_unseeded():

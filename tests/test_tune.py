@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shlex
 import signal
 import sqlite3
@@ -381,6 +382,10 @@ def test_parallel_jobs(tmp_path, capfd):
         (["--out", "other"], "--out must be a new folder or that of a study, got other, which"),
         (["--out", "made"], "made with --search ('dqn.gamma', 'alpha') instead of ()"),
         (["--out", "damaged", *FEW], "expected a study's database in damaged/study.db, got: "),
+        (
+            ["--out", "piped", *FEW],
+            "expected a study's database in piped/study.db, got: a named pipe",
+        ),
         (["--out", "others", *FEW], "the direction maximize in others/study.db, got: minimize"),
         (
             ["--out", "empty", *FEW],
@@ -402,10 +407,13 @@ def test_bad_input_is_refused_in_one_line(args, message, tmp_path, capsys, monke
     (tmp_path / "file").touch()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").touch()
-    for name in {"made", "damaged"} & set(args):
+    for name in {"made", "damaged", "piped"} & set(args):
         tune(tmp_path / name, "--trials", "1")
     if "damaged" in args:
         (tmp_path / "damaged" / "study.db").write_bytes(b"no database " * 1000)
+    if "piped" in args:
+        (tmp_path / "piped" / "study.db").unlink()
+        os.mkfifo(tmp_path / "piped" / "study.db")
     if "others" in args:
         tune(tmp_path / "others", "--trials", "1")
         (tmp_path / "others" / "study.db").unlink()

@@ -1,6 +1,6 @@
 """A Vision Transformer's training loop as the Gymnasium environment `ViTPatchSelect-v0`."""
 
-import vit_patch_env.system.interrupts  # noqa: F401, I001  (first: the others take a while)
+import vit_patch_env.system.starting  # noqa: F401, I001  (first: the others take a while)
 
 import gymnasium as gym
 import lazy_loader

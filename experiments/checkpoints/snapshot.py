@@ -6,6 +6,7 @@ environments, which the constructor sets, remain those of the new object.
 """
 
 import functools
+import inspect
 import io
 import random
 import types
@@ -207,10 +208,15 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
         if isinstance(thing, torch.optim.Optimizer):
             check_optimizer_state(thing, loaded)
         thing.load_state_dict(loaded)
+    arguments = _arguments(type(thing)) if isinstance(thing, BaseAlgorithm) else set()
     for key, value in attributes.items():
         if key in _excluded(thing) or (value == ("static",) and key not in vars(thing)):
             continue
         old = vars(thing).get(key)
+        if key in arguments and type(old) in _PLAIN and value != old:
+            raise InputError(
+                f"{name}.{key} must be {shown(old)}, as in this run, got {shown(value)}"
+            )
         known = set(old) if isinstance(old, dict) and _is_ours(thing) else set()
         new = vars(thing)[key] = _restore(old, value, f"{name}.{key}")
         if known and not (isinstance(new, dict) and known <= set(new)):
@@ -258,6 +264,16 @@ def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:
 
 def _excluded(thing: Any) -> set[str]:
     return {name for kind, names in _EXCLUDED.items() if isinstance(thing, kind) for name in names}
+
+
+def _arguments(algorithm: type) -> set[str]:
+    """Names of what an algorithm is constructed with, which training does not change."""
+    return {
+        name
+        for kind in algorithm.__mro__
+        if "__init__" in vars(kind) and kind is not object
+        for name in inspect.signature(kind).parameters
+    }
 
 
 def _is_ours(thing: Any) -> bool:

@@ -16,7 +16,7 @@ from vit_patch_env.checks import ArgumentError, InputError, counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.saved import train_options
-from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RESULT, wrong_checksum
 from vit_patch_env.experiments.run_folder.schemas import (
     CONFIG_FIELDS,
     LARGEST,
@@ -187,10 +187,10 @@ def _content(path: Path, checksums: Mapping[str, str]) -> bytes:
     """The content of a file with its checksum in result.json."""
     try:
         content = read_bytes(path, TABLE_BYTES, path.name)
-        if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
-            raise InputError(f"its checksum is not that in {RESULT}")
     except InputError as error:
         raise InputError(f"{path.parent}: damaged: {path.name} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
+        raise wrong_checksum(path)
     return content
 
 

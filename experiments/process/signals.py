@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from vit_patch_env.system.interrupts import SAME_SECONDS as SAME_SECONDS
-from vit_patch_env.system.interrupts import STOP_SIGNALS as STOP_SIGNALS
+from vit_patch_env.system.starting import STOP_SIGNALS as STOP_SIGNALS
 
 
 @contextmanager

@@ -295,9 +295,7 @@ class RunFolder:
             if name not in digests:
                 without.append(name)
             elif checksum(path) != digests[name]:
-                raise InputError(
-                    f"expected {name} with the checksum in {RESULT}, got another in {self.path}"
-                )
+                raise wrong_checksum(path)
         if without:
             warnings.warn(
                 f"{self.path} is of an older version, without a checksum of {', '.join(without)}",
@@ -427,6 +425,11 @@ def releasing_on_error(lock: FileLock) -> Iterator[None]:
     except BaseException:
         lock.release()
         raise
+
+
+def wrong_checksum(path: Path) -> InputError:
+    """What to raise for a file of a run that differs from its checksum in `result.json`."""
+    return InputError(f"{path.parent}: damaged: {path.name} differs from its checksum in {RESULT}")
 
 
 def checksum(path: Path) -> str:

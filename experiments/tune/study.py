@@ -25,12 +25,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from vit_patch_env.experiments.options.commands import PrunerName
 from vit_patch_env.experiments.run_folder.folder import lock_folder
 from vit_patch_env.experiments.tune.space import Dimension
+from vit_patch_env.reading import open_regular
 
 DATABASE = "study.db"
 WORKERS = "workers"
 NAME = "vit-patch"
 STARTED, ENDED = "started", "ended"
 """Attributes of Optuna's trials, in which the values are those of a `TrialRecord`."""
+
+DATABASE_BYTES = 10**9
+"""Of a study's database, which has some kilobytes per trial."""
 
 LOCK_SECONDS = 60.0
 """How long to wait for the study's lock, which is held for moments."""
@@ -274,7 +278,13 @@ class TuningStudy:
 
 
 def _connection_to(path: Path) -> Callable[[], sqlite3.Connection]:
-    """What connects to a database. In a URL, some characters of its path would be read as more."""
+    """What connects to a database. In a URL, some characters of its path would be read as more.
+
+    Raises:
+        InputError: if something else is in its place.
+    """
+    if path.exists():
+        open_regular(path, DATABASE_BYTES, "a study's database").close()
     return partial(sqlite3.connect, path.resolve(), timeout=LOCK_SECONDS, check_same_thread=False)
 
 

@@ -12,12 +12,16 @@ from vit_patch_env.data.left_out import LeftOut
 from vit_patch_env.data.listing import joined
 from vit_patch_env.data.split_names import split_of_word
 from vit_patch_env.names import SplitName
+from vit_patch_env.reading import open_regular, read_bytes
 from vit_patch_env.system.shown import escaped
 
 _FILE = ("file", "filename", "file_name", "image", "path", "id")
 _LABEL = ("label", "class", "target")
 _SPLIT = "split"
 _DELIMITERS = (",", ";", "\t")
+
+LABELS_BYTES = 4 * 10**9
+"""Of a file of labels: some 40 million rows."""
 
 
 class Row(NamedTuple):
@@ -44,13 +48,8 @@ def read_header(path: str) -> Header | None:
     Raises:
         ValueError: if it cannot be read.
     """
-    try:
-        with Path(path).open("rb") as table:
-            line = _decoded(table.readline(10_000))
-    except OSError as error:
-        raise InputError(
-            f"expected a file of labels that can be read, got {path!r}: {error.strerror}"
-        ) from error
+    with open_regular(Path(path), LABELS_BYTES, "a file of labels") as table:
+        line = _decoded(table.readline(10_000))
     for delimiter in _DELIMITERS:
         names = [name.strip().strip('"').casefold() for name in line.split(delimiter)]
         file, label = (
@@ -125,7 +124,7 @@ def _decoded(content: bytes) -> str:
 def _lines(path: str, delimiter: str) -> list[tuple[int, list[str]]]:
     """The lines after the header, numbered from 1 with it, and their values."""
     try:
-        text = _decoded(Path(path).read_bytes())
+        text = _decoded(read_bytes(Path(path), LABELS_BYTES, "a file of labels"))
         reader = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
         )

@@ -1,35 +1,18 @@
-"""Signals that end the program `vit-patch` in one line, whatever it is doing.
+"""Signals while the program `vit-patch` runs: they raise an exception, once."""
 
-The package imports this first, as importing other libraries takes seconds: within an import, Ctrl-C
-may become any exception, or none. Where the package is imported by another program, importing
-this changes nothing.
-"""
-
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
 
-PROGRAM = "vit-patch"
-
-STOP_SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: a closed terminal, not on Windows
-    if hasattr(signal, name)
-)
+from vit_patch_env.system import starting
+from vit_patch_env.system.starting import end_at_once
 
 SAME_SECONDS = 0.5
 """Within this time, signals count as one: `timeout` sends its signal twice, to its process and to
 the process group; a closed terminal and its shell both send SIGHUP."""
-
-_before: dict[int, Any] = {}
-"""Handlers to return to in a forked process, which is not the program."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -65,18 +48,6 @@ class Signals:
             end_at_once(number)
 
 
-def end_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
-    """End the process because of a signal, in one line, with status 128 plus its number."""
-    with suppress(OSError):
-        os.write(2, f"{PROGRAM}: {describe(number)}\n".encode())
-    os._exit(128 + number)
-
-
-def describe(number: int) -> str:
-    """A signal in words."""
-    return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-
-
 @contextmanager
 def interruptible() -> Iterator[Signals]:
     """Within the block, a signal raises `Interrupted`, and another one ends the process at once.
@@ -92,47 +63,17 @@ def interruptible() -> Iterator[Signals]:
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    before = _handle(signals._receive)
-    outer = dict(_before)
-    _before.update({number: outer.get(number, handler) for number, handler in before.items()})
+    before = starting.handle(signals._receive)
+    outer = dict(starting.before)
+    starting.before.update(
+        {number: outer.get(number, handler) for number, handler in before.items()}
+    )
     unraisable = sys.unraisablehook
     sys.unraisablehook = lambda error: None if signals.received else unraisable(error)
     try:
         yield signals
     finally:
         sys.unraisablehook = unraisable
-        _restore(before)
-        _before.clear()
-        _before.update(outer)
-
-
-def _handle(handler: Any) -> dict[int, Any]:
-    """Set the handler of all signals that are not ignored; the handlers before."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    handled = {one: old for one, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for number in handled:
-        signal.signal(number, handler)
-    return handled
-
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def _forget() -> None:
-    """Let a forked process handle signals as if it were not of the program."""
-    _restore(_before)
-    _before.clear()
-
-
-def _is_program() -> bool:
-    """Whether this process runs the console script, and not another program or a worker of it."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-    return Path(file).stem == PROGRAM
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget)
-if _is_program() and threading.current_thread() is threading.main_thread():
-    _before.update(_handle(end_at_once))
+        starting.restore(before)
+        starting.before.clear()
+        starting.before.update(outer)
