@@ -200,8 +200,8 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("metrics.csv", lambda text: text[:-20], "damaged: metrics.csv cannot be read"),
-        ("steps.csv", lambda text: text + "7\n", "damaged: steps.csv cannot be read"),
+        ("metrics.csv", lambda text: text[:-20], "damaged: metrics.csv differs from its checksum"),
+        ("steps.csv", lambda text: text + "7\n", "damaged: steps.csv differs from its checksum"),
         ("result.json", lambda text: text[: len(text) // 2], "damaged: result.json cannot be read"),
         ("config.json", lambda text: "{}", "damaged: expected options in config.json"),
     ],
