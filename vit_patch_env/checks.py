@@ -311,7 +311,7 @@ def describe(annotation: Any) -> str:
         if get_origin(kind) is Annotated:  # one with a range of its own
             words.append(describe(kind))
             continue
-        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind)
+        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind, kinds)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -344,13 +344,20 @@ def _is_path(metadata: tuple[Any, ...]) -> bool:
     return any(isinstance(data, _Path) for data in metadata)
 
 
-def _listed_kind(kind: Any) -> str:
-    """A tuple in words: "a list, each an integer in [1, inf)", or "2 values, each a number"."""
+def _listed_kind(kind: Any, kinds: Sequence[Any]) -> str:
+    """A tuple in words: "a list, each an integer in [1, inf)"; after a number, "2 of them".
+
+    Args:
+        kind: the tuple.
+        kinds: those that it stands among.
+    """
     if get_origin(kind) is not tuple:
         return str(kind)
     item, *others = get_args(kind)
-    length = "a list" if others == [...] else counted(1 + len(others), "value")
-    return f"{length}, each {describe(item)}"
+    if others == [...]:
+        return f"a list, each {describe(item)}"
+    n_values = 1 + len(others)
+    return f"{n_values} of them" if item in kinds else f"{n_values} values, each {describe(item)}"
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -193,9 +193,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            kwargs = {
-                name: as_text(plain(value)) for name, value in spec.kwargs.items()
-            }  # for JSON
+            kwargs = {name: _json_value(value) for name, value in spec.kwargs.items()}
             timed = self.config.budget == "seconds"
             spec = replace(spec, kwargs=kwargs, nondeterministic=spec.nondeterministic or timed)
         self._spec = spec
@@ -537,6 +535,13 @@ def _hint_at_cost(config: EnvConfig) -> None:
         ),
         stacklevel=4,
     )
+
+
+def _json_value(value: object) -> object:
+    """A value as JSON has it, so that a spec read from JSON equals the one that was written."""
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    return as_text(plain(value))
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:
