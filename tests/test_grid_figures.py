@@ -1,14 +1,17 @@
 """Heat maps, reports and agents of patches on grids that are no squares."""
 
-import matplotlib.image
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import TINY, TINY_OPTIONS
+from tests.fabricated import fabricate
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.compare.results import read_comparison
 from vit_patch_env.experiments.report import plots
+from vit_patch_env.experiments.report.metrics import ComparisonMetrics
+from vit_patch_env.experiments.report.settings import settings
 
 FLAT = ["--image-size", "16", "32", "--n-patches-desired", "2", "--epochs", "1"]
 
@@ -23,21 +26,28 @@ def test_heat_maps_of_a_run_have_its_rows_and_columns(tmp_path):
         assert (image.height, image.width) == (2 * 16, 4 * 16)
 
 
-def test_a_comparison_is_reported_on_its_grid(tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        plots, "patch_grid", lambda *args: shown.append(args) or (2, 4)
-    )  # to see what is drawn
+def test_selected_patches_are_plotted_in_rows_and_columns(tmp_path):
+    methods = ("simple_vit", "agentvit", "centre")
+    env = {"image_size": [16, 64]}
+    folder = fabricate(tmp_path / "full", methods=methods, seeds=(0,), epochs=2, side=4, env=env)
+    comparison = read_comparison(folder)
+    figure = plots._selected_patches(ComparisonMetrics(comparison))
+    (image,) = figure.axes[0].images
+    assert image.get_array().shape == (2, 8)
+    assert "images of 16x64, patches of 8x8" in settings(comparison)["ViT"]
+
+
+@pytest.mark.long
+def test_a_comparison_on_a_flat_grid_is_made_and_reported(tmp_path, capsys):
     out = str(tmp_path / "comparison")
-    methods = ["simple_vit", "agentvit", "centre", "quadratic_spread"]
-    options = [*TINY_OPTIONS, *FLAT, "--methods", *methods, "--seeds", "0", "--out", out]
-    main(["compare", *options])
+    methods = ["simple_vit", "agentvit", "centre", "quadratic_spread", "bandit"]
+    args = ["compare", *TINY_OPTIONS, *FLAT, "--methods", *methods, "--seeds", "0", "--out", out]
+    main(args)
+    main(args)  # nothing is left to do
     main(["report", out])
-    assert shown == [((16, 32), 8)]
-    assert "images of 16x32, patches of 8x8" in (tmp_path / "comparison/report.md").read_text()
-    plot = matplotlib.image.imread(tmp_path / "comparison/plots/selected_patches.png")
-    assert plot.ndim == 3
+    assert (tmp_path / "comparison/plots/selected_patches.png").exists()
     main(["evaluate", f"{out}/runs/centre__0"])
+    assert "the agent's patches" in capsys.readouterr().out
 
 
 def test_agents_of_patches_observe_rows_and_columns_of_the_grid():
