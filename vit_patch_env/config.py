@@ -1,7 +1,7 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
@@ -15,13 +15,13 @@ from vit_patch_env.names import (
     BudgetName,
     ImagesName,
     ModelName,
-    ObservationName,
     OptimizerName,
     PrecisionName,
     ResizeName,
     RewardName,
     ScheduleName,
 )
+from vit_patch_env.observation_text import check_layers, parse_observation
 from vit_patch_env.patches.grid import height_width, patch_grid
 
 if TYPE_CHECKING:
@@ -181,9 +181,19 @@ class EnvConfig:
         Doc("standard deviation of each channel; by default that of the training images"),
     ] = None
     observation: Annotated[
-        ObservationName,
-        Doc("what the agent observes of the next batch; +run appends three features of the run"),
+        str,
+        Doc(
+            "what the agent observes of the next batch: attention_output, attention_standardized "
+            "(both also of other layers, as in attention_output:0,3,5 or :mean), "
+            "attention_received, class_attention or none; +run at the end appends three features "
+            "of the run"
+        ),
     ] = "attention_output"
+    observe_images: Annotated[
+        int | None,
+        Interval(ge=1),
+        Doc("images of a batch that are observed, the first ones; None: all"),
+    ] = None
     reward: Annotated[
         RewardName,
         Doc("what the agent is rewarded for: see docs/environment.md#reward"),
@@ -239,6 +249,11 @@ class EnvConfig:
             object.__setattr__(self, "image_size", self.size[0])
         check_integer(0, min(self.size), crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        parse_observation(self.observation)
+        if self.model in get_args(ModelName):
+            check_layers(self.observation, self.depth)
+        if self.observe_images is not None:
+            check_integer(1, self.batch_size, observe_images=self.observe_images)
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < _MIN_ALPHA:
                 raise ArgumentError(

@@ -17,8 +17,8 @@ from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
-from vit_patch_env.models import check_model, make_model
-from vit_patch_env.observation import OBSERVATIONS
+from vit_patch_env.models import check_model, make_model, model_class
+from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.memory import check_fits
@@ -63,6 +63,8 @@ class EpisodeFactory:
             )
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
+            kind = model_class(config.model)
+            check_observable(config.observation, kind, config.depth, config.model)
         elif not callable(config.model):
             raise ArgumentError("model", f"must be a name or a function, got {shown(config.model)}")
         if not (isinstance(config.augment, str) or callable(config.augment)):
@@ -78,7 +80,7 @@ class EpisodeFactory:
         self.config = config
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
-        self.observation = OBSERVATIONS[config.observation]
+        self.observation = make_observation(config.observation, config.observe_images)
         self._check_memory()
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
@@ -338,6 +340,12 @@ class EpisodeFactory:
                 "model",
                 f"must have {counted(self.config.n_patches, 'patch')}, got {model.n_patches}",
             )
+        check_observable(
+            self.config.observation,
+            model,
+            getattr(model, "n_layers", None),
+            type(model).__name__,
+        )
         return model
 
     @contextmanager
