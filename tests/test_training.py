@@ -163,7 +163,7 @@ class Overflowing(SimpleViT):
 
     def forward(self, images, keep=None):
         logits = super().forward(images, keep)
-        if self.overflows:
+        if self.overflows and logits.requires_grad:
             logits.register_hook(lambda gradient: gradient * math.inf)
         return logits
 

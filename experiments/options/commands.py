@@ -110,7 +110,9 @@ class TrainOptions(AgentOptions):
         bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
     ] = False
     early_stopping: Annotated[
-        Count | None, Doc("end the run after so many epochs that are not better than the best one")
+        int | None,
+        Interval(ge=1),
+        Doc("end the run after so many epochs that are not better than the best one"),
     ] = None
     best_by: Annotated[
         BestName, Doc("what makes an epoch the best one: validation accuracy or loss")

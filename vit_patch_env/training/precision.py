@@ -40,6 +40,11 @@ class Precision(NamedTuple):
         """`bf16`, `fp16` or `fp32`."""
         return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
 
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are so small for `dtype` that the loss must be scaled."""
+        return self.dtype == torch.float16
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device, or that of the name; `auto` is CUDA where available, else the CPU.

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vit_patch_env.data.batches import Batch
@@ -92,7 +91,7 @@ class Trainer:
             device,
             clip_grad_norm=clip_grad_norm,
             accumulate=accumulate,
-            scale=LossScale(device) if precision.dtype == torch.float16 else None,
+            scale=LossScale(device) if precision.scales_loss else None,
         )
         self.average = None if ema is None else WeightAverage(self.model, ema)
         self._forward = compiled_forward if compiled else forward
