@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 _RECOMPILE_LIMIT = 64
-"""Of models of different classes and sizes in this process, about ten."""
+"""Graphs of models of different classes and sizes in this process, about five for each."""
+
+_backend: Any = "inductor"
+"""torch's compiler."""
 
 
 def forward(model: Any, images: Tensor, keep: Tensor | None, **options: Any) -> Tensor:
@@ -20,8 +23,8 @@ def forward(model: Any, images: Tensor, keep: Tensor | None, **options: Any) -> 
 def compiled_forward(model: Any, images: Tensor, keep: Tensor | None, **options: Any) -> Tensor:
     """`forward`, compiled at its first call for models of that kind and any number of patches.
 
-    The model is an argument: it is not changed, and a new one with other weights needs no
-    compilation.
+    The model is an argument: it is not changed, and a new one of the same kind is not compiled
+    again.
     """
     logits: Tensor = _compiled()(model, images, keep, **options)
     return logits
@@ -30,6 +33,6 @@ def compiled_forward(model: Any, images: Tensor, keep: Tensor | None, **options:
 @cache
 def _compiled() -> Callable[..., Any]:
     compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]
-        forward, dynamic=True, recompile_limit=_RECOMPILE_LIMIT
+        forward, dynamic=True, backend=_backend, recompile_limit=_RECOMPILE_LIMIT
     )
     return compiled
