@@ -167,12 +167,12 @@ def graphs(monkeypatch):
 def test_compiled_steps_are_equal_and_compiled_once_for_any_number_of_patches(graphs):
     run, plain = make_run(compiled=True), make_run()
     counts = []
-    for n_keep in (5, None, 12, 3, 9, 2, 15, 7):
+    for n_keep in (5, None, 12, 3, 15):
         keep = None if n_keep is None else torch.arange(n_keep)
         one, other = run.step(keep), plain.step(keep)
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
         counts.append(len(graphs))
-    assert counts == [1] + [2] * 7  # some patches, and all of them
+    assert counts == [1] + [2] * 4  # some patches, and all of them
     names = run.trainer.model.state_dict().keys()
     assert names == plain.trainer.model.state_dict().keys()
     another = make_run(compiled=True, seed=1)

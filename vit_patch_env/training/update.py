@@ -101,6 +101,16 @@ class Update:
         if self._scale is not None:
             self._scale.load_state_dict(state["scale"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The attributes, with the gradients, which copies of parameters do not have."""
+        return {**vars(self), "_waiting": self.state_dict().get("gradients", [])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        waiting = state.pop("_waiting")
+        vars(self).update(state)
+        for weight, gradient in zip(self._parameters if waiting else (), waiting, strict=True):
+            weight.grad = gradient
+
     def _apply(self) -> None:
         self.n_added = 0
         scale = self._scale
