@@ -242,6 +242,8 @@ def from_text(annotation: Any, text: Any) -> Any:
     if isinstance(text, tuple):
         if text == ("None",) and types.NoneType in kinds:
             return None
+        if len(text) == 1 and any(text[0] in _choices(kind) for kind in kinds):
+            return text[0]
         if len(text) == 1 and not needs_list(annotation):
             return from_text(annotation, text[0])
         item = next(get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple)
@@ -280,7 +282,7 @@ def check_choice(choices: Sequence[object], **values: object) -> None:
     """Require every named value to be one of the choices.
 
     Raises:
-        ArgumentError: "precision must be one of auto, fp32, bf16, got 'fp8'".
+        ArgumentError: "precision must be one of auto, fp32, bf16, fp16, got 'fp8'".
     """
     for name, value in values.items():
         # Arrays, which compare element by element, and other containers are never valid.

@@ -7,7 +7,7 @@ from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
-from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
+from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named, shown
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
@@ -37,14 +37,17 @@ if TYPE_CHECKING:
     Augment = AugmentName | Callable[[Tensor], Tensor]
     Folder = str | Path
     Device = str | device
+    Loss = str | Callable[[Tensor, Tensor], Tensor] | None
     Desired = int | None
 else:  # values that can be saved and given on the command line
     Dataset, Model, Augment, Folder, Device = str, ModelName, AugmentName, str, str
+    Loss = str | None
     Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
 Side = Annotated[int, Interval(ge=1, le=16384)]
 Alpha = Annotated[float, Interval(ge=0)]
+Weight = Annotated[float, Interval(gt=0)]
 
 _MIN_ALPHA = 0.01
 """Below, samples of the Beta distribution underflow to equal shares in float32."""
@@ -136,9 +139,27 @@ class EnvConfig:
     ] = "truncated"
     learning_rate: Annotated[float, Interval(gt=0), Doc("peak learning rate of the ViT")] = 1e-3
     optimizer: Annotated[
-        OptimizerName, Doc("optimizer of the ViT: adam (the paper's) or adamw")
+        OptimizerName,
+        Doc("optimizer of the ViT: adam (the paper's), adamw, sgd, or sgd_nesterov"),
     ] = "adam"
+    momentum: Annotated[
+        float | None, Interval(ge=0, lt=1), Doc("momentum of sgd and sgd_nesterov; by default 0.9")
+    ] = None
     weight_decay: Annotated[float, Interval(ge=0), Doc("weight decay of the ViT's optimizer")] = 0.0
+    decay_norms: Annotated[
+        bool,
+        Doc("apply weight decay to biases, norms, positions and the class token too"),
+    ] = True
+    layer_decay: Annotated[
+        Share, Doc("factor of the learning rate from each layer to the one before it")
+    ] = 1.0
+    freeze: Annotated[
+        tuple[str, ...],
+        Doc(
+            "parts that are not trained: embedding, blocks:0-5, all-but-head, or names of "
+            "parameters such as blocks.*.mlp.*"
+        ),
+    ] = ()
     schedule: Annotated[
         ScheduleName, Doc("learning rate after the warm-up: constant (the paper's) or cosine")
     ] = "constant"
@@ -148,6 +169,40 @@ class EnvConfig:
     label_smoothing: Annotated[
         float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
     ] = 0.0
+    class_weights: Annotated[
+        tuple[Weight, ...] | Literal["balanced"] | None,
+        Doc(
+            "weight of each class in the training loss, or balanced: all classes have the same "
+            "share of it; by default all images have"
+        ),
+    ] = None
+    loss: Annotated[
+        Loss,
+        OrObject("a function of logits and labels"),
+        Doc(
+            "training loss instead of the cross-entropy: module:function, which maps logits and "
+            "labels (with mixup and CutMix probabilities) to a tensor of shape ()"
+        ),
+    ] = None
+    clip_grad_norm: Annotated[
+        float | None,
+        Interval(gt=0),
+        Doc("largest norm of the gradient, which is scaled down to it; by default any"),
+    ] = None
+    accumulate: Annotated[
+        Count, Doc("batches whose mean gradient is one optimizer step; a step stays one batch")
+    ] = 1
+    ema: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Doc(
+            "decay of a moving average of the weights, such as 0.999, which is evaluated and "
+            "saved in their place; by default none"
+        ),
+    ] = None
+    compile: Annotated[
+        bool, Doc("compile the training step's forward pass with torch.compile at the first one")
+    ] = False
     augment: Annotated[
         Augment,
         OrObject("a function of a batch of images"),
@@ -228,7 +283,10 @@ class EnvConfig:
     ] = "auto"
     precision: Annotated[
         PrecisionName,
-        Doc("of matrix products: auto (bf16 where the hardware has it), fp32 or bf16"),
+        Doc(
+            "of matrix products: auto (bf16 where the hardware has it), fp32, bf16, or fp16 with a "
+            "scaled loss (CUDA only)"
+        ),
     ] = "auto"
     render_mode: Annotated[
         Literal["rgb_array"] | None,
@@ -259,6 +317,8 @@ class EnvConfig:
                 raise ArgumentError(
                     name, f"must be 0 or at least {_MIN_ALPHA}, got {getattr(self, name)}"
                 )
+        self._check_optimizer()
+        self._check_loss()
         if self.n_patches_desired == _AUTO:
             object.__setattr__(self, "n_patches_desired", self.adapted["n_patches_desired"])
         if self.n_patches_desired is not None:
@@ -268,6 +328,29 @@ class EnvConfig:
                 "keep_rate",
                 f"must be None where {named('model')} is a function, got {self.keep_rate}",
             )
+
+    def _check_optimizer(self) -> None:
+        """Refuse a momentum that the optimizer would ignore, or needs."""
+        if self.momentum is not None and not self.optimizer.startswith("sgd"):
+            raise ArgumentError(
+                "momentum", f"is of sgd and sgd_nesterov, got {named('optimizer')} {self.optimizer}"
+            )
+        if self.momentum == 0 and self.optimizer == "sgd_nesterov":
+            raise ArgumentError("momentum", "must be above 0 for sgd_nesterov, got 0.0")
+
+    def _check_loss(self) -> None:
+        """Refuse what a loss of the user's would ignore."""
+        if self.loss is None:
+            return
+        if not (isinstance(self.loss, str) or callable(self.loss)):
+            raise ArgumentError("loss", f"must be a function or its name, got {shown(self.loss)}")
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(self, name):
+                raise ArgumentError(
+                    name,
+                    f"is of the cross-entropy, which {named('loss')} replaces, got "
+                    f"{shown(getattr(self, name))}",
+                )
 
     @property
     def adapted(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
+from vit_patch_env.system.imported import imported
 from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.torch_state import (
     DrawingFrom,
@@ -32,6 +33,9 @@ from vit_patch_env.system.torch_state import (
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
+from vit_patch_env.training.freezing import freeze
+from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
+from vit_patch_env.training.parameter_groups import parameter_groups
 from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
@@ -81,7 +85,10 @@ class EpisodeFactory:
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
         self.observation = make_observation(config.observation, config.observe_images)
+        loss = config.loss
+        self._user_loss = imported("loss", loss) if isinstance(loss, str) else loss
         self._check_memory()
+        self._check_layers()
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
@@ -168,8 +175,15 @@ class EpisodeFactory:
                 schedule=config.schedule,
             ),
             optimizer=config.optimizer,
+            momentum=config.momentum,
             weight_decay=config.weight_decay,
-            label_smoothing=config.label_smoothing,
+            decay_norms=config.decay_norms,
+            layer_decay=config.layer_decay,
+            loss=self._loss(),
+            clip_grad_norm=config.clip_grad_norm,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            compiled=config.compile,
         )
         run = TrainingRun(
             trainer,
@@ -208,6 +222,14 @@ class EpisodeFactory:
         # Weight, gradient and two moments of the optimizer; one image's values in one layer.
         check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", self.precision.device)
 
+    def _check_layers(self) -> None:
+        """Refuse parts to freeze or learning rates by layer that a model by name does not have."""
+        config = self.config
+        if isinstance(config.model, str) and (config.freeze or config.layer_decay < 1):
+            with DrawingFrom(torch.Generator()), torch.device("meta"):
+                model = self._make_model(2, 3)
+            parameter_groups(model, learning_rate=1.0, layer_decay=config.layer_decay)
+
     def _load_data(self) -> ImageData:
         config = self.config
         data = config.dataset
@@ -230,6 +252,7 @@ class EpisodeFactory:
             )
         check_integer(1, n_images, batch_size=self.config.batch_size)
         self._check_channels(channels)
+        self._check_class_weights(len(data.classes))
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
         if isinstance(config.model, str):  # so that invalid sizes are reported before training
@@ -247,6 +270,34 @@ class EpisodeFactory:
                 raise ArgumentError(
                     name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
                 )
+
+    def _loss(self) -> Loss:
+        """The training loss."""
+        config, data = self.config, self.data
+        device = self.precision.device
+        if self._user_loss is not None:
+            return UserLoss(
+                self._user_loss,
+                n_classes=len(data.classes),
+                soft=config.mixup > 0 or config.cutmix > 0,
+                device=device,
+            )
+        weights = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(data.train.labels, data.classes)
+        elif config.class_weights is not None:
+            weights = torch.tensor(config.class_weights, dtype=torch.float32, device=device)
+        return CrossEntropy(config.label_smoothing, weights)
+
+    def _check_class_weights(self, n_classes: int) -> None:
+        """Refuse weights of another number of classes."""
+        weights = self.config.class_weights
+        if isinstance(weights, tuple) and len(weights) != n_classes:
+            raise ArgumentError(
+                "class_weights",
+                f"must be {counted(n_classes, 'number')}, one per class, got {len(weights)}: "
+                f"{shown(weights)}",
+            )
 
     def _validation(self, normalize: Normalize) -> list[Batch]:
         """The validation images that the reward is measured on, normalised, in batches."""
@@ -366,6 +417,12 @@ class EpisodeFactory:
                 yield
 
     def _make_model(self, n_classes: int, channels: int) -> nn.Module:
+        """A model; the gradients of its frozen parts are neither computed nor counted."""
+        model = self._trainable_model(n_classes, channels)
+        freeze(model, self.config.freeze)
+        return model
+
+    def _trainable_model(self, n_classes: int, channels: int) -> nn.Module:
         config = self.config
         if not isinstance(config.model, str):
             return config.model(n_classes, channels)

@@ -27,9 +27,11 @@ AugmentName = Literal[
 ]  # fmt: skip
 """Functions in `data/augment.py`."""
 
-OptimizerName = Literal["adam", "adamw"]
+OptimizerName = Literal["adam", "adamw", "sgd", "sgd_nesterov"]
+"""Optimizers in `training/optimizers.py`."""
+
 ScheduleName = Literal["constant", "cosine"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 BudgetName = Literal["epochs", "flops", "seconds"]
 """Units of a budget: `training/budget.py`."""

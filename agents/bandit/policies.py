@@ -1,6 +1,5 @@
 """The model of a PatchBandit, and the patch masks that it samples."""
 
-import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
 from vit_patch_env.checks import ArgumentError, InputError, named
-from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of, known_grid
 
 RUN_FEATURES = 3
 """Number of run features at the end of an observation; the first is the progress."""
@@ -35,25 +34,18 @@ def possible_counts(n_patches: int) -> list[int]:
     return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
 
 
-def resampled(scores: Tensor, n_patches: int) -> Tensor:
-    """Scores of a square grid's patches on another square grid: (n_patches,).
+def resampled(scores: Tensor, grid: Grid, other: Grid) -> Tensor:
+    """Scores of a grid's patches on another grid: (rows * columns of the other,).
 
     Bilinear between the centres of patches, and averaged over those that a larger patch covers.
 
     Args:
-        scores: of the first grid's patches.
-        n_patches: of the other grid.
-
-    Raises:
-        ValueError: for numbers of patches that are not square.
+        scores: of the first grid's patches, (rows * columns,).
+        grid: rows and columns of patches.
+        other: rows and columns of the other grid.
     """
-    check_square(len(scores))
-    check_square(n_patches)
-    side, other = math.isqrt(len(scores)), math.isqrt(n_patches)
-    grid = scores.view(1, 1, side, side)
-    return functional.interpolate(
-        grid, size=(other, other), mode="bilinear", antialias=True
-    ).flatten()
+    image = scores.view(1, 1, *grid)
+    return functional.interpolate(image, size=other, mode="bilinear", antialias=True).flatten()
 
 
 class BanditPolicy(PatchPolicy):
@@ -113,6 +105,8 @@ class BanditPolicy(PatchPolicy):
         weights = torch.cat((torch.tensor(_PRIOR).repeat(n_stages), torch.zeros(n_stages + 2)))
         self.of_counts = BayesianRegression(weights, options.prior_precision)
         self.of_patches = BayesianRegression(torch.zeros(self.n_patches), options.score_precision)
+        self.rows_columns: Tensor
+        self.register_buffer("rows_columns", torch.tensor(self.grid or (0, 0)))  # 0: not known
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the current run
         self.sampling = options.sampling
@@ -130,20 +124,24 @@ class BanditPolicy(PatchPolicy):
         there, so that they become prior means.
 
         Raises:
-            ValueError: if the patches of one of the two do not form a square.
+            ValueError: if the grid of one of the two is not known, and its patches form no square.
         """
         name = "of_patches."
         n_patches = len(state_dict.get(f"{name}prior_mean", self.of_patches.prior_mean))
-        if n_patches != self.n_patches:
+        grid = known_grid(n_patches, state_dict.get("rows_columns", torch.zeros(2)).tolist())
+        new: dict[str, Tensor] = {}
+        if n_patches != self.n_patches or grid not in (None, self.grid):
             learned = BayesianRegression(torch.zeros(n_patches), self.of_patches.prior_precision)
             learned.load_state_dict(
                 {key.removeprefix(name): state_dict[key] for key in state_dict if name in key}
             )
-            prior = resampled(learned.mean(), self.n_patches)
+            prior = resampled(
+                learned.mean(), grid_of(n_patches, grid), grid_of(self.n_patches, self.grid)
+            )
             fresh = BayesianRegression(prior, self.of_patches.prior_precision)
             new = {name + key: value for key, value in fresh.state_dict().items()}
-            state_dict = {**state_dict, **new}
-        return super().load_state_dict(state_dict, strict, assign)
+        own = {**state_dict, **new, "rows_columns": self.rows_columns}
+        return super().load_state_dict(own, strict, assign)
 
     def features(self, progress: float, budget_steps: int) -> NDArray[np.float64]:
         """Regression features of each number of patches: (n_counts, n_features).

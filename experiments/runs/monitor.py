@@ -119,6 +119,7 @@ class TrainingMonitor(BaseCallback):
         self._progress: float = self._ask(attrgetter("progress"))
         if self.max_episodes is not None:
             follow_budget(self.model, self._used)
+        self._stop_requested = False
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -133,6 +134,10 @@ class TrainingMonitor(BaseCallback):
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """End training after the current step: for `on_epoch` and `on_step`."""
+        self._stop_requested = True
 
     def _on_training_end(self) -> None:
         follow_steps(self.model)
@@ -167,6 +172,7 @@ class TrainingMonitor(BaseCallback):
         stop = self._n_episodes == self.max_episodes
         if stop:  # before the algorithm counts this episode, which it does after the callback
             self.model._update_info_buffer(infos, self.locals["dones"])
+        stop |= self._stop_requested
         ends_interval = done or self.n_calls % self.log_interval == 0
         if ends_interval:
             self._record_means()

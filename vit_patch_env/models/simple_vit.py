@@ -193,6 +193,19 @@ class SimpleViT(nn.Module):
             tokens = tokens + block.mlp(tokens)
         return tokens, found
 
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter: 0 for the embedding, positions and class token.
+
+        i + 1 for block i, `n_layers` + 1 for the final norm and the head.
+
+        Args:
+            name: of the parameter, as in `named_parameters`.
+        """
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.n_layers + 1 if part in ("norm", "head") else 0
+
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""
         size = self.patch_size
