@@ -18,10 +18,10 @@ import torch
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.observation import make_observation
 
-IMAGES = (None, 64, 32, 16, 8)
+IMAGES = (None, 32, 16)
 PATCHES = (40, 16)
-OBSERVED = ("attention_output", "attention_received", "attention_output:0,2,5")
-N_REPEATS = 7
+OBSERVED = ("attention_output", "attention_output:0,2,5")
+N_REPEATS = 5
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -33,35 +33,33 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def measure(precision: str) -> None:
     """Print the rows of one precision."""
-    env = ViTPatchSelectEnv(batch_size=128, precision=precision, observation="none")
+    env = ViTPatchSelectEnv(batch_size=128, precision=precision, observation="none", device="cpu")
     env.reset(seed=0)
     run = env.episode.run
-    keeps = [torch.arange(n_patches) for n_patches in PATCHES]
-    observed = {(text, n): make_observation(text, n).function for text in OBSERVED for n in IMAGES}
     times, errors = defaultdict(list), defaultdict(list)
-    for repeat in range(N_REPEATS + 1):  # the first one warms up
-        for keep in keeps:
-            times[len(keep)].append(seconds(lambda keep=keep: run.step(keep)))
-        for key, function in observed.items():
-            run._observe = function
-            times[key].append(seconds(lambda: run.observe(run.batch.images)))
-            whole = make_observation(key[0]).function
-            run._observe = whole
-            expected = run.observe(run.batch.images).numpy()
-            run._observe = function
-            found = run.observe(run.batch.images).numpy()
-            errors[key].append(np.sqrt(np.mean((found - expected) ** 2)) / expected.std())
+    for _ in range(N_REPEATS + 1):  # the first one warms up
+        for n_patches in PATCHES:
+            keep = torch.arange(n_patches)
+            times[n_patches].append(seconds(lambda keep=keep: run.step(keep)))
+        images = run.batch.images
+        for text in OBSERVED:
+            found = {}
+            for n in IMAGES:
+                run._observe = make_observation(text, n).function
+                found[n] = run.observe(images).numpy()
+                times[text, n].append(seconds(lambda images=images: run.observe(images)))
+                difference = np.sqrt(np.mean((found[n] - found[None]) ** 2))
+                errors[text, n].append(difference / found[None].std())
         run._observe = make_observation("none").function
-        if not repeat:
-            times.clear()
-    median = {key: statistics.median(values) for key, values in times.items()}
-    for text, n in observed:
-        shares = (median[text, n] / (median[text, n] + median[one]) for one in PATCHES)
-        print(
-            f"| {precision} | `{text}` | {n or 'all'} | {1000 * median[text, n]:.1f} | "
-            + " | ".join(f"{share:.1%}" for share in shares)
-            + f" | {statistics.median(errors[text, n]):.3f} |"
-        )
+    median = {key: statistics.median(values[1:]) for key, values in times.items()}
+    for text in OBSERVED:
+        for n in IMAGES:
+            observe = median[text, n]
+            shares = [f"{observe / (observe + median[n_patches]):.1%}" for n_patches in PATCHES]
+            cells = (f"`{text}`", n or "all", f"{1000 * observe:.1f}", *shares)
+            error = f"{statistics.median(errors[text, n]):.2f}"
+            print("|", " | ".join(map(str, (precision, *cells, error))), "|", flush=True)
+    print("steps:", *(f"{n}: {1000 * median[n]:.0f} ms" for n in PATCHES), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,13 +57,13 @@ def agentvit(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("index", "method"), every(3, reversed([*enumerate(METHODS)])))
-def test_a_rows_command_trains_as_its_method(index, method, agentvit, tmp_path):
-    words = words_of_rows()[index]
+def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):
+    words, followed = words_of_rows()[index], None
     if method == "random":
-        n_keep = round(agentvit.read_result()["n_selected_mean"])
+        followed = request.getfixturevalue("agentvit")
+        n_keep = round(followed.read_result()["n_selected_mean"])
         words[words.index("--n-patches-desired") + 1] = str(n_keep)
     env = parse(["train", *SMALL]).env
-    followed = agentvit if method == "random" else None
     options = method_options(method, 3, env, tmp_path / "method", followed)
     of_method = command("train", options, TrainOptions(), options.given)
     compared = trained(tmp_path / "method", shlex.split(of_method)[2:])
