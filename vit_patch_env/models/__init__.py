@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vit_patch_env.checks import ArgumentError, Share, check, named, shown
-from vit_patch_env.models.model_names import check_model_name, family_of, is_own
+from vit_patch_env.models.model_names import check_model_name, family_of, has_own_sizes, is_own
 from vit_patch_env.names import ModelName
 
 if TYPE_CHECKING:
@@ -58,21 +58,33 @@ def make_model(
     if not isinstance(model, str):
         is_module = not isinstance(model, type) and hasattr(model, "state_dict")
         source: Any = model
-        made = copy.deepcopy(source) if is_module else source(n_classes, channels)
-        return select_patches(made)
-    check_model(model, keep_rate)
-    if is_own(model):
+        made: nn.Module = copy.deepcopy(source) if is_module else source(n_classes, channels)
+    elif family_of(model) is None and not is_own(model):
+        check_model(model, keep_rate)
+        made = function_of(model)(n_classes, channels)
+    else:
+        return _named_model(model, keep_rate, n_classes, channels, vit_options)
+    return select_patches(made)  # type: ignore[no-any-return]
+
+
+def _named_model(
+    name: str,
+    keep_rate: float | None,
+    n_classes: int,
+    channels: int,
+    vit_options: dict[str, Any],
+) -> "nn.Module":
+    """A model of this package or of a library."""
+    check_model(name, keep_rate)
+    if is_own(name):
         if keep_rate is not None:
             vit_options["keep_rate"] = keep_rate
-        return model_class(model)(n_classes=n_classes, channels=channels, **vit_options)
-    family = family_of(model)
-    if family is None:
-        return select_patches(function_of(model)(n_classes, channels))
-    if family != "vit_pytorch":
-        vit_options = {name: vit_options.get(name) for name in _SIZES}
+        return model_class(name)(n_classes=n_classes, channels=channels, **vit_options)
     from vit_patch_env.models.families import make_library_vit  # torch takes seconds
 
-    return make_library_vit(model, n_classes=n_classes, channels=channels, **vit_options)
+    if has_own_sizes(name):
+        vit_options = {one: vit_options.get(one) for one in _SIZES}
+    return make_library_vit(name, n_classes=n_classes, channels=channels, **vit_options)
 
 
 def check_model(name: str, keep_rate: float | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from vit_patch_env.checks import ArgumentError, InputError, counted, named, show
 from vit_patch_env.models.families import wrap_library_vit
 
 
-def select_patches(model: nn.Module) -> nn.Module:
+def select_patches(model: nn.Module) -> Any:
     """A ViT whose forward pass takes the patches to keep: `model(images, keep)`.
 
     ViTs of timm, torchvision, Hugging Face and vit-pytorch are wrapped: `model.plain_model` is the
@@ -80,7 +81,7 @@ def check_contract(
     half = torch.arange(0, n_patches, 2, device=images.device)
     with torch.no_grad():
         for keep, call in ((None, "model(images)"), (half, "model(images, keep)")):
-            logits = _called(name, call, images, lambda keep=keep: model(images, keep))
+            logits = _called(name, call, images, partial(model, images, keep))
             _check_shape(name, f"{call}, logits", logits, (len(images), n_classes))
         try:
             observed = observe(model, images)

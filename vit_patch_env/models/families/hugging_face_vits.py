@@ -32,7 +32,7 @@ class HuggingFaceViT(LibraryViT):
     _blocks_named = re.compile(r"\w+\.(?:encoder\.layer|layers)\.(\d+)\.")
 
     def __init__(self, plain_model: Any) -> None:
-        self._embedding_named = (f"{plain_model.base_model_prefix}.embeddings",)  # type: ignore[misc]
+        self._embedding_named = (f"{plain_model.base_model_prefix}.embeddings",)
         base = getattr(plain_model, plain_model.base_model_prefix)
         cut = base.embeddings.patch_embeddings
         super().__init__(plain_model, image_size=cut.image_size, patch_size=cut.patch_size)
