@@ -144,7 +144,7 @@ REFUSED = {
     "torchvision:vit_b_17": "did you mean torchvision:vit_",
     "torchvision:swin_t": "cannot drop patches: it is no plain ViT",
     "vit_pytorch:SimpleVit": "did you mean vit_pytorch:SimpleViT",
-    "vit_pytorch:PiT": "of vit-pytorch's models only SimpleViT and ViT can",
+    "vit_pytorch:MAE": "of vit-pytorch's models only SimpleViT and ViT can",
     "hf:/nowhere": "a folder that save_pretrained wrote, .* got 'hf:/nowhere' without config.json",
 }
 
