@@ -102,7 +102,7 @@ def shrunk(code):
     """The same calls on a ViT small enough for a test."""
     small = "dim=16, depth=1, heads=1, dim_head=8, mlp_dim=8, epochs=1"
     code = re.sub(r"epochs=\d+", small, code)
-    assert small in code
+    assert small in code or "ViTPatchSelectEnv" not in code
     return code
 
 
