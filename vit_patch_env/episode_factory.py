@@ -18,6 +18,8 @@ from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model, model_class
+from vit_patch_env.models.contract import check_contract, plain_model
+from vit_patch_env.models.model_names import family_of, is_own
 from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -67,10 +69,13 @@ class EpisodeFactory:
             )
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
-            kind = model_class(config.model)
-            check_observable(config.observation, kind, config.depth, config.model)
+            if is_own(config.model):
+                kind = model_class(config.model)
+                check_observable(config.observation, kind, config.depth, config.model)
         elif not callable(config.model):
-            raise ArgumentError("model", f"must be a name or a function, got {shown(config.model)}")
+            raise ArgumentError(
+                "model", f"must be a name, a module or a function, got {shown(config.model)}"
+            )
         if not (isinstance(config.augment, str) or callable(config.augment)):
             raise ArgumentError(
                 "augment", f"must be a name or a function, got {shown(config.augment)}"
@@ -89,6 +94,7 @@ class EpisodeFactory:
         self._user_loss = imported("loss", loss) if isinstance(loss, str) else loss
         self._check_memory()
         self._check_layers()
+        self._unchecked_model = not is_own(config.model)
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
@@ -213,7 +219,14 @@ class EpisodeFactory:
     def _check_memory(self) -> None:
         """Refuse sizes with which not even the weights fit into memory."""
         config = self.config
-        if not isinstance(config.model, str):
+        if family_of(config.model):  # which also refuses a model that cannot work
+            with torch.device("meta"):
+                model = self._make_model(n_classes=2, channels=3)
+            self._check_observable(model)
+            n_weights = sum(weight.numel() for weight in model.parameters())
+            check_fits(16 * n_weights, f"the weights of {config.model}", self.precision.device)
+            return
+        if not is_own(config.model):
             return
         inner = config.heads * config.dim_head
         n_weights = config.depth * config.dim * (4 * inner + 2 * config.mlp_dim)
@@ -225,10 +238,17 @@ class EpisodeFactory:
     def _check_layers(self) -> None:
         """Refuse parts to freeze or learning rates by layer that a model by name does not have."""
         config = self.config
-        if isinstance(config.model, str) and (config.freeze or config.layer_decay < 1):
+        if not (is_own(config.model) or family_of(config.model)):
+            return
+        if config.freeze or config.layer_decay < 1:
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 model = self._make_model(2, 3)
             parameter_groups(model, learning_rate=1.0, layer_decay=config.layer_decay)
+
+    def _check_observable(self, model: nn.Module) -> None:
+        """Refuse a model that the observation cannot be computed of."""
+        n_layers, name = getattr(model, "n_layers", None), type(plain_model(model)).__name__
+        check_observable(self.config.observation, model, n_layers, name)
 
     def _load_data(self) -> ImageData:
         config = self.config
@@ -255,7 +275,7 @@ class EpisodeFactory:
         self._check_class_weights(len(data.classes))
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
-        if isinstance(config.model, str):  # so that invalid sizes are reported before training
+        if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
@@ -360,7 +380,7 @@ class EpisodeFactory:
 
     @property
     def _reference_cost(self) -> ReferenceCost:
-        """The cost of a SimpleViT of these sizes, or of a user's model."""
+        """The cost of a SimpleViT of these sizes, or of a model that is not of this package."""
         if self._reference is None:
             images = self._blank_images()
             make = partial(self._reference_model, len(self.data.classes), images.shape[1])
@@ -374,8 +394,8 @@ class EpisodeFactory:
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with self._seeded(0):  # as its FLOPs may depend on its weights
-            if not isinstance(self.config.model, str):
-                return self.config.model(n_classes, channels).to(self.precision.device)
+            if not is_own(self.config.model):
+                return self._make_model(n_classes, channels).to(self.precision.device)
             return make_model(
                 "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
             )
@@ -386,28 +406,28 @@ class EpisodeFactory:
         n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
             model = self._make_model(n_classes, channels)
-        if model.n_patches != self.config.n_patches:
-            raise ArgumentError(
-                "model",
-                f"must have {counted(self.config.n_patches, 'patch')}, got {model.n_patches}",
-            )
-        check_observable(
-            self.config.observation,
-            model,
-            getattr(model, "n_layers", None),
-            type(model).__name__,
-        )
+            self._check_observable(model)
+            if self._unchecked_model:
+                check_contract(
+                    model,
+                    torch.zeros(2, *data.train.images.shape[1:], dtype=torch.float32),
+                    n_classes=n_classes,
+                    n_patches=self.config.n_patches,
+                    observe=self.observation.function,
+                    observation=self.config.observation,
+                )
+                self._unchecked_model = False
         return model
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
         """A context in which a model's weights depend only on the seed."""
         with own_torch_state():
-            if isinstance(self.config.model, str):
+            if is_own(self.config.model):
                 with DrawingFrom(torch.Generator().manual_seed(seed)), on_cpu():
                     yield
                 return
-            # A user's function may also seed or read the global generator: it gets that one.
+            # Code of others may also seed or read the global generator: it gets that one.
             with (
                 lending_global_state(),
                 float32_by_default,
@@ -424,8 +444,6 @@ class EpisodeFactory:
 
     def _trainable_model(self, n_classes: int, channels: int) -> nn.Module:
         config = self.config
-        if not isinstance(config.model, str):
-            return config.model(n_classes, channels)
         return make_model(
             config.model,
             keep_rate=config.keep_rate,

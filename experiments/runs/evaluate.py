@@ -18,6 +18,7 @@ from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
+from vit_patch_env.models.contract import plain_model
 from vit_patch_env.training.precision import resolve_device
 
 
@@ -83,7 +84,7 @@ class Evaluation:
             raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
-            load_model(self.env.episode.model, str(weights))
+            load_model(plain_model(self.env.episode.model), str(weights))
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"expected the ViT's weights in {weights}, got: {reason}") from error

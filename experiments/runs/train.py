@@ -58,6 +58,7 @@ from vit_patch_env.experiments.runs.resume import (
     run_config,
     with_absolute_paths,
 )
+from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
 N_TRIES = 5
@@ -275,7 +276,7 @@ class Run:
         self._say(f"Evaluating on {counted(len(env.data.test.labels), 'test image')} ...")
         stopped_early = self._is_running
         which: EpisodeName = "running" if stopped_early else "last"
-        model, images = self._episode.evaluated, env.image_statistics()
+        model, images = plain_model(self._episode.evaluated), env.image_statistics()
         folder.write(folder.vit, lambda path: save_model(model, str(path)))
         if self.best.weights:
             folder.write(folder.best_vit, lambda path: save_file(self.best.weights, str(path)))

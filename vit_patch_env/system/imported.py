@@ -1,4 +1,4 @@
-"""Objects that a user names by their module, on the command line or in Python."""
+"""Functions that a user names by their module, on the command line or in Python."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ from vit_patch_env.checks import ArgumentError, shown
 
 
 def imported(argument: str, name: str) -> Any:
-    """The object that `module:name` stands for, of the current folder or of sys.path.
+    """The function that `module:name` stands for, of the current folder or of sys.path.
 
     Args:
         argument: that gives the name.
@@ -28,6 +28,10 @@ def imported(argument: str, name: str) -> Any:
                 argument, f"must be module:function, got {shown(name)}: {module_name} has no {path}"
             )
         found = getattr(found, part)
+    if not callable(found):
+        raise ArgumentError(
+            argument, f"must be module:function, got {shown(name)}, which is {shown(found)}"
+        )
     return found
 
 
