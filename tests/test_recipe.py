@@ -315,6 +315,12 @@ def test_a_model_without_layers_is_named(argument):
     class Plain(nn.Module):
         n_patches = 16
 
+        def forward(self, images, keep=None):
+            return images.flatten(1)[:, :4]
+
+        def first_attention(self, images):
+            return images.flatten(2).transpose(1, 2)[:, :16]
+
     value = {"layer_decay": 0.5, "freeze": ("embedding",)}[argument]
     env = ViTPatchSelectEnv(**TINY, model=lambda n_classes, channels: Plain(), **{argument: value})
     with pytest.raises(ArgumentError, match=f"{argument} .* model with layer_of and .* got Plain"):

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from vit_patch_env.checks import ArgumentError, counted
+from vit_patch_env.models.contract import plain_model
 from vit_patch_env.training.model_layers import model_layers
 
 _BLOCKS = re.compile(r"blocks:(\d+)(?:-(\d+))?")
@@ -19,16 +20,17 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
         model: changed in place.
         parts: `embedding` (with positions and prefix tokens), `blocks:0-5` or `blocks:0`,
             `all-but-head` (which leaves the final norm and the head), and names of parameters or
-            modules, in which * stands for any text.
+            modules, in which * stands for any text; a library's model has the library's names.
 
     Raises:
         ArgumentError: for a part that the model does not have, or if nothing would be trained.
     """
+    plain = plain_model(model)
     for part in parts:
         is_part = _matcher(model, part)
-        found = [parameter for name, parameter in model.named_parameters() if is_part(name)]
+        found = [parameter for name, parameter in plain.named_parameters() if is_part(name)]
         if not found:
-            names = ", ".join(name for name, _ in model.named_children())
+            names = ", ".join(name for name, _ in plain.named_children())
             raise ArgumentError(
                 "freeze", f"must be parts of the model, which consists of {names}, got {part!r}"
             )
