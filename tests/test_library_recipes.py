@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import every
-from tests.library_vits import make_plain
+from tests.library_vits import make_classifier
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.training.parameter_groups import parameter_groups
 
@@ -17,27 +17,8 @@ KINDS = ("timm:class-token", "eva:rope", "torchvision:plain", "hf:Dinov2", "vit_
 
 
 def make(kind):
-    """A function of the classes and channels, of which synthetic images have four and three."""
-    if kind.startswith("hf"):
-        import transformers
-
-        return lambda n_classes, channels: transformers.Dinov2ForImageClassification(
-            transformers.Dinov2Config(
-                image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=3,
-                num_attention_heads=2, num_labels=n_classes, mlp_ratio=1,
-            )
-        )  # fmt: skip
-    head = {"torchvision:plain": "heads.head", "vit_pytorch:ViT": "mlp_head"}.get(kind, "head")
-
-    def make_model(n_classes, channels):
-        model = make_plain(kind)
-        parent, _, name = head.rpartition(".")
-        old = model.get_submodule(head)
-        new = torch.nn.Linear(old.in_features, n_classes)
-        setattr(model.get_submodule(parent), name, new)
-        return model
-
-    return make_model
+    """A function of the classes and channels."""
+    return lambda n_classes, channels: make_classifier(kind, n_classes)
 
 
 @pytest.mark.parametrize("kind", every(2, KINDS))
@@ -47,7 +28,6 @@ def test_frozen_parts_layers_and_weight_decay_of_libraries_models(kind):
         decay_norms=False, weight_decay=0.1, ema=0.9, clip_grad_norm=1.0, accumulate=2,
         observation="attention_output:0,2+run",
     )  # fmt: skip
-    pytest.importorskip({"eva": "timm", "hf": "transformers"}.get(kind[:3], "torch"))
     observation, _ = env.reset(seed=0)
     assert observation.shape == (19,)
     model = env.episode.model
