@@ -22,7 +22,7 @@ from vit_patch_env.names import (
     RewardName,
     ScheduleName,
 )
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.grid import height_width, patch_grid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,7 @@ else:  # values that can be saved and given on the command line
     Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
+Side = Annotated[int, Interval(ge=1, le=16384)]
 Alpha = Annotated[float, Interval(ge=0)]
 
 _MIN_ALPHA = 0.01
@@ -82,7 +83,7 @@ class EnvConfig:
     ] = False
     resize: Annotated[
         ResizeName,
-        Doc("how pictures become squares: crop the centre, stretch, or pad with white"),
+        Doc("how pictures get the images' shape: crop the centre, stretch, or pad with white"),
     ] = "crop"
     images: Annotated[
         ImagesName,
@@ -90,12 +91,11 @@ class EnvConfig:
         Doc("where images are kept: memory, stream (read batch by batch), or auto: what fits"),
     ] = "auto"
     image_size: Annotated[
-        int,
-        Interval(ge=1, le=16384),
-        Doc("height and width that images are resized to, in pixels"),
+        Side | tuple[Side, Side],
+        Doc("height and width that images are resized to, in pixels; one number for squares"),
     ] = 32
     patch_size: Annotated[
-        Count, Doc("height and width of a patch, in pixels; must divide the image size")
+        Count, Doc("height and width of a patch, in pixels; must divide those of images")
     ] = 4
     dim: Annotated[int, Interval(ge=1), MultipleOf(4), Doc("token size")] = 128
     depth: Annotated[int, Interval(ge=1, le=1000), Doc("transformer layers")] = 6
@@ -235,7 +235,9 @@ class EnvConfig:
         """
         if isinstance(self.dataset, str):
             check_dataset_name(self.dataset)
-        check_integer(0, self.image_size, crop_padding=self.crop_padding)
+        if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
+            object.__setattr__(self, "image_size", self.size[0])
+        check_integer(0, min(self.size), crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < _MIN_ALPHA:
@@ -258,6 +260,17 @@ class EnvConfig:
         return {"n_patches_desired": max(round(_DESIRED_SHARE * self.n_patches), 1)}
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of images, in pixels."""
+        return height_width(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        return patch_grid(self.image_size, self.patch_size)
+
+    @property
     def n_patches(self) -> int:
         """Patches of an image."""
-        return patches_per_side(self.image_size, self.patch_size) ** 2
+        rows, columns = self.grid
+        return rows * columns

@@ -43,7 +43,9 @@ Answer = TypeVar("Answer")
 _PLAIN = (str, int, float, tuple, type(None))
 """Values of arguments that can be saved."""
 
-_FIXED = {"config", "n_patches", *(one.name for one in declared(EnvConfig))} - {"render_mode"}
+_FIXED = {"config", "grid", "n_patches", *(one.name for one in declared(EnvConfig))} - {
+    "render_mode"
+}
 """Attributes that cannot be assigned, as a new value would not take effect."""
 
 
@@ -132,7 +134,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     Attributes:
         config: the arguments; each of them can also be read as an attribute, and none but
             `render_mode` can be assigned.
-        n_patches: patches of an image.
+        grid: rows and columns of patches of an image.
+        n_patches: their number.
         device: of the ViT.
         precision: of the ViT.
 
@@ -141,6 +144,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     """
 
     config: EnvConfig
+    grid: tuple[int, int]
     n_patches: int
     batch_size: int
     epochs: int
@@ -153,7 +157,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._factory = EpisodeFactory(config)
         precision = self._factory.precision
         fixed = {one.name: getattr(config, one.name) for one in declared(EnvConfig)}
-        fixed |= {"config": config, "n_patches": config.n_patches}
+        fixed |= {"config": config, "grid": config.grid, "n_patches": config.n_patches}
         fixed |= {"precision": precision, "device": precision.device}
         vars(self).update(fixed)  # as these names cannot be assigned
         self.observation_space = self._factory.observation.space(self.n_patches)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -220,7 +221,7 @@ class EpisodeFactory:
                 images=config.images,
             )
         n_images, channels, *size = data.train.images.shape
-        if size != [config.image_size, config.image_size]:
+        if tuple(size) != config.size:
             raise ArgumentError(
                 "image_size",
                 f"must be that of the {named('dataset')}, {size}, got {config.image_size}",
@@ -369,6 +370,6 @@ class EpisodeFactory:
         )
 
     @property
-    def _vit_options(self) -> dict[str, int]:
+    def _vit_options(self) -> dict[str, Any]:
         names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
         return {name: getattr(self.config, name) for name in names}

@@ -1,5 +1,7 @@
 """Pictures of a patch selection."""
 
+import math
+
 import numpy as np
 from einops import rearrange, repeat
 from numpy.typing import NDArray
@@ -11,13 +13,14 @@ def draw_selection(
     """Images side by side with the dropped patches dimmed: (height, width, 3) uint8.
 
     Args:
-        images: (n_images, channels, height, width), square, one channel or three.
-        patch_mask: (n_patches,), True where a patch was kept.
+        images: (n_images, channels, height, width), one channel or three.
+        patch_mask: (n_patches,), True where a patch was kept; patches are square.
         zoom: screen pixels per image pixel.
     """
-    side = int(len(patch_mask) ** 0.5)
-    patch_size = images.shape[-1] // side
-    kept = repeat(patch_mask, "(y x) -> (y p) (x q)", y=side, p=patch_size, q=patch_size)
+    height, width = images.shape[-2:]
+    patch_size = math.isqrt(height * width // len(patch_mask))
+    rows = height // patch_size
+    kept = repeat(patch_mask, "(y x) -> (y p) (x q)", y=rows, p=patch_size, q=patch_size)
     dimmed = np.where(kept, images, images // 4 + 24)
     picture = rearrange(dimmed, "n c h w -> h (n w) c")
     if picture.shape[-1] == 1:

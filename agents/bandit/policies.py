@@ -13,7 +13,7 @@ from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
 from vit_patch_env.checks import ArgumentError, InputError, named
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
 
 RUN_FEATURES = 3
 """Number of run features at the end of an observation; the first is the progress."""
@@ -51,10 +51,11 @@ class BanditPolicy(PatchPolicy):
         score_precision: prior precision of the patches' scores.
         sampling: how patches are sampled: `uniform`, or `spread` evenly over the image.
         seed: of the samples of the model and of patches.
+        grid: rows and columns of patches, if they are known.
 
     Raises:
         ValueError: for an observation without run features, a value outside its range, or `spread`
-            where the patches do not form a square.
+            where the grid is not known and no square.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class BanditPolicy(PatchPolicy):
         score_precision: float = BanditOptions.score_precision,
         sampling: SamplingName = BanditOptions.sampling,
         seed: int | None = None,
+        grid: Grid | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, seed)
+        super().__init__(observation_space, action_space, seed, grid)
         shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
         if shape != expected:
             raise InputError(
@@ -81,7 +83,7 @@ class BanditPolicy(PatchPolicy):
             sampling=sampling,
         )
         if options.sampling == "spread":
-            check_square(self.n_patches)
+            grid_of(self.n_patches, self.grid)
         self.n_stages = n_stages = options.n_stages
         self.counts = possible_counts(self.n_patches)
         weights = torch.cat((torch.tensor(_PRIOR).repeat(n_stages), torch.zeros(n_stages + 2)))
@@ -89,7 +91,7 @@ class BanditPolicy(PatchPolicy):
         self.of_patches = BayesianRegression(torch.zeros(self.n_patches), options.score_precision)
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the current run
-        self.sample_patches = SAMPLERS[sampling]
+        self.sampling = options.sampling
         logs = np.log2(self.counts)
         size = (2 * logs - logs[0] - logs[-1]) / max(logs[-1] - logs[0], 1)  # in [-1, 1]
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
@@ -113,6 +115,12 @@ class BanditPolicy(PatchPolicy):
     def best_count(self, progress: float, budget_steps: int, weights: Tensor) -> int:
         """Number of patches with the highest value under the weights (n_features,)."""
         return self.counts[int(np.argmax(self.features(progress, budget_steps) @ weights.numpy()))]
+
+    def sample_patches(
+        self, scores: NDArray[np.float64], n_keep: int, rng: np.random.Generator
+    ) -> NDArray[np.int8]:
+        """Patch mask (n_patches,) of `n_keep` patches, sampled by their scores (n_patches,)."""
+        return SAMPLERS[self.sampling](scores, n_keep, rng, self.grid)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Acts by the posterior mean of weights and scores.

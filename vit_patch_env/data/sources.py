@@ -15,6 +15,7 @@ from vit_patch_env.checks import counted
 from vit_patch_env.data.images import Images, Indices, at, digests, in_batches
 from vit_patch_env.data.resize import Form, resize_images
 from vit_patch_env.names import ImagesName
+from vit_patch_env.patches.grid import size_text
 from vit_patch_env.system.limits import available_memory
 from vit_patch_env.system.memory import check_fits
 
@@ -157,7 +158,7 @@ class ArraySource(Source):
                 "batch by batch"
             )
             return list(parts)
-        check_fits(n_bytes, f"images of image_size {self._form.image_size}")
+        check_fits(n_bytes, f"images of image_size {size_text(self._form.image_size)}")
         return [part.in_memory() for part in parts]
 
 
@@ -174,8 +175,7 @@ class ResizedImages:
         self._images = images
         self._positions = positions
         self._form = form
-        size = form.image_size
-        self.shape = torch.Size((len(positions), images.shape[1], size, size))
+        self.shape = torch.Size((len(positions), images.shape[1], *form.size))
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -3,6 +3,7 @@
 2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from vit_patch_env.checks import InputError, named
 from vit_patch_env.models.layers.block import Block
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.grid import ImageSize, patch_grid
 from vit_patch_env.patches.selection import select_tokens
 
 
@@ -41,7 +42,7 @@ class SimpleViT(nn.Module):
     The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
 
     Args:
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels; one number for squares.
         patch_size: height and width of a patch, in pixels.
         channels: image channels.
         n_classes: outputs.
@@ -52,10 +53,12 @@ class SimpleViT(nn.Module):
         mlp_dim: hidden size of a layer's MLP.
 
     Raises:
-        ValueError: if image_size is not divisible by patch_size, or dim not by 4, or if a patch is
-            a single value.
+        ValueError: if a side of the images is not divisible by patch_size, or dim not by 4, or if a
+            patch is a single value.
 
     Attributes:
+        grid: rows and columns of patches of an image.
+        n_patches: their number.
         n_prefix_tokens: tokens before the patches', such as a class token.
         data_dependent: whether the number of tokens depends on the images.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
@@ -73,7 +76,7 @@ class SimpleViT(nn.Module):
         self,
         *,
         n_classes: int,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         patch_size: int = 4,
         channels: int = 3,
         dim: int = 128,
@@ -83,7 +86,6 @@ class SimpleViT(nn.Module):
         mlp_dim: int = 512,
     ) -> None:
         super().__init__()
-        side = patches_per_side(image_size, patch_size)
         patch_dim = channels * patch_size**2
         if patch_dim == 1:
             raise InputError(
@@ -91,11 +93,12 @@ class SimpleViT(nn.Module):
                 f"over them, got {named('patch_size')} 1 on images of one channel"
             )
         self.patch_size = patch_size
-        self.n_patches = side**2
+        self.grid = patch_grid(image_size, patch_size)
+        self.n_patches = math.prod(self.grid)
         self.embedding = nn.Sequential(
             nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
-        self.register_buffer("positions", sincos_positions(side, side, dim), persistent=False)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             Block(dim, heads, dim_head, mlp_dim) for _ in range(depth)
         )
