@@ -7,7 +7,15 @@ from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
-from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
+from vit_patch_env.checks import (
+    PATH,
+    ArgumentError,
+    InnerShare,
+    Share,
+    check_integer,
+    named,
+    shown,
+)
 from vit_patch_env.data.dataset_names import check_dataset_name
 from vit_patch_env.names import (
     AugmentName,
@@ -30,9 +38,10 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from vit_patch_env.data.splits import ImageData
+    from vit_patch_env.data.texts import TextData
 
     MakeModel = Callable[[int, int], nn.Module]
-    Dataset = str | ImageData
+    Dataset = str | ImageData | TextData
     Model = ModelName | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
     Folder = str | Path
@@ -61,7 +70,7 @@ class EnvConfig:
 
     dataset: Annotated[
         Dataset,
-        OrObject("an ImageData"),
+        OrObject("an ImageData or a TextData"),
         Doc(
             "images to train on: digits, cifar10, cifar100, fashion_mnist, folder, synthetic, "
             "torchvision:<class> or hf:<path>; see docs/own-data.md"
@@ -235,6 +244,8 @@ class EnvConfig:
         """
         if isinstance(self.dataset, str):
             check_dataset_name(self.dataset)
+        elif hasattr(self.dataset, "n_tokens"):
+            self._adopt_text(self.dataset.n_tokens)
         if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
             object.__setattr__(self, "image_size", self.size[0])
         check_integer(0, min(self.size), crop_padding=self.crop_padding)
@@ -254,6 +265,25 @@ class EnvConfig:
                 f"must be None where {named('model')} is a function, got {self.keep_rate}",
             )
 
+    def _adopt_text(self, n_tokens: int) -> None:
+        """Set what texts leave no choice of: a row of tokens, each a patch, and no augmentation.
+
+        Raises:
+            ArgumentError: for an argument that would change images.
+        """
+        of_texts = {
+            "image_size": (1, n_tokens), "patch_size": 1, "augment": "none", "crop_padding": 0,
+            "flip": None, "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "mean": None,
+            "std": None,
+        }  # fmt: skip
+        for name, value in of_texts.items():
+            given = getattr(self, name)
+            if given not in (value, getattr(type(self), name)):
+                raise ArgumentError(
+                    name, f"must be {value} where {named('dataset')} is of texts, got {shown(given)}"
+                )
+            object.__setattr__(self, name, value)
+
     @property
     def adapted(self) -> dict[str, Any]:
         """The defaults that follow from other values."""
@@ -261,7 +291,7 @@ class EnvConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of images, in pixels."""
+        """Height and width of images, in pixels; of texts, 1 and their tokens."""
         return height_width(self.image_size)
 
     @property
