@@ -280,7 +280,8 @@ class EnvConfig:
             given = getattr(self, name)
             if given not in (value, getattr(type(self), name)):
                 raise ArgumentError(
-                    name, f"must be {value} where {named('dataset')} is of texts, got {shown(given)}"
+                    name,
+                    f"must be {value} where {named('dataset')} is of texts, got {shown(given)}",
                 )
             object.__setattr__(self, name, value)
 

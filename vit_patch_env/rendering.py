@@ -57,7 +57,7 @@ def draw_tokens(
         for token, (word, kept) in enumerate(zip(text, patch_mask, strict=True)):
             line, column = divmod(token, columns)
             place = column * width + 2, (index * n_lines + line) * height
-            # The default font has no letters outside Latin-1 where Pillow is built without FreeType.
+            # All that the font has where Pillow is built without FreeType.
             letters = word[:_WORD].encode("latin-1", "replace").decode("latin-1")
             draw.text(place, letters, fill="black" if kept else "lightgrey", font=font)
     return np.array(picture, dtype=np.uint8)

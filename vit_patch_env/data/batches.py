@@ -19,8 +19,8 @@ from vit_patch_env.data.images import Images, Request
 class Batch(NamedTuple):
     """Normalised images (batch, channels, height, width) float32 and their labels.
 
-    Texts are token ids (batch, n_tokens) int64. Labels are classes (batch,) int64 or, with mixup or CutMix, probabilities (batch, n_classes)
-    float32.
+    Texts are token ids (batch, n_tokens) int64. Labels are classes (batch,) int64 or, with mixup or
+    CutMix, probabilities (batch, n_classes) float32.
     """
 
     images: Tensor

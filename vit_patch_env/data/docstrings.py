@@ -5,6 +5,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vit_patch_env.checks import InputError, check_integer, counted
@@ -65,9 +66,7 @@ def load_docstrings(
     )  # fmt: skip
     version = ".".join(map(str, sys.version_info[:3]))
     note = f"{counted(len(texts), 'docstring')} of Python {version}"
-    return TextData(
-        data.train, data.val, data.test, data.classes, data.vocabulary, (note, *data.notes)
-    )
+    return replace(data, notes=(note, *data.notes))
 
 
 def _docstrings(package: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self, get_args
 
@@ -51,12 +51,14 @@ class SplitData:
         val: items split off those, for decisions during training.
         test: items for final metrics only.
         classes: class names, by label.
+        notes: lines that tell a user what was read.
     """
 
     train: Split
     val: Split
     test: Split
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
         splits = {name: getattr(self, name) for name in ("train", "val", "test")}
@@ -99,7 +101,6 @@ class ImageData(SplitData):
     """
 
     flip: bool
-    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -171,7 +172,7 @@ def split_source(
         seed=seed,
         images=images,
     )
-    return ImageData(*splits, source.classes, source.flip, notes)
+    return ImageData(*splits, source.classes, source.flip, notes=notes)
 
 
 def read_splits(
@@ -219,8 +220,8 @@ def _choose(
         _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
     elif n_unused:
         source.notes.append(
-            f"a share of {train_fraction} of {counted(len(train), f'training {source.item}')} leaves out "
-            f"fewer than one of each of {counted(len(source.classes), 'class')}: all are used"
+            f"a share of {train_fraction} of {counted(len(train), f'training {source.item}')} "
+            f"leaves out fewer than one of each of {counted(len(source.classes), 'class')}: all are used"
         )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
@@ -251,13 +252,13 @@ def _stratified(
     smallest = escaped(source.classes[present[counts.argmin()]])
     if counts.min() < 2:
         raise InputError(
-            f"expected at least 2 {source.item}s of every class to split off {_of(purpose, share)}, "
-            f"got {counts.min()} of {smallest}"
+            f"expected at least 2 {source.item}s of every class to split off "
+            f"{_of(purpose, share)}, got {counts.min()} of {smallest}"
         )
     if n_smaller < len(present):
         problem = (
-            f"must leave at least one {source.item} of each of {counted(len(present), 'class')} in both "
-            f"parts, got {share}, which splits {counted(len(positions), source.item)} into "
+            f"must leave at least one {source.item} of each of {counted(len(present), 'class')} in "
+            f"both parts, got {share}, which splits {counted(len(positions), source.item)} into "
             f"{len(positions) - n_part:,} and {n_part:,}; the smallest class, {smallest}, has "
             f"{counts.min()}"
         )

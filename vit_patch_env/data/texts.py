@@ -43,7 +43,6 @@ class TextData(SplitData):
     """
 
     vocabulary: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     flip: ClassVar[bool] = False
 
@@ -138,7 +137,7 @@ def from_texts(
     splits, notes = read_splits(
         source, train_fraction=train_fraction, val_fraction=val_fraction, seed=seed
     )
-    return TextData(*splits, source.classes, source.vocabulary, notes)
+    return TextData(*splits, source.classes, source.vocabulary, notes=notes)
 
 
 def words(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_patch_env.checks import ArgumentError, InputError, check_integer, shown
+from vit_patch_env.checks import ArgumentError, InputError, check_integer
 from vit_patch_env.data.texts import CLASS_TOKEN, PADDING
 from vit_patch_env.patches.selection import select_tokens
 
@@ -39,13 +39,13 @@ class TextEncoder(nn.Module):
 
     def __init__(self, plain_model: nn.Module, n_tokens: int) -> None:
         super().__init__()
-        bert = getattr(plain_model, "bert", None)
-        if bert is None or not hasattr(plain_model, "classifier"):
+        name = type(plain_model).__name__
+        if name != "BertForSequenceClassification":
             raise ArgumentError(
-                "plain_model",
-                f"must be a BertForSequenceClassification, got {shown(type(plain_model).__name__)}",
+                "plain_model", f"must be a BertForSequenceClassification, got {name}"
             )
-        check_integer(1, plain_model.config.max_position_embeddings - 1, n_tokens=n_tokens)
+        config: Any = plain_model.config
+        check_integer(1, config.max_position_embeddings - 1, n_tokens=n_tokens)
         self.plain_model: Any = plain_model
         self.n_patches = n_tokens
 
@@ -58,13 +58,16 @@ class TextEncoder(nn.Module):
                 tokens cost nothing: they are removed before the embedding.
         """
         ids, positions = self._tokens(images, keep)
-        output = self.plain_model(
-            input_ids=ids, position_ids=positions, attention_mask=(ids != PADDING).long()
-        )
+        # As a bias, since transformers would look at the values of a mask, which FLOPs lack.
+        bias = _bias(ids, torch.float32)
+        output = self.plain_model(input_ids=ids, position_ids=positions, attention_mask=bias)
         return output.logits  # type: ignore[no-any-return]
 
     def first_attention(self, images: Tensor) -> Tensor:
-        """The first attention layer's output (batch, n_tokens, dim) on all tokens; 0 for padding."""
+        """The first attention layer's output (batch, n_tokens, dim) on all tokens.
+
+        0 for padding.
+        """
         ids, hidden = self._embedded(images)
         attention = self.plain_model.bert.encoder.layer[0].attention
         context, _ = attention.self(hidden, attention_mask=_bias(ids, hidden.dtype))
@@ -161,7 +164,8 @@ def bert_encoder(
     check_integer(1, dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim, n_tokens=n_tokens)
     if dim % heads:
         raise ArgumentError("heads", f"must divide dim, got {heads} and dim {dim}")
-    config = BertConfig(
+    config: Any = BertConfig  # with arguments that its signature lacks
+    config = config(
         vocab_size=n_words,
         hidden_size=dim,
         num_hidden_layers=depth,
