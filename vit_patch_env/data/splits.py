@@ -221,7 +221,8 @@ def _choose(
     elif n_unused:
         source.notes.append(
             f"a share of {train_fraction} of {counted(len(train), f'training {source.item}')} "
-            f"leaves out fewer than one of each of {counted(len(source.classes), 'class')}: all are used"
+            f"leaves out fewer than one of each of {counted(len(source.classes), 'class')}: all "
+            "are used"
         )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
