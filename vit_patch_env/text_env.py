@@ -1,13 +1,11 @@
 """TextPatchSelect-v0: the same environment over the tokens of a text classifier."""
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from vit_patch_env.data.docstrings import load_docstrings
 from vit_patch_env.env import ViTPatchSelectEnv
 from vit_patch_env.models.text_encoder import bert_encoder, check_transformers
-
-_load_once = cache(load_docstrings)  # for the many environments of a vectorised one
 
 
 def make_text_env(
@@ -39,7 +37,7 @@ def make_text_env(
         ValueError: as these do.
     """
     check_transformers()
-    data = _load_once(
+    data = load_docstrings(
         n_tokens=n_tokens, n_words=n_words, train_fraction=train_fraction, val_fraction=val_fraction
     )
     model = partial(

@@ -6,6 +6,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from vit_patch_env.checks import InputError, check_integer, counted
@@ -52,7 +53,7 @@ def load_docstrings(
     folder = Path(sysconfig.get_path("stdlib"))
     texts: dict[str, int] = {}  # those that two packages have belong to the first
     for label, package in enumerate(packages):
-        found = list(_docstrings(folder / package))
+        found = _docstrings(folder / package)
         if not found:
             raise InputError(
                 f"expected docstrings in the source files of Python's package {package}, got none "
@@ -69,15 +70,18 @@ def load_docstrings(
     return replace(data, notes=(note, *data.notes))
 
 
-def _docstrings(package: Path) -> Iterator[str]:
+@cache  # for the many environments of a vectorised one
+def _docstrings(package: Path) -> tuple[str, ...]:
     """The docstrings of a package, by file name and position."""
+    found = []
     for path in sorted(package.rglob("*.py")):
         with warnings.catch_warnings(action="ignore"):  # of escapes in strings, in the library
             tree = ast.parse(path.read_bytes())
         for node in _statements(tree):
             text = ast.get_docstring(node) if isinstance(node, _DOCUMENTED) else None
             if text is not None and len(words(text)) >= LEAST_WORDS:
-                yield text
+                found.append(text)
+    return tuple(found)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
