@@ -94,6 +94,8 @@ def test_python_runs(block, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
     if "my_images" in block.code:
         make_folder(name="my_images", n_images=80, size=(32, 32))
+    if block.path.name == "text.md":
+        pytest.importorskip("transformers")
     code = "\n" * block.line + shrunk(block.code)
     exec(compile(code, str(block.path), "exec"), {"__name__": "__main__"})
 
@@ -178,7 +180,10 @@ def test_the_tables_have_every_name():
     assert all(f"`{name}`" in observations for name in OBSERVATIONS)
 
 
-NEEDED_BY_EXAMPLES = {"multi_agent.py": ("pettingzoo", "supersuit")}
+NEEDED_BY_EXAMPLES = {
+    "multi_agent.py": ("pettingzoo", "supersuit"),
+    "text_tokens.py": ("transformers",),
+}
 QUICK = {"growing_schedules.py": "--epochs 1 --rules 16-16-1 8-32-2"}
 """Arguments with which an example takes less time than with its defaults."""
 

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from vit_patch_env.data.splits import ImageData
+    from vit_patch_env.data.texts import TextData
 
     MakeModel = Callable[[int, int], nn.Module]
-    Dataset = str | ImageData
+    Dataset = str | ImageData | TextData
     Model = str | nn.Module | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
     Folder = str | Path
@@ -81,7 +82,7 @@ class EnvConfig:
 
     dataset: Annotated[
         Dataset,
-        OrObject("an ImageData"),
+        OrObject("an ImageData or a TextData"),
         Doc(
             "images to train on: digits, cifar10, cifar100, fashion_mnist, folder, synthetic, "
             "torchvision:<class> or hf:<path>; see docs/own-data.md"
@@ -342,6 +343,8 @@ class EnvConfig:
         """
         if isinstance(self.dataset, str):
             check_dataset_name(self.dataset)
+        if hasattr(self.dataset, "n_tokens"):
+            self._adopt_text(self.dataset.n_tokens)
         self._adopt_sizes()
         if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
             object.__setattr__(self, "image_size", self.size[0])
@@ -425,6 +428,26 @@ class EnvConfig:
                 return dict.fromkeys(_SIZES) | sizes._asdict()
         return _SIZES
 
+    def _adopt_text(self, n_tokens: int) -> None:
+        """Set what texts leave no choice of: a row of tokens, each a patch, and no augmentation.
+
+        Raises:
+            ArgumentError: for an argument that would change images.
+        """
+        of_texts = {
+            "image_size": (1, n_tokens), "patch_size": 1, "augment": "none", "crop_padding": 0,
+            "flip": None, "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "mean": None,
+            "std": None,
+        }  # fmt: skip
+        for name, value in of_texts.items():
+            given = getattr(self, name)
+            if given not in (value, getattr(type(self), name)):
+                raise ArgumentError(
+                    name,
+                    f"must be {value} where {named('dataset')} is of texts, got {shown(given)}",
+                )
+            object.__setattr__(self, name, value)
+
     @property
     def adapted(self) -> dict[str, Any]:
         """The defaults that follow from other values."""
@@ -433,7 +456,7 @@ class EnvConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of images, in pixels."""
+        """Height and width of images, in pixels; of texts, 1 and their tokens."""
         return height_width(self.image_size)
 
     @property

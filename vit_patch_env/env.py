@@ -28,11 +28,12 @@ from vit_patch_env.checks import (
 )
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
-from vit_patch_env.rendering import draw_selection
+from vit_patch_env.rendering import draw_selection, draw_tokens
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
 from vit_patch_env.training.evaluation import Metrics
@@ -202,8 +203,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._spec = spec
 
     @property
-    def data(self) -> ImageData:
-        """The images and labels, on the training device; loaded at first use."""
+    def data(self) -> ImageData | TextData:
+        """The images, or texts, and labels, on the training device; loaded at first use."""
         return self._factory.data
 
     @property
@@ -389,6 +390,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         run = self.episode.run
         images, patch_mask = self.episode.shown or (run.batch.images, self.episode.patch_mask)
         images = run.stream.normalize.inverse(images[:N_SHOWN])
+        if isinstance(self.data, TextData):
+            return draw_tokens(self.data.shown(images), patch_mask)
         return draw_selection(images.cpu().numpy(), patch_mask)
 
     def close(self) -> None:
@@ -475,9 +478,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return {
             **{name: len(getattr(data, name).labels) for name in get_args(SplitName)},
             "classes": list(data.classes),
-            "channel_mean": _rounded(data.channel_mean),
-            "normalize_mean": _rounded(self._factory.mean),
-            "normalize_std": _rounded(self._factory.std),
+            **self._factory.statistics,
         }
 
     def _fixed_arguments(self) -> dict[str, Any]:
@@ -545,7 +546,3 @@ def _json_value(value: object) -> object:
     if isinstance(value, tuple):
         return [plain(one) for one in value]
     return as_text(plain(value))
-
-
-def _rounded(values: tuple[float, ...]) -> list[float]:
-    return [round(value, 6) for value in values]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.data.images import in_batches
-from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.splits import SplitData
 from vit_patch_env.layers import check_selector
 from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
@@ -148,7 +148,7 @@ class Episode:
     def __init__(
         self,
         run: TrainingRun,
-        data: ImageData,
+        data: SplitData,
         *,
         observation: Observation,
         reward: RewardSettings,

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
-from vit_patch_env.data.batches import Batch, BatchStream, Normalize
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize, Preparation
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.models.contract import check_contract, plain_model
@@ -63,9 +64,16 @@ class EpisodeFactory:
     def __init__(self, config: EnvConfig) -> None:
         if isinstance(config.dataset, str):
             check_dataset(config.dataset, config.data_dir)
-        elif not isinstance(config.dataset, ImageData):
+        elif not isinstance(config.dataset, ImageData | TextData):
             raise ArgumentError(
-                "dataset", f"must be a name or an ImageData, got {shown(config.dataset)}"
+                "dataset",
+                f"must be a name, an ImageData or a TextData, got {shown(config.dataset)}",
+            )
+        if isinstance(config.dataset, TextData) and isinstance(config.model, str):
+            raise ArgumentError(
+                "model",
+                f"must be a function where {named('dataset')} is of texts, such as "
+                f"vit_patch_env.bert_encoder, got {config.model}, which takes images",
             )
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
@@ -96,28 +104,28 @@ class EpisodeFactory:
         self._check_layers()
         self._unchecked_model = not is_own(config.model)
         # Loaded at first use, so that creating and pickling an environment is cheap.
-        self._data: ImageData | None = None
+        self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
-    def data(self) -> ImageData:
-        """The images and labels, on the training device; loaded at first use."""
+    def data(self) -> ImageData | TextData:
+        """The images, or texts, and labels, on the training device; loaded at first use."""
         if self._data is None:
             with own_torch_state(), float32_by_default, on_cpu():
                 self._data = self._load_data().to(self.precision.device)
         return self._data
 
     @property
-    def mean(self) -> tuple[float, ...]:
-        """Of each channel, for normalisation: the given one, or that of the training images."""
-        return self.data.channel_mean if self.config.mean is None else self.config.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Of each channel, for normalisation: the given one, or that of the training images."""
-        return self.data.channel_std if self.config.std is None else self.config.std
+    def statistics(self) -> dict[str, Any]:
+        """Statistics that identify the items, and those that normalise them, as plain data."""
+        data = self.data
+        if isinstance(data, TextData):
+            return {"texts": data.digest()}
+        mean, std = self._normalization(data)
+        values = {"channel_mean": data.channel_mean, "normalize_mean": mean, "normalize_std": std}
+        return {name: [round(one, 6) for one in value] for name, value in values.items()}
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -154,7 +162,7 @@ class EpisodeFactory:
         """An episode with fresh weights."""
         config, data = self.config, self.data
         started = time.perf_counter()
-        normalize = Normalize(self.mean, self.std, self.precision.device)
+        normalize = self._preparation()
         stream = BatchStream(
             *data.train,
             normalize,
@@ -250,7 +258,7 @@ class EpisodeFactory:
         n_layers, name = getattr(model, "n_layers", None), type(plain_model(model)).__name__
         check_observable(self.config.observation, model, n_layers, name)
 
-    def _load_data(self) -> ImageData:
+    def _load_data(self) -> ImageData | TextData:
         config = self.config
         data = config.dataset
         if isinstance(data, str):
@@ -264,20 +272,19 @@ class EpisodeFactory:
                 resize=config.resize,
                 images=config.images,
             )
-        n_images, channels, *size = data.train.images.shape
-        if tuple(size) != config.size:
+        if data.size != config.size:
             raise ArgumentError(
                 "image_size",
-                f"must be that of the {named('dataset')}, {size}, got {config.image_size}",
+                f"must be that of the {named('dataset')}, {[*data.size]}, got {config.image_size}",
             )
-        check_integer(1, n_images, batch_size=self.config.batch_size)
-        self._check_channels(channels)
+        check_integer(1, len(data.train.images), batch_size=self.config.batch_size)
+        self._check_channels(data.channels)
         self._check_class_weights(len(data.classes))
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
         if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
-                self._make_model(len(data.classes), channels)
+                self._make_model(len(data.classes), data.channels)
         return data
 
     def _check_channels(self, channels: int) -> None:
@@ -319,7 +326,22 @@ class EpisodeFactory:
                 f"{shown(weights)}",
             )
 
-    def _validation(self, normalize: Normalize) -> list[Batch]:
+    def _preparation(self) -> Preparation:
+        """What maps images or texts to the model's input."""
+        data, device = self.data, self.precision.device
+        if isinstance(data, TextData):
+            return TokenIds(device)
+        return Normalize(*self._normalization(data), device)
+
+    def _normalization(self, data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel: the given ones, or those of the training images."""
+        config = self.config
+        return (
+            data.channel_mean if config.mean is None else config.mean,
+            data.channel_std if config.std is None else config.std,
+        )
+
+    def _validation(self, normalize: Preparation) -> list[Batch]:
         """The validation images that the reward is measured on, normalised, in batches."""
         images, labels = self.data.val
         n_images, device = self.config.reward_images, self.precision.device
@@ -362,10 +384,10 @@ class EpisodeFactory:
     def _run_costs(self) -> RunCosts:
         """The costs of the model that trains, with weights of its own."""
         if self._costs is None:
-            config, images = self.config, self._blank_images()
-            n_val = len(self.data.val.labels)
+            config, data, images = self.config, self.data, self._blank_images()
+            n_val = len(data.val.labels)
             with self._seeded(0):
-                model = self._make_model(len(self.data.classes), images.shape[1])
+                model = self._make_model(len(data.classes), data.channels)
             measured = config.reward == "validation"
             self._costs = RunCosts(
                 FlopMeter(
@@ -382,15 +404,14 @@ class EpisodeFactory:
     def _reference_cost(self) -> ReferenceCost:
         """The cost of a SimpleViT of these sizes, or of a model that is not of this package."""
         if self._reference is None:
-            images = self._blank_images()
-            make = partial(self._reference_model, len(self.data.classes), images.shape[1])
-            self._reference = ReferenceCost(make, images)
+            data = self.data
+            make = partial(self._reference_model, len(data.classes), data.channels)
+            self._reference = ReferenceCost(make, self._blank_images())
         return self._reference
 
-    def _blank_images(self) -> Tensor:
-        """A batch whose FLOPs are counted: (batch, channels, height, width), on the device."""
-        shape = self.config.batch_size, *self.data.train.images.shape[1:]
-        return torch.zeros(shape, dtype=torch.float32, device=self.precision.device)
+    def _blank_images(self, n_images: int | None = None) -> Tensor:
+        """A model's input, by default a batch whose FLOPs are counted, on the device."""
+        return self.data.blank(n_images or self.config.batch_size, self.precision.device)
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with self._seeded(0):  # as its FLOPs may depend on its weights
@@ -403,15 +424,14 @@ class EpisodeFactory:
     def _new_model(self, seed: int) -> nn.Module:
         """A model with fresh weights that depend only on the seed."""
         data = self.data
-        n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
-            model = self._make_model(n_classes, channels)
+            model = self._make_model(len(data.classes), data.channels)
             self._check_observable(model)
             if self._unchecked_model:
                 check_contract(
                     model,
-                    torch.zeros(2, *data.train.images.shape[1:], dtype=torch.float32),
-                    n_classes=n_classes,
+                    self._blank_images(2).cpu(),
+                    n_classes=len(data.classes),
                     n_patches=self.config.n_patches,
                     observe=self.observation.function,
                     observation=self.config.observation,

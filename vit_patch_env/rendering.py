@@ -1,6 +1,7 @@
-"""Pictures of a patch selection."""
+"""Pictures of a patch selection, in images and in texts."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from einops import rearrange, repeat
@@ -27,3 +28,36 @@ def draw_selection(
         picture = np.repeat(picture, 3, axis=-1)
     enlarged = repeat(picture, "h w c -> (h z) (w zoom) c", z=zoom, zoom=zoom)
     return np.ascontiguousarray(enlarged, dtype=np.uint8)
+
+
+_CELL = 80, 14
+"""Width and height of a token in a picture, in pixels."""
+
+_WORD = 12
+"""Letters of a token that are drawn."""
+
+
+def draw_tokens(
+    texts: Sequence[Sequence[str]], patch_mask: NDArray[np.bool_], columns: int = 8
+) -> NDArray[np.uint8]:
+    """Texts below each other with the dropped tokens in light grey: (height, width, 3) uint8.
+
+    Args:
+        texts: the tokens of each, all of the same number.
+        patch_mask: (n_tokens,), True where a token was kept.
+        columns: tokens in a line.
+    """
+    from PIL import Image, ImageDraw, ImageFont  # not needed for images
+
+    width, height = _CELL
+    n_lines = -(-len(patch_mask) // columns) + 1  # with an empty one
+    picture = Image.new("RGB", (columns * width, len(texts) * n_lines * height), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for index, text in enumerate(texts):
+        for token, (word, kept) in enumerate(zip(text, patch_mask, strict=True)):
+            line, column = divmod(token, columns)
+            place = column * width + 2, (index * n_lines + line) * height
+            # All that the font has where Pillow is built without FreeType.
+            letters = word[:_WORD].encode("latin-1", "replace").decode("latin-1")
+            draw.text(place, letters, fill="black" if kept else "lightgrey", font=font)
+    return np.array(picture, dtype=np.uint8)

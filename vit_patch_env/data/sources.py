@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -53,7 +53,12 @@ class Source(ABC):
         classes: class names, by label.
         flip: whether a mirrored image still belongs to its class.
         notes: lines that tell a user what was read.
+
+    Attributes:
+        item: what one of them is called in messages.
     """
+
+    item: ClassVar[str] = "image"
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class Source(ABC):
         numbered = zip(self.parts, ("training", "validation", "test"), strict=True)
         for part, split in numbered:
             if part is not None and part[0] <= position <= part[-1]:
-                return f"image {position - part[0]} of the {split} set"
+                return f"{self.item} {position - part[0]} of the {split} set"
         raise IndexError(position)
 
     def contents(self, positions: Positions, images: Images) -> Sequence[Hashable]:
