@@ -463,6 +463,24 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             reason = str(error).split("\n")[0]
             raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last
+        self._factory.fresh = False
+
+    def read_weights(self) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Otherwise the first reset does so, before the images are read.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        self._factory.read_weights()
+
+    def expect_state(self) -> None:
+        """Do without the weights that training starts from: `load_state_dict` will replace them.
+
+        They need not exist any more. Until then, episodes have fresh weights.
+        """
+        self._factory.fresh = True
 
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""
@@ -496,7 +514,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:
-        episode = self._factory.make(0, 0)
+        with self._factory.with_fresh_weights():
+            episode = self._factory.make(0, 0)
         episode.load_state_dict(state)
         return episode
 

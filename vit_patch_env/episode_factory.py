@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,6 +19,7 @@ from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model
 from vit_patch_env.models.contract import check_contract
 from vit_patch_env.models.model_names import family_of, has_own_sizes, is_own
+from vit_patch_env.models.weights.initial import InitialWeights
 from vit_patch_env.observation import OBSERVATIONS
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -50,6 +51,8 @@ class EpisodeFactory:
         config: the arguments.
         precision: device, and type of the matrix products.
         observation: of the agent.
+        fresh: whether new episodes have fresh weights even where the arguments name others, as a
+            saved state will replace them.
 
     Raises:
         ValueError: for an unusable data set, model or device, or sizes that do not fit into memory.
@@ -79,11 +82,13 @@ class EpisodeFactory:
                 f"got {named('budget')} {config.budget} and {named('seconds')} {config.seconds}",
             )
         self.config = config
+        self.fresh = False
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
         self.observation = OBSERVATIONS[config.observation]
         self._check_memory()
         self._unchecked_model = not is_own(config.model)
+        self._initial = self._initial_weights() if config.starts_from_weights else None
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
@@ -107,6 +112,25 @@ class EpisodeFactory:
     def std(self) -> tuple[float, ...]:
         """Of each channel, for normalisation: the given one, or that of the training images."""
         return self.data.channel_std if self.config.std is None else self.config.std
+
+    def read_weights(self) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        if self._initial is not None and not self.fresh:
+            with own_torch_state(), float32_by_default:
+                self._initial.read(self._make_model)
+
+    @contextmanager
+    def with_fresh_weights(self) -> Iterator[None]:
+        """Within the block, new episodes have fresh weights, which a saved state then replaces."""
+        before, self.fresh = self.fresh, True
+        try:
+            yield
+        finally:
+            self.fresh = before
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -140,7 +164,8 @@ class EpisodeFactory:
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
-        """An episode with fresh weights."""
+        """An episode with fresh weights, or those that training starts from."""
+        self.read_weights()  # before the images
         config, data = self.config, self.data
         started = time.perf_counter()
         normalize = Normalize(self.mean, self.std, self.precision.device)
@@ -229,7 +254,11 @@ class EpisodeFactory:
                 skip_corrupt=config.skip_corrupt,
                 resize=config.resize,
                 images=config.images,
+                interpolation=config.interpolation or "bilinear",
+                check_classes=self._check_classes,
             )
+        else:
+            self._check_classes(data.classes)
         n_images, channels, *size = data.train.images.shape
         if size != [config.image_size, config.image_size]:
             raise ArgumentError(
@@ -244,6 +273,22 @@ class EpisodeFactory:
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
+
+    def _initial_weights(self) -> InitialWeights:
+        """The weights that training starts from, which are not read yet."""
+        config, size = self.config, self.config.image_size
+        return InitialWeights(
+            config.model,
+            path=config.weights,
+            new_head=config.new_head,
+            image_size=size if isinstance(size, tuple) else (size, size),
+            patch_size=config.patch_size,
+        )
+
+    def _check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse weights for another number of classes."""
+        if self._initial is not None and not self.fresh:
+            self._initial.check_classes(len(classes))
 
     def _check_channels(self, channels: int) -> None:
         """Refuse an augmentation or normalisation for another number of channels."""
@@ -338,11 +383,13 @@ class EpisodeFactory:
             )
 
     def _new_model(self, seed: int) -> nn.Module:
-        """A model with fresh weights that depend only on the seed."""
+        """A model whose fresh weights depend only on the seed."""
         data = self.data
         n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
             model = self._make_model(n_classes, channels)
+            if self._initial is not None and not self.fresh:
+                self._initial.load_into(model, self._make_model, channels)
             if self._unchecked_model:
                 check_contract(
                     model,

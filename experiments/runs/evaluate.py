@@ -53,6 +53,10 @@ class Evaluation:
             trained.env,
             data_dir=self.options.data_dir or trained.env.data_dir,
             device=self.options.device or trained.env.device,
+            # The run's own are loaded.
+            pretrained=False,
+            weights=None,
+            new_head=False,
         )
         self.env = make_env(env)
         # A run that repeats another run's numbers of patches also has them in its own folder.

@@ -30,6 +30,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
@@ -111,6 +112,9 @@ class Run:
         check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
         check_agent(used, self.env)
+        if self.resumes and CheckpointFolder(self.folder.checkpoints).files:
+            self.env.expect_state()
+        self.env.read_weights()
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(used, self.env)
@@ -155,6 +159,7 @@ class Run:
                 config | before for before in self._former_lengths() if config | before != config
             ],
             resume=self.resumes,
+            at_start=options.env.starts_from_weights,
         )
         self.checkpoint.prepare()
         former = self.checkpoint.extended_from

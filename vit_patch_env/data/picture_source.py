@@ -185,6 +185,8 @@ class PictureSource(Source):
         digest = hashlib.sha256(self.pictures.origin).hexdigest()[:16]
         shape = (3, self.form.image_size, self.form.image_size)
         name = f"{digest}-{self.form.image_size}-{self.form.resize}"
+        if self.form.interpolation != "bilinear":  # as of all images before there was a choice
+            name += f"-{self.form.interpolation}"
         try:
             return Store(self.cache / IMAGES / name, shape, about=self.pictures.about)
         except OSError as error:

@@ -1,7 +1,7 @@
 """Images in three splits: training, validation and test."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, get_args
@@ -118,6 +118,7 @@ def split_source(
     val_fraction: float,
     seed: int,
     images: ImagesName = "auto",
+    check_classes: Callable[[Sequence[str]], None] | None = None,
 ) -> ImageData:
     """Training, validation and test split of a source, stratified by class, each shuffled.
 
@@ -129,6 +130,7 @@ def split_source(
         val_fraction: share of those for validation, in (0, 1), if the source has no such split.
         seed: of the splits.
         images: where they are kept: `memory`, `stream`, or `auto` for what fits.
+        check_classes: called with the names of the classes before any image is read; may raise.
 
     Raises:
         ValueError: for a fraction out of range, a class with too few images, or an image that
@@ -137,6 +139,8 @@ def split_source(
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
     check_choice(get_args(ImagesName), images=images)
+    if check_classes is not None:
+        check_classes(source.classes)
     parts = _choose(source, train_fraction, val_fraction, seed)
     readable = source.prepare(np.concatenate(parts), images)
     if not readable.all():

@@ -57,12 +57,14 @@ class SimpleViT(nn.Module):
 
     Attributes:
         n_prefix_tokens: tokens before the patches', such as a class token.
+        head_names: layers that are replaced for other classes.
         data_dependent: whether the number of tokens depends on the images.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
         package: optional package that the model needs; None for none.
     """
 
     n_prefix_tokens = 0
+    head_names = ("head",)
     data_dependent = False
     published_keep_rate: ClassVar[float | None] = None
     package: ClassVar[str | None] = None
