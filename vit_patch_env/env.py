@@ -463,24 +463,27 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             reason = str(error).split("\n")[0]
             raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last
-        self._factory.fresh = False
 
-    def read_weights(self) -> None:
+    def read_weights(self, saved: Path | None = None) -> None:
         """Read or download the weights that training starts from, if any, and check them.
 
         Otherwise the first reset does so, before the images are read.
 
+        Args:
+            saved: of `save_weights`, to read instead.
+
         Raises:
             ArgumentError: if they cannot be read, or are those of another model.
         """
-        self._factory.read_weights()
+        self._factory.read_weights(saved)
 
-    def expect_state(self) -> None:
-        """Do without the weights that training starts from: `load_state_dict` will replace them.
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, for runs that must not depend on their file.
 
-        They need not exist any more. Until then, episodes have fresh weights.
+        Args:
+            path: of the file, safetensors.
         """
-        self._factory.fresh = True
+        self._factory.save_weights(path)
 
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""
@@ -514,8 +517,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:
-        with self._factory.with_fresh_weights():
-            episode = self._factory.make(0, 0)
+        episode = self._factory.make(0, 0)
         episode.load_state_dict(state)
         return episode
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +52,6 @@ class EpisodeFactory:
         config: the arguments.
         precision: device, and type of the matrix products.
         observation: of the agent.
-        fresh: whether new episodes have fresh weights even where the arguments name others, as a
-            saved state will replace them.
 
     Raises:
         ValueError: for an unusable data set, model or device, or sizes that do not fit into memory.
@@ -82,7 +81,6 @@ class EpisodeFactory:
                 f"got {named('budget')} {config.budget} and {named('seconds')} {config.seconds}",
             )
         self.config = config
-        self.fresh = False
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
         self.observation = OBSERVATIONS[config.observation]
@@ -113,24 +111,27 @@ class EpisodeFactory:
         """Of each channel, for normalisation: the given one, or that of the training images."""
         return self.data.channel_std if self.config.std is None else self.config.std
 
-    def read_weights(self) -> None:
+    def read_weights(self, saved: Path | None = None) -> None:
         """Read or download the weights that training starts from, if any, and check them.
+
+        Args:
+            saved: of `save_weights`, to read instead.
 
         Raises:
             ArgumentError: if they cannot be read, or are those of another model.
         """
-        if self._initial is not None and not self.fresh:
-            with own_torch_state(), float32_by_default:
-                self._initial.read(self._make_model)
+        if self._initial is None:
+            return
+        with self._seeded(0):  # of a model that a library makes to convert them
+            if saved is not None:
+                self._initial.read_saved(saved)
+            self._initial.read(self._make_model)
 
-    @contextmanager
-    def with_fresh_weights(self) -> Iterator[None]:
-        """Within the block, new episodes have fresh weights, which a saved state then replaces."""
-        before, self.fresh = self.fresh, True
-        try:
-            yield
-        finally:
-            self.fresh = before
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, as they are loaded into models."""
+        assert self._initial is not None
+        with self._seeded(0):
+            self._initial.save(path, self._make_model, self.data.train.images.shape[1])
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -287,7 +288,7 @@ class EpisodeFactory:
 
     def _check_classes(self, classes: Sequence[str]) -> None:
         """Refuse weights for another number of classes."""
-        if self._initial is not None and not self.fresh:
+        if self._initial is not None:
             self._initial.check_classes(len(classes))
 
     def _check_channels(self, channels: int) -> None:
@@ -388,7 +389,7 @@ class EpisodeFactory:
         n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
             model = self._make_model(n_classes, channels)
-            if self._initial is not None and not self.fresh:
+            if self._initial is not None:
                 self._initial.load_into(model, self._make_model, channels)
             if self._unchecked_model:
                 check_contract(

@@ -51,8 +51,6 @@ class RunCheckpoint(BaseCallback):
             are taken too. The names of what differs are those of the environment's arguments.
         resume: resume from the newest intact checkpoint, if there is one. If False, the folder
             must not contain checkpoints.
-        at_start: also save before the first step, so that what a run starts from is not needed to
-            resume it.
 
     Attributes:
         resumed_steps: steps taken by the checkpoint that this run resumed from; None if none.
@@ -80,7 +78,6 @@ class RunCheckpoint(BaseCallback):
         run_config: Any = None,
         former_configs: Sequence[dict[str, Any]] = (),
         resume: bool = False,
-        at_start: bool = False,
     ) -> None:
         super().__init__()
         self.folder = CheckpointFolder(Path(folder), checkpoints_kept)
@@ -100,7 +97,7 @@ class RunCheckpoint(BaseCallback):
         self.saved_steps = 0
         self._continuable_steps = 0  # of the newest checkpoint that is not one of the run's end
         self._prepared = self._stop_requested = self._ended = False
-        self._save_pending = at_start  # until the agent's snapshot at the next rollout's start
+        self._save_pending = False  # until the agent's snapshot at the next rollout's start
         self._rollout_start: dict[str, Any] | None = None
         self._to_restore: dict[str, Any] | None = None
 
@@ -198,7 +195,6 @@ class RunCheckpoint(BaseCallback):
         now = time.monotonic()
         last_seconds, self._rollout_began = now - self._rollout_began, now
         if self._to_restore is not None:
-            self._save_pending = False
             self._restore_agent(self._to_restore)
         self._rollout_start = None
         self.recorder.clear()

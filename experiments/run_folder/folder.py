@@ -45,13 +45,14 @@ from vit_patch_env.system.files import remove_partial, replacing
 CONFIG, RESULT = "config.json", "result.json"
 VIT, AGENT = "vit.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
+GIVEN_WEIGHTS = "given_weights.safetensors"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
 """Those that result.json has checksums of."""
 
-_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
+_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS)
 
 _LOG_BYTES = 64_000
 """Of a log's end, in which its last line is looked for."""
@@ -68,6 +69,7 @@ class RunFolder:
     Attributes:
         path: of the folder.
         vit: the ViT's weights.
+        given_weights: those that it started from, if not fresh ones.
         agent: the agent, as Stable-Baselines3 saves it.
         log: output of a run in the background.
         checkpoints: folder of an unfinished run's checkpoints.
@@ -76,6 +78,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.vit = self.path / VIT
+        self.given_weights = self.path / GIVEN_WEIGHTS
         self.agent = self.path / AGENT
         self.log = self.path / "log.txt"
         self.checkpoints = self.path / CHECKPOINTS

@@ -30,7 +30,6 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
-from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
@@ -112,9 +111,8 @@ class Run:
         check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
         check_agent(used, self.env)
-        if self.resumes and CheckpointFolder(self.folder.checkpoints).files:
-            self.env.expect_state()
-        self.env.read_weights()
+        saved = self.folder.given_weights
+        self.env.read_weights(saved if self.resumes and saved.is_file() else None)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self.agent = make_agent(used, self.env)
@@ -146,6 +144,8 @@ class Run:
             own_files = read_own_files(options)  # before a run is removed that they may be of
             self.folder.create(options, compiled_attention(self.env))
             self.folder.write_own(own_files)
+            if options.env.starts_from_weights:
+                self.folder.write(self.folder.given_weights, self.env.save_weights)
             self.agent_used = with_own_files(self.folder, options).agent
         config = {**run_config(options), **self.env.image_statistics()}
         self.checkpoint = RunCheckpoint(
@@ -159,7 +159,6 @@ class Run:
                 config | before for before in self._former_lengths() if config | before != config
             ],
             resume=self.resumes,
-            at_start=options.env.starts_from_weights,
         )
         self.checkpoint.prepare()
         former = self.checkpoint.extended_from

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
@@ -48,6 +49,7 @@ class InitialWeights:
         self._new_head = new_head
         self._sizes: dict[str, Any] = {"image_size": image_size, "patch_size": patch_size}
         self._argument = "pretrained" if path is None else "weights"
+        self._saved: Path | None = None
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._head_names: tuple[str, ...] | None = None
 
@@ -64,11 +66,33 @@ class InitialWeights:
         """
         if channels in self._weights:
             return
-        weights = self._of_library(make, channels) if self._is_of_library else self._of_file()
+        if self._saved is not None:
+            weights = self._of_file(self._saved)
+        elif self._is_of_library:
+            weights = self._of_library(make, channels)
+        else:
+            weights = self._of_file(self._path)
         if is_own(self._model) or family_of(self._model):
             with torch.device("meta"):
                 self._check(make(2, channels), weights, besides_head=True)
         self._weights = {channels: weights}
+
+    def read_saved(self, path: Path) -> None:
+        """Read them from a file of `save` from now on."""
+        self._saved = path
+
+    def save(self, path: Path, make: Make, channels: int) -> None:
+        """Save them, as safetensors.
+
+        Args:
+            path: of the file.
+            make: as for `read`.
+            channels: of the images.
+        """
+        self.read(make, channels)
+        save_file(
+            {name: one.contiguous().clone() for name, one in self._weights[channels].items()}, path
+        )
 
     def check_classes(self, n_classes: int) -> None:
         """Refuse a head of another number of classes, unless it is replaced.
@@ -115,10 +139,10 @@ class InitialWeights:
         """Whether the weights are of a library that can also convert those of a file."""
         return family_of(self._model) in get_args(PublishedFamily)
 
-    def _of_file(self) -> dict[str, Tensor]:
-        assert self._path is not None
+    def _of_file(self, path: Path | None) -> dict[str, Tensor]:
+        assert path is not None
         try:
-            return read_weights(self._path)
+            return read_weights(path)
         except InputError as error:
             raise ArgumentError(self._argument, f"must be readable: {error.marked}") from error
 
@@ -138,7 +162,7 @@ class InitialWeights:
                     f"needs the weights of {self._model}, from {library.source(name)}, which could "
                     f"not be loaded: {_reason(error)}; {named('weights')} takes a file with them",
                 ) from error
-        weights = self._of_file()
+        weights = self._of_file(self._path)
         try:
             return library.converted(name, weights, channels=channels, **self._sizes)  # type: ignore[no-any-return]
         except MemoryError:
