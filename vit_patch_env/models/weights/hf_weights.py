@@ -28,7 +28,7 @@ def published(
     Raises:
         Exception: whatever transformers raises.
     """
-    return _loaded(name, image_size=image_size)
+    return _loaded(AutoModelForImageClassification, name, image_size=image_size)
 
 
 def converted(
@@ -48,7 +48,9 @@ def converted(
     config.num_channels, config.patch_size = channels, patch_size
     config.num_labels = next((len(state[head]) for head in _HEADS if head in state), 2)
     config.image_size = _image_size(state, image_size, patch_size) or config.image_size
-    return _loaded(None, image_size=image_size, config=config, state_dict=dict(state))
+    with torch.device("meta"):
+        own: Any = type(AutoModelForImageClassification.from_config(config))
+    return _loaded(own, None, image_size=image_size, config=config, state_dict=dict(state))
 
 
 def source(name: str) -> str:
@@ -83,14 +85,15 @@ def _without_preprocessing(name: str) -> ArgumentError:
     )
 
 
-def _loaded(name: str | None, *, image_size: tuple[int, int], **options: Any) -> dict[str, Tensor]:
+def _loaded(
+    kind: Any, name: str | None, *, image_size: tuple[int, int], **options: Any
+) -> dict[str, Tensor]:
     """The weights that transformers finds, without those that it had to initialise.
 
     Raises:
         InputError: for weights that the model has no place for.
     """
-    auto: Any = AutoModelForImageClassification
-    model, found = auto.from_pretrained(name, output_loading_info=True, **options)
+    model, found = kind.from_pretrained(name, output_loading_info=True, **options)
     unexpected = [
         one for one in found["unexpected_keys"] if not any(word in f".{one}" for word in _UNUSED)
     ]

@@ -70,7 +70,7 @@ def preprocessing(name: str) -> tuple[tuple[float, ...], tuple[float, ...], str]
     """Mean, standard deviation and interpolation of the model's data configuration."""
     config: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     given = {} if config is None else config.to_dict()
-    data = resolve_data_config(pretrained_cfg=given)
+    data: dict[str, Any] = resolve_data_config(pretrained_cfg=given)  # type: ignore[no-untyped-call]
     return tuple(data["mean"]), tuple(data["std"]), data["interpolation"]
 
 
