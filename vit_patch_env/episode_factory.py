@@ -273,6 +273,9 @@ class EpisodeFactory:
         if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
+        if self._initial is not None:  # of other channels than it was expected
+            with self._seeded(0):
+                self._initial.read(self._make_model, channels)
         return data
 
     def _initial_weights(self) -> InitialWeights:

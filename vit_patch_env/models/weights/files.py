@@ -56,9 +56,9 @@ def _tensors(content: bytes) -> dict[str, Tensor]:
     """
     if content[:4] == b"PK\x03\x04":
         return _named_tensors(load_tensors(content, also=[argparse.Namespace]))
-    if content[:1] == b"\x80":
-        raise InputError("a file of torch.save before torch 1.6: save it again")
-    if content[8:9] != b"{":
+    if content[8:9] != b"{":  # after the length of safetensors' header
+        if content[:2] == b"\x80\x02":
+            raise InputError("a file of torch.save before torch 1.6: save it again")
         raise InputError("another file or a damaged one")
     try:
         return load(content)

@@ -223,10 +223,10 @@ def _difference(expected: Mapping[str, torch.Size], got: Mapping[str, torch.Size
     missing = [escaped(name) for name in expected if name not in got]
     unknown = [escaped(name) for name in got if name not in expected]
     problems = [f"weights without {_few(missing)}"] if missing else []
-    problems += [f"{_few(unknown)}, which it does not have"] if unknown else []
+    problems += [f"weights with {_few(unknown)}, which it does not have"] if unknown else []
     if shapes and not problems:  # of another model all may differ
         problems = [_few(shapes)]
-    return " and ".join(problems)
+    return ", and ".join(problems).replace(", and weights", ", and")
 
 
 def _few(words: Sequence[str]) -> str:
