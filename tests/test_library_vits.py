@@ -170,8 +170,8 @@ def test_hugging_face_takes_what_its_trainer_gives():
 @pytest.mark.parametrize(
     ("shape", "keep", "message"),
     [
-        ((3, 3, 40, 40), None, r"images must have shape \(batch, 3, 32, 32\), got \(3, 3, 40, 40\)"),
-        ((3, 1, 32, 32), None, r"images must have shape \(batch, 3, 32, 32\), got \(3, 1, 32, 32\)"),
+        ((3, 3, 40, 40), None, r"shape \(batch, 3, 32, 32\), got \(3, 3, 40, 40\)"),
+        ((3, 1, 32, 32), None, r"shape \(batch, 3, 32, 32\), got \(3, 1, 32, 32\)"),
         ((3, 3, 32, 32), torch.zeros(2, 4), r"keep must have shape .* \(3, n_keep\), got \(2, 4\)"),
     ],
 )  # fmt: skip
