@@ -113,13 +113,13 @@ def test_a_module_s_weights_are_replaced_by_the_file_s(tmp_path):
 
         return SimpleViT(n_classes=n_classes, channels=channels, dim=16, depth=1)
 
-    env = ViTPatchSelectEnv(
-        dataset="synthetic", model=make, patch_size=4, weights=str(tmp_path / "w.pt"), device="cpu"
-    )
+    arguments = {"dataset": "synthetic", "model": make, "device": "cpu", "batch_size": 8}
+    env = ViTPatchSelectEnv(weights=str(tmp_path / "w.pt"), **arguments)
     with pytest.raises(ArgumentError, match=r"without .*, and with foreign, which it"):
         env.reset()
     torch.save(make(4, 3).state_dict(), tmp_path / "w.pt")
     saved = torch.load(tmp_path / "w.pt")
+    env = ViTPatchSelectEnv(weights=str(tmp_path / "w.pt"), **arguments)
     env.reset(seed=1)
     for name, weight in env.episode.model.state_dict().items():
         assert torch.equal(weight, saved[name])

@@ -53,17 +53,35 @@ class InitialWeights:
         self._weights: dict[int, dict[str, Tensor]] = {}
         self._head_names: tuple[str, ...] | None = None
 
-    def read(self, make: Make, channels: int = 3) -> None:
+    def read(self, make: Make, channels: int | None = None) -> None:
         """Read or download them, and compare them with a model that is made without memory.
 
         Args:
             make: makes the model; an object's weights are compared when they are loaded.
-            channels: of the images.
+            channels: of the images; None before they are known.
 
         Raises:
             ArgumentError: for a file that cannot be read or is of another model, or weights that
                 cannot be downloaded.
         """
+        if channels is not None:
+            self._read(make, channels)
+        elif not self._weights:
+            try:
+                self._read(make, 3)
+            except ArgumentError:
+                if self._path is None or not self._are_for_grey(make):
+                    raise
+
+    def _are_for_grey(self, make: Make) -> bool:
+        """Whether they are weights for images of one channel, which are then read."""
+        try:
+            self._read(make, 1)
+        except ArgumentError:
+            return False
+        return True
+
+    def _read(self, make: Make, channels: int) -> None:
         if channels in self._weights:
             return
         if self._saved is not None:
