@@ -1,7 +1,7 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
@@ -9,14 +9,21 @@ from typing_extensions import Doc
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
 from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named, shown
 from vit_patch_env.data.dataset_names import check_dataset_name
-from vit_patch_env.models.model_names import check_model_name, has_own_sizes, is_own
+from vit_patch_env.models.model_names import (
+    check_model_name,
+    family_of,
+    has_own_sizes,
+    is_own,
+)
 from vit_patch_env.names import (
     AugmentName,
     BudgetEndName,
     BudgetName,
     ImagesName,
+    InterpolationName,
     OptimizerName,
     PrecisionName,
+    PublishedFamily,
     ResizeName,
     RewardName,
     ScheduleName,
@@ -106,6 +113,10 @@ class EnvConfig:
         ResizeName,
         Doc("how pictures get the images' shape: crop the centre, stretch, or pad with white"),
     ] = "crop"
+    interpolation: Annotated[
+        InterpolationName | None,
+        Doc("of resizing; None: as for the weights that training starts from, or bilinear"),
+    ] = None
     images: Annotated[
         ImagesName,
         SAME_RUN,
@@ -150,6 +161,21 @@ class EnvConfig:
             "see docs/models.md"
         ),
     ] = "simple_vit"
+    pretrained: Annotated[
+        bool,
+        Doc(
+            "start from the weights that the model's library publishes, downloaded on first use: "
+            "see docs/fine-tuning.md"
+        ),
+    ] = False
+    weights: Annotated[
+        Folder | None,
+        PATH,
+        Doc("file of weights to start from: safetensors, or of torch.save"),
+    ] = None
+    new_head: Annotated[
+        bool, Doc("start with a new head in place of that of the weights, for other classes")
+    ] = False
     keep_rate: Annotated[
         float | None,
         Interval(gt=0, le=1),
@@ -269,11 +295,11 @@ class EnvConfig:
     ] = 0.0
     mean: Annotated[
         tuple[Annotated[float, Interval(ge=0, le=1)], ...] | None,
-        Doc("of each channel, for normalisation; by default that of the training images"),
+        Doc("of each channel, to normalise; None: as for the weights, or of the training images"),
     ] = None
     std: Annotated[
         tuple[Annotated[float, Interval(gt=0)], ...] | None,
-        Doc("standard deviation of each channel; by default that of the training images"),
+        Doc("standard deviation of each channel; None: as mean"),
     ] = None
     observation: Annotated[
         str,
@@ -346,6 +372,8 @@ class EnvConfig:
         if hasattr(self.dataset, "n_tokens"):
             self._adopt_text(self.dataset.n_tokens)
         self._adopt_sizes()
+        self._check_weights()
+        self._adopt_preprocessing()
         if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
             object.__setattr__(self, "image_size", self.size[0])
         check_integer(0, min(self.size), crop_padding=self.crop_padding)
@@ -417,6 +445,40 @@ class EnvConfig:
             defaults = self._sizes
             for name in missing:
                 object.__setattr__(self, name, defaults[name])
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether training starts from given weights rather than fresh ones."""
+        return self.pretrained or self.weights is not None
+
+    def _check_weights(self) -> None:
+        """Refuse arguments about weights that contradict each other."""
+        if self.pretrained and self.weights is not None:
+            raise ArgumentError(
+                "weights", f"must not be given with {named('pretrained')}, got {self.weights}"
+            )
+        if self.new_head and not self.starts_from_weights:
+            raise ArgumentError(
+                "new_head", f"is for {named('pretrained')} or {named('weights')}, got neither"
+            )
+        if self.pretrained and family_of(self.model) not in get_args(PublishedFamily):
+            raise ArgumentError(
+                "pretrained",
+                f"is for models of {', '.join(get_args(PublishedFamily))}, whose weights are "
+                f"published, got {named('model')} {shown(self.model)}",
+            )
+
+    def _adopt_preprocessing(self) -> None:
+        """Set what was not given of mean, std and interpolation: as for the weights."""
+        names = [one for one in ("mean", "std", "interpolation") if getattr(self, one) is None]
+        if names and self.starts_from_weights:
+            from vit_patch_env.models.weights.preprocessing import preprocessing_of  # needs torch
+
+            own = preprocessing_of(self.model, self.weights)
+            for name in names:
+                object.__setattr__(self, name, getattr(own, name))
+        if self.interpolation is None:
+            object.__setattr__(self, "interpolation", "bilinear")
 
     @property
     def _sizes(self) -> dict[str, Any]:

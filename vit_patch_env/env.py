@@ -472,6 +472,27 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last
 
+    def read_weights(self, saved: Path | None = None) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Otherwise the first reset does so, before the images are read.
+
+        Args:
+            saved: of `save_weights`, to read instead.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        self._factory.read_weights(saved)
+
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, for runs that must not depend on their file.
+
+        Args:
+            path: of the file, safetensors.
+        """
+        self._factory.save_weights(path)
+
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""
         data = self.data

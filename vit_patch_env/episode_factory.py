@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.models.contract import check_contract, plain_model
 from vit_patch_env.models.model_names import family_of, is_own
+from vit_patch_env.models.weights.initial import InitialWeights
 from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -103,6 +105,7 @@ class EpisodeFactory:
         self._check_memory()
         self._check_layers()
         self._unchecked_model = not is_own(config.model)
+        self._initial = self._initial_weights() if config.starts_from_weights else None
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
@@ -126,6 +129,28 @@ class EpisodeFactory:
         mean, std = self._normalization(data)
         values = {"channel_mean": data.channel_mean, "normalize_mean": mean, "normalize_std": std}
         return {name: [round(one, 6) for one in value] for name, value in values.items()}
+
+    def read_weights(self, saved: Path | None = None) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Args:
+            saved: of `save_weights`, to read instead.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        if self._initial is None:
+            return
+        with self._seeded(0):  # of a model that a library makes to convert them
+            if saved is not None:
+                self._initial.read_saved(saved)
+            self._initial.read(self._make_model)
+
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, as they are loaded into models."""
+        assert self._initial is not None
+        with self._seeded(0):
+            self._initial.save(path, self._make_model, self.data.channels)
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -159,7 +184,8 @@ class EpisodeFactory:
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
-        """An episode with fresh weights."""
+        """An episode with fresh weights, or those that training starts from."""
+        self.read_weights()  # before the images
         config, data = self.config, self.data
         started = time.perf_counter()
         normalize = self._preparation()
@@ -271,7 +297,11 @@ class EpisodeFactory:
                 skip_corrupt=config.skip_corrupt,
                 resize=config.resize,
                 images=config.images,
+                interpolation=config.interpolation or "bilinear",
+                check_classes=self._check_classes,
             )
+        else:
+            self._check_classes(data.classes)
         if data.size != config.size:
             raise ArgumentError(
                 "image_size",
@@ -285,7 +315,26 @@ class EpisodeFactory:
         if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), data.channels)
+        if self._initial is not None:  # of other channels than it was expected
+            with self._seeded(0):
+                self._initial.read(self._make_model, data.channels)
         return data
+
+    def _initial_weights(self) -> InitialWeights:
+        """The weights that training starts from, which are not read yet."""
+        config = self.config
+        return InitialWeights(
+            config.model,
+            path=config.weights,
+            new_head=config.new_head,
+            image_size=config.size,
+            patch_size=config.patch_size,
+        )
+
+    def _check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse weights for another number of classes."""
+        if self._initial is not None:
+            self._initial.check_classes(len(classes))
 
     def _check_channels(self, channels: int) -> None:
         """Refuse an augmentation or normalisation for another number of channels."""
@@ -422,10 +471,12 @@ class EpisodeFactory:
             )
 
     def _new_model(self, seed: int) -> nn.Module:
-        """A model with fresh weights that depend only on the seed."""
+        """A model whose fresh weights depend only on the seed."""
         data = self.data
         with self._seeded(seed):
             model = self._make_model(len(data.classes), data.channels)
+            if self._initial is not None:
+                self._initial.load_into(model, self._make_model, data.channels)
             self._check_observable(model)
             if self._unchecked_model:
                 check_contract(

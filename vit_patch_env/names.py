@@ -14,6 +14,9 @@ ImagesName = Literal["auto", "memory", "stream"]
 ResizeName = Literal["crop", "stretch", "pad"]
 """How images become squares: `data/pictures.py`."""
 
+InterpolationName = Literal["bilinear", "bicubic"]
+"""How pictures are resized: `data/resize.py`."""
+
 SplitName = Literal["train", "val", "test"]
 
 ModelName = Literal[
@@ -24,6 +27,9 @@ ModelName = Literal[
 
 ModelFamily = Literal["timm", "torchvision", "hf", "vit_pytorch"]
 """Libraries in `models/families/`: a model's name is `<family>:<name of the library>`."""
+
+PublishedFamily = Literal["timm", "torchvision", "hf"]
+"""Those of them whose weights are published: `models/weights/`."""
 
 AugmentName = Literal[
     "crop-flip", "none", "randaugment", "trivialaugment", "random-resized-crop",

@@ -45,13 +45,16 @@ from vit_patch_env.system.files import remove_partial, replacing
 CONFIG, RESULT = "config.json", "result.json"
 VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
+GIVEN_WEIGHTS = "given_weights.safetensors"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
 """Those that result.json always has checksums of."""
 
-_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT)
+_FILES = (
+    CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
+)  # fmt: skip
 
 _LOG_BYTES = 64_000
 """Of a log's end, in which its last line is looked for."""
@@ -69,6 +72,7 @@ class RunFolder:
         path: of the folder.
         vit: the ViT's weights.
         best_vit: its weights after the best epoch, if they are kept.
+        given_weights: those that it started from, if not fresh ones.
         agent: the agent, as Stable-Baselines3 saves it.
         log: output of a run in the background.
         checkpoints: folder of an unfinished run's checkpoints.
@@ -78,6 +82,7 @@ class RunFolder:
         self.path = Path(path)
         self.vit = self.path / VIT
         self.best_vit = self.path / BEST_VIT
+        self.given_weights = self.path / GIVEN_WEIGHTS
         self.agent = self.path / AGENT
         self.log = self.path / "log.txt"
         self.checkpoints = self.path / CHECKPOINTS

@@ -66,6 +66,10 @@ class Evaluation:
             ema=None,
             loss=None,
             compile=False,
+            # The run's own are loaded.
+            pretrained=False,
+            weights=None,
+            new_head=False,
         )
         if env.precision == "fp16" and resolve_device(env.device).type == "cpu":
             print_line("Evaluated in fp32, as there is no fp16 on a CPU.", self.console)

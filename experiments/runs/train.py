@@ -115,6 +115,8 @@ class Run:
         check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
         check_agent(used, self.env)
+        saved = self.folder.given_weights
+        self.env.read_weights(saved if self.resumes and saved.is_file() else None)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self._check_validation()
@@ -148,6 +150,8 @@ class Run:
             own_files = read_own_files(options)  # before a run is removed that they may be of
             self.folder.create(options, compiled_attention(self.env))
             self.folder.write_own(own_files)
+            if options.env.starts_from_weights:
+                self.folder.write(self.folder.given_weights, self.env.save_weights)
             self.agent_used = with_own_files(self.folder, options).agent
         config = {**run_config(options), **self.env.image_statistics()}
         self.checkpoint = RunCheckpoint(

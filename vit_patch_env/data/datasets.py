@@ -1,6 +1,6 @@
 """Image data sets by name: uint8 images, labels, classes and statistics in three splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
@@ -13,7 +13,7 @@ from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
-from vit_patch_env.names import DatasetName, ImagesName, ResizeName
+from vit_patch_env.names import DatasetName, ImagesName, InterpolationName, ResizeName
 from vit_patch_env.patches.grid import ImageSize, size_text
 from vit_patch_env.system.cache import cache_dir
 from vit_patch_env.system.memory import check_fits
@@ -48,6 +48,8 @@ def load_dataset(
     skip_corrupt: bool = False,
     resize: ResizeName = "crop",
     images: ImagesName = "auto",
+    interpolation: InterpolationName = "bilinear",
+    check_classes: Callable[[Sequence[str]], None] | None = None,
     seed: int = 0,
 ) -> ImageData:
     """The named data set, resized to images of one shape and split.
@@ -68,6 +70,8 @@ def load_dataset(
             `pad` (resized to fit in, the rest white).
         images: where they are kept: `memory`, `stream` (read batch by batch), or `auto`: in memory
             if at most half of the free memory is needed.
+        interpolation: of resizing, `bilinear` or `bicubic`.
+        check_classes: called with the names of the classes before any image is read; may raise.
         seed: of the stratified splits; use the same for all runs to be compared.
 
     Raises:
@@ -76,13 +80,15 @@ def load_dataset(
     """
     check_dataset(name, data_dir)
     check_choice(get_args(ResizeName), resize=resize)
+    check_choice(get_args(InterpolationName), interpolation=interpolation)
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _loader(name)(Request(root, Form(image_size, resize), skip_corrupt, images)),
+        _loader(name)(Request(root, Form(image_size, resize, interpolation), skip_corrupt, images)),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
         images=images,
+        check_classes=check_classes,
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.data.pictures import read_picture
-from vit_patch_env.names import ResizeName
+from vit_patch_env.names import InterpolationName, ResizeName
 from vit_patch_env.patches.grid import ImageSize, height_width
 
 
@@ -46,12 +46,19 @@ _MANY = 1000
 """Pictures for which processes are started."""
 
 
-def decode(pictures: Sequence[Encoded], image_size: ImageSize, resize: ResizeName) -> list[Decoded]:
+def decode(
+    pictures: Sequence[Encoded],
+    image_size: ImageSize,
+    resize: ResizeName,
+    interpolation: InterpolationName = "bilinear",
+) -> list[Decoded]:
     """Each picture's image, or the message of the ValueError that `read_picture` raises."""
     decoded: list[Decoded] = []
     for picture in pictures:
         try:
-            decoded.append(read_picture(picture.content, image_size, resize, picture.name))
+            decoded.append(
+                read_picture(picture.content, image_size, resize, picture.name, interpolation)
+            )
         except ValueError as error:
             decoded.append(str(error))
     return decoded
@@ -59,7 +66,11 @@ def decode(pictures: Sequence[Encoded], image_size: ImageSize, resize: ResizeNam
 
 @contextmanager
 def decoder(
-    n_pictures: int, n_workers: int, image_size: ImageSize, resize: ResizeName
+    n_pictures: int,
+    n_workers: int,
+    image_size: ImageSize,
+    resize: ResizeName,
+    interpolation: InterpolationName = "bilinear",
 ) -> Iterator[Decode]:
     """What decodes pictures, and may be called by `n_workers` threads at once.
 
@@ -68,12 +79,13 @@ def decoder(
         n_workers: threads.
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
+        interpolation: as of `read_picture`.
     """
     if n_pictures < _MANY or _has_own_formats():
-        yield lambda pictures: decode(pictures, image_size, resize)
+        yield lambda pictures: decode(pictures, image_size, resize, interpolation)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    processes = [_Process(image_size, resize) for _ in range(n_workers)]
+    processes = [_Process(image_size, resize, interpolation) for _ in range(n_workers)]
     for process in processes:
         idle.put(process)
 
@@ -103,10 +115,13 @@ class _Process:
     Args:
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
+        interpolation: as of `read_picture`.
     """
 
-    def __init__(self, image_size: ImageSize, resize: ResizeName) -> None:
-        form = (*map(str, height_width(image_size)), resize)
+    def __init__(
+        self, image_size: ImageSize, resize: ResizeName, interpolation: InterpolationName
+    ) -> None:
+        form = (*map(str, height_width(image_size)), resize, interpolation)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *form, *_settings()],
             stdin=subprocess.PIPE,
@@ -161,5 +176,5 @@ if __name__ == "__main__":
     with os.fdopen(os.dup(1), "wb") as answers, suppress(BrokenPipeError):
         os.dup2(2, 1)  # whatever a library prints is no answer
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[4:])
-        form = (int(sys.argv[1]), int(sys.argv[2])), sys.argv[3]
-        _serve(sys.stdin.buffer, answers, *form)
+        size = int(sys.argv[1]), int(sys.argv[2])
+        _serve(sys.stdin.buffer, answers, size, *sys.argv[3:5])

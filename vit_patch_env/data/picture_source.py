@@ -188,6 +188,8 @@ class PictureSource(Source):
         shape = (3, *self.form.size)
         size = size_text(self.form.image_size).replace(" ", "")
         name = f"{digest}-{size}-{self.form.resize}"
+        if self.form.interpolation != "bilinear":  # as of all images before there was a choice
+            name += f"-{self.form.interpolation}"
         try:
             return Store(self.cache / IMAGES / name, shape, about=self.pictures.about)
         except OSError as error:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vit_patch_env.checks import InputError, check_choice
 from vit_patch_env.data.rgb import BACKGROUND, orientation_of, to_rgb, without_warnings
-from vit_patch_env.names import ResizeName
+from vit_patch_env.names import InterpolationName, ResizeName
 from vit_patch_env.patches.grid import ImageSize, height_width
 from vit_patch_env.system.shown import escaped
 
@@ -46,11 +46,15 @@ _LAST_COLUMN_FIRST, _LAST_ROW_FIRST, _COLUMNS_AS_ROWS = {2, 3, 6, 7}, {3, 4, 7, 
 
 
 def read_picture(
-    content: str | bytes, image_size: ImageSize, resize: ResizeName, name: str | None = None
+    content: str | bytes,
+    image_size: ImageSize,
+    resize: ResizeName,
+    name: str | None = None,
+    interpolation: InterpolationName = "bilinear",
 ) -> NDArray[np.uint8]:
     """A decoded picture, (3, height, width), contiguous.
 
-    It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized bilinearly with
+    It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized with
     antialiasing; a picture of the right size remains as it is. JPEGs are decoded at a half, a
     quarter or an eighth of their size where that is at least twice the size needed. May be called
     in several threads, which decode and resize at the same time.
@@ -63,6 +67,7 @@ def read_picture(
             the aspect ratio, and `pad` resizes until both sides fit and adds borders in
             `BACKGROUND`.
         name: in messages, safe to print; by default the path.
+        interpolation: of resizing, `bilinear` or `bicubic`.
 
     Raises:
         ValueError: "expected a readable image, got <name>: <reason>", in one line, for what is not
@@ -81,7 +86,8 @@ def read_picture(
             region = (
                 _region(rgb.size, part[1], orientation_of(image)) if part else (0, 0, *rgb.size)
             )
-            return _pixels(_resized(rgb, region, target, resize))
+            resampling = Image.Resampling[interpolation.upper()]
+            return _pixels(_resized(rgb, region, target, resize, resampling))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise anything
@@ -202,6 +208,7 @@ def _resized(
     region: tuple[float, float, float, float],
     target: tuple[int, int],
     resize: ResizeName,
+    resampling: Image.Resampling,
 ) -> Image.Image:
     """What is made of an image's region: an image of the target's width and height."""
     left, top, right, bottom = region
@@ -216,7 +223,7 @@ def _resized(
         min(left + (x + shown[0]) * x_scale, right),
         min(top + (y + shown[1]) * y_scale, bottom),
     )
-    part = image.resize(shown, Image.Resampling.BILINEAR, box)
+    part = image.resize(shown, resampling, box)
     if shown == target:
         return part
     padded = Image.new("RGB", target, BACKGROUND)

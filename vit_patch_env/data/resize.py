@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vit_patch_env.data.rgb import BACKGROUND
-from vit_patch_env.names import ResizeName
+from vit_patch_env.names import InterpolationName, ResizeName
 from vit_patch_env.patches.grid import ImageSize, height_width, size_text
 from vit_patch_env.system.memory import check_fits
 
@@ -17,10 +17,12 @@ class Form(NamedTuple):
     Attributes:
         image_size: height and width, in pixels; one number for squares.
         resize: how they get this shape, as in `resize_images`.
+        interpolation: of resizing.
     """
 
     image_size: ImageSize
     resize: ResizeName
+    interpolation: InterpolationName = "bilinear"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,7 +44,12 @@ def resize_square(images: Tensor, image_size: int) -> Tensor:
     return resize_images(images, image_size, "crop")
 
 
-def resize_images(images: Tensor, image_size: ImageSize, resize: ResizeName) -> Tensor:
+def resize_images(
+    images: Tensor,
+    image_size: ImageSize,
+    resize: ResizeName,
+    interpolation: InterpolationName = "bilinear",
+) -> Tensor:
     """Images of one shape, (..., channels, height, width).
 
     Args:
@@ -51,6 +58,7 @@ def resize_images(images: Tensor, image_size: ImageSize, resize: ResizeName) -> 
         resize: `crop` resizes until both sides are covered and keeps the centre; `stretch` resizes
             both sides; `pad` resizes until both sides fit and fills the rest with the background of
             pictures.
+        interpolation: `bilinear` or `bicubic`, both with antialiasing.
 
     Raises:
         ValueError: if they do not fit into memory.
@@ -58,12 +66,14 @@ def resize_images(images: Tensor, image_size: ImageSize, resize: ResizeName) -> 
     height, width = height_width(image_size)
     if tuple(images.shape[-2:]) == (height, width):
         return images
-    from torchvision.transforms.v2 import functional as transforms  # takes a second to import
+    from torchvision.transforms.v2 import InterpolationMode  # takes a second to import
+    from torchvision.transforms.v2 import functional as transforms
 
     n_channels = math.prod(images.shape[:-2])
     check_fits(n_channels * height * width, f"images of image_size {size_text(image_size)}")
     scaled = _scaled(tuple(images.shape[-2:]), (height, width), resize)
-    resized: Tensor = transforms.resize(images, scaled, antialias=True)
+    mode = InterpolationMode(interpolation)
+    resized: Tensor = transforms.resize(images, scaled, mode, antialias=True)
     if resize == "crop":
         resized = transforms.center_crop(resized, [height, width])
     elif resize == "pad":

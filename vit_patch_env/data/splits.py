@@ -1,7 +1,7 @@
 """Images, or other items, in three splits: training, validation and test."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self, get_args
@@ -149,6 +149,7 @@ def split_source(
     val_fraction: float,
     seed: int,
     images: ImagesName = "auto",
+    check_classes: Callable[[Sequence[str]], None] | None = None,
 ) -> ImageData:
     """Training, validation and test split of a source, stratified by class, each shuffled.
 
@@ -160,11 +161,14 @@ def split_source(
         val_fraction: share of those for validation, in (0, 1), if the source has no such split.
         seed: of the splits.
         images: where they are kept: `memory`, `stream`, or `auto` for what fits.
+        check_classes: called with the names of the classes before any image is read; may raise.
 
     Raises:
         ValueError: for a fraction out of range, a class with too few images, or an image that
             cannot be read.
     """
+    if check_classes is not None:
+        check_classes(source.classes)
     splits, notes = read_splits(
         source,
         train_fraction=train_fraction,

@@ -60,6 +60,7 @@ class SimpleViT(nn.Module):
         grid: rows and columns of patches of an image.
         n_patches: their number.
         n_prefix_tokens: tokens before the patches', such as a class token.
+        head_names: layers that are replaced for other classes.
         data_dependent: whether the number of tokens depends on the images.
         reduces_tokens: whether blocks drop or merge tokens outside of training, too.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
@@ -67,6 +68,7 @@ class SimpleViT(nn.Module):
     """
 
     n_prefix_tokens = 0
+    head_names = ("head",)
     data_dependent = False
     reduces_tokens: ClassVar[bool] = False
     published_keep_rate: ClassVar[float | None] = None
