@@ -1,7 +1,7 @@
 """A text classifier at equal FLOPs: all tokens, or half of them? Prints a line for each rule.
 
 By default a tiny BERT on docstrings of Python's standard library, for seconds. The results in
-docs/text.md are of three seeds of a larger one (about a minute per rule and seed on one core):
+docs/text.md are of three seeds of a larger one, a minute of one core per rule and seed:
 
     python examples/text_tokens.py --epochs 20 --dim 64 --depth 2 --seeds 0 1 2
 """

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as check_with_sb3
 
 import vit_patch_env
 from vit_patch_env import ViTPatchSelectEnv, bert_encoder, from_texts, text_env
-from vit_patch_env.agents import FixedRule, MultiOutputDQN
+from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit
 from vit_patch_env.data.texts import CLASS_TOKEN, PADDING
 from vit_patch_env.models.text_encoder import TextEncoder
 
@@ -194,12 +194,13 @@ def test_every_reward_is_given(reward):
     [
         partial(PPO, "MlpPolicy", n_steps=8, batch_size=8, n_epochs=1),
         partial(MultiOutputDQN, "MlpPolicy"),
+        partial(PatchBandit, "BanditPolicy"),
         partial(FixedRule, "spread", n_keep=4),
     ],
-    ids=["ppo", "multi_output_dqn", "spread"],
+    ids=["ppo", "multi_output_dqn", "bandit", "spread"],
 )
 def test_agents_train(make_agent):
-    env = ViTPatchSelectEnv(**TINY)
+    env = ViTPatchSelectEnv(**TINY, observation="attention_output+run")
     make_agent(env=env, seed=0).learn(20)
     assert env.last_episode.progress == 1
 
