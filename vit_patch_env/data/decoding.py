@@ -175,6 +175,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     with os.fdopen(os.dup(1), "wb") as answers, suppress(BrokenPipeError):
         os.dup2(2, 1)  # whatever a library prints is no answer
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[4:])
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[5:])
         size = int(sys.argv[1]), int(sys.argv[2])
         _serve(sys.stdin.buffer, answers, size, *sys.argv[3:5])
