@@ -43,6 +43,7 @@ else:  # values that can be saved and given on the command line
     Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
+FromZero = Annotated[int, Interval(ge=0)]
 Alpha = Annotated[float, Interval(ge=0)]
 
 _MIN_ALPHA = 0.01

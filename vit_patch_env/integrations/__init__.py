@@ -1,0 +1,1 @@
+"""Patch schedules for training loops of other libraries, and of users."""
