@@ -4,6 +4,7 @@ from .data.splits import ImageData
 from .data.torch_datasets import from_torch
 from .env import ViTPatchSelectEnv
 from .episode import Episode, Selector
+from .models.contract import select_patches
 from .models.simple_vit import SimpleViT
 from .training.evaluation import Metrics
 from .training.run import TrainingRun
@@ -28,4 +29,5 @@ __all__ = [
     "evaluate_agent",
     "from_torch",
     "load_dataset",
+    "select_patches",
 ]

@@ -9,12 +9,12 @@ from typing_extensions import Doc
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
 from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
 from vit_patch_env.data.dataset_names import check_dataset_name
+from vit_patch_env.models.model_names import check_model_name, has_own_sizes
 from vit_patch_env.names import (
     AugmentName,
     BudgetEndName,
     BudgetName,
     ImagesName,
-    ModelName,
     ObservationName,
     OptimizerName,
     PrecisionName,
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 
     MakeModel = Callable[[int, int], nn.Module]
     Dataset = str | ImageData
-    Model = ModelName | MakeModel
+    Model = str | nn.Module | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
     Folder = str | Path
     Device = str | device
     Desired = int | None
+    Size = int
 else:  # values that can be saved and given on the command line
-    Dataset, Model, Augment, Folder, Device = str, ModelName, AugmentName, str, str
+    Dataset, Model, Augment, Folder, Device = str, str, AugmentName, str, str
+    Size = int | None
     Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
@@ -50,6 +52,15 @@ _MIN_ALPHA = 0.01
 """Below, samples of the Beta distribution underflow to equal shares in float32."""
 
 _AUTO: Any = "auto"
+
+_BY_MODEL: Any = None
+"""The default of sizes that a library's model has by itself."""
+
+_SIZES = {
+    "image_size": 32, "patch_size": 4, "dim": 128, "depth": 6, "heads": 16, "dim_head": 64,
+    "mlp_dim": 512,
+}  # fmt: skip
+"""Of a ViT without sizes of its own: the paper's."""
 
 _DESIRED_SHARE = 40 / 64
 """Of the patches, by default: 40 of the paper's 64."""
@@ -91,22 +102,41 @@ class EnvConfig:
         Doc("where images are kept: memory, stream (read batch by batch), or auto: what fits"),
     ] = "auto"
     image_size: Annotated[
-        int,
+        Size,
         Interval(ge=1, le=16384),
-        Doc("height and width that images are resized to, in pixels"),
-    ] = 32
+        Doc("height and width that images are resized to, in pixels; None: the model's own, or 32"),
+    ] = _BY_MODEL
     patch_size: Annotated[
-        Count, Doc("height and width of a patch, in pixels; must divide the image size")
-    ] = 4
-    dim: Annotated[int, Interval(ge=1), MultipleOf(4), Doc("token size")] = 128
-    depth: Annotated[int, Interval(ge=1, le=1000), Doc("transformer layers")] = 6
-    heads: Annotated[Count, Doc("attention heads per layer")] = 16
-    dim_head: Annotated[Count, Doc("size of an attention head")] = 64
-    mlp_dim: Annotated[Count, Doc("hidden size of a layer's MLP")] = 512
+        Size,
+        Interval(ge=1),
+        Doc(
+            "height and width of a patch, in pixels; must divide the image size; None: the "
+            "model's own, or 4"
+        ),
+    ] = _BY_MODEL
+    dim: Annotated[
+        Size, Interval(ge=1), MultipleOf(4), Doc("token size; None: 128, or the model's own")
+    ] = _BY_MODEL
+    depth: Annotated[
+        Size, Interval(ge=1, le=1000), Doc("transformer layers; None: 6, or the model's own")
+    ] = _BY_MODEL
+    heads: Annotated[
+        Size, Interval(ge=1), Doc("attention heads per layer; None: 16, or the model's own")
+    ] = _BY_MODEL
+    dim_head: Annotated[
+        Size, Interval(ge=1), Doc("size of an attention head; None: 64, or the model's own")
+    ] = _BY_MODEL
+    mlp_dim: Annotated[
+        Size, Interval(ge=1), Doc("hidden size of a layer's MLP; None: 512, or the model's own")
+    ] = _BY_MODEL
     model: Annotated[
         Model,
-        OrObject("a function of (n_classes, channels)"),
-        Doc("simple_vit (the paper's), vit, or a model that reduces its tokens itself"),
+        OrObject("a module or a function of (n_classes, channels)"),
+        Doc(
+            "simple_vit (the paper's), vit, a model that reduces its tokens itself, timm:<model>, "
+            "torchvision:<model>, hf:<folder or name>, vit_pytorch:<class> or <module>:<function>: "
+            "see docs/models.md"
+        ),
     ] = "simple_vit"
     keep_rate: Annotated[
         float | None,
@@ -236,6 +266,7 @@ class EnvConfig:
         """
         if isinstance(self.dataset, str):
             check_dataset_name(self.dataset)
+        self._adopt_sizes()
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
         for name in ("mixup", "cutmix"):
@@ -250,13 +281,47 @@ class EnvConfig:
         if not isinstance(self.model, str) and self.keep_rate is not None:
             raise ArgumentError(
                 "keep_rate",
-                f"must be None where {named('model')} is a function, got {self.keep_rate}",
+                f"must be None where {named('model')} is an object, got {self.keep_rate}",
             )
+
+    def _adopt_sizes(self) -> None:
+        """Set the sizes that were not given: those of the model, or the paper's.
+
+        Raises:
+            ArgumentError: for an unknown model, or a size of one that has it by itself.
+        """
+        if isinstance(self.model, str):
+            check_model_name(self.model)
+        if has_own_sizes(self.model):
+            for name in _SIZES.keys() - {"image_size", "patch_size"}:
+                if getattr(self, name) is not None:
+                    raise ArgumentError(
+                        name,
+                        f"must be None, as {named('model')} {self.model} has its own, "
+                        f"got {getattr(self, name)}",
+                    )
+        needed = ("image_size", "patch_size") if has_own_sizes(self.model) else _SIZES
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            defaults = self._sizes
+            for name in missing:
+                object.__setattr__(self, name, defaults[name])
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """The default of each size."""
+        if has_own_sizes(self.model) or not isinstance(self.model, str):
+            from vit_patch_env.models.families import sizes_of_model  # torch takes seconds
+
+            if sizes := sizes_of_model(self.model):
+                return dict.fromkeys(_SIZES) | sizes._asdict()
+        return _SIZES
 
     @property
     def adapted(self) -> dict[str, Any]:
         """The defaults that follow from other values."""
-        return {"n_patches_desired": max(round(_DESIRED_SHARE * self.n_patches), 1)}
+        n_desired = max(round(_DESIRED_SHARE * self.n_patches), 1)
+        return {"n_patches_desired": n_desired, **self._sizes}
 
     @property
     def n_patches(self) -> int:

@@ -17,6 +17,8 @@ from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model
+from vit_patch_env.models.contract import check_contract
+from vit_patch_env.models.model_names import family_of, has_own_sizes, is_own
 from vit_patch_env.observation import OBSERVATIONS
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -63,7 +65,9 @@ class EpisodeFactory:
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
         elif not callable(config.model):
-            raise ArgumentError("model", f"must be a name or a function, got {shown(config.model)}")
+            raise ArgumentError(
+                "model", f"must be a name, a module or a function, got {shown(config.model)}"
+            )
         if not (isinstance(config.augment, str) or callable(config.augment)):
             raise ArgumentError(
                 "augment", f"must be a name or a function, got {shown(config.augment)}"
@@ -79,6 +83,7 @@ class EpisodeFactory:
         self.precision = resolve_precision(config.precision, device)
         self.observation = OBSERVATIONS[config.observation]
         self._check_memory()
+        self._unchecked_model = not is_own(config.model)
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | None = None
         self._reference: ReferenceCost | None = None
@@ -196,7 +201,13 @@ class EpisodeFactory:
     def _check_memory(self) -> None:
         """Refuse sizes with which not even the weights fit into memory."""
         config = self.config
-        if not isinstance(config.model, str):
+        if has_own_sizes(config.model):
+            with torch.device("meta"):
+                model = self._make_model(n_classes=2, channels=3)
+            n_weights = sum(weight.numel() for weight in model.parameters())
+            check_fits(16 * n_weights, f"the weights of {config.model}", self.precision.device)
+            return
+        if not is_own(config.model):
             return
         inner = config.heads * config.dim_head
         n_weights = config.depth * config.dim * (4 * inner + 2 * config.mlp_dim)
@@ -229,7 +240,7 @@ class EpisodeFactory:
         self._check_channels(channels)
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
-        if isinstance(config.model, str):  # so that invalid sizes are reported before training
+        if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
                 self._make_model(len(data.classes), channels)
         return data
@@ -306,7 +317,7 @@ class EpisodeFactory:
 
     @property
     def _reference_cost(self) -> ReferenceCost:
-        """The cost of a SimpleViT of these sizes, or of a user's model."""
+        """The cost of a SimpleViT of these sizes, or of a model that is not of this package."""
         if self._reference is None:
             images = self._blank_images()
             make = partial(self._reference_model, len(self.data.classes), images.shape[1])
@@ -320,8 +331,8 @@ class EpisodeFactory:
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with self._seeded(0):  # as its FLOPs may depend on its weights
-            if not isinstance(self.config.model, str):
-                return self.config.model(n_classes, channels).to(self.precision.device)
+            if not is_own(self.config.model):
+                return self._make_model(n_classes, channels).to(self.precision.device)
             return make_model(
                 "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
             )
@@ -332,22 +343,27 @@ class EpisodeFactory:
         n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
             model = self._make_model(n_classes, channels)
-        if model.n_patches != self.config.n_patches:
-            raise ArgumentError(
-                "model",
-                f"must have {counted(self.config.n_patches, 'patch')}, got {model.n_patches}",
-            )
+            if self._unchecked_model:
+                check_contract(
+                    model,
+                    torch.zeros(2, *data.train.images.shape[1:], dtype=torch.float32),
+                    n_classes=n_classes,
+                    n_patches=self.config.n_patches,
+                    observe=self.observation.function,
+                    observation=self.config.observation,
+                )
+                self._unchecked_model = False
         return model
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
         """A context in which a model's weights depend only on the seed."""
         with own_torch_state():
-            if isinstance(self.config.model, str):
+            if is_own(self.config.model):
                 with DrawingFrom(torch.Generator().manual_seed(seed)), on_cpu():
                     yield
                 return
-            # A user's function may also seed or read the global generator: it gets that one.
+            # Code of others may also seed or read the global generator: it gets that one.
             with (
                 lending_global_state(),
                 float32_by_default,
@@ -358,8 +374,6 @@ class EpisodeFactory:
 
     def _make_model(self, n_classes: int, channels: int) -> nn.Module:
         config = self.config
-        if not isinstance(config.model, str):
-            return config.model(n_classes, channels)
         return make_model(
             config.model,
             keep_rate=config.keep_rate,

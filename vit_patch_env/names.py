@@ -22,6 +22,9 @@ ModelName = Literal[
 ]  # fmt: skip
 """Modules in `models/`, each with its class as `MODEL`."""
 
+ModelFamily = Literal["timm", "torchvision", "hf", "vit_pytorch"]
+"""Libraries in `models/families/`: a model's name is `<family>:<name of the library>`."""
+
 AugmentName = Literal[
     "crop-flip", "none", "randaugment", "trivialaugment", "random-resized-crop",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from vit_patch_env.experiments.process.output import loaded
 from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, VIT, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
+from vit_patch_env.models.contract import plain_model
 
 
 class Evaluation:
@@ -67,7 +68,7 @@ class Evaluation:
             raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
-            load_model(self.env.episode.model, str(folder.vit))
+            load_model(plain_model(self.env.episode.model), str(folder.vit))
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(

@@ -55,6 +55,7 @@ from vit_patch_env.experiments.runs.resume import (
     run_config,
     with_absolute_paths,
 )
+from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
 N_TRIES = 5
@@ -257,7 +258,7 @@ class Run:
         env, agent, folder = self.env, self.agent, self.folder
         self._say(f"Evaluating on {counted(len(env.data.test.labels), 'test image')} ...")
         model, images = env.last_episode.model, env.image_statistics()
-        folder.write(folder.vit, lambda path: save_model(model, str(path)))
+        folder.write(folder.vit, lambda path: save_model(plain_model(model), str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
             "test": evaluate_on_test(env, "last", agent, self.options.actions),

@@ -81,6 +81,14 @@ def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:
 def select_tokens(tokens: Tensor, keep: Tensor | None) -> Tensor:
     """Tokens (batch, n_keep, dim) at positions `keep`, in image order; all for None.
 
-    One selection serves the whole batch, so the result is dense: no padding, no attention mask.
+    All images keep the same number, so the result is dense: no padding, no attention mask.
+
+    Args:
+        tokens: (batch, n_tokens, dim).
+        keep: int64 (n_keep,), one selection for the batch, or (batch, n_keep), one per image.
     """
-    return tokens if keep is None else tokens.index_select(1, keep)
+    if keep is None:
+        return tokens
+    if keep.ndim == 1:
+        return tokens.index_select(1, keep)
+    return tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[2]))

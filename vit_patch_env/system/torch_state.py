@@ -135,8 +135,9 @@ def own_torch_state(*, gradients: bool = True, model: object = None) -> Iterator
 
 
 def _is_own(model: object) -> bool:
-    """Whether the model's class is one of this package."""
-    return type(model).__module__.startswith(_OWN_MODULES)
+    """Whether the model's class is one of this package, and no adapter of a library's model."""
+    plain = getattr(model, "plain_model", model)
+    return type(plain).__module__.startswith(_OWN_MODULES)
 
 
 def copied_for_training(value: Value, *shared: object) -> Value:
