@@ -43,8 +43,8 @@ def described_table(entries: dict[Any, Any], heading: str, meaning: str) -> str:
 
 
 def observations_table() -> str:
-    """The observations; those with run features are not repeated."""
-    of_a_batch = {name: one.function for name, one in OBSERVATIONS.items() if not one.with_run}
+    """The observations."""
+    of_a_batch = {name: one.function for name, one in OBSERVATIONS.items()}
     return described_table(of_a_batch, "`observation`", "observation of the next batch")
 
 

@@ -40,6 +40,16 @@ TINY: dict[str, Any] = {
 }
 """A ViT of 16 patches that trains in milliseconds: 7 steps per epoch."""
 
+OBSERVED = [
+    f"{name}{run}"
+    for run in ("", "+run")
+    for name in (
+        "attention_output", "attention_standardized", "attention_received", "none",
+        "attention_output:mean",
+    )
+]  # fmt: skip
+"""Observations of all kinds that models without a class token have."""
+
 TINY_OPTIONS = [
     text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))
 ]
@@ -47,7 +57,7 @@ TINY_OPTIONS = [
 
 SIZES = (
     "dataset", "data_dir", "image_size", "patch_size", "dim", "depth", "heads", "dim_head",
-    "mlp_dim", "model", "keep_rate", "batch_size", "observation",
+    "mlp_dim", "model", "keep_rate", "batch_size", "observation", "observe_images",
 )  # fmt: skip
 """What the FLOPs of an environment's steps depend on."""
 

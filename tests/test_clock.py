@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 
-from tests.conftest import TINY, every
+from tests.conftest import OBSERVED, TINY, every
 from vit_patch_env import CountAction, TopKAction
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.experiments import TrainingMonitor
-from vit_patch_env.names import ModelName, ObservationName, RewardName
+from vit_patch_env.names import ModelName, RewardName
 from vit_patch_env.training.run_costs import RunCosts
 
 SECONDS = {"budget": "seconds", "seconds": 5}
@@ -69,7 +69,7 @@ VARIANTS = [
     *({"model": name} for name in get_args(ModelName) if name != "simple_vit"),
     *(
         {"observation": observation, "reward": reward, "reward_every": 3}
-        for observation in get_args(ObservationName)
+        for observation in OBSERVED
         for reward in get_args(RewardName)
     ),
 ]

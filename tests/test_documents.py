@@ -175,7 +175,7 @@ def test_the_tables_have_every_name():
     assert [f"`{name}`" in agents for name in AGENTS] == [True] * len(AGENTS)
     assert all(agent.doc for name, agent in AGENTS.items() if name not in (*RULES, *SCHEDULES))
     observations = docs.TABLES["environment.md"]["observations"]()
-    assert all(f"`{name.removesuffix('+run')}`" in observations for name in OBSERVATIONS)
+    assert all(f"`{name}`" in observations for name in OBSERVATIONS)
 
 
 NEEDED_BY_EXAMPLES = {"multi_agent.py": ("pettingzoo", "supersuit")}

@@ -51,10 +51,10 @@ ADDITIONS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "observation": (
-        Edit(NAMES, "ObservationName = Literal[\n", '    "ones", "ones+run",\n'),
+        Edit(NAMES, "ObservationName = Literal[\n", '    "ones",\n'),
         Edit(
             "vit_patch_env/observation.py",
-            "_WITHOUT_RUN = {\n",
+            "OBSERVATIONS: dict[ObservationName, Observation] = {\n",
             before="def ones(model: Any, images: Tensor) -> Tensor:\n"
             '    """Ones (n_patches,)."""\n'
             "    return torch.ones(model.n_patches, device=images.device)\n\n\n",

@@ -2,19 +2,23 @@ import io
 import json
 import signal
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY_OPTIONS, every
+from tests.conftest import TINY, TINY_OPTIONS, every
 from tests.test_cli import refused, train
+from vit_patch_env.agents import PatchBandit
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import CARD, read_card
-from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
+from vit_patch_env.experiments.agents_by_name.factory import make_agent, resolve_agent
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs import pretrain
+from vit_patch_env.experiments.runs.environment import make_env
 
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
@@ -31,7 +35,7 @@ def agent_file(tmp_path_factory):
 
 def test_a_file_describes_the_agent_and_its_provenance(agent_file):
     card = read_card(agent_file)
-    assert (card.agent, card.n_patches, card.observation) == ("bandit", 16, "none+run")
+    assert (card.agent, card.grid, card.observation) == ("bandit", None, "none+run")
     assert card.provenance["command"].startswith("vit-patch pretrain ")
     assert card.provenance["episodes"] == 3
     assert agent_file.stat().st_size < 200_000
@@ -106,12 +110,78 @@ def test_a_file_is_kept_unless_overwriting_is_asked_for(agent_file, capsys):
     assert agent_file.read_bytes() == before
 
 
-def test_an_agent_of_other_patches_is_refused(agent_file, tmp_path, capsys):
-    args = ("--agent", str(agent_file), "--patch-size", "16", "--n-patches-desired", "2")
+@pytest.mark.parametrize(
+    ("card", "grid"), [({"grid": [4, 4]}, "4 x 4"), ({"n_patches": 16}, "4 x 4")]
+)
+@pytest.mark.parametrize("agent", ["paper", "ppo"])
+def test_an_agent_with_an_output_per_patch_is_refused_on_another_grid(
+    agent, card, grid, agent_file, tmp_path, capsys
+):
+    path = tmp_path / "agent.zip"
+    copy_with_card(agent_file, path, agent=agent, observation="attention_output", **card)
+    args = ("--agent", str(path), "--patch-size", "16", "--n-patches-desired", "2")
     error = refused_training(capsys, tmp_path, *args)
-    assert "--agent must pick among the run's 4 patches, got" in error
-    assert "which picks among 16 patches" in error
+    assert "--agent must pick among the run's 4 patches (2 x 2), got" in error
+    assert f"which picks among 16 patches ({grid}): pretrain one for this grid, or choose " in error
     assert not (tmp_path / "run").exists()
+
+
+def copy_with_card(path, copy, **changes):
+    """A copy of an agent's file with other values on its card, as former versions wrote them."""
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(copy, "w") as new:
+        for name in file.namelist():
+            content = file.read(name)
+            if name == CARD:
+                values = json.loads(content)
+                del values["grid"]
+                content = json.dumps(values | changes).encode()
+            new.writestr(name, content)
+
+
+@pytest.mark.parametrize("n_patches", [0, -4, 15, 2.0, True, "16", None])
+def test_a_card_of_patches_that_form_no_square_is_refused(n_patches, agent_file, tmp_path):
+    copy_with_card(agent_file, tmp_path / "agent.zip", n_patches=n_patches)
+    with pytest.raises(ValueError, match="n_patches must be a square number, got"):
+        read_card(tmp_path / "agent.zip")
+
+
+GRIDS = {7: (28, 4), 14: (56, 4), 24: (96, 4)}
+"""Image and patch sizes by rows of patches."""
+
+
+@pytest.mark.parametrize("side", every(2, GRIDS))
+@pytest.mark.parametrize("agent", ["pretrained", "a file of former versions"])
+def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, agent, agent_file, tmp_path):
+    if agent != "pretrained":
+        agent = str(tmp_path / "former.zip")
+        copy_with_card(agent_file, agent, n_patches=16)
+    options = TrainOptions(agent=agent, env=EnvConfig(**TINY))
+    shares = []
+    for image_size, patch_size in (GRIDS[side], (32, 4)):
+        sizes = {"image_size": image_size, "patch_size": patch_size, "n_patches_desired": "auto"}
+        resolved = resolve_agent(replace(options, env=replace(options.env, **sizes)))
+        env = make_env(resolved.env)
+        policy = make_agent(resolved, env).policy
+        weights = policy.of_counts.mean()
+        counts = [policy.best_count(progress, 500, weights) for progress in (0, 0.5, 0.8, 1)]
+        shares.append(np.array(counts) / env.n_patches)
+    np.testing.assert_allclose(*shares, atol=0.5 / 49)
+
+
+def test_the_shipped_agent_trains_on_196_patches(tmp_path):
+    words = ["--image-size", "56", "--patch-size", "4", "--n-patches-desired", "auto"]
+    train(tmp_path / "run", "--agent", "pretrained", *words, "--epochs", "1")
+    counts = RunFolder(tmp_path / "run").read_steps()
+    assert counts[0] == 12  # 1/16 of them
+    assert max(counts) > 98
+    main(["evaluate", str(tmp_path / "run")])
+
+
+def test_a_file_on_its_own_grid_is_loaded_as_it_is(agent_file):
+    loaded = PatchBandit.load(agent_file)
+    state = learned(agent_file)
+    for name, value in loaded.policy.state_dict().items():
+        assert torch.equal(value, state[name])
 
 
 def test_an_observation_that_is_not_the_agents_is_refused(agent_file, tmp_path, capsys):

@@ -6,13 +6,12 @@ import pytest
 from gymnasium.wrappers import RescaleObservation
 from stable_baselines3 import PPO
 
-from tests.conftest import TINY
+from tests.conftest import OBSERVED, TINY
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, MultiOutputDQN
-from vit_patch_env.observation import OBSERVATIONS
 
 
-@pytest.mark.parametrize("name", list(OBSERVATIONS))
+@pytest.mark.parametrize("name", OBSERVED)
 def test_bounds_are_true_or_infinite(name):
     env = ViTPatchSelectEnv(**TINY | {"observation": name})
     box = env.observation_space

@@ -9,19 +9,19 @@ from typing_extensions import Doc
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
 from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
 from vit_patch_env.data.dataset_names import check_dataset_name
-from vit_patch_env.models.model_names import check_model_name, has_own_sizes
+from vit_patch_env.models.model_names import check_model_name, has_own_sizes, is_own
 from vit_patch_env.names import (
     AugmentName,
     BudgetEndName,
     BudgetName,
     ImagesName,
-    ObservationName,
     OptimizerName,
     PrecisionName,
     ResizeName,
     RewardName,
     ScheduleName,
 )
+from vit_patch_env.observation_text import check_layers, parse_observation
 from vit_patch_env.patches.grid import patches_per_side
 
 if TYPE_CHECKING:
@@ -212,9 +212,19 @@ class EnvConfig:
         Doc("standard deviation of each channel; by default that of the training images"),
     ] = None
     observation: Annotated[
-        ObservationName,
-        Doc("what the agent observes of the next batch; +run appends three features of the run"),
+        str,
+        Doc(
+            "what the agent observes of the next batch: attention_output, attention_standardized "
+            "(both also of other layers, as in attention_output:0,3,5 or :mean), "
+            "attention_received, class_attention or none; +run at the end appends three features "
+            "of the run"
+        ),
     ] = "attention_output"
+    observe_images: Annotated[
+        int | None,
+        Interval(ge=1),
+        Doc("images of a batch that are observed, the first ones; None: all"),
+    ] = None
     reward: Annotated[
         RewardName,
         Doc("what the agent is rewarded for: see docs/environment.md#reward"),
@@ -269,6 +279,11 @@ class EnvConfig:
         self._adopt_sizes()
         check_integer(0, self.image_size, crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        parse_observation(self.observation)
+        if is_own(self.model):
+            check_layers(self.observation, self.depth)
+        if self.observe_images is not None:
+            check_integer(1, self.batch_size, observe_images=self.observe_images)
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < _MIN_ALPHA:
                 raise ArgumentError(

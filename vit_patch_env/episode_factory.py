@@ -16,10 +16,10 @@ from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
-from vit_patch_env.models import check_model, make_model
+from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.models.contract import check_contract
 from vit_patch_env.models.model_names import family_of, has_own_sizes, is_own
-from vit_patch_env.observation import OBSERVATIONS
+from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.memory import check_fits
@@ -64,6 +64,9 @@ class EpisodeFactory:
             )
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
+            if is_own(config.model):
+                kind = model_class(config.model)
+                check_observable(config.observation, kind, config.depth, config.model)
         elif not callable(config.model):
             raise ArgumentError(
                 "model", f"must be a name, a module or a function, got {shown(config.model)}"
@@ -81,7 +84,7 @@ class EpisodeFactory:
         self.config = config
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
-        self.observation = OBSERVATIONS[config.observation]
+        self.observation = make_observation(config.observation, config.observe_images)
         self._check_memory()
         self._unchecked_model = not is_own(config.model)
         # Loaded at first use, so that creating and pickling an environment is cheap.
@@ -344,6 +347,12 @@ class EpisodeFactory:
         with self._seeded(seed):
             model = self._make_model(n_classes, channels)
             if self._unchecked_model:
+                check_observable(
+                    self.config.observation,
+                    model,
+                    getattr(model, "n_layers", None),
+                    type(model).__name__,
+                )
                 check_contract(
                     model,
                     torch.zeros(2, *data.train.images.shape[1:], dtype=torch.float32),

@@ -41,10 +41,9 @@ BudgetEndName = Literal["truncated", "terminated"]
 """How an episode ends when its budget is used, in Gymnasium's words."""
 
 ObservationName = Literal[
-    "attention_output", "attention_standardized", "attention_received", "none",
-    "attention_output+run", "attention_standardized+run", "attention_received+run", "none+run",
+    "attention_output", "attention_standardized", "attention_received", "class_attention", "none",
 ]  # fmt: skip
-"""Functions in `observation.py`."""
+"""Functions in `observation.py`; the argument is a text with one of them: `observation_text.py`."""
 
 RewardName = Literal["paper", "validation", "progress", "aic"]
 """Functions in `reward.py`."""

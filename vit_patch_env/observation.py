@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast, get_args
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.names import ObservationName
+from vit_patch_env.observation_text import Layers, check_layers, parse_observation
 
 RUN_FEATURES = 3
 """Number of run features at the end of the observations `...+run`."""
@@ -18,24 +21,33 @@ RUN_FEATURES = 3
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def mean_attention_output(model: Any, images: Tensor) -> Tensor:
+def mean_attention_output(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
     """First attention layer's output averaged over dim and batch: (n_patches,).
 
-    The paper's state (section 2.2). A model may compute it itself, in `mean_first_attention`.
+    The paper's state (section 2.2). Of several layers it is the mean over them as well: one value
+    per patch, as all agents, rules and wrappers expect, however many layers there are. A model may
+    compute the means itself, in `mean_first_attention` and `mean_attention_outputs`.
     """
-    if hasattr(model, "mean_first_attention"):
-        return model.mean_first_attention(images)  # type: ignore[no-any-return]
-    output: Tensor = model.first_attention(images)  # (batch, n_patches, dim)
-    return output.float().mean(dim=(0, 2))
+    if layers == (0,):
+        if hasattr(model, "mean_first_attention"):
+            return model.mean_first_attention(images)  # type: ignore[no-any-return]
+        output: Tensor = model.first_attention(images)  # (batch, n_patches, dim)
+        return output.float().mean(dim=(0, 2))
+    if layers == "mean":
+        layers = tuple(range(model.n_layers))
+    if hasattr(model, "mean_attention_outputs"):
+        return model.mean_attention_outputs(images, layers)  # type: ignore[no-any-return]
+    outputs: Tensor = model.attention_outputs(images, layers)  # (n, batch, n_patches, dim)
+    return outputs.float().mean(dim=(0, 1, 3))
 
 
-def standardized_attention(model: Any, images: Tensor) -> Tensor:
+def standardized_attention(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
     """`attention_output`, standardised over the patches: mean 0 and standard deviation 1.
 
     Each batch by itself, so that nothing of one run or of later batches enters another. In
     [-sqrt(n_patches - 1), sqrt(n_patches - 1)]; zeros if all patches have the same value.
     """
-    return standardized(mean_attention_output(model, images))
+    return standardized(mean_attention_output(model, images, layers))
 
 
 def standardized(values: Tensor) -> Tensor:
@@ -59,6 +71,15 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
     """
     attention: Tensor = model.first_attention_weights(images)  # (batch, heads, queries, keys)
     return attention.float().mean(dim=(0, 1, 2)).clamp(0, 1)
+
+
+def mean_class_attention(model: Any, images: Tensor) -> Tensor:
+    """First layer's attention of the class token to each patch, mean over the batch: (n_patches,).
+
+    In [0, 1]; the rest of the sum of 1 is the attention to the class token itself.
+    """
+    attention: Tensor = model.class_attention(images)  # (batch, n_patches)
+    return attention.float().mean(dim=0).clamp(0, 1)
 
 
 def zeros(model: Any, images: Tensor) -> Tensor:
@@ -89,11 +110,13 @@ class Observation(NamedTuple):
         function: maps model and images to a value per patch, (n_patches,).
         bounds: of these values, by the number of patches; infinite if they have none.
         with_run: whether `run_features` are appended.
+        needs: method of a model that it is computed with, if not all models have it, and in words.
     """
 
-    function: Callable[[Any, Tensor], Tensor]
+    function: Callable[..., Tensor]
     bounds: Callable[[int], tuple[float, float]]
     with_run: bool = False
+    needs: tuple[str, str] | None = None
 
     def space(self, n_patches: int) -> spaces.Space[NDArray[np.float32]]:
         """Box of shape (n_patches,), or (n_patches + 3,) with run features."""
@@ -119,14 +142,77 @@ def _standardized_bounds(n_patches: int) -> tuple[float, float]:
     return -farthest, farthest
 
 
-_WITHOUT_RUN = {
+OBSERVATIONS: dict[ObservationName, Observation] = {
     "attention_output": Observation(mean_attention_output, _unbounded),
     "attention_standardized": Observation(standardized_attention, _standardized_bounds),
-    "attention_received": Observation(mean_attention_received, _shares),
+    "attention_received": Observation(
+        mean_attention_received, _shares,
+        needs=("first_attention_weights", "the weights of its first attention layer"),
+    ),
+    "class_attention": Observation(
+        mean_class_attention, _shares, needs=("class_attention", "a class token"),
+    ),
     "none": Observation(zeros, _shares),
-}
+}  # fmt: skip
+"""Every observation by its name; arguments also have layers and run features."""
 
-OBSERVATIONS: dict[ObservationName, Observation] = {
-    name: _WITHOUT_RUN[name.removesuffix("+run")]._replace(with_run=name.endswith("+run"))
-    for name in get_args(ObservationName)
-}
+_OF_LAYERS = ("attention_outputs", "the attention outputs of its layers")
+
+
+def make_observation(text: str, n_images: int | None = None) -> Observation:
+    """The observation that a text names.
+
+    Args:
+        text: such as `attention_output:0,3,5+run`, see `parse_observation`.
+        n_images: of a batch that it is computed on, the first ones; None for all.
+
+    Raises:
+        ArgumentError: for a text that names none.
+    """
+    name, layers, with_run = parse_observation(text)
+    observation = OBSERVATIONS[name]
+    function, needs = observation.function, observation.needs
+    if layers != (0,):
+        function, needs = partial(function, layers=layers), _OF_LAYERS
+    if n_images is not None:
+        function = partial(_of_first_images, function, n_images)
+    return observation._replace(function=function, with_run=with_run, needs=needs)
+
+
+def check_observable(text: str, model: Any, n_layers: int | None, name: str) -> None:
+    """Refuse a model that an observation cannot be computed of.
+
+    Args:
+        text: that names the observation.
+        model: the model, or its class.
+        n_layers: of the model; None if it does not say.
+        name: of the model, for the message.
+
+    Raises:
+        ArgumentError: if it lacks a method or a layer, or drops tokens before the layers.
+    """
+    needs = make_observation(text).needs
+    if needs is not None and not hasattr(model, needs[0]):
+        method, words = needs
+        raise ArgumentError(
+            "observation",
+            f"{text} needs a {named('model')} with {words} ({method}), got {name}",
+        )
+    if needs != _OF_LAYERS:
+        return
+    if n_layers is None:
+        raise ArgumentError(
+            "observation", f"{text} needs a {named('model')} with n_layers, got {name}"
+        )
+    if getattr(model, "reduces_tokens", False):
+        raise ArgumentError(
+            "observation",
+            f"{text} needs a {named('model')} that has all patches in every layer, got {name}",
+        )
+    check_layers(text, n_layers)
+
+
+def _of_first_images(
+    function: Callable[[Any, Tensor], Tensor], n_images: int, model: Any, images: Tensor
+) -> Tensor:
+    return function(model, images[:n_images])

@@ -1,7 +1,9 @@
 """PatchBandit: Thompson sampling over the number of patches at each point of a run."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,6 +119,29 @@ class PatchBandit(OnlineAlgorithm):
         self.learning = check(bool, learning=learning)
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> "PatchBandit":
+        """Load a bandit; arguments as in Stable-Baselines3.
+
+        The environment may have another number of patches than the one it learned in.
+
+        Raises:
+            ValueError: for a hyperparameter outside its range, or numbers of patches that are not
+                square.
+        """
+        if env is not None:
+            of_env = {"observation_space": env.observation_space, "action_space": env.action_space}
+            custom_objects = {**of_env, **(custom_objects or {})}
+        return super().load(path, env, device, custom_objects, *args, **kwargs)
 
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)

@@ -1,6 +1,8 @@
 """The model of a PatchBandit, and the patch masks that it samples."""
 
+import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
@@ -30,6 +33,27 @@ def possible_counts(n_patches: int) -> list[int]:
     low = max(n_patches / 16, 1)
     n_arms = round(2 * np.log2(n_patches / low)) + 1
     return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
+
+
+def resampled(scores: Tensor, n_patches: int) -> Tensor:
+    """Scores of a square grid's patches on another square grid: (n_patches,).
+
+    Bilinear between the centres of patches, and averaged over those that a larger patch covers.
+
+    Args:
+        scores: of the first grid's patches.
+        n_patches: of the other grid.
+
+    Raises:
+        ValueError: for numbers of patches that are not square.
+    """
+    check_square(len(scores))
+    check_square(n_patches)
+    side, other = math.isqrt(len(scores)), math.isqrt(n_patches)
+    grid = scores.view(1, 1, side, side)
+    return functional.interpolate(
+        grid, size=(other, other), mode="bilinear", antialias=True
+    ).flatten()
 
 
 class BanditPolicy(PatchPolicy):
@@ -93,6 +117,31 @@ class BanditPolicy(PatchPolicy):
         logs = np.log2(self.counts)
         size = (2 * logs - logs[0] - logs[-1]) / max(logs[-1] - logs[0], 1)  # in [-1, 1]
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what a policy has learned, on any number of patches.
+
+        The number of patches is a share of them in its features, so that what it knows of it stays
+        as it is. The patches' scores are resampled over the grid; how certain they are is not known
+        there, so that they become prior means.
+
+        Raises:
+            ValueError: if the patches of one of the two do not form a square.
+        """
+        name = "of_patches."
+        n_patches = len(state_dict.get(f"{name}prior_mean", self.of_patches.prior_mean))
+        if n_patches != self.n_patches:
+            learned = BayesianRegression(torch.zeros(n_patches), self.of_patches.prior_precision)
+            learned.load_state_dict(
+                {key.removeprefix(name): state_dict[key] for key in state_dict if name in key}
+            )
+            prior = resampled(learned.mean(), self.n_patches)
+            fresh = BayesianRegression(prior, self.of_patches.prior_precision)
+            new = {name + key: value for key, value in fresh.state_dict().items()}
+            state_dict = {**state_dict, **new}
+        return super().load_state_dict(state_dict, strict, assign)
 
     def features(self, progress: float, budget_steps: int) -> NDArray[np.float64]:
         """Regression features of each number of patches: (n_counts, n_features).

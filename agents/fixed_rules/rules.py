@@ -98,6 +98,8 @@ class CentrePatches(SelectorPolicy):
 class MostAttendedPatches(SelectorPolicy):
     """Keeps the patches with the highest values of the observation, such as attention received."""
 
+    observation = "attention_received"
+
     def check_n_keep(self, n_keep: int | None) -> int:
         """The number of patches to keep.
 

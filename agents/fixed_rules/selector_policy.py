@@ -1,7 +1,7 @@
 """The base class of fixed rules."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,12 @@ class SelectorPolicy(PatchPolicy):
 
     Raises:
         ValueError: if n_keep is not an integer in this range, or for other spaces.
+
+    Attributes:
+        observation: of the environment that the rule is for; `none` costs nothing.
     """
+
+    observation: ClassVar[str] = "none"
 
     def __init__(
         self,

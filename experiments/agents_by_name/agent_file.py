@@ -6,16 +6,16 @@ import math
 import zipfile
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
 from vit_patch_env.arguments import arguments, from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.experiments.options.commands import ActionsName, AgentOptions
 from vit_patch_env.experiments.options.saved import with_current_names
-from vit_patch_env.names import ObservationName
 from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member
 from vit_patch_env.system.files import load_tensors
 from vit_patch_env.system.limits import memory_limit
@@ -29,21 +29,25 @@ _NOT_PARAMETERS = ("pytorch_variables.pth", "tensors.pth")
 PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
 
 
+Side = Annotated[int, Interval(ge=1)]
+
+
 @arguments
 class AgentCard(AgentOptions):
     """What is needed to construct an agent again.
 
     Attributes:
         agent: its name on the command line.
-        n_patches: number of patches that it selects from.
+        grid: rows and columns of the patches that it selects from, if it has an output or an input
+            for each; None for one that decides in shares of the patches, on any grid.
         observation: that it needs.
         actions: how it selects patches: mask, count or top_k.
         provenance: the command, versions and machine that made it.
     """
 
     agent: str
-    n_patches: int
-    observation: ObservationName
+    grid: tuple[Side, Side] | None
+    observation: str
     actions: ActionsName = "mask"
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -66,13 +70,30 @@ def read_card(path: Path) -> AgentCard:
     try:
         with _archive(path) as archive:
             values = parse_json(read_member(archive, CARD, _CARD_BYTES))
-        if not isinstance(values, dict) or "agent" not in values or "n_patches" not in values:
-            raise InputError(f"no card, agent and n_patches, in {CARD}")
-        return from_json(AgentCard, with_current_names(values))
+        if not isinstance(values, dict) or not {"agent", "observation"} <= values.keys():
+            raise InputError(f"no card, agent and observation, in {CARD}")
+        return from_json(AgentCard, with_current_names(_with_grid(values)))
     except InputError as error:
         raise ArgumentError(
             "agent", f"must be a file that vit-patch pretrain wrote, got {path}: {error}"
         ) from error
+
+
+def _with_grid(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a card with its grid, of which former versions wrote the number of patches.
+
+    Raises:
+        InputError: if it has neither.
+    """
+    if "n_patches" not in values:
+        return values
+    n_patches = values["n_patches"]
+    side = math.isqrt(n_patches) if type(n_patches) is int and n_patches > 0 else 0
+    if not side or side**2 != n_patches:
+        raise InputError(f"n_patches must be a square number, got {shown(n_patches)}")
+    return {name: one for name, one in values.items() if name != "n_patches"} | {
+        "grid": [side, side]
+    }
 
 
 def read_parameters(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from vit_patch_env.agents import (
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import (
+    AgentCard,
     agent_path,
     read_card,
     read_parameters,
@@ -27,6 +28,7 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
 from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request, before_images
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
+from vit_patch_env.patches.grid import patches_per_side
 from vit_patch_env.system.tensors import check_optimizer_state
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
@@ -78,7 +80,8 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
         ArgumentError: for a file that is not an agent's, or values that contradict it.
     """
     path = agent_path(options.agent)
-    has_observation = options.env.observation != EnvConfig.observation
+    # One that is typed may be the environment's default.
+    is_named = "observation" in options.given or options.env.observation != EnvConfig.observation
     if path is None:
         if options.agent_learns:
             raise ArgumentError(
@@ -86,11 +89,11 @@ def resolve_agent(options: TrainOptions) -> TrainOptions:
                 f"is for the file of a pre-trained agent, got {named('agent')} {options.agent}",
             )
         kind = AGENTS.get(options.agent)
-        if kind is None or kind.observation is None or has_observation:
+        if kind is None or kind.observation is None or is_named:
             return options
         return replace(options, env=replace(options.env, observation=kind.observation))
     card = read_card(path)
-    if options.env.observation not in (EnvConfig.observation, card.observation):
+    if is_named and options.env.observation != card.observation:
         raise _not_of_card("observation", options, card.observation, options.env.observation)
     if options.actions not in (TrainOptions.actions, card.actions):
         raise _not_of_card("actions", options, card.actions, options.actions)
@@ -164,13 +167,42 @@ def _described(options: TrainOptions, env: ViTPatchSelectEnv) -> TrainOptions:
     if path is None:
         return options
     card = read_card(path)
-    if card.n_patches != env.n_patches:
+    grid = _grid(env)
+    if card.grid not in (grid, None) and not agent_kind(card.agent).on_any_grid:
         raise ArgumentError(
             "agent",
-            f"must pick among the run's {counted(env.n_patches, 'patch')}, got {options.agent}, "
-            f"which picks among {counted(card.n_patches, 'patch')}",
+            f"must pick among the run's {_patches(grid)}, got {options.agent}, which picks among "
+            f"{_patches(card.grid)}: pretrain one for this grid, or choose pretrained, a schedule "
+            "or a bandit's file, which work in shares of the patches",
         )
     return replace(options, agent=card.agent, **card.of_agent)
+
+
+def make_card(
+    options: TrainOptions, env: ViTPatchSelectEnv, provenance: dict[str, Any] | None = None
+) -> AgentCard:
+    """The card of an agent that `make_agent` made of these options, for its file."""
+    return AgentCard(
+        agent=options.agent,
+        grid=None if agent_kind(options.agent).on_any_grid else _grid(env),
+        observation=options.env.observation,
+        actions=options.actions,
+        **options.of_agent,
+        provenance=provenance or {},
+    )
+
+
+def _grid(env: ViTPatchSelectEnv) -> tuple[int, int]:
+    """Rows and columns of an image's patches."""
+    side = patches_per_side(env.config.image_size, env.config.patch_size)
+    return side, side
+
+
+def _patches(grid: tuple[int, int] | None) -> str:
+    """A grid in words: "64 patches (8 x 8)"."""
+    assert grid is not None
+    rows, columns = grid
+    return f"{counted(rows * columns, 'patch')} ({rows} x {columns})"
 
 
 def _new_agent(

@@ -18,12 +18,12 @@ from vit_patch_env.agents import (
     MultiOutputDQN,
     PatchBandit,
     ScheduledCount,
+    SelectorPolicy,
 )
 from vit_patch_env.agents.multi_output_dqn.exploration import default_decay_steps
 from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
-from vit_patch_env.names import ObservationName
 from vit_patch_env.system.limits import memory_limit
 
 RULE_BY_SAMPLING = {"uniform": "random", "spread": "spread"}
@@ -152,6 +152,8 @@ class AgentKind(NamedTuple):
         make: constructs the agent.
         options: fields of `TrainOptions` that it accepts and not all agents do.
         observation: its default observation; None for that of the environment.
+        on_any_grid: whether it decides in shares of the patches, so that what it has learned is
+            used on any number of them.
         doc: what it does, for the documentation; rules and schedules have docstrings.
         depends_on_length: whether its course depends on the length of the run, though it does not
             observe it.
@@ -160,9 +162,10 @@ class AgentKind(NamedTuple):
     algorithm: type[BaseAlgorithm]
     make: Maker
     options: frozenset[str] = frozenset()
-    observation: ObservationName | None = None
+    observation: str | None = None
     doc: str = ""
     depends_on_length: Callable[[TrainOptions], bool] = lambda options: True
+    on_any_grid: bool = False
 
 
 AGENTS: dict[str, AgentKind] = {
@@ -179,22 +182,27 @@ AGENTS: dict[str, AgentKind] = {
         depends_on_length=_scales_exploration,
     ),
     "bandit": AgentKind(
-        PatchBandit, make_bandit, frozenset({"bandit"}), "none+run",
+        PatchBandit, make_bandit, frozenset({"bandit"}), "none+run", on_any_grid=True,
         doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
         "run, with a score for each patch; needs an observation with `+run`",
     ),
     **{
         name: AgentKind(
-            FixedRule, partial(make_rule, name), depends_on_length=lambda options: False
+            FixedRule, partial(make_rule, name), observation=rule.observation,
+            depends_on_length=lambda options: False, on_any_grid=True,
         )
-        for name in RULES
+        for name, rule in RULES.items()
     },
     **{
-        name: AgentKind(FixedRule, partial(make_schedule, name), frozenset({"sampling"}))
+        name: AgentKind(
+            FixedRule, partial(make_schedule, name), frozenset({"sampling"}),
+            observation=SelectorPolicy.observation, on_any_grid=True,
+        )
         for name in SCHEDULES
     },
     "matched": AgentKind(
         FixedRule, make_matched, frozenset({"sampling", "follow"}),
+        observation=SelectorPolicy.observation,
         doc="random patches, in each step as many as in the run that `--follow` names",
     ),
 }  # fmt: skip

@@ -45,5 +45,6 @@ def method_options(
         out=str(out),
         follow=str(followed.path) if followed and method.agent == "matched" else None,
         overwrite=True,
+        given=("observation",),  # whatever is the agent's default
         env=replace(env, **changes),
     )

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.experiments.options.commands import AgentOptions
-from vit_patch_env.names import ModelName, ObservationName, RewardName
+from vit_patch_env.names import ModelName, RewardName
 from vit_patch_env.patches.sampling import SamplingName
 
 Group = Literal["paper", "agent", "rule", "baseline"]
@@ -32,7 +32,7 @@ class Method(NamedTuple):
     source: str
     agent: str = "all"
     model: ModelName = "simple_vit"
-    observation: ObservationName = "none"
+    observation: str = "none"
     sampling: SamplingName = "uniform"
     reward: RewardName = "paper"
     values: AgentOptions = AgentOptions()

@@ -164,9 +164,13 @@ class RunFolder:
                 "options": to_json(options),
                 "compiled_attention": compiled_attention,
                 **({"extensions": extensions} if extensions else {}),
-                **provenance(command("train", options, TrainOptions())),
+                **provenance(command("train", options, TrainOptions(), self._to_type(options))),
             },
         )
+
+    def _to_type(self, options: TrainOptions) -> tuple[str, ...]:
+        """Names of values that a command must give even if they are the usual ones."""
+        return tuple({"observation"} & set(options.given))
 
     def extend(self, options: TrainOptions, extension: dict[str, Any]) -> Path | None:
         """Make the folder that of an unfinished, longer run.

@@ -24,12 +24,13 @@ from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
 from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, agent_path, save_agent
+from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     ACTIONS,
     agent_kind,
     check_agent,
     make_agent,
+    make_card,
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
@@ -119,6 +120,7 @@ class Pretraining:
                 agent=options.agent,
                 actions=options.actions,
                 seed=options.seed,
+                given=options.given,
                 env=options.env,
                 **options.of_agent,
             )
@@ -190,13 +192,10 @@ class Pretraining:
     def _save(self, agent: BaseAlgorithm) -> None:
         """Write the agent's file."""
         options, episodes = self.options, self.episodes
-        card = AgentCard(
-            agent=options.agent,
-            n_patches=self.env.n_patches,
-            observation=self.train_options.env.observation,
-            actions=options.actions,
-            **options.of_agent,
-            provenance={
+        card = make_card(
+            self.train_options,
+            self.env,
+            {
                 **provenance(command("pretrain", options, PretrainOptions())),
                 "episodes": len(episodes.returns),
                 "mean_return_of_last_ten": float(np.mean(episodes.returns[-10:] or [math.nan])),

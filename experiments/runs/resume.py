@@ -55,7 +55,8 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
             folder.check_files(*RESULT_FILES)
         changes[extended.name] = extended.after
     own = {"out": str(folder.path), "resume": None, "overwrite": False, "extend": False}
-    return replaced(saved, {**changes, **own}), extended
+    # Its observation is its own, whatever is the agent's default now.
+    return replace(replaced(saved, {**changes, **own}), given=("observation",)), extended
 
 
 def resumed_if_possible(options: TrainOptions) -> TrainOptions:

@@ -27,6 +27,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
     check_agent,
     make_agent,
+    make_card,
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
@@ -305,13 +306,7 @@ class Run:
         options, path = self.options, agent_path(self.agent_used)
         if path is not None:
             return read_card(path)
-        return AgentCard(
-            agent=options.agent,
-            n_patches=self.env.n_patches,
-            observation=options.env.observation,
-            actions=options.actions,
-            **options.of_agent,
-        )
+        return make_card(options, self.env)
 
     def _end_epoch(self, metrics: EpochMetrics) -> None:
         self.tables.append_epoch(metrics, self.monitor.selected, self.monitor.n_selected)

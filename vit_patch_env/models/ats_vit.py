@@ -30,6 +30,7 @@ class ATSViT(ViT):
     """
 
     published_keep_rate = 0.55
+    reduces_tokens = True
     data_dependent = True
 
     def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:

@@ -20,6 +20,7 @@ class PatchMergerViT(SimpleViT):
     """
 
     published_keep_rate = 0.125
+    reduces_tokens = True
     package = "vit-pytorch"
 
     def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:

@@ -3,7 +3,7 @@
 2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -58,12 +58,14 @@ class SimpleViT(nn.Module):
     Attributes:
         n_prefix_tokens: tokens before the patches', such as a class token.
         data_dependent: whether the number of tokens depends on the images.
+        reduces_tokens: whether blocks drop or merge tokens outside of training, too.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
         package: optional package that the model needs; None for none.
     """
 
     n_prefix_tokens = 0
     data_dependent = False
+    reduces_tokens: ClassVar[bool] = False
     published_keep_rate: ClassVar[float | None] = None
     package: ClassVar[str | None] = None
     positions: Tensor
@@ -143,6 +145,50 @@ class SimpleViT(nn.Module):
         """
         patches = self.embed(images)[:, self.n_prefix_tokens :]
         return self.blocks[0].attention.weights(patches)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return len(self.blocks)
+
+    def attention_outputs(self, images: Tensor, layers: Sequence[int]) -> Tensor:
+        """Outputs of these attention layers, (len(layers), batch, n_patches, dim), on all patches.
+
+        Not of models that reduce their tokens.
+
+        Args:
+            images: normalised images.
+            layers: from 0; layers after the last of them are not computed.
+        """
+        last = max(layers)
+        tokens, outputs = self._through_layers(images, last, lambda output: output)
+        outputs.append(self.blocks[last].attention(tokens))
+        return torch.stack([outputs[layer] for layer in layers])[:, :, self.n_prefix_tokens :]
+
+    def mean_attention_outputs(self, images: Tensor, layers: Sequence[int]) -> Tensor:
+        """`attention_outputs` averaged over layers, batch and dim: (n_patches,).
+
+        The last layer costs half, as in `mean_first_attention`.
+        """
+        last = max(layers)
+        tokens, means = self._through_layers(
+            images, last, lambda output: output.float().mean(dim=(0, 2))
+        )
+        means.append(self.blocks[last].attention.mean_output(tokens))
+        chosen = torch.stack([means[layer] for layer in layers])
+        return chosen.mean(dim=0)[self.n_prefix_tokens :]
+
+    def _through_layers(
+        self, images: Tensor, n_layers: int, of: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All tokens after so many layers, and a function of each one's attention output."""
+        tokens, found = self.embed(images), []
+        for block in self.blocks[:n_layers]:
+            output = block.attention(tokens)
+            found.append(of(output))
+            tokens = tokens + output
+            tokens = tokens + block.mlp(tokens)
+        return tokens, found
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""

@@ -25,6 +25,7 @@ class ToMe(SimpleViT):
     """
 
     published_keep_rate = 0.21
+    reduces_tokens = True
 
     def __init__(self, *, keep_rate: float = published_keep_rate, **vit_options: Any) -> None:
         super().__init__(**vit_options)

@@ -34,6 +34,16 @@ class ViT(SimpleViT):
         first = (self.class_token + self.class_position).expand(patches.shape[0], 1, -1)
         return torch.cat((first, patches), dim=1)
 
+    def class_attention(self, images: Tensor) -> Tensor:
+        """The class token's attention to each patch in the first layer: (batch, n_patches).
+
+        The mean over heads. The attention to the class token itself is what is missing to a sum
+        of 1.
+        """
+        attention = self.blocks[0].attention
+        query, key = attention.first_query_and_keys(self.embed(images))
+        return class_attention(query, key, attention.scale).mean(dim=1)
+
     def pool(self, tokens: Tensor) -> Tensor:
         """The class token, normalised: (batch, dim)."""
         return self.norm(tokens[:, 0])  # type: ignore[no-any-return]

@@ -49,6 +49,14 @@ class Attention(nn.Module):
         query, key = split_heads(query_key, 2, self.heads)
         return attention_weights(query, key, self.scale)
 
+    def first_query_and_keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The first token's query and all keys: (batch, heads, 1 and n_tokens, dim_head)."""
+        normed = self.norm(tokens)
+        of_query, of_key = self._query_key.chunk(2)
+        query = split_heads(F.linear(normed[:, :1], of_query), 1, self.heads)[0]
+        key = split_heads(F.linear(normed, of_key), 1, self.heads)[0]
+        return query, key
+
     def mean_output(self, tokens: Tensor) -> Tensor:
         """`forward(tokens)` averaged over batch and dim: (n_tokens,) float32.
 
