@@ -4,6 +4,7 @@ from .data.splits import ImageData
 from .data.torch_datasets import from_torch
 from .env import ViTPatchSelectEnv
 from .episode import Episode, Selector
+from .integrations.schedule import PatchSchedule
 from .models.contract import select_patches
 from .models.simple_vit import SimpleViT
 from .training.evaluation import Metrics
@@ -20,6 +21,7 @@ __all__ = [
     "ImageData",
     "Metrics",
     "NumPyInfo",
+    "PatchSchedule",
     "Selector",
     "SimpleViT",
     "TopKAction",

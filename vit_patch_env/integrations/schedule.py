@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from vit_patch_env.checks import ArgumentError, InputError, check, check_choice,
 from vit_patch_env.config import Count, FromZero
 from vit_patch_env.integrations.progress import OfFlops, OfSeconds, OfSteps, Progress
 from vit_patch_env.names import ScheduleName
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
+from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
 from vit_patch_env.training.schedule import learning_rate_factor
 
 Shares = str | float | Callable[[float], float]
@@ -71,8 +71,68 @@ class PatchSchedule:
         self.epochs = check(Count, epochs=epochs)
         self.seed = check(FromZero, seed=seed)
         self._share = self._function(shares)
+        if sampling == "spread":
+            check_square(self.n_patches)
         self._sample = SAMPLERS[sampling]
+        self._scores = np.zeros(self.n_patches)
         self._progress = self._budget(total_steps, step_flops, seconds)
+
+    @classmethod
+    def from_agent(
+        cls,
+        agent: str = "pretrained",
+        *,
+        n_patches: int | tuple[int, int],
+        total_steps: int | None = None,
+        step_flops: Callable[[int], float] | None = None,
+        seconds: float | None = None,
+        budget_steps: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """The schedule that a bandit has learned, for any number of patches.
+
+        It keeps as many patches as in `vit-patch train --agent`, by its posterior mean.
+
+        Args:
+            agent: `pretrained`, or the file of a bandit that `vit-patch pretrain` wrote.
+            n_patches: number of patches of a square grid, or its rows and columns.
+            total_steps: as for the class.
+            step_flops: as for the class.
+            seconds: as for the class.
+            budget_steps: the steps on all patches that the budget is worth, which the agent
+                decides by as well; None: total_steps. Needed with seconds.
+            seed: of the samples.
+
+        Raises:
+            ValueError: for an agent that decides by an observation, which only the environment
+                has, a file that is no agent's, or as the class does.
+        """
+        from vit_patch_env.integrations.agents import load_bandit  # the class does not need it
+
+        n_steps = total_steps if budget_steps is None else budget_steps
+        if n_steps is None:
+            raise ArgumentError(
+                "budget_steps", f"must be given with seconds, got {shown(budget_steps)}"
+            )
+        grid = _grid(n_patches)
+        policy, card = load_bandit(agent, math.prod(grid))
+        weights, n_steps = policy.of_counts.mean(), check(Count, budget_steps=n_steps)
+
+        def share(progress: float) -> float:
+            observed = float(np.float32(progress))
+            return policy.best_count(observed, n_steps, weights) / policy.n_patches
+
+        schedule = cls(
+            share,
+            n_patches=grid,
+            total_steps=total_steps,
+            step_flops=step_flops,
+            seconds=seconds,
+            sampling=card.bandit.sampling,
+            seed=seed,
+        )
+        schedule._scores = policy.of_patches.mean().numpy()
+        return schedule
 
     def __call__(self, step: int, batch_size: int | None = None) -> Tensor | None:
         """The patches of a step: ascending indices (n_keep,) int64, or None for all.
@@ -96,8 +156,13 @@ class PatchSchedule:
         Raises:
             ValueError: for a budget of seconds, which ends by the clock.
         """
-        if self._progress.n_steps is None:
+        if self.n_steps is None:
             raise InputError("a schedule with a budget of seconds has no number of steps")
+        return self.n_steps
+
+    @property
+    def n_steps(self) -> int | None:
+        """Steps of the loop; None for a budget of seconds, which ends by the clock."""
         return self._progress.n_steps
 
     def n_keep(self, step: int) -> int:
@@ -121,10 +186,8 @@ class PatchSchedule:
             schedule: what follows the warm-up: cosine or constant.
         """
         check_choice(get_args(ScheduleName), schedule=schedule)
-        n_steps = self._progress.n_steps
-        return learning_rate_factor(
-            self.progress(step), 1 / n_steps if n_steps else 0.0, warmup, schedule
-        )
+        step_share = 1 / self.n_steps if self.n_steps else 0.0
+        return learning_rate_factor(self.progress(step), step_share, warmup, schedule)
 
     def paused(self) -> AbstractContextManager[None]:
         """Stop the clock of a budget of seconds within the block, for an evaluation, say."""
@@ -141,7 +204,7 @@ class PatchSchedule:
             self._progress.used = float(state["seconds_used"])
 
     def _indices(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        return np.flatnonzero(self._sample(np.zeros(self.n_patches), n_keep, rng))
+        return np.flatnonzero(self._sample(self._scores, n_keep, rng))
 
     def _count(self, progress: float) -> int:
         share = self._share(progress)
