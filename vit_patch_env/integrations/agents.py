@@ -34,8 +34,8 @@ def load_bandit(agent: str, n_patches: int) -> tuple[BanditPolicy, AgentCard]:
         raise ArgumentError(
             "agent",
             "must be a bandit, which decides by the share of the budget used, got "
-            f"{agent}, a {card.agent} agent with observation {card.observation}: it needs the "
-            "environment, vit-patch train or gym.make",
+            f"{agent} ({card.agent}), which observes {card.observation}: it needs the environment, "
+            "vit-patch train or gym.make",
         )
     policy = BanditPolicy(
         spaces.Box(0, 1, (n_patches + RUN_FEATURES,)),  # which it does not see here
