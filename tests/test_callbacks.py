@@ -143,10 +143,6 @@ def train(framework, folder, schedule, vit=None, resume=None, accumulated=1, **a
 
 
 FRAMEWORKS = pytest.mark.parametrize("framework", ["hugging face", "lightning"])
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:lightning"),
-]
 
 
 @FRAMEWORKS
