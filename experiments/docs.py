@@ -133,7 +133,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "own-data.md": {
         "augmentations": partial(described_table, AUGMENTATIONS, "`--augment`", "what it does"),
     },
-    "own-model.md": {"models": models_table},
+    "models.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},
     "tuning.md": {"searched": searched_table},
 }

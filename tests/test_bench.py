@@ -374,3 +374,21 @@ def test_bad_options_are_one_line(args, message, capsys):
         main(["bench", *args])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", every(2, ["timm:test_vit", "simple_vit"]))
+def test_steps_of_a_model_are_measured_beside_its_library_s_own(model, tmp_path):
+    pytest.importorskip("timm")
+    options = BenchOptions(
+        model=model, batch_size=2, repeats=2, steps=1, precision="fp32", device="cpu",
+        out=str(tmp_path / "bench"),
+    )  # fmt: skip
+    console = Console(record=True, width=120)
+    bench = Bench(options, console)
+    bench.prepare()
+    bench.run()
+    written = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    n_patches = [one["n_patches"] for one in written["contenders"]]
+    assert n_patches == ([100, 50, 25, 100, 50] if model.startswith("timm") else [64, 32, 16])
+    assert all(len(one["step_seconds"]) == 2 for one in written["contenders"])
+    assert "a quarter" in console.export_text()

@@ -124,10 +124,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Arguments
     All keyword-only: those of `vit_patch_env.config.EnvConfig`, where type, range, default and
     meaning of each are declared. Through `gym.make` they are JSON values; `dataset`, `model` and
-    `augment` also take objects when the class is used directly. A `model` function maps (n_classes,
-    channels) to a model, which has `n_patches`, `model(images, keep=None)` and
-    `model.first_attention(images)`. An `augment` function maps uint8 images (batch, channels,
-    height, width) on the device to images of the same type and shape.
+    `augment` also take objects when the class is used directly. A `model` is a module, or a
+    function of (n_classes, channels) that returns one: of another library, or with `n_patches`,
+    `model(images, keep=None)` and `model.first_attention(images)`; see docs/models.md. An `augment`
+    function maps uint8 images (batch, channels, height, width) on the device to images of the same
+    type and shape.
 
     Attributes:
         config: the arguments; each of them can also be read as an attribute, and none but

@@ -18,7 +18,7 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model, model_class
 from vit_patch_env.models.contract import check_contract
-from vit_patch_env.models.model_names import family_of, has_own_sizes, is_own
+from vit_patch_env.models.model_names import family_of, is_own
 from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -204,7 +204,7 @@ class EpisodeFactory:
     def _check_memory(self) -> None:
         """Refuse sizes with which not even the weights fit into memory."""
         config = self.config
-        if has_own_sizes(config.model):
+        if family_of(config.model):  # which also refuses a model that cannot work
             with torch.device("meta"):
                 model = self._make_model(n_classes=2, channels=3)
             n_weights = sum(weight.numel() for weight in model.parameters())

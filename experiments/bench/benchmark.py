@@ -19,6 +19,7 @@ from vit_patch_env import load_dataset
 from vit_patch_env.checks import ArgumentError, check_integer, counted
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
+from vit_patch_env.experiments.bench.model_steps import ModelBench
 from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unstable_ratios
 from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
 from vit_patch_env.experiments.bench.worker import Worker
@@ -43,10 +44,12 @@ class Bench:
     Attributes:
         device: to measure on, set by `prepare`.
         precision: of this package's matrix products, `fp32` or `bf16`, set by `prepare`.
+        of_model: the benchmark of one model, where the options name one; set by `prepare`.
     """
 
     device: torch.device
     precision: str
+    of_model: ModelBench | None = None
 
     def __init__(self, options: BenchOptions, console: Console) -> None:
         self.options = options
@@ -59,9 +62,15 @@ class Bench:
         """Check the options and load the images, which fills the cache for all processes.
 
         Raises:
-            ValueError: for an unknown data set, device or precision, or options out of range.
+            ValueError: for an unknown data set, model, device or precision, or options out of
+                range.
         """
         options = self.options
+        check_possible(Path(options.out), "out")
+        if options.model is not None:
+            device = resolve_device(options.device)
+            self.of_model = ModelBench(options, resolve_precision(options.precision, device))
+            return
         check_dataset(options.dataset, options.data_dir)
         self.device = resolve_device(options.device)
         self.precision = resolve_precision(options.precision, self.device).name
@@ -71,7 +80,6 @@ class Bench:
                 "must be a multiple of 10, as the agent learns every tenth step, "
                 f"got {options.epoch_steps}",
             )
-        check_possible(Path(options.out), "out")
         data = loaded(options.dataset, partial(load_dataset, **self.data), self.console)
         check_integer(1, len(data.train.images), batch_size=options.batch_size)
 
@@ -84,6 +92,11 @@ class Bench:
         Raises:
             MemoryError: for a batch that does not fit into memory, with a size that does.
         """
+        if self.of_model is not None:
+            bench = self.of_model.run(self.console)
+            self._write(bench)
+            print_line(f"Written to {self.options.out}.", self.console)
+            return bench
         skipped = {setup: reason for setup in SETUPS if (reason := self._missing(setup))}
         workers: dict[Setup, Worker] = {}
         try:

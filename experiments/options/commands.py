@@ -244,6 +244,13 @@ class CacheOptions:
 class BenchOptions:
     """Measure training steps and epochs against the baselines and the machine's peak speed."""
 
+    model: Annotated[
+        str | None,
+        Doc(
+            "measure steps of this model (as for train) on all, half and a quarter of its patches "
+            "instead, beside its library's own"
+        ),
+    ] = None
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
     data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128

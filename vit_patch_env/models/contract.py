@@ -85,17 +85,15 @@ def check_contract(
             _check_shape(name, f"{call}, logits", logits, (len(images), n_classes))
         try:
             observed = observe(model, images)
-        except AttributeError as error:
-            if error.obj is not model:
-                raise
-            raise _problem(
-                name,
-                f"{error.name}(images), which {named('observation')} {observation} uses, got a "
-                f"model without it: {named('observation')} none needs nothing",
-            ) from error
         except InputError:
             raise
         except Exception as error:
+            if isinstance(error, AttributeError) and error.obj is model:
+                raise _problem(
+                    name,
+                    f"{error.name}(images), which {named('observation')} {observation} uses, got "
+                    f"a model without it: {named('observation')} none needs nothing",
+                ) from error
             raise _failed(name, f"{named('observation')} {observation}", images, error) from error
         _check_shape(name, f"{named('observation')} {observation}", observed, (n_patches,))
     model.train(training)

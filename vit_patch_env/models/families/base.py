@@ -52,7 +52,7 @@ class LibraryViT(nn.Module, ABC):
     _blocks_named: ClassVar[re.Pattern[str]]
     """Names of a block's parameters, with its index as the first group."""
 
-    _embedding_named: ClassVar[tuple[str, ...]]
+    _embedding_named: tuple[str, ...]
     """Beginnings of the names of what comes before the blocks."""
 
     def __init__(

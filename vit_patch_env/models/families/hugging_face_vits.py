@@ -40,7 +40,7 @@ class HuggingFaceViT(LibraryViT):
         self.n_prefix_tokens = len(self._prefix()) + self._n_registers
         self.n_layers = len(self._layers)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         images: Tensor | None = None,
         keep: Tensor | None = None,

@@ -1,0 +1,64 @@
+"""Runs of other libraries' ViTs from the command line: their files, evaluate, and resume."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vit_patch_env.experiments.cli import main
+
+TRAIN = [
+    "train", "--agent", "random", "--model", "timm:test_vit", "--dataset", "synthetic",
+    "--image-size", "32", "--patch-size", "8", "--batch-size", "64", "--device", "cpu",
+    "--precision", "fp32", "--n-patches-desired", "6",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    pytest.importorskip("timm")
+    out = tmp_path_factory.mktemp("runs") / "run"
+    main([*TRAIN, "--epochs", "1", "--out", str(out)])
+    return out
+
+
+def test_weights_of_a_run_go_into_the_plain_model(run):
+    import timm
+
+    weights = load_file(run / "vit.safetensors")
+    plain = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=4)
+    assert set(weights) == set(plain.state_dict())
+    plain.load_state_dict(weights)
+    assert plain(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+
+def test_a_run_is_evaluated_and_extended(run, capsys):
+    before = json.loads((run / "result.json").read_text())["test"]
+    main(["evaluate", str(run)])
+    said = capsys.readouterr().out
+    for metrics in before.values():
+        assert f"{metrics['loss']:.4f}" in said
+    saved = json.loads((run / "config.json").read_text())["options"]["env"]
+    assert (saved["model"], saved["image_size"], saved["dim"]) == ("timm:test_vit", 32, None)
+    main(["train", "--resume", str(run), "--epochs", "2"])
+    assert json.loads((run / "result.json").read_text())["n_steps"] == 14
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--model", "timm:vit_smal"], "--model must be a model of timm, got 'timm:vit_smal'"),
+        (["--dim", "64"], "--dim must be None, as --model timm:test_vit has its own, got 64"),
+        (["--image-size", "34"], "--image-size must be divisible by --patch-size"),
+        (["--model", "nothing:here"], "--model 'nothing:here' needs the module nothing"),
+    ],
+)
+def test_what_a_model_does_not_take_is_one_line(changes, said, capsys, tmp_path):
+    pytest.importorskip("timm")
+    with pytest.raises(SystemExit) as stopped:
+        main([*TRAIN, *changes, "--out", str(tmp_path / "run")])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said in captured.err
+    assert captured.err.strip().count("\n") == 0
