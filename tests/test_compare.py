@@ -25,9 +25,7 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum
 
 RULES = ("agentvit", "random", "random_matched", "simple_vit")
 SMALL = tuple(  # those for 16 patches
-    name
-    for name, method in METHODS.items()
-    if method.agent != "pretrained" and (method.n_keep or 0) <= 16
+    name for name, method in METHODS.items() if (method.n_keep or 0) <= 16
 )
 ALL_OF_SMOKE = ["--seeds", "3", "--methods", *SMALL]
 

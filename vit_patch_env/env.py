@@ -73,10 +73,12 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     `Box((n_patches,), float32)`. `observation="attention_output"`: the first attention layer's
     output for the next batch, (batch, n_patches, dim), averaged over dim and over the batch
     (paper, section 2.2). `"attention_received"`: the attention that each patch receives, in
-    [0, 1]. All patches are observed, before any selection. `"none"`: zeros, for rules that do not
-    use it. With `+run` appended to the name, such as `"attention_output+run"`, three run features
-    are appended, so that the shape is (n_patches + 3,): the share of the budget used, the running
-    training loss over the first loss, and the running share of patches selected.
+    [0, 1]. `"class_attention"`: that which each gets from the class token, of models that have one.
+    `"attention_output:0,3,5"` and `"attention_output:mean"`: the mean over the outputs of these
+    layers, or of all. All patches are observed, before any selection. `"none"`: zeros, for rules
+    that do not use it. With `+run` appended to the name, such as `"attention_output+run"`, three
+    run features are appended, so that the shape is (n_patches + 3,): the share of the budget used,
+    the running training loss over the first loss, and the running share of patches selected.
 
     ## Action space
     `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch. If no patch
