@@ -6,6 +6,7 @@ from .data.texts import TextData, from_texts
 from .data.torch_datasets import from_torch
 from .env import ViTPatchSelectEnv
 from .episode import Episode, Selector
+from .integrations.schedule import PatchSchedule
 from .models.contract import select_patches
 from .models.simple_vit import SimpleViT
 from .models.text_encoder import TextEncoder, bert_encoder
@@ -24,6 +25,7 @@ __all__ = [
     "ImageData",
     "Metrics",
     "NumPyInfo",
+    "PatchSchedule",
     "Selector",
     "SimpleViT",
     "TextData",

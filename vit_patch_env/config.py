@@ -1,7 +1,7 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 else:
     Sides = Side | tuple[Side, Side] | None
 
+FromZero = Annotated[int, Interval(ge=0)]
 Alpha = Annotated[float, Interval(ge=0)]
 Weight = Annotated[float, Interval(gt=0)]
 

@@ -82,13 +82,15 @@ class LibraryViT(nn.Module, ABC):
         Args:
             images: of the model's size.
             keep: int64 indices of the patches to compute with, ascending: (n_keep,), or
-                (batch, n_keep) for a selection per image. None for those of `patches`, or all.
+                (batch, n_keep) for a selection per image; on any device. None for those of
+                `patches`, or all.
 
         Raises:
             InputError: for images or indices of another shape.
         """
         keep = self._keep if keep is None else keep
         self._check(images, keep)
+        keep = None if keep is None else keep.to(images.device)
         tokens = self.embed(images, keep)
         for block in self.blocks(keep):
             if self.checkpointing and self.training:

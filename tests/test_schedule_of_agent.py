@@ -1,0 +1,116 @@
+"""Patch schedules of pretrained agents, against the agents in their environment."""
+
+import zipfile
+
+import pytest
+import torch
+
+from tests.conftest import TINY, TINY_OPTIONS
+from tests.test_cli import train
+from vit_patch_env import PatchSchedule, SimpleViT, ViTPatchSelectEnv
+from vit_patch_env.experiments.agents_by_name.agent_file import PRETRAINED
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.integrations import count_step_flops
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
+def test_it_keeps_as_many_patches_as_the_agent_in_training(budget, epochs, tmp_path):
+    sizes = {"epochs": epochs, "patch_size": 4, "n_patches_desired": 32}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    train(tmp_path / "run", "--agent", "pretrained", "--budget", budget, *options)
+    env = ViTPatchSelectEnv(**TINY | sizes)
+    of_model = ("patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
+    vit = SimpleViT(
+        n_classes=len(env.data.classes), **{name: env.config.__dict__[name] for name in of_model}
+    )
+    images = torch.zeros(TINY["batch_size"], 3, 32, 32)
+    schedule = PatchSchedule.from_agent(
+        "pretrained",
+        n_patches=vit.n_patches,
+        total_steps=env.budget_steps,
+        step_flops=count_step_flops(vit, images) if budget == "flops" else None,
+    )
+    counts = [schedule.n_keep(step) for step in range(len(schedule))]
+    assert counts == RunFolder(tmp_path / "run").read_steps()
+    assert len(set(counts)) > 4
+
+
+@pytest.mark.parametrize("n_patches", [49, 196, 576])
+def test_it_keeps_the_same_shares_of_any_number_of_patches(n_patches):
+    schedule = PatchSchedule.from_agent(n_patches=n_patches, total_steps=100)
+    of_64 = PatchSchedule.from_agent(n_patches=64, total_steps=100)
+    shares = [schedule.n_keep(step) / n_patches for step in range(100)]
+    assert sum(shares) == pytest.approx(
+        sum(of_64.n_keep(step) / 64 for step in range(100)), rel=0.1
+    )
+    assert shares[0] == pytest.approx(1 / 16, abs=0.01)
+    assert shares[-1] == 1
+    assert schedule(60).max() > n_patches * 3 / 4
+
+
+def test_the_scores_of_patches_are_sampled_by(tmp_path):
+    def lone(name, tensor):
+        """Patch 5 has nearly all of the weight."""
+        if name == "of_patches.prior_mean":
+            tensor[:] = -30.0
+            tensor[5] = 30.0
+        return tensor
+
+    path = tmp_path / "scored.zip"
+    rewrite_policy(path, lone)
+    schedule = PatchSchedule.from_agent(str(path), n_patches=64, total_steps=100)
+    assert all(5 in schedule(step) for step in range(100) if schedule(step) is not None)
+
+
+def rewrite_policy(path, change):
+    """A copy of the pretrained agent with changed tensors of its policy."""
+    with zipfile.ZipFile(PRETRAINED) as source, zipfile.ZipFile(path, "w") as copy:
+        for name in source.namelist():
+            if name != "policy.pth":
+                copy.writestr(name, source.read(name))
+                continue
+            with source.open(name) as file:
+                state = torch.load(file, weights_only=True)
+            with copy.open(name, "w") as file:
+                torch.save({key: change(key, value) for key, value in state.items()}, file)
+
+
+def test_seconds_need_the_steps_that_they_are_worth():
+    schedule = PatchSchedule.from_agent(n_patches=64, seconds=60, budget_steps=500)
+    assert schedule.n_keep(0) == 4
+    with pytest.raises(ValueError, match="budget_steps must be given with seconds, got None"):
+        PatchSchedule.from_agent(n_patches=64, seconds=60)
+
+
+def test_agents_that_need_an_observation_are_refused(tmp_path):
+    path = tmp_path / "a2c.zip"
+    short = ["--epochs", "1", "--episodes", "1", "--agent", "a2c"]
+    main(["pretrain", *TINY_OPTIONS, *short, "--out", str(path)])
+    message = r"must be a bandit, which .*, got .*a2c\.zip \(a2c\), .* needs the environment"
+    with pytest.raises(ValueError, match=message) as error:
+        PatchSchedule.from_agent(str(path), n_patches=16, total_steps=9)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("paper", "agent must be pretrained or the file of a bandit, got 'paper'"),
+        (3, "agent must be pretrained or the file of a bandit, got 3"),
+        ("none.zip", r"a file that vit-patch pretrain wrote, got none\.zip"),
+    ],
+)
+def test_what_is_no_agent_is_refused(agent, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        PatchSchedule.from_agent(agent, n_patches=64, total_steps=9)
+    assert "\n" not in str(error.value)
+
+
+def test_another_policy_in_the_file_is_refused(tmp_path):
+    path = tmp_path / "other.zip"
+    rewrite_policy(path, lambda name, tensor: torch.zeros(3))
+    with pytest.raises(ValueError, match=r"agent .*other\.zip cannot be loaded: ") as error:
+        PatchSchedule.from_agent(str(path), n_patches=64, total_steps=9)
+    assert "\n" not in str(error.value)

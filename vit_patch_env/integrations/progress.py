@@ -1,0 +1,176 @@
+"""The share of a training loop's budget that is used before a step."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from vit_patch_env.checks import InputError, check
+from vit_patch_env.config import Count
+from vit_patch_env.training.flops import FlopCount
+
+
+class Progress(Protocol):
+    """A budget of a training loop."""
+
+    @property
+    def n_steps(self) -> int | None:
+        """Steps of the loop; None if only the clock knows."""
+
+    def at(self, step: int) -> float:
+        """Share of the budget used before the step, counted from 0: in [0, 1]."""
+
+
+class OfSteps:
+    """A number of steps, whatever they cost.
+
+    Args:
+        n_steps: of the loop.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self.n_steps = n_steps
+
+    def at(self, step: int) -> float:
+        """Share of the steps done before the step, counted from 0: in [0, 1]."""
+        return min(step / self.n_steps, 1.0)
+
+
+class OfFlops:
+    """The FLOPs of a number of steps on all patches: fewer patches allow more steps.
+
+    Args:
+        full_steps: how many steps on all patches the budget is worth.
+        n_patches: of an image.
+        n_keep: maps the share of the budget used to the number of patches of a step.
+        step_flops: maps a number of patches to the FLOPs of a step.
+    """
+
+    def __init__(
+        self,
+        full_steps: int,
+        n_patches: int,
+        n_keep: Callable[[float], int],
+        step_flops: Callable[[int], float],
+    ) -> None:
+        total = full_steps * _positive(step_flops(n_patches))
+        used: float = 0
+        self._before: list[float] = []
+        while used < total:
+            self._before.append(used / total)
+            used += _positive(step_flops(n_keep(used / total)))
+        self.n_steps = len(self._before)
+
+    def at(self, step: int) -> float:
+        """Share of the FLOPs used before the step, counted from 0: in [0, 1]."""
+        return self._before[step] if step < self.n_steps else 1.0
+
+
+class OfSeconds:
+    """Seconds of wall-clock time since the first step.
+
+    Args:
+        seconds: the budget.
+
+    Attributes:
+        used: seconds so far.
+    """
+
+    n_steps = None
+
+    def __init__(self, seconds: float) -> None:
+        self._total = seconds
+        self._before = 0.0
+        self._since: float | None = None
+
+    @property
+    def used(self) -> float:
+        """Seconds so far, without pauses."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._before + running
+
+    @used.setter
+    def used(self, seconds: float) -> None:
+        self._before, self._since = seconds, None
+
+    def at(self, step: int) -> float:
+        """Share of the seconds used by now, in [0, 1]; the clock starts with the first call."""
+        if self._since is None:
+            self._since = time.perf_counter()
+        return min(self.used / self._total, 1.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock within the block, for an evaluation, say."""
+        running, self.used = self._since is not None, self.used
+        try:
+            yield
+        finally:
+            if running:
+                self._since = time.perf_counter()
+
+
+def _positive(flops: float) -> float:
+    if not flops > 0:
+        raise InputError(f"step_flops must be above 0, got {flops}")
+    return flops
+
+
+_FITTED = 4
+"""Numbers of patches that FLOPs are counted at before they are known to be a polynomial."""
+
+
+def count_step_flops(model: nn.Module, images: Tensor) -> Callable[[int], float]:
+    """FLOPs of a training step as a function of the number of patches.
+
+    Args:
+        model: takes `model(images, keep)`, and has `n_patches`; it is copied, and not trained.
+        images: a normalised batch, whose shape counts.
+
+    Returns:
+        A function of the number of patches, from 1. A ViT's FLOPs grow with the number of tokens
+        and its square: where four counts confirm that, the others follow from three of them.
+
+    Raises:
+        RuntimeError: whatever torch raises for a model whose FLOPs cannot be counted.
+    """
+    counter, n_patches = FlopCount(model), _n_patches(model)
+    counted: dict[int, int] = {}
+
+    def count(n_keep: int) -> int:
+        if n_keep not in counted:
+            counted[n_keep] = counter.train_step(images, n_keep)
+        return counted[n_keep]
+
+    places = sorted({1, max(n_patches // 3, 1), max(2 * n_patches // 3, 1), n_patches})
+    if counter.computed or len(places) < _FITTED:
+        return count
+    first, *fitted, last = places
+    fit = _parabola([(x, count(x)) for x in (first, *fitted)])
+    return fit if fit(last) == count(last) else count
+
+
+def _n_patches(model: Any) -> int:
+    if not hasattr(model, "n_patches"):
+        raise InputError(
+            "expected a model with n_patches, as select_patches gives it, got a "
+            f"{type(model).__name__}"
+        )
+    return int(check(Count, n_patches=model.n_patches))
+
+
+def _parabola(points: list[tuple[int, int]]) -> Callable[[int], int]:
+    """The polynomial of degree 2 through three points of integers (Lagrange's form)."""
+    (a, at_a), (b, at_b), (c, at_c) = points
+
+    def value(x: int) -> int:
+        return round(
+            Fraction(at_a * (x - b) * (x - c), (a - b) * (a - c))
+            + Fraction(at_b * (x - a) * (x - c), (b - a) * (b - c))
+            + Fraction(at_c * (x - a) * (x - b), (c - a) * (c - b))
+        )
+
+    return value
