@@ -52,6 +52,12 @@ def test_patches_of_each_image(sampling):
     assert torch.equal(keep, keep.sort(dim=1).values)
 
 
+def test_patches_are_spread_over_a_flat_grid():
+    schedule = PatchSchedule(0.25, n_patches=(4, 16), total_steps=9)
+    parts = schedule(3).reshape(-1) % 16 // 4  # four squares side by side
+    assert torch.bincount(parts).tolist() == [4, 4, 4, 4]
+
+
 def test_a_function_of_the_progress_decides_how_many():
     schedule = PatchSchedule(lambda progress: 0.5 + 0.5 * progress, n_patches=100, total_steps=4)
     assert [schedule.n_keep(step) for step in range(6)] == [50, 62, 75, 88, 100, 100]

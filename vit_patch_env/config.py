@@ -1,7 +1,7 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
