@@ -30,4 +30,7 @@ ppo.learn(agents.env.unwrapped.max_steps * agents.n_patches)
 # SuperSuit has trained in a copy, and has reset it when the run ended.
 env = vec_env.unwrapped.vec_envs[0].par_env.env.unwrapped
 print("all patches", env.last_episode.evaluate("val"))
-print("the agents'", env.last_episode.evaluate("val", SharedPolicy(ppo, agents.n_patches)))
+print(
+    "the agents'",
+    env.last_episode.evaluate("val", SharedPolicy(ppo, agents.n_patches, agents.grid)),
+)

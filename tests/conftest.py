@@ -57,7 +57,7 @@ TINY_OPTIONS = [
 
 SIZES = (
     "dataset", "data_dir", "image_size", "patch_size", "dim", "depth", "heads", "dim_head",
-    "mlp_dim", "model", "keep_rate", "batch_size", "observation", "observe_images",
+    "mlp_dim", "model", "keep_rate", "batch_size", "observation", "observe_images", "freeze",
 )  # fmt: skip
 """What the FLOPs of an environment's steps depend on."""
 

@@ -57,6 +57,18 @@ def make_plain(kind: str, seed: int = 0) -> Any:
     return model
 
 
+_HEADS = {"torchvision": "heads.head", "hf": "classifier", "vit_pytorch": "mlp_head"}
+
+
+def make_classifier(kind: str, n_classes: int) -> Any:
+    """`make_plain(kind)` with a head of other classes."""
+    model = make_plain(kind)
+    parent, _, name = _HEADS.get(kind.partition(":")[0], "head").rpartition(".")
+    owner = model.get_submodule(parent)
+    setattr(owner, name, nn.Linear(getattr(owner, name).in_features, n_classes))
+    return model
+
+
 def _timm(name: str) -> nn.Module:
     pytest.importorskip("timm")
     from timm.models.deit import VisionTransformerDistilled

@@ -24,6 +24,7 @@ from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.options.saved import train_options
 from vit_patch_env.experiments.runs.train import make_env
 from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.training.loss import CrossEntropy
 from vit_patch_env.training.precision import Precision
 from vit_patch_env.training.trainer import Trainer
 
@@ -370,7 +371,7 @@ def test_the_loss_of_mixed_labels_is_the_mixture_of_losses(smoothing):
     one_hot, one_hot_other = F.one_hot(classes, 5).float(), F.one_hot(other, 5).float()
     target = (1 - smoothing) * (0.7 * one_hot + 0.3 * one_hot_other) + smoothing / 5
     expected = -(target * logs).sum(1).mean()
-    trainer = Trainer(model, Precision(CPU, torch.float32), label_smoothing=smoothing)
+    trainer = Trainer(model, Precision(CPU, torch.float32), loss=CrossEntropy(smoothing))
     loss = trainer.step(Batch(images, labels.float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import PatchBandit
-from vit_patch_env.agents.bandit import BayesianRegression
+from vit_patch_env.agents.bandit import BanditPolicy, BayesianRegression
 from vit_patch_env.agents.bandit.policies import possible_counts, resampled
 
 N_PATCHES = 16
@@ -158,30 +158,41 @@ def test_runs_in_several_environments_and_from_a_file(tmp_path):
     assert (again.predict(observation, deterministic=True)[0] == expected).all()
 
 
-@pytest.mark.parametrize("sides", [(4, 7), (4, 2), (7, 14), (8, 24), (3, 3)])
-def test_resampled_scores_are_those_of_the_same_place(sides):
+@pytest.mark.parametrize(
+    ("grid", "other"),
+    [((4, 4), (7, 7)), ((4, 6), (2, 3)), ((7, 5), (14, 10)), ((8, 8), (24, 16)), ((3, 3), (3, 3))],
+)
+def test_resampled_scores_are_those_of_the_same_place(grid, other):
     """Scores that are linear in the place remain so, but at the margins, which are not known."""
-    before, after = ((np.arange(side) + 0.5) / side for side in sides)
-    scores = torch.from_numpy(np.add.outer(2 * before, before)).flatten()
-    new = resampled(scores, sides[1] ** 2).view(sides[1], sides[1])
-    inside = (after > before[1]) & (after < before[-2]) if sides[0] > 3 else after > 0
-    expected = torch.from_numpy(np.add.outer(2 * after, after))
-    assert torch.allclose(new[inside][:, inside], expected[inside][:, inside], atol=1e-6)
+    before, after = ([(np.arange(side) + 0.5) / side for side in one] for one in (grid, other))
+    scores = torch.from_numpy(np.add.outer(2 * before[0], before[1])).flatten()
+    new = resampled(scores, grid, other).view(other)
+    rows, columns = (
+        (new > old[1]) & (new < old[-2]) if len(old) > 3 else new > 0
+        for old, new in zip(before, after, strict=True)
+    )
+    expected = torch.from_numpy(np.add.outer(2 * after[0], after[1]))
+    assert torch.allclose(new[rows][:, columns], expected[rows][:, columns], atol=1e-6)
     assert new.mean().item() == pytest.approx(1.5, abs=0.02)
 
 
 def test_a_file_acts_and_learns_on_another_number_of_patches(tmp_path):
-    make = lambda n_patches: ViTPatchSelectEnv(  # noqa: E731
+    make = lambda grid: ViTPatchSelectEnv(  # noqa: E731
         **TINY
-        | {"observation": "none+run", "patch_size": 32 // n_patches}
+        | {"observation": "none+run", "image_size": (8 * grid[0], 8 * grid[1])}
         | {"n_patches_desired": None, "epochs": 1}
     )
-    agent = PatchBandit("BanditPolicy", make(4), seed=0).learn(40)
+    agent = PatchBandit("BanditPolicy", make((2, 8)), seed=0).learn(40)
     agent.save(tmp_path / "agent.zip")
-    bigger = PatchBandit.load(tmp_path / "agent.zip", env=make(8))
+    same = PatchBandit.load(tmp_path / "agent.zip", env=make((2, 8)))
+    assert torch.equal(same.policy.of_patches.mean(), agent.policy.of_patches.mean())
+    other = PatchBandit.load(tmp_path / "agent.zip", env=make((4, 4)))
+    expected = resampled(agent.policy.of_patches.mean(), (2, 8), (4, 4))
+    assert torch.allclose(other.policy.of_patches.mean(), expected)
+    bigger = PatchBandit.load(tmp_path / "agent.zip", env=make((4, 6)))
     for name, value in agent.policy.of_counts.state_dict().items():
         assert torch.equal(value, bigger.policy.of_counts.state_dict()[name])
-    expected = resampled(agent.policy.of_patches.mean(), 64)
+    expected = resampled(agent.policy.of_patches.mean(), (2, 8), (4, 6))
     assert torch.allclose(bigger.policy.of_patches.mean(), expected)
     n_seen = float(bigger.policy.of_counts.n_seen)
     bigger.learn(20)
@@ -189,8 +200,12 @@ def test_a_file_acts_and_learns_on_another_number_of_patches(tmp_path):
 
 
 def test_scores_of_patches_without_a_grid_are_not_resampled():
+    without, square = (
+        BanditPolicy(spaces.Box(0, 1, (n + 3,)), spaces.MultiBinary(n), sampling="uniform")
+        for n in (15, 16)
+    )
     with pytest.raises(ValueError, match="n_patches must be a square number, got 15"):
-        resampled(torch.zeros(15), 16)
+        square.load_state_dict(without.state_dict())
 
 
 def test_same_seed_same_masks():

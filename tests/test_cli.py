@@ -261,7 +261,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
         (["--budget", "seconds"], "--seconds must be given if and only if --budget is seconds"),
         (["--budget", "seconds", "--seconds", "0"], "--seconds must be in (0, inf), got 0"),
         (["--reward", "profit"], "--reward must be one of paper, validation, progress, aic"),
-        (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
+        (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, fp16, got 'fp8'"),
         (
             ["--patch-size", "5"],
             "--image-size must be divisible by --patch-size",

@@ -94,6 +94,8 @@ def test_python_runs(block, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
     if "my_images" in block.code:
         make_folder(name="my_images", n_images=80, size=(32, 32))
+    if block.path.name == "text.md":
+        pytest.importorskip("transformers")
     code = "\n" * block.line + shrunk(block.code)
     exec(compile(code, str(block.path), "exec"), {"__name__": "__main__"})
 
@@ -185,6 +187,7 @@ NEEDED_BY_EXAMPLES = {
     "lightning_trainer.py": ("lightning", "timm"),
     "multi_agent.py": ("pettingzoo", "supersuit"),
     "own_loop.py": ("timm",),
+    "text_tokens.py": ("transformers",),
     "timm_loop.py": ("timm",),
 }
 QUICK = {

@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_and_extended(run, capsys):
         (["--model", "timm:vit_smal"], "--model must be a model of timm, got 'timm:vit_smal'"),
         (["--dim", "64"], "--dim must be None, as --model timm:test_vit has its own, got 64"),
         (["--image-size", "34"], "--image-size must be divisible by --patch-size"),
-        (["--model", "nothing:here"], "--model 'nothing:here' needs the module nothing"),
+        (["--model", "nothing:here"], "--model must be module:function, got 'nothing:here'"),
     ],
 )
 def test_what_a_model_does_not_take_is_one_line(changes, said, capsys, tmp_path):

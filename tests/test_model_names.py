@@ -123,9 +123,9 @@ def test_a_function_in_a_module_of_the_current_folder(tmp_path, monkeypatch):
     env.reset(seed=0)
     assert isinstance(env.episode.model, SimpleViT)
     for name, message in {
-        "my_vits:make": r"needs a function make\(n_classes, channels\) in .* got no such name",
-        "my_vits:number": "got 3",
-        "no_vits:make": "module no_vits in the current folder or installed, got ModuleNotFound",
+        "my_vits:make": "must be module:function, got 'my_vits:make': my_vits has no make",
+        "my_vits:number": "must be module:function, got 'my_vits:number', which is 3",
+        "no_vits:make": "must be module:function, got 'no_vits:make': No module named 'no_vits'",
     }.items():
         with pytest.raises(ValueError, match=message):
             env_of(name)
@@ -276,7 +276,7 @@ def test_the_missing_part_of_a_contract_is_named(mistake, as_module):
 
 
 def test_a_method_that_an_observation_needs_is_named():
-    message = r"first_attention_weights\(images\), which observation attention_received uses"
+    message = "attention_received needs a model with .* \\(first_attention_weights\\), got Whole"
     with pytest.raises(ValueError, match=message):
         env_of(Whole, observation="attention_received").reset(seed=0)
     env = env_of(broken(first_attention=None), observation="none")

@@ -165,7 +165,7 @@ def test_other_actions_are_refused(actions, message):
     ("options", "message"),
     [
         ({"action_space": spaces.Discrete(4)}, r"env must have the action space MultiBinary\(n\)"),
-        ({"n_patches": 5, "n_numbers": 5}, "must have a square number of patches, got 5"),
+        ({"n_patches": 5, "n_numbers": 5}, "must have a square number of patches or a grid, got 5"),
         ({"n_numbers": 3}, "must have an observation of 4 numbers or more, got Box"),
     ],
 )

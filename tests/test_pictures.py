@@ -16,7 +16,7 @@ from PIL.Image import Transpose
 
 from vit_patch_env.data import pictures
 from vit_patch_env.data.pictures import SUFFIXES, read_picture
-from vit_patch_env.data.resize import resize_square
+from vit_patch_env.data.resize import resize_images, resize_square
 from vit_patch_env.data.rgb import BACKGROUND, to_rgb
 from vit_patch_env.system.shown import escaped
 
@@ -381,6 +381,16 @@ def test_crop_agrees_with_the_resizing_of_tensors(size, save):
     image = noise(*size)
     expected = resize_square(torch.from_numpy(np.array(image)).permute(2, 0, 1), 32)
     assert difference(read_picture(save(image, "png"), 32, "crop"), expected.numpy()) <= 1
+
+
+def test_bicubic_interpolation_is_that_of_pillow_and_of_tensors(save):
+    image = noise(64, 64)
+    picture = read_picture(save(image, "png"), 32, "crop", interpolation="bicubic")
+    assert np.array_equal(picture, as_pixels(image.resize((32, 32), Image.Resampling.BICUBIC)))
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    resized = resize_images(tensor, 32, "crop", "bicubic")
+    assert difference(picture, resized.numpy()) <= 1
+    assert difference(picture, resize_square(tensor, 32).numpy()) > 1
 
 
 def test_the_three_ways_to_a_square(save):

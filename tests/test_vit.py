@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vit_patch_env.models.simple_vit import SimpleViT, sincos_positions
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.grid import patch_grid
 
 
 @pytest.fixture
@@ -106,4 +106,4 @@ def test_image_size_must_be_divisible_by_patch_size(image_size, patch_size):
     with pytest.raises(
         ValueError, match=f"got image_size {image_size} and patch_size {patch_size}"
     ):
-        patches_per_side(image_size, patch_size)
+        patch_grid(image_size, patch_size)

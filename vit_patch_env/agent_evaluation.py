@@ -183,7 +183,7 @@ def _facts(env: ViTPatchSelectEnv) -> dict[str, Any]:
         if isinstance(member, property) and hasattr(ViTPatchSelectEnv, name)
     ]
     arguments = [one.name for one in declared(EnvConfig)]
-    derived = ("config", "n_patches", "device", "precision", "metadata", "spec")
+    derived = ("config", "grid", "n_patches", "device", "precision", "metadata", "spec")
     return {name: getattr(env, name) for name in (*arguments, *derived, *of_every_run)}
 
 

@@ -203,8 +203,8 @@ def check(annotation: Any, **values: object) -> Any:
     """
     valid = None
     for name, value in values.items():
-        if isinstance(value, list) and takes_list(annotation):  # as from JSON
-            value = tuple(value)
+        if isinstance(value, list | tuple) and takes_list(annotation):  # lists as from JSON
+            value = tuple(map(plain, value))
         if str in _kinds(annotation)[0]:
             value = as_text(value)
         try:
@@ -242,20 +242,31 @@ def from_text(annotation: Any, text: Any) -> Any:
     if isinstance(text, tuple):
         if text == ("None",) and types.NoneType in kinds:
             return None
-        item = get_args(kinds[0])[0]
+        if len(text) == 1 and any(text[0] in _choices(kind) for kind in kinds):
+            return text[0]
+        if len(text) == 1 and not needs_list(annotation):
+            return from_text(annotation, text[0])
+        item = next(get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple)
         return tuple(from_text(item, one) for one in text)
     if text == "None" and types.NoneType in kinds:
         return None
     for kind in kinds:
+        plain_kind = _kinds(kind)[0][0]
         with suppress(KeyError, ValueError):
-            if kind in _FROM_TEXT:
-                return _FROM_TEXT[kind](text)
+            if plain_kind in _FROM_TEXT:
+                return _FROM_TEXT[plain_kind](text)
     return text
 
 
 def takes_list(annotation: Any) -> bool:
-    """Whether an annotation allows a tuple of any length."""
+    """Whether an annotation allows a tuple."""
     return any(get_origin(kind) is tuple for kind in _kinds(annotation)[0])
+
+
+def needs_list(annotation: Any) -> bool:
+    """Whether an annotation allows nothing but a tuple and None."""
+    kinds = [kind for kind in _kinds(annotation)[0] if kind is not types.NoneType]
+    return all(get_origin(kind) is tuple for kind in kinds)
 
 
 def check_integer(ge: int | None = None, le: int | None = None, /, **values: object) -> None:
@@ -271,7 +282,7 @@ def check_choice(choices: Sequence[object], **values: object) -> None:
     """Require every named value to be one of the choices.
 
     Raises:
-        ArgumentError: "precision must be one of auto, fp32, bf16, got 'fp8'".
+        ArgumentError: "precision must be one of auto, fp32, bf16, fp16, got 'fp8'".
     """
     for name, value in values.items():
         # Arrays, which compare element by element, and other containers are never valid.
@@ -299,7 +310,10 @@ def describe(annotation: Any) -> str:
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
-        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind)
+        if get_origin(kind) is Annotated:  # one with a range of its own
+            words.append(describe(kind))
+            continue
+        word = _name(kind, metadata) or _listed(_choices(kind)) or _listed_kind(kind, kinds)
         if kind in (int, float):
             multiple, inside = _multiple(metadata), _interval(metadata)
             word += f" divisible by {multiple}" if multiple else ""
@@ -332,10 +346,20 @@ def _is_path(metadata: tuple[Any, ...]) -> bool:
     return any(isinstance(data, _Path) for data in metadata)
 
 
-def _listed_kind(kind: Any) -> str:
-    """A tuple of any length in words: "a list, each an integer in [1, inf)"."""
-    item = get_args(kind)[0] if get_origin(kind) is tuple else None
-    return f"a list, each {describe(item)}" if item is not None else str(kind)
+def _listed_kind(kind: Any, kinds: Sequence[Any]) -> str:
+    """A tuple in words: "a list, each an integer in [1, inf)"; after a number, "2 of them".
+
+    Args:
+        kind: the tuple.
+        kinds: those that it stands among.
+    """
+    if get_origin(kind) is not tuple:
+        return str(kind)
+    item, *others = get_args(kind)
+    if others == [...]:
+        return f"a list, each {describe(item)}"
+    n_values = 1 + len(others)
+    return f"{n_values} of them" if item in kinds else f"{n_values} values, each {describe(item)}"
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -1,28 +1,35 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, Search, arguments
-from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named
+from vit_patch_env.checks import PATH, ArgumentError, InnerShare, Share, check_integer, named, shown
 from vit_patch_env.data.dataset_names import check_dataset_name
-from vit_patch_env.models.model_names import check_model_name, has_own_sizes, is_own
+from vit_patch_env.models.model_names import (
+    check_model_name,
+    family_of,
+    has_own_sizes,
+    is_own,
+)
 from vit_patch_env.names import (
     AugmentName,
     BudgetEndName,
     BudgetName,
     ImagesName,
+    InterpolationName,
     OptimizerName,
     PrecisionName,
+    PublishedFamily,
     ResizeName,
     RewardName,
     ScheduleName,
 )
 from vit_patch_env.observation_text import check_layers, parse_observation
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.grid import height_width, patch_grid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,23 +37,34 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from vit_patch_env.data.splits import ImageData
+    from vit_patch_env.data.texts import TextData
 
     MakeModel = Callable[[int, int], nn.Module]
-    Dataset = str | ImageData
+    Dataset = str | ImageData | TextData
     Model = str | nn.Module | MakeModel
     Augment = AugmentName | Callable[[Tensor], Tensor]
     Folder = str | Path
     Device = str | device
+    Loss = str | Callable[[Tensor, Tensor], Tensor] | None
     Desired = int | None
     Size = int
 else:  # values that can be saved and given on the command line
     Dataset, Model, Augment, Folder, Device = str, str, AugmentName, str, str
+    Loss = str | None
     Size = int | None
     Desired = int | Literal["auto"] | None
 
 Count = Annotated[int, Interval(ge=1)]
+Side = Annotated[int, Interval(ge=1, le=16384)]
+
+if TYPE_CHECKING:
+    Sides = int | tuple[int, int]
+else:
+    Sides = Side | tuple[Side, Side] | None
+
 FromZero = Annotated[int, Interval(ge=0)]
 Alpha = Annotated[float, Interval(ge=0)]
+Weight = Annotated[float, Interval(gt=0)]
 
 _MIN_ALPHA = 0.01
 """Below, samples of the Beta distribution underflow to equal shares in float32."""
@@ -72,7 +90,7 @@ class EnvConfig:
 
     dataset: Annotated[
         Dataset,
-        OrObject("an ImageData"),
+        OrObject("an ImageData or a TextData"),
         Doc(
             "images to train on: digits, cifar10, cifar100, fashion_mnist, folder, synthetic, "
             "torchvision:<class> or hf:<path>; see docs/own-data.md"
@@ -94,23 +112,29 @@ class EnvConfig:
     ] = False
     resize: Annotated[
         ResizeName,
-        Doc("how pictures become squares: crop the centre, stretch, or pad with white"),
+        Doc("how pictures get the images' shape: crop the centre, stretch, or pad with white"),
     ] = "crop"
+    interpolation: Annotated[
+        InterpolationName | None,
+        Doc("of resizing; None: as for the weights that training starts from, or bilinear"),
+    ] = None
     images: Annotated[
         ImagesName,
         SAME_RUN,
         Doc("where images are kept: memory, stream (read batch by batch), or auto: what fits"),
     ] = "auto"
     image_size: Annotated[
-        Size,
-        Interval(ge=1, le=16384),
-        Doc("height and width that images are resized to, in pixels; None: the model's own, or 32"),
+        Sides,
+        Doc(
+            "height and width that images are resized to, in pixels, one number for squares; "
+            "None: the model's own, or 32"
+        ),
     ] = _BY_MODEL
     patch_size: Annotated[
         Size,
         Interval(ge=1),
         Doc(
-            "height and width of a patch, in pixels; must divide the image size; None: the "
+            "height and width of a patch, in pixels; must divide those of images; None: the "
             "model's own, or 4"
         ),
     ] = _BY_MODEL
@@ -138,6 +162,21 @@ class EnvConfig:
             "see docs/models.md"
         ),
     ] = "simple_vit"
+    pretrained: Annotated[
+        bool,
+        Doc(
+            "start from the weights that the model's library publishes, downloaded on first use: "
+            "see docs/fine-tuning.md"
+        ),
+    ] = False
+    weights: Annotated[
+        Folder | None,
+        PATH,
+        Doc("file of weights to start from: safetensors, or of torch.save"),
+    ] = None
+    new_head: Annotated[
+        bool, Doc("start with a new head in place of that of the weights, for other classes")
+    ] = False
     keep_rate: Annotated[
         float | None,
         Interval(gt=0, le=1),
@@ -167,9 +206,27 @@ class EnvConfig:
     ] = "truncated"
     learning_rate: Annotated[float, Interval(gt=0), Doc("peak learning rate of the ViT")] = 1e-3
     optimizer: Annotated[
-        OptimizerName, Doc("optimizer of the ViT: adam (the paper's) or adamw")
+        OptimizerName,
+        Doc("optimizer of the ViT: adam (the paper's), adamw, sgd, or sgd_nesterov"),
     ] = "adam"
+    momentum: Annotated[
+        float | None, Interval(ge=0, lt=1), Doc("momentum of sgd and sgd_nesterov; by default 0.9")
+    ] = None
     weight_decay: Annotated[float, Interval(ge=0), Doc("weight decay of the ViT's optimizer")] = 0.0
+    decay_norms: Annotated[
+        bool,
+        Doc("apply weight decay to biases, norms, positions and the class token too"),
+    ] = True
+    layer_decay: Annotated[
+        Share, Doc("factor of the learning rate from each layer to the one before it")
+    ] = 1.0
+    freeze: Annotated[
+        tuple[str, ...],
+        Doc(
+            "parts that are not trained: embedding, blocks:0-5, all-but-head, or names of "
+            "parameters such as blocks.*.mlp.*"
+        ),
+    ] = ()
     schedule: Annotated[
         ScheduleName, Doc("learning rate after the warm-up: constant (the paper's) or cosine")
     ] = "constant"
@@ -179,6 +236,40 @@ class EnvConfig:
     label_smoothing: Annotated[
         float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
     ] = 0.0
+    class_weights: Annotated[
+        tuple[Weight, ...] | Literal["balanced"] | None,
+        Doc(
+            "weight of each class in the training loss, or balanced: all classes have the same "
+            "share of it; by default all images have"
+        ),
+    ] = None
+    loss: Annotated[
+        Loss,
+        OrObject("a function of logits and labels"),
+        Doc(
+            "training loss instead of the cross-entropy: module:function, which maps logits and "
+            "labels (with mixup and CutMix probabilities) to a tensor of shape ()"
+        ),
+    ] = None
+    clip_grad_norm: Annotated[
+        float | None,
+        Interval(gt=0),
+        Doc("largest norm of the gradient, which is scaled down to it; by default any"),
+    ] = None
+    accumulate: Annotated[
+        Count, Doc("batches whose mean gradient is one optimizer step; a step stays one batch")
+    ] = 1
+    ema: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Doc(
+            "decay of a moving average of the weights, such as 0.999, which is evaluated and "
+            "saved in their place; by default none"
+        ),
+    ] = None
+    compile: Annotated[
+        bool, Doc("compile the training step's forward pass with torch.compile at the first one")
+    ] = False
     augment: Annotated[
         Augment,
         OrObject("a function of a batch of images"),
@@ -205,11 +296,11 @@ class EnvConfig:
     ] = 0.0
     mean: Annotated[
         tuple[Annotated[float, Interval(ge=0, le=1)], ...] | None,
-        Doc("of each channel, for normalisation; by default that of the training images"),
+        Doc("of each channel, to normalise; None: as for the weights, or of the training images"),
     ] = None
     std: Annotated[
         tuple[Annotated[float, Interval(gt=0)], ...] | None,
-        Doc("standard deviation of each channel; by default that of the training images"),
+        Doc("standard deviation of each channel; None: as mean"),
     ] = None
     observation: Annotated[
         str,
@@ -259,7 +350,10 @@ class EnvConfig:
     ] = "auto"
     precision: Annotated[
         PrecisionName,
-        Doc("of matrix products: auto (bf16 where the hardware has it), fp32 or bf16"),
+        Doc(
+            "of matrix products: auto (bf16 where the hardware has it), fp32, bf16, or fp16 with a "
+            "scaled loss (CUDA only)"
+        ),
     ] = "auto"
     render_mode: Annotated[
         Literal["rgb_array"] | None,
@@ -276,8 +370,14 @@ class EnvConfig:
         """
         if isinstance(self.dataset, str):
             check_dataset_name(self.dataset)
+        if hasattr(self.dataset, "n_tokens"):
+            self._adopt_text(self.dataset.n_tokens)
         self._adopt_sizes()
-        check_integer(0, self.image_size, crop_padding=self.crop_padding)
+        self._check_weights()
+        self._adopt_preprocessing()
+        if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
+            object.__setattr__(self, "image_size", self.size[0])
+        check_integer(0, min(self.size), crop_padding=self.crop_padding)
         check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
         parse_observation(self.observation)
         if is_own(self.model):
@@ -289,6 +389,8 @@ class EnvConfig:
                 raise ArgumentError(
                     name, f"must be 0 or at least {_MIN_ALPHA}, got {getattr(self, name)}"
                 )
+        self._check_optimizer()
+        self._check_loss()
         if self.n_patches_desired == _AUTO:
             object.__setattr__(self, "n_patches_desired", self.adapted["n_patches_desired"])
         if self.n_patches_desired is not None:
@@ -298,6 +400,29 @@ class EnvConfig:
                 "keep_rate",
                 f"must be None where {named('model')} is an object, got {self.keep_rate}",
             )
+
+    def _check_optimizer(self) -> None:
+        """Refuse a momentum that the optimizer would ignore, or needs."""
+        if self.momentum is not None and not self.optimizer.startswith("sgd"):
+            raise ArgumentError(
+                "momentum", f"is of sgd and sgd_nesterov, got {named('optimizer')} {self.optimizer}"
+            )
+        if self.momentum == 0 and self.optimizer == "sgd_nesterov":
+            raise ArgumentError("momentum", "must be above 0 for sgd_nesterov, got 0.0")
+
+    def _check_loss(self) -> None:
+        """Refuse what a loss of the user's would ignore."""
+        if self.loss is None:
+            return
+        if not (isinstance(self.loss, str) or callable(self.loss)):
+            raise ArgumentError("loss", f"must be a function or its name, got {shown(self.loss)}")
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(self, name):
+                raise ArgumentError(
+                    name,
+                    f"is of the cross-entropy, which {named('loss')} replaces, got "
+                    f"{shown(getattr(self, name))}",
+                )
 
     def _adopt_sizes(self) -> None:
         """Set the sizes that were not given: those of the model, or the paper's.
@@ -323,6 +448,40 @@ class EnvConfig:
                 object.__setattr__(self, name, defaults[name])
 
     @property
+    def starts_from_weights(self) -> bool:
+        """Whether training starts from given weights rather than fresh ones."""
+        return self.pretrained or self.weights is not None
+
+    def _check_weights(self) -> None:
+        """Refuse arguments about weights that contradict each other."""
+        if self.pretrained and self.weights is not None:
+            raise ArgumentError(
+                "weights", f"must not be given with {named('pretrained')}, got {self.weights}"
+            )
+        if self.new_head and not self.starts_from_weights:
+            raise ArgumentError(
+                "new_head", f"is for {named('pretrained')} or {named('weights')}, got neither"
+            )
+        if self.pretrained and family_of(self.model) not in get_args(PublishedFamily):
+            raise ArgumentError(
+                "pretrained",
+                f"is for models of {', '.join(get_args(PublishedFamily))}, whose weights are "
+                f"published, got {named('model')} {shown(self.model)}",
+            )
+
+    def _adopt_preprocessing(self) -> None:
+        """Set what was not given of mean, std and interpolation: as for the weights."""
+        names = [one for one in ("mean", "std", "interpolation") if getattr(self, one) is None]
+        if names and self.starts_from_weights:
+            from vit_patch_env.models.weights.preprocessing import preprocessing_of  # needs torch
+
+            own = preprocessing_of(self.model, self.weights)
+            for name in names:
+                object.__setattr__(self, name, getattr(own, name))
+        if self.interpolation is None:
+            object.__setattr__(self, "interpolation", "bilinear")
+
+    @property
     def _sizes(self) -> dict[str, Any]:
         """The default of each size."""
         if has_own_sizes(self.model) or not isinstance(self.model, str):
@@ -332,6 +491,26 @@ class EnvConfig:
                 return dict.fromkeys(_SIZES) | sizes._asdict()
         return _SIZES
 
+    def _adopt_text(self, n_tokens: int) -> None:
+        """Set what texts leave no choice of: a row of tokens, each a patch, and no augmentation.
+
+        Raises:
+            ArgumentError: for an argument that would change images.
+        """
+        of_texts = {
+            "image_size": (1, n_tokens), "patch_size": 1, "augment": "none", "crop_padding": 0,
+            "flip": None, "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "mean": None,
+            "std": None,
+        }  # fmt: skip
+        for name, value in of_texts.items():
+            given = getattr(self, name)
+            if given not in (value, getattr(type(self), name)):
+                raise ArgumentError(
+                    name,
+                    f"must be {value} where {named('dataset')} is of texts, got {shown(given)}",
+                )
+            object.__setattr__(self, name, value)
+
     @property
     def adapted(self) -> dict[str, Any]:
         """The defaults that follow from other values."""
@@ -339,6 +518,17 @@ class EnvConfig:
         return {"n_patches_desired": n_desired, **self._sizes}
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of images, in pixels; of texts, 1 and their tokens."""
+        return height_width(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        return patch_grid(self.image_size, self.patch_size)
+
+    @property
     def n_patches(self) -> int:
         """Patches of an image."""
-        return patches_per_side(self.image_size, self.patch_size) ** 2
+        rows, columns = self.grid
+        return rows * columns

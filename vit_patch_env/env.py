@@ -28,11 +28,12 @@ from vit_patch_env.checks import (
 )
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData
 from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
-from vit_patch_env.rendering import draw_selection
+from vit_patch_env.rendering import draw_selection, draw_tokens
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
 from vit_patch_env.training.evaluation import Metrics
@@ -43,7 +44,9 @@ Answer = TypeVar("Answer")
 _PLAIN = (str, int, float, tuple, type(None))
 """Values of arguments that can be saved."""
 
-_FIXED = {"config", "n_patches", *(one.name for one in declared(EnvConfig))} - {"render_mode"}
+_FIXED = {"config", "grid", "n_patches", *(one.name for one in declared(EnvConfig))} - {
+    "render_mode"
+}
 """Attributes that cannot be assigned, as a new value would not take effect."""
 
 
@@ -135,7 +138,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     Attributes:
         config: the arguments; each of them can also be read as an attribute, and none but
             `render_mode` can be assigned.
-        n_patches: patches of an image.
+        grid: rows and columns of patches of an image.
+        n_patches: their number.
         device: of the ViT.
         precision: of the ViT.
 
@@ -144,6 +148,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     """
 
     config: EnvConfig
+    grid: tuple[int, int]
     n_patches: int
     batch_size: int
     epochs: int
@@ -156,7 +161,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._factory = EpisodeFactory(config)
         precision = self._factory.precision
         fixed = {one.name: getattr(config, one.name) for one in declared(EnvConfig)}
-        fixed |= {"config": config, "n_patches": config.n_patches}
+        fixed |= {"config": config, "grid": config.grid, "n_patches": config.n_patches}
         fixed |= {"precision": precision, "device": precision.device}
         vars(self).update(fixed)  # as these names cannot be assigned
         self.observation_space = self._factory.observation.space(self.n_patches)
@@ -192,16 +197,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            kwargs = {
-                name: as_text(plain(value)) for name, value in spec.kwargs.items()
-            }  # for JSON
+            kwargs = {name: _json_value(value) for name, value in spec.kwargs.items()}
             timed = self.config.budget == "seconds"
             spec = replace(spec, kwargs=kwargs, nondeterministic=spec.nondeterministic or timed)
         self._spec = spec
 
     @property
-    def data(self) -> ImageData:
-        """The images and labels, on the training device; loaded at first use."""
+    def data(self) -> ImageData | TextData:
+        """The images, or texts, and labels, on the training device; loaded at first use."""
         return self._factory.data
 
     @property
@@ -387,6 +390,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         run = self.episode.run
         images, patch_mask = self.episode.shown or (run.batch.images, self.episode.patch_mask)
         images = run.stream.normalize.inverse(images[:N_SHOWN])
+        if isinstance(self.data, TextData):
+            return draw_tokens(self.data.shown(images), patch_mask)
         return draw_selection(images.cpu().numpy(), patch_mask)
 
     def close(self) -> None:
@@ -467,15 +472,34 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise InputError(f"expected the state of a run with this ViT, got: {reason}") from error
         self._episode, self._last_episode = current, last
 
+    def read_weights(self, saved: Path | None = None) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Otherwise the first reset does so, before the images are read.
+
+        Args:
+            saved: of `save_weights`, to read instead.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        self._factory.read_weights(saved)
+
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, for runs that must not depend on their file.
+
+        Args:
+            path: of the file, safetensors.
+        """
+        self._factory.save_weights(path)
+
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""
         data = self.data
         return {
             **{name: len(getattr(data, name).labels) for name in get_args(SplitName)},
             "classes": list(data.classes),
-            "channel_mean": _rounded(data.channel_mean),
-            "normalize_mean": _rounded(self._factory.mean),
-            "normalize_std": _rounded(self._factory.std),
+            **self._factory.statistics,
         }
 
     def _fixed_arguments(self) -> dict[str, Any]:
@@ -538,5 +562,8 @@ def _hint_at_cost(config: EnvConfig) -> None:
     )
 
 
-def _rounded(values: tuple[float, ...]) -> list[float]:
-    return [round(value, 6) for value in values]
+def _json_value(value: object) -> object:
+    """A value as JSON has it, so that a spec read from JSON equals the one that was written."""
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    return as_text(plain(value))

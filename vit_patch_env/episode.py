@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_patch_env.checks import check_choice
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.data.images import in_batches
-from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.splits import SplitData
 from vit_patch_env.layers import check_selector
 from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
@@ -32,7 +32,7 @@ from vit_patch_env.training.evaluation import Metrics
 from vit_patch_env.training.run import TrainingRun
 
 MAX_SKIPPED = 10
-"""Consecutive skipped steps that end a run, since its weights no longer change."""
+"""Consecutive skipped updates that end a run, since its weights no longer change."""
 
 N_SHOWN = 8
 """Images of a batch that are kept for rendering."""
@@ -148,7 +148,7 @@ class Episode:
     def __init__(
         self,
         run: TrainingRun,
-        data: ImageData,
+        data: SplitData,
         *,
         observation: Observation,
         reward: RewardSettings,
@@ -178,6 +178,11 @@ class Episode:
     def model(self) -> nn.Module:
         """The ViT."""
         return self.run.trainer.model
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The ViT that is evaluated and saved: with the average of its weights, if it has one."""
+        return self.run.trainer.evaluated
 
     @property
     def progress(self) -> float:
@@ -260,9 +265,12 @@ class Episode:
         n_selected, n_patches = int(patch_mask.sum()), len(patch_mask)
         self._n_selected_sum += n_selected
         decrease = self._val_loss_decrease()
-        self._n_consecutive_skipped = self._n_consecutive_skipped + 1 if skipped else 0
+        if not run.trainer.update.n_added:  # an update was due
+            self._n_consecutive_skipped = self._n_consecutive_skipped + 1 if skipped else 0
         finite = math.isfinite(loss) and math.isfinite(decrease)
-        if not finite or self._n_consecutive_skipped == MAX_SKIPPED:
+        # A scale of the loss that is too large is lowered first.
+        max_skipped = MAX_SKIPPED + run.trainer.update.n_scale_steps
+        if not finite or self._n_consecutive_skipped == max_skipped:
             patch = patch_term(n_selected, settings.n_patches_desired, n_patches)
             self.diverged = True
             reward = divergence_reward(self._so_far(loss, n_patches))
@@ -360,7 +368,7 @@ class Episode:
             nonlocal state
             assert selector is not None
             # After a divergence they may not be finite, which policies reject.
-            values = np.nan_to_num(self.run.observe(images).cpu().numpy())
+            values = np.nan_to_num(self.run.observe(images, self.evaluated).cpu().numpy())
             action, state = selector.predict(self.view(values), state=state, deterministic=True)
             return self._keep(self.select(action, values).patch_mask)
 
@@ -371,7 +379,8 @@ class Episode:
         """The observation of each batch of a split without run features, (n_patches,)."""
         batches = in_batches(getattr(self.data, split).images, self.run.stream.batch_size)
         normalize, device = self.run.stream.normalize, self._device
-        observed = (self.run.observe(normalize(images.to(device))) for images in batches)
+        model = self.evaluated
+        observed = (self.run.observe(normalize(images.to(device)), model) for images in batches)
         # After a divergence they may not be finite, which policies reject.
         return [np.nan_to_num(values.cpu().numpy()) for values in observed]
 

@@ -2,9 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +14,19 @@ from torch import Tensor, nn
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
-from vit_patch_env.data.batches import Batch, BatchStream, Normalize
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize, Preparation
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.models import check_model, make_model, model_class
-from vit_patch_env.models.contract import check_contract
+from vit_patch_env.models.contract import check_contract, plain_model
 from vit_patch_env.models.model_names import family_of, is_own
+from vit_patch_env.models.weights.initial import InitialWeights
 from vit_patch_env.observation import check_observable, make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
+from vit_patch_env.system.imported import imported
 from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.torch_state import (
     DrawingFrom,
@@ -33,6 +38,9 @@ from vit_patch_env.system.torch_state import (
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
+from vit_patch_env.training.freezing import freeze
+from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
+from vit_patch_env.training.parameter_groups import parameter_groups
 from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
@@ -58,9 +66,16 @@ class EpisodeFactory:
     def __init__(self, config: EnvConfig) -> None:
         if isinstance(config.dataset, str):
             check_dataset(config.dataset, config.data_dir)
-        elif not isinstance(config.dataset, ImageData):
+        elif not isinstance(config.dataset, ImageData | TextData):
             raise ArgumentError(
-                "dataset", f"must be a name or an ImageData, got {shown(config.dataset)}"
+                "dataset",
+                f"must be a name, an ImageData or a TextData, got {shown(config.dataset)}",
+            )
+        if isinstance(config.dataset, TextData) and isinstance(config.model, str):
+            raise ArgumentError(
+                "model",
+                f"must be a function where {named('dataset')} is of texts, such as "
+                f"vit_patch_env.bert_encoder, got {config.model}, which takes images",
             )
         if isinstance(config.model, str):
             check_model(config.model, config.keep_rate)
@@ -85,31 +100,57 @@ class EpisodeFactory:
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)
         self.observation = make_observation(config.observation, config.observe_images)
+        loss = config.loss
+        self._user_loss = imported("loss", loss) if isinstance(loss, str) else loss
         self._check_memory()
+        self._check_layers()
         self._unchecked_model = not is_own(config.model)
+        self._initial = self._initial_weights() if config.starts_from_weights else None
         # Loaded at first use, so that creating and pickling an environment is cheap.
-        self._data: ImageData | None = None
+        self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
-    def data(self) -> ImageData:
-        """The images and labels, on the training device; loaded at first use."""
+    def data(self) -> ImageData | TextData:
+        """The images, or texts, and labels, on the training device; loaded at first use."""
         if self._data is None:
             with own_torch_state(), float32_by_default, on_cpu():
                 self._data = self._load_data().to(self.precision.device)
         return self._data
 
     @property
-    def mean(self) -> tuple[float, ...]:
-        """Of each channel, for normalisation: the given one, or that of the training images."""
-        return self.data.channel_mean if self.config.mean is None else self.config.mean
+    def statistics(self) -> dict[str, Any]:
+        """Statistics that identify the items, and those that normalise them, as plain data."""
+        data = self.data
+        if isinstance(data, TextData):
+            return {"texts": data.digest()}
+        mean, std = self._normalization(data)
+        values = {"channel_mean": data.channel_mean, "normalize_mean": mean, "normalize_std": std}
+        return {name: [round(one, 6) for one in value] for name, value in values.items()}
 
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Of each channel, for normalisation: the given one, or that of the training images."""
-        return self.data.channel_std if self.config.std is None else self.config.std
+    def read_weights(self, saved: Path | None = None) -> None:
+        """Read or download the weights that training starts from, if any, and check them.
+
+        Args:
+            saved: of `save_weights`, to read instead.
+
+        Raises:
+            ArgumentError: if they cannot be read, or are those of another model.
+        """
+        if self._initial is None:
+            return
+        with self._seeded(0):  # of a model that a library makes to convert them
+            if saved is not None:
+                self._initial.read_saved(saved)
+            self._initial.read(self._make_model)
+
+    def save_weights(self, path: Path) -> None:
+        """Save the weights that training starts from, as they are loaded into models."""
+        assert self._initial is not None
+        with self._seeded(0):
+            self._initial.save(path, self._make_model, self.data.channels)
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -143,10 +184,11 @@ class EpisodeFactory:
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
-        """An episode with fresh weights."""
+        """An episode with fresh weights, or those that training starts from."""
+        self.read_weights()  # before the images
         config, data = self.config, self.data
         started = time.perf_counter()
-        normalize = Normalize(self.mean, self.std, self.precision.device)
+        normalize = self._preparation()
         stream = BatchStream(
             *data.train,
             normalize,
@@ -173,8 +215,15 @@ class EpisodeFactory:
                 schedule=config.schedule,
             ),
             optimizer=config.optimizer,
+            momentum=config.momentum,
             weight_decay=config.weight_decay,
-            label_smoothing=config.label_smoothing,
+            decay_norms=config.decay_norms,
+            layer_decay=config.layer_decay,
+            loss=self._loss(),
+            clip_grad_norm=config.clip_grad_norm,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            compiled=config.compile,
         )
         run = TrainingRun(
             trainer,
@@ -207,6 +256,7 @@ class EpisodeFactory:
         if family_of(config.model):  # which also refuses a model that cannot work
             with torch.device("meta"):
                 model = self._make_model(n_classes=2, channels=3)
+            self._check_observable(model)
             n_weights = sum(weight.numel() for weight in model.parameters())
             check_fits(16 * n_weights, f"the weights of {config.model}", self.precision.device)
             return
@@ -219,7 +269,22 @@ class EpisodeFactory:
         # Weight, gradient and two moments of the optimizer; one image's values in one layer.
         check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", self.precision.device)
 
-    def _load_data(self) -> ImageData:
+    def _check_layers(self) -> None:
+        """Refuse parts to freeze or learning rates by layer that a model by name does not have."""
+        config = self.config
+        if not (is_own(config.model) or family_of(config.model)):
+            return
+        if config.freeze or config.layer_decay < 1:
+            with DrawingFrom(torch.Generator()), torch.device("meta"):
+                model = self._make_model(2, 3)
+            parameter_groups(model, learning_rate=1.0, layer_decay=config.layer_decay)
+
+    def _check_observable(self, model: nn.Module) -> None:
+        """Refuse a model that the observation cannot be computed of."""
+        n_layers, name = getattr(model, "n_layers", None), type(plain_model(model)).__name__
+        check_observable(self.config.observation, model, n_layers, name)
+
+    def _load_data(self) -> ImageData | TextData:
         config = self.config
         data = config.dataset
         if isinstance(data, str):
@@ -232,21 +297,44 @@ class EpisodeFactory:
                 skip_corrupt=config.skip_corrupt,
                 resize=config.resize,
                 images=config.images,
+                interpolation=config.interpolation or "bilinear",
+                check_classes=self._check_classes,
             )
-        n_images, channels, *size = data.train.images.shape
-        if size != [config.image_size, config.image_size]:
+        else:
+            self._check_classes(data.classes)
+        if data.size != config.size:
             raise ArgumentError(
                 "image_size",
-                f"must be that of the {named('dataset')}, {size}, got {config.image_size}",
+                f"must be that of the {named('dataset')}, {[*data.size]}, got {config.image_size}",
             )
-        check_integer(1, n_images, batch_size=self.config.batch_size)
-        self._check_channels(channels)
+        check_integer(1, len(data.train.images), batch_size=self.config.batch_size)
+        self._check_channels(data.channels)
+        self._check_class_weights(len(data.classes))
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
         if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
             with DrawingFrom(torch.Generator()), torch.device("meta"):
-                self._make_model(len(data.classes), channels)
+                self._make_model(len(data.classes), data.channels)
+        if self._initial is not None:  # of other channels than it was expected
+            with self._seeded(0):
+                self._initial.read(self._make_model, data.channels)
         return data
+
+    def _initial_weights(self) -> InitialWeights:
+        """The weights that training starts from, which are not read yet."""
+        config = self.config
+        return InitialWeights(
+            config.model,
+            path=config.weights,
+            new_head=config.new_head,
+            image_size=config.size,
+            patch_size=config.patch_size,
+        )
+
+    def _check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse weights for another number of classes."""
+        if self._initial is not None:
+            self._initial.check_classes(len(classes))
 
     def _check_channels(self, channels: int) -> None:
         """Refuse an augmentation or normalisation for another number of channels."""
@@ -259,7 +347,50 @@ class EpisodeFactory:
                     name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
                 )
 
-    def _validation(self, normalize: Normalize) -> list[Batch]:
+    def _loss(self) -> Loss:
+        """The training loss."""
+        config, data = self.config, self.data
+        device = self.precision.device
+        if self._user_loss is not None:
+            return UserLoss(
+                self._user_loss,
+                n_classes=len(data.classes),
+                soft=config.mixup > 0 or config.cutmix > 0,
+                device=device,
+            )
+        weights = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(data.train.labels, data.classes)
+        elif config.class_weights is not None:
+            weights = torch.tensor(config.class_weights, dtype=torch.float32, device=device)
+        return CrossEntropy(config.label_smoothing, weights)
+
+    def _check_class_weights(self, n_classes: int) -> None:
+        """Refuse weights of another number of classes."""
+        weights = self.config.class_weights
+        if isinstance(weights, tuple) and len(weights) != n_classes:
+            raise ArgumentError(
+                "class_weights",
+                f"must be {counted(n_classes, 'number')}, one per class, got {len(weights)}: "
+                f"{shown(weights)}",
+            )
+
+    def _preparation(self) -> Preparation:
+        """What maps images or texts to the model's input."""
+        data, device = self.data, self.precision.device
+        if isinstance(data, TextData):
+            return TokenIds(device)
+        return Normalize(*self._normalization(data), device)
+
+    def _normalization(self, data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel: the given ones, or those of the training images."""
+        config = self.config
+        return (
+            data.channel_mean if config.mean is None else config.mean,
+            data.channel_std if config.std is None else config.std,
+        )
+
+    def _validation(self, normalize: Preparation) -> list[Batch]:
         """The validation images that the reward is measured on, normalised, in batches."""
         images, labels = self.data.val
         n_images, device = self.config.reward_images, self.precision.device
@@ -302,10 +433,10 @@ class EpisodeFactory:
     def _run_costs(self) -> RunCosts:
         """The costs of the model that trains, with weights of its own."""
         if self._costs is None:
-            config, images = self.config, self._blank_images()
-            n_val = len(self.data.val.labels)
+            config, data, images = self.config, self.data, self._blank_images()
+            n_val = len(data.val.labels)
             with self._seeded(0):
-                model = self._make_model(len(self.data.classes), images.shape[1])
+                model = self._make_model(len(data.classes), data.channels)
             measured = config.reward == "validation"
             self._costs = RunCosts(
                 FlopMeter(
@@ -322,15 +453,14 @@ class EpisodeFactory:
     def _reference_cost(self) -> ReferenceCost:
         """The cost of a SimpleViT of these sizes, or of a model that is not of this package."""
         if self._reference is None:
-            images = self._blank_images()
-            make = partial(self._reference_model, len(self.data.classes), images.shape[1])
-            self._reference = ReferenceCost(make, images)
+            data = self.data
+            make = partial(self._reference_model, len(data.classes), data.channels)
+            self._reference = ReferenceCost(make, self._blank_images())
         return self._reference
 
-    def _blank_images(self) -> Tensor:
-        """A batch whose FLOPs are counted: (batch, channels, height, width), on the device."""
-        shape = self.config.batch_size, *self.data.train.images.shape[1:]
-        return torch.zeros(shape, dtype=torch.float32, device=self.precision.device)
+    def _blank_images(self, n_images: int | None = None) -> Tensor:
+        """A model's input, by default a batch whose FLOPs are counted, on the device."""
+        return self.data.blank(n_images or self.config.batch_size, self.precision.device)
 
     def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
         with self._seeded(0):  # as its FLOPs may depend on its weights
@@ -341,22 +471,18 @@ class EpisodeFactory:
             )
 
     def _new_model(self, seed: int) -> nn.Module:
-        """A model with fresh weights that depend only on the seed."""
+        """A model whose fresh weights depend only on the seed."""
         data = self.data
-        n_classes, channels = len(data.classes), data.train.images.shape[1]
         with self._seeded(seed):
-            model = self._make_model(n_classes, channels)
+            model = self._make_model(len(data.classes), data.channels)
+            if self._initial is not None:
+                self._initial.load_into(model, self._make_model, data.channels)
+            self._check_observable(model)
             if self._unchecked_model:
-                check_observable(
-                    self.config.observation,
-                    model,
-                    getattr(model, "n_layers", None),
-                    type(model).__name__,
-                )
                 check_contract(
                     model,
-                    torch.zeros(2, *data.train.images.shape[1:], dtype=torch.float32),
-                    n_classes=n_classes,
+                    self._blank_images(2).cpu(),
+                    n_classes=len(data.classes),
                     n_patches=self.config.n_patches,
                     observe=self.observation.function,
                     observation=self.config.observation,
@@ -382,6 +508,12 @@ class EpisodeFactory:
                 yield
 
     def _make_model(self, n_classes: int, channels: int) -> nn.Module:
+        """A model; the gradients of its frozen parts are neither computed nor counted."""
+        model = self._trainable_model(n_classes, channels)
+        freeze(model, self.config.freeze)
+        return model
+
+    def _trainable_model(self, n_classes: int, channels: int) -> nn.Module:
         config = self.config
         return make_model(
             config.model,
@@ -392,6 +524,6 @@ class EpisodeFactory:
         )
 
     @property
-    def _vit_options(self) -> dict[str, int]:
+    def _vit_options(self) -> dict[str, Any]:
         names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
         return {name: getattr(self.config, name) for name in names}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vit_patch_env.checks import ArgumentError, InputError, counted, shown
 from vit_patch_env.episode import Selector
 from vit_patch_env.observation import standardized
+from vit_patch_env.patches.sampling import Grid, grid_of, grid_of_env, known_grid
 
 try:
     from pettingzoo import ParallelEnv
@@ -27,7 +28,7 @@ N_OWN = 4
 
 
 def agent_observations(
-    values: NDArray[np.float32], features: NDArray[np.float32]
+    values: NDArray[np.float32], features: NDArray[np.float32], grid: Grid | None = None
 ) -> NDArray[np.float32]:
     """What each patch's agent observes: (n_patches, 4 + n_features) float32.
 
@@ -36,14 +37,18 @@ def agent_observations(
     of the image's height and width, in (0, 1); and the features, which all agents share.
 
     Args:
-        values: observation of a batch, (n_patches,), where n_patches is a square number.
+        values: observation of a batch, (n_patches,).
         features: of the run, (n_features,).
+        grid: rows and columns of patches; by default a square.
+
+    Raises:
+        ValueError: if there is no grid and n_patches is not a square number.
     """
     n_patches = len(values)
     rows = np.empty((n_patches, N_OWN + len(features)), dtype=np.float32)
     rows[:, 0] = values
     rows[:, 1] = standardized(torch.tensor(values, device="cpu")).numpy()
-    rows[:, 2:N_OWN] = _centres(n_patches)
+    rows[:, 2:N_OWN] = _centres(grid_of(n_patches, grid))
     rows[:, N_OWN:] = features
     return rows
 
@@ -70,13 +75,15 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
     Those of the environment, the same for every agent.
 
     Args:
-        env: an environment whose action space is MultiBinary(n_patches), n_patches a square number,
-            and whose observation has a number per patch and then features of the run, if any;
-            without them `info["progress"]` is the only feature.
+        env: an environment whose action space is MultiBinary(n_patches), and whose observation has
+            a number per patch and then features of the run, if any; without them
+            `info["progress"]` is the only feature. Without a `grid`, rows and columns of patches,
+            they must form a square.
 
     Attributes:
         env: the environment.
         n_patches: number of agents.
+        grid: rows and columns of patches.
         possible_agents: their names.
         agents: the same during an episode, none before and after it.
 
@@ -87,6 +94,7 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
         self.n_patches = _check_spaces(env)
+        self.grid = _grid(env, self.n_patches)
         self.render_mode = env.render_mode
         self.metadata = {
             **env.metadata, "name": "vit_patch_select_v0", "is_parallelizable": True,
@@ -205,7 +213,7 @@ class PatchAgents(ParallelEnv):  # type: ignore[misc]  # PettingZoo publishes no
                     f"got {shown(sorted(info))}"
                 )
             features = np.array([info["progress"]], dtype=np.float32)
-        rows = agent_observations(values, features)
+        rows = agent_observations(values, features, self.grid)
         return dict(zip(self.agents, rows, strict=True))
 
     def _each(self, info: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -220,11 +228,21 @@ class SharedPolicy:
         policy: anything with Stable-Baselines3's predict() that maps the observations of agents,
             (n_agents, n_numbers), to their actions, without a hidden state.
         n_patches: number of agents.
+        grid: rows and columns of patches, `PatchAgents.grid`; by default a square.
+
+    Raises:
+        ValueError: for a grid of another number of patches, or none where they form no square.
     """
 
-    def __init__(self, policy: Selector, n_patches: int) -> None:
+    def __init__(self, policy: Selector, n_patches: int, grid: Grid | None = None) -> None:
+        if grid is not None and known_grid(n_patches, grid) is None:
+            raise ArgumentError(
+                "grid",
+                f"must be rows and columns of {counted(n_patches, 'patch')}, got {shown(grid)}",
+            )
         self.policy = policy
         self.n_patches = n_patches
+        self.grid = grid_of(n_patches, grid)
 
     def predict(
         self,
@@ -239,7 +257,8 @@ class SharedPolicy:
         evaluated after a run.
         """
         values, features = np.split(np.asarray(observation, dtype=np.float32), [self.n_patches])
-        rows = agent_observations(values, features if len(features) else np.ones(1, np.float32))
+        features = features if len(features) else np.ones(1, np.float32)
+        rows = agent_observations(values, features, self.grid)
         actions, _ = self.policy.predict(rows, deterministic=deterministic)
         return np.asarray(actions, dtype=np.int8).reshape(self.n_patches), None
 
@@ -254,8 +273,6 @@ def _check_spaces(env: gym.Env[Any, Any]) -> int:
     if not isinstance(action, spaces.MultiBinary) or len(action.shape) != 1:
         raise ArgumentError("env", f"must have the action space MultiBinary(n), got {action}")
     n_patches = int(action.shape[0])
-    if math.isqrt(n_patches) ** 2 != n_patches:
-        raise ArgumentError("env", f"must have a square number of patches, got {n_patches}")
     shape = observation.shape if isinstance(observation, spaces.Box) else ()
     if len(shape) != 1 or shape[0] < n_patches:
         raise ArgumentError(
@@ -264,6 +281,20 @@ def _check_spaces(env: gym.Env[Any, Any]) -> int:
             f"{observation}",
         )
     return n_patches
+
+
+def _grid(env: gym.Env[Any, Any], n_patches: int) -> Grid:
+    """Rows and columns of an environment's patches.
+
+    Raises:
+        ArgumentError: if it does not say them and they form no square.
+    """
+    try:
+        return grid_of_env(env, n_patches)
+    except InputError as error:
+        raise ArgumentError(
+            "env", f"must have a square number of patches or a grid, got {n_patches}"
+        ) from error
 
 
 def _agent_space(observation: spaces.Space[Any], n_patches: int) -> spaces.Box:
@@ -287,8 +318,7 @@ def _agent_space(observation: spaces.Space[Any], n_patches: int) -> spaces.Box:
 
 
 @cache
-def _centres(n_patches: int) -> NDArray[np.float64]:
+def _centres(grid: Grid) -> NDArray[np.float64]:
     """Row and column of the centre of each patch, in (0, 1): (n_patches, 2)."""
-    side = math.isqrt(n_patches)
-    cells = np.divmod(np.arange(n_patches), side)
-    return (np.stack(cells, axis=1) + 0.5) / side
+    cells = np.divmod(np.arange(math.prod(grid)), grid[1])
+    return (np.stack(cells, axis=1) + 0.5) / grid

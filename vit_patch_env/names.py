@@ -14,6 +14,9 @@ ImagesName = Literal["auto", "memory", "stream"]
 ResizeName = Literal["crop", "stretch", "pad"]
 """How images become squares: `data/pictures.py`."""
 
+InterpolationName = Literal["bilinear", "bicubic"]
+"""How pictures are resized: `data/resize.py`."""
+
 SplitName = Literal["train", "val", "test"]
 
 ModelName = Literal[
@@ -25,14 +28,19 @@ ModelName = Literal[
 ModelFamily = Literal["timm", "torchvision", "hf", "vit_pytorch"]
 """Libraries in `models/families/`: a model's name is `<family>:<name of the library>`."""
 
+PublishedFamily = Literal["timm", "torchvision", "hf"]
+"""Those of them whose weights are published: `models/weights/`."""
+
 AugmentName = Literal[
     "crop-flip", "none", "randaugment", "trivialaugment", "random-resized-crop",
 ]  # fmt: skip
 """Functions in `data/augment.py`."""
 
-OptimizerName = Literal["adam", "adamw"]
+OptimizerName = Literal["adam", "adamw", "sgd", "sgd_nesterov"]
+"""Optimizers in `training/optimizers.py`."""
+
 ScheduleName = Literal["constant", "cosine"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 BudgetName = Literal["epochs", "flops", "seconds"]
 """Units of a budget: `training/budget.py`."""

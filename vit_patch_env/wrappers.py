@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import InputError, check_choice, check_integer, counted, shown
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of_env
 from vit_patch_env.patches.selection import top_k_mask
 
 CountSamplingName = SamplingName | Literal["attended"]
@@ -86,7 +86,8 @@ class CountAction(
 
     Raises:
         ValueError: for another action space, counts out of range or repeated, an unknown sampling,
-            or `attended` with an observation that has no number per patch.
+            `attended` with an observation that has no number per patch, or `spread` where the
+            environment has no `grid` of patches and they do not form a square.
     """
 
     def __init__(
@@ -106,6 +107,9 @@ class CountAction(
                     f"the observation must have {counted(self.n_patches, 'number')} or more for "
                     f"sampling='attended', got {env.observation_space}"
                 )
+        self._grid: Grid | None = None
+        if sampling == "spread":
+            self._grid = grid_of_env(env, self.n_patches)
         # JSON has lists only, and a spec read from it must equal the one that was written.
         gym.utils.RecordConstructorArgs.__init__(
             self, counts=None if counts is None else list(self.counts), sampling=sampling
@@ -150,7 +154,7 @@ class CountAction(
         values = self._patch_values
         scores = np.zeros(self.n_patches) if values is None else _standardise(values)
         sampler = SAMPLERS["uniform" if self.sampling == "attended" else self.sampling]
-        return sampler(scores, n_keep, self._rng)
+        return sampler(scores, n_keep, self._rng, self._grid)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """The valid actions, (len(counts),): all of them. For MaskablePPO of sb3-contrib."""

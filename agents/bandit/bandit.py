@@ -71,7 +71,7 @@ class PatchBandit(OnlineAlgorithm):
         learning: whether `learn` updates the model; if not, it acts by the posterior mean.
         stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: of the policy, besides its seed.
+        policy_kwargs: of the policy, besides its seed and grid.
         verbose: 0 for no output, 1 for information.
         seed: of the agent and the environment.
         device: unused: it always runs on the CPU; for the same signature as other agents.
@@ -146,7 +146,11 @@ class PatchBandit(OnlineAlgorithm):
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
         policy = self.policy_class(
-            self.observation_space, self.action_space, seed=self.seed, **self.policy_kwargs
+            self.observation_space,
+            self.action_space,
+            seed=self.seed,
+            grid=self.known_grid(),
+            **self.policy_kwargs,
         )
         assert isinstance(policy, BanditPolicy)
         self._use_policy(policy)

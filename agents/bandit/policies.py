@@ -1,6 +1,5 @@
 """The model of a PatchBandit, and the patch masks that it samples."""
 
-import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
 from vit_patch_env.checks import ArgumentError, InputError, named
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of, known_grid
 
 RUN_FEATURES = 3
 """Number of run features at the end of an observation; the first is the progress."""
@@ -35,25 +34,18 @@ def possible_counts(n_patches: int) -> list[int]:
     return sorted({round(float(count)) for count in np.geomspace(low, n_patches, n_arms)})
 
 
-def resampled(scores: Tensor, n_patches: int) -> Tensor:
-    """Scores of a square grid's patches on another square grid: (n_patches,).
+def resampled(scores: Tensor, grid: Grid, other: Grid) -> Tensor:
+    """Scores of a grid's patches on another grid: (rows * columns of the other,).
 
     Bilinear between the centres of patches, and averaged over those that a larger patch covers.
 
     Args:
-        scores: of the first grid's patches.
-        n_patches: of the other grid.
-
-    Raises:
-        ValueError: for numbers of patches that are not square.
+        scores: of the first grid's patches, (rows * columns,).
+        grid: rows and columns of patches.
+        other: rows and columns of the other grid.
     """
-    check_square(len(scores))
-    check_square(n_patches)
-    side, other = math.isqrt(len(scores)), math.isqrt(n_patches)
-    grid = scores.view(1, 1, side, side)
-    return functional.interpolate(
-        grid, size=(other, other), mode="bilinear", antialias=True
-    ).flatten()
+    image = scores.view(1, 1, *grid)
+    return functional.interpolate(image, size=other, mode="bilinear", antialias=True).flatten()
 
 
 class BanditPolicy(PatchPolicy):
@@ -75,10 +67,11 @@ class BanditPolicy(PatchPolicy):
         score_precision: prior precision of the patches' scores.
         sampling: how patches are sampled: `uniform`, or `spread` evenly over the image.
         seed: of the samples of the model and of patches.
+        grid: rows and columns of patches, if they are known.
 
     Raises:
         ValueError: for an observation without run features, a value outside its range, or `spread`
-            where the patches do not form a square.
+            where the grid is not known and no square.
     """
 
     def __init__(
@@ -90,8 +83,9 @@ class BanditPolicy(PatchPolicy):
         score_precision: float = BanditOptions.score_precision,
         sampling: SamplingName = BanditOptions.sampling,
         seed: int | None = None,
+        grid: Grid | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, seed)
+        super().__init__(observation_space, action_space, seed, grid)
         shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
         if shape != expected:
             raise InputError(
@@ -105,15 +99,17 @@ class BanditPolicy(PatchPolicy):
             sampling=sampling,
         )
         if options.sampling == "spread":
-            check_square(self.n_patches)
+            grid_of(self.n_patches, self.grid)
         self.n_stages = n_stages = options.n_stages
         self.counts = possible_counts(self.n_patches)
         weights = torch.cat((torch.tensor(_PRIOR).repeat(n_stages), torch.zeros(n_stages + 2)))
         self.of_counts = BayesianRegression(weights, options.prior_precision)
         self.of_patches = BayesianRegression(torch.zeros(self.n_patches), options.score_precision)
+        self.rows_columns: Tensor
+        self.register_buffer("rows_columns", torch.tensor(self.grid or (0, 0)))  # 0: not known
         self.budget_steps: Tensor
         self.register_buffer("budget_steps", torch.tensor(512))  # of the current run
-        self.sample_patches = SAMPLERS[sampling]
+        self.sampling = options.sampling
         logs = np.log2(self.counts)
         size = (2 * logs - logs[0] - logs[-1]) / max(logs[-1] - logs[0], 1)  # in [-1, 1]
         self._powers = np.stack([np.ones_like(size), size, size**2])  # (3, n_counts)
@@ -128,20 +124,24 @@ class BanditPolicy(PatchPolicy):
         there, so that they become prior means.
 
         Raises:
-            ValueError: if the patches of one of the two do not form a square.
+            ValueError: if the grid of one of the two is not known, and its patches form no square.
         """
         name = "of_patches."
         n_patches = len(state_dict.get(f"{name}prior_mean", self.of_patches.prior_mean))
-        if n_patches != self.n_patches:
+        grid = known_grid(n_patches, state_dict.get("rows_columns", torch.zeros(2)).tolist())
+        new: dict[str, Tensor] = {}
+        if n_patches != self.n_patches or grid not in (None, self.grid):
             learned = BayesianRegression(torch.zeros(n_patches), self.of_patches.prior_precision)
             learned.load_state_dict(
                 {key.removeprefix(name): state_dict[key] for key in state_dict if name in key}
             )
-            prior = resampled(learned.mean(), self.n_patches)
+            prior = resampled(
+                learned.mean(), grid_of(n_patches, grid), grid_of(self.n_patches, self.grid)
+            )
             fresh = BayesianRegression(prior, self.of_patches.prior_precision)
             new = {name + key: value for key, value in fresh.state_dict().items()}
-            state_dict = {**state_dict, **new}
-        return super().load_state_dict(state_dict, strict, assign)
+        own = {**state_dict, **new, "rows_columns": self.rows_columns}
+        return super().load_state_dict(own, strict, assign)
 
     def features(self, progress: float, budget_steps: int) -> NDArray[np.float64]:
         """Regression features of each number of patches: (n_counts, n_features).
@@ -162,6 +162,12 @@ class BanditPolicy(PatchPolicy):
     def best_count(self, progress: float, budget_steps: int, weights: Tensor) -> int:
         """Number of patches with the highest value under the weights (n_features,)."""
         return self.counts[int(np.argmax(self.features(progress, budget_steps) @ weights.numpy()))]
+
+    def sample_patches(
+        self, scores: NDArray[np.float64], n_keep: int, rng: np.random.Generator
+    ) -> NDArray[np.int8]:
+        """Patch mask (n_patches,) of `n_keep` patches, sampled by their scores (n_patches,)."""
+        return SAMPLERS[self.sampling](scores, n_keep, rng, self.grid)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Acts by the posterior mean of weights and scores.

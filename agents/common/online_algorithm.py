@@ -5,11 +5,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
-from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.agents.common.patch_policy import PatchPolicy, count_patches
 from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.patches.sampling import Grid, known_grid
 
 SelfOnlineAlgorithm = TypeVar("SelfOnlineAlgorithm", bound="OnlineAlgorithm")
 
@@ -22,9 +23,11 @@ class OnlineAlgorithm(LoggedAlgorithm):
 
     Attributes:
         rng: the generator of the policy; None before there is one.
+        grid: rows and columns of patches of the environment; None if it does not say.
     """
 
     rng: np.random.Generator | None = None
+    grid: Grid | None = None
 
     def learn(
         self: SelfOnlineAlgorithm,
@@ -99,6 +102,21 @@ class OnlineAlgorithm(LoggedAlgorithm):
             self.seed = int(seed)
             policy.reseed(self.seed)
             self.rng = policy.rng
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Use another environment, whose grid of patches may be another."""
+        super().set_env(env, force_reset)
+        if isinstance(self.policy, PatchPolicy):
+            self.policy.grid = self.known_grid()
+
+    def known_grid(self) -> Grid | None:
+        """Rows and columns of patches: of the environment, or of the one before saving."""
+        n_patches = count_patches(self.action_space)
+        grid: Any = None
+        if self.env is not None and self.env.has_attr("grid"):
+            grid = known_grid(n_patches, self.env.get_attr("grid", indices=[0])[0])
+        self.grid = grid or known_grid(n_patches, self.grid)
+        return self.grid
 
     def _use_policy(self, policy: PatchPolicy) -> None:
         """Act with a policy that was just constructed."""

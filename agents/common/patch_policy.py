@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.patches.sampling import Grid, known_grid
 
 
 class PatchPolicy(BasePolicy):
@@ -16,9 +17,11 @@ class PatchPolicy(BasePolicy):
         observation_space: of the environment; an array, no Dict.
         action_space: MultiBinary(n_patches).
         seed: of the generator.
+        grid: rows and columns of patches, if they are known.
 
     Attributes:
         n_patches: number of patches.
+        grid: as the argument; None if it is not known, or not one of so many patches.
         seed: of the generator.
         rng: the generator.
 
@@ -34,9 +37,11 @@ class PatchPolicy(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.MultiBinary,
         seed: int | None = None,
+        grid: Grid | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
         self.n_patches = count_patches(action_space)
+        self.grid = known_grid(self.n_patches, grid)
         if observation_space.shape is None:
             raise ArgumentError(
                 "observation_space", f"must be one of arrays, got {shown(observation_space)}"

@@ -32,7 +32,7 @@ class FixedRule(OnlineAlgorithm):
             `learn`.
         stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
-        policy_kwargs: of the policy, besides n_keep and seed.
+        policy_kwargs: of the policy, besides n_keep, seed and grid.
         verbose: 0 for no output, 1 for information.
         seed: of the rule and the environment.
         device: unused, since nothing is learned; for the same signature as other agents.
@@ -83,6 +83,7 @@ class FixedRule(OnlineAlgorithm):
             self.action_space,
             n_keep=self._n_keep_after(),
             seed=self.seed,
+            grid=self.known_grid(),
             **self.policy_kwargs,
         )
         assert isinstance(policy, SelectorPolicy)

@@ -4,7 +4,6 @@ To add a rule, write a SelectorPolicy here and enter it in `RULES`. The first li
 describes it in tables of the documentation.
 """
 
-import math
 import zlib
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
 from vit_patch_env.checks import ArgumentError, check, counted
-from vit_patch_env.patches.sampling import check_square, sample_spread
+from vit_patch_env.patches.sampling import grid_of, sample_spread
 
 
 class AllPatches(SelectorPolicy):
@@ -67,14 +66,14 @@ class SpreadPatches(RandomPatches):
         """The number of patches to keep.
 
         Raises:
-            ValueError: if it is out of range, or the patches do not form a square.
+            ValueError: if it is out of range, or the grid is not known and no square.
         """
-        check_square(self.n_patches)
+        grid_of(self.n_patches, self.grid)
         return super().check_n_keep(n_keep)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
         rng = self._rng(observation, deterministic)
-        return sample_spread(np.zeros(self.n_patches), self.n_keep, rng)
+        return sample_spread(np.zeros(self.n_patches), self.n_keep, rng, self.grid)
 
 
 class CentrePatches(SelectorPolicy):
@@ -84,15 +83,16 @@ class CentrePatches(SelectorPolicy):
         """The number of patches to keep.
 
         Raises:
-            ValueError: if it is out of range, or the patches do not form a square.
+            ValueError: if it is out of range, or the grid is not known and no square.
         """
-        check_square(self.n_patches)
+        grid_of(self.n_patches, self.grid)
         return super().check_n_keep(n_keep)
 
     def _scores(self, observation: NDArray[Any], deterministic: bool) -> NDArray[Any]:
-        side = math.isqrt(self.n_patches)
-        squared = (np.arange(side) - (side - 1) / 2) ** 2
-        return -(squared[:, None] + squared).ravel()
+        rows, columns = (
+            (np.arange(side) - (side - 1) / 2) ** 2 for side in grid_of(self.n_patches, self.grid)
+        )
+        return -(rows[:, None] + columns).ravel()
 
 
 class MostAttendedPatches(SelectorPolicy):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vit_patch_env.agents.common.patch_policy import PatchPolicy
 from vit_patch_env.checks import ArgumentError, plain, shown
+from vit_patch_env.patches.sampling import Grid
 
 
 class SelectorPolicy(PatchPolicy):
@@ -21,6 +22,7 @@ class SelectorPolicy(PatchPolicy):
         action_space: MultiBinary(n_patches).
         n_keep: number of patches to keep, in 1...n_patches.
         seed: of rules that sample patches.
+        grid: rows and columns of patches, if they are known.
 
     Raises:
         ValueError: if n_keep is not an integer in this range, or for other spaces.
@@ -37,8 +39,9 @@ class SelectorPolicy(PatchPolicy):
         action_space: spaces.MultiBinary,
         n_keep: int | None = None,
         seed: int | None = None,
+        grid: Grid | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, seed)
+        super().__init__(observation_space, action_space, seed, grid)
         self.n_keep = self.check_n_keep(n_keep)
 
     def check_n_keep(self, n_keep: int | None) -> int:

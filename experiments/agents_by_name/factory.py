@@ -28,7 +28,6 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
 from vit_patch_env.experiments.agents_by_name.stable_baselines import make_sb3, sb3_algorithm
 from vit_patch_env.experiments.agents_by_name.table import AGENTS, AgentKind, Request, before_images
 from vit_patch_env.experiments.options.commands import ActionsName, TrainOptions
-from vit_patch_env.patches.grid import patches_per_side
 from vit_patch_env.system.tensors import check_optimizer_state
 
 ACTIONS: dict[ActionsName, Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]] = {
@@ -167,7 +166,7 @@ def _described(options: TrainOptions, env: ViTPatchSelectEnv) -> TrainOptions:
     if path is None:
         return options
     card = read_card(path)
-    grid = _grid(env)
+    grid = env.grid
     if card.grid not in (grid, None) and not agent_kind(card.agent).on_any_grid:
         raise ArgumentError(
             "agent",
@@ -184,18 +183,12 @@ def make_card(
     """The card of an agent that `make_agent` made of these options, for its file."""
     return AgentCard(
         agent=options.agent,
-        grid=None if agent_kind(options.agent).on_any_grid else _grid(env),
+        grid=None if agent_kind(options.agent).on_any_grid else env.grid,
         observation=options.env.observation,
         actions=options.actions,
         **options.of_agent,
         provenance=provenance or {},
     )
-
-
-def _grid(env: ViTPatchSelectEnv) -> tuple[int, int]:
-    """Rows and columns of an image's patches."""
-    side = patches_per_side(env.config.image_size, env.config.patch_size)
-    return side, side
 
 
 def _patches(grid: tuple[int, int] | None) -> str:

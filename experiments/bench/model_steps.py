@@ -140,7 +140,7 @@ class ModelBench:
         return model.to(self.precision.device)
 
     def _images(self) -> Tensor:
-        height, width = getattr(self.model, "image_size", (self.config.image_size,) * 2)
+        height, width = self.config.size
         generator = torch.Generator().manual_seed(0)
         shape = (self.options.batch_size, CHANNELS, height, width)
         images = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")

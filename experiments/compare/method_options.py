@@ -8,7 +8,6 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
-from vit_patch_env.patches.grid import patches_per_side
 
 
 def method_options(
@@ -35,8 +34,7 @@ def method_options(
         n_keep = round(followed.read_result()["n_selected_mean"])
         changes["n_patches_desired"] = n_keep
         if method.model == "patch_dropout":
-            n_patches = patches_per_side(env.image_size, env.patch_size) ** 2
-            changes["keep_rate"] = n_keep / n_patches
+            changes["keep_rate"] = n_keep / env.n_patches
     return TrainOptions(
         agent=method.agent,
         **method.values.of_agent,

@@ -94,7 +94,7 @@ def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
     if takes_list(argument.annotation):
         texts = Annotated[tuple[str, ...], tyro.conf.arg(help=argument.doc)]
-        return texts, ("None",) if default is None else tuple(map(str, default))
+        return texts, tuple(map(str, default if isinstance(default, tuple) else (default,)))
     metavar = _metavar(argument.annotation)
     if is_positional(argument) and not argument.choices:
         metavar = typed_name(argument)

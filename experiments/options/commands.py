@@ -11,11 +11,16 @@ from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
 from vit_patch_env.checks import PATH
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.names import DatasetName, PrecisionName
+from vit_patch_env.names import DatasetName
 from vit_patch_env.patches.sampling import SamplingName
 
 ActionsName = Literal["mask", "count", "top_k"]
 """Keys of `ACTIONS` in `agents_by_name/factory.py`."""
+
+BestName = Literal["accuracy", "loss"]
+"""Metrics in `runs/best_epoch.py`."""
+
+WeightsName = Literal["newest", "best"]
 
 Count = Annotated[int, Interval(ge=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what Stable-Baselines3 takes
@@ -101,6 +106,17 @@ class TrainOptions(AgentOptions):
         Count, SAME_RUN, Doc("newest checkpoints kept; of a finished run one, to extend it")
     ] = 3
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
+    keep_best: Annotated[
+        bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
+    ] = False
+    early_stopping: Annotated[
+        int | None,
+        Interval(ge=1),
+        Doc("end the run after so many epochs that are not better than the best one"),
+    ] = None
+    best_by: Annotated[
+        BestName, Doc("what makes an epoch the best one: validation accuracy or loss")
+    ] = "accuracy"
     env: EnvConfig = field(default_factory=EnvConfig)
 
 
@@ -231,6 +247,9 @@ class EvaluateOptions:
         None
     )
     device: Annotated[str | None, Doc("another device than the run's")] = None
+    weights: Annotated[
+        WeightsName, Doc("those at the end of the run, or of its best epoch (train --keep-best)")
+    ] = "newest"
 
 
 @arguments
@@ -238,6 +257,10 @@ class CacheOptions:
     """Show the decoded images in the cache, and how to limit or remove them."""
 
     clear: Annotated[bool, Doc("remove all decoded images")] = False
+
+
+BenchPrecision = Literal["auto", "fp32", "bf16"]
+"""Precisions that the baselines are measured with too."""
 
 
 @arguments
@@ -255,7 +278,7 @@ class BenchOptions:
     data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128
     precision: Annotated[
-        PrecisionName, Doc("of our own code: auto (bf16 where the hardware has it), fp32 or bf16")
+        BenchPrecision, Doc("of our own code: auto (bf16 where the hardware has it), fp32 or bf16")
     ] = "auto"
     repeats: Annotated[Count, Doc("interleaved measurements of everything")] = 5
     max_repeats: Annotated[

@@ -68,9 +68,11 @@ def command(name: str, options: Any, defaults: Any, given: tuple[str, ...] = ())
     for option, value in flat(options).items():
         if value == default_values[option] and option not in given:
             continue
-        words.append(f"--{option}".replace("_", "-"))
-        if not (value is True and default_values[option] is False):
-            words += map(str, value if isinstance(value, tuple) else (value,))
+        typed_option = f"--{option}".replace("_", "-")
+        if isinstance(value, bool) and isinstance(default_values[option], bool):
+            words.append(typed_option if value else f"--no-{typed_option[2:]}")
+        else:
+            words += [typed_option, *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
 

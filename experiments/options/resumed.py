@@ -10,9 +10,10 @@ def given_values(options: Any) -> dict[str, Any]:
     """The values that are given: on the command line, or in Python other than the defaults.
 
     Args:
-        options: of a command that records what is `given`.
+        options: of a command that records what is `given`, with arguments of the environment.
     """
-    defaults = flat(type(options)())
+    # Defaults that follow from a given size are not given themselves.
+    defaults = flat(type(options)()) | options.env.adapted
     return {
         name: value
         for name, value in flat(options).items()

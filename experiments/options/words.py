@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from vit_patch_env.arguments import Argument
-from vit_patch_env.checks import InputError, describe, takes_list
+from vit_patch_env.checks import InputError, describe, needs_list, takes_list
 from vit_patch_env.experiments.options.names import is_positional, on_command_line
 
 _HELP = ("-h", "--help")
@@ -92,10 +92,11 @@ def _check_option(prog: str, named: Mapping[str, Argument], word: str, words: _W
         raise InputError(f"{given} is not an option of {prog}{_or(_nearest(name, named))}")
     if equals:
         return ""
-    is_list = takes_list(named[name].annotation)
-    if not words.values(None if is_list else 1) and not is_list:
+    annotation = named[name].annotation
+    values = words.values(None if takes_list(annotation) else 1)
+    if not values and not needs_list(annotation):  # a list may be empty
         following = f"the option {words.rest[0]}" if words.rest else "none"
-        expected = describe(named[name].annotation)
+        expected = describe(annotation)
         raise InputError(f"{given} needs a value, {expected}, got {following}")
     return ""
 

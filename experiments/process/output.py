@@ -6,7 +6,7 @@ names of classes or machines may hold what a terminal reads as commands.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +15,9 @@ from rich.text import Text
 from vit_patch_env.system.shown import escaped, escaped_line
 
 if TYPE_CHECKING:  # every command imports this, and not all need torch
-    from vit_patch_env.data.splits import ImageData
+    from vit_patch_env.data.splits import SplitData
 
+Data = TypeVar("Data", bound="SplitData")
 
 _LONGEST_CELL = 1_000
 """Characters of the longest text in a table, which may be a path."""
@@ -76,7 +77,7 @@ def print_table(table: TextTable, console: Console) -> None:
     console.print(table)
 
 
-def loaded(name: object, load: "Callable[[], ImageData]", console: Console) -> "ImageData":
+def loaded(name: object, load: "Callable[[], Data]", console: Console) -> Data:
     """Load images, and print which they are and what was read.
 
     Args:

@@ -31,6 +31,7 @@ from vit_patch_env.experiments.report.plot_style import (
     percent_axis,
 )
 from vit_patch_env.experiments.report.statistics import pareto_front
+from vit_patch_env.patches.grid import height_width, patch_grid
 from vit_patch_env.system.escaping import label
 
 
@@ -237,9 +238,9 @@ def _selected_patches(metrics: ComparisonMetrics) -> Figure | None:
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
+    env = metrics.comparison.env
+    shape = patch_grid(height_width(env["image_size"]), env["patch_size"])
     for axes, (method, share) in zip(grid.flat, maps.items(), strict=False):
-        side = math.isqrt(share.size)
-        shape = (side, side) if side**2 == share.size else (1, share.size)
         image = axes.imshow(share.reshape(shape), cmap="viridis", vmin=0, vmax=1)
         title = label(metrics.title(method)).replace(", ", ",\n").replace(" (", "\n(")
         axes.set_title(f"{title}\nmean {share.mean():.2f}", fontsize=8, loc="center")

@@ -8,6 +8,7 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.results import FULL, METHOD_KEYS, Comparison, is_timed
 from vit_patch_env.experiments.report.metrics import flops_unit
 from vit_patch_env.experiments.report.words import unique
+from vit_patch_env.patches.grid import height_width
 
 _STATED = (METHOD_KEYS - {"images"}) | {
     "dataset", "train_fraction", "val_fraction", "image_size", "patch_size", "dim", "depth",
@@ -23,13 +24,14 @@ def settings(comparison: Comparison) -> dict[str, str]:
     by_epochs = comparison.budget == "epochs"
     length = f"{budget(comparison)}, " if by_epochs else ""
     runs = list(comparison.runs.values())
-    image, patch = env.get("image_size", "?"), env.get("patch_size", "?")
+    height, width = height_width(env["image_size"])
+    patch = env["patch_size"]
     finished = {seed: sum(run.seed == seed for run in runs) for seed in comparison.seeds}
     n_methods = len(content["methods"])
     values = {
         "Data": _dataset(env),
         "ViT": (
-            f"images of {image}x{image}, patches of {patch}x{patch}, dim {env.get('dim')}, depth "
+            f"images of {height}x{width}, patches of {patch}x{patch}, dim {env.get('dim')}, depth "
             f"{env.get('depth')}, heads {env.get('heads')} of {env.get('dim_head')}, MLP "
             f"{env.get('mlp_dim')}"
         ),

@@ -43,15 +43,18 @@ from vit_patch_env.reading import open_regular, read_bytes, read_end
 from vit_patch_env.system.files import remove_partial, replacing
 
 CONFIG, RESULT = "config.json", "result.json"
-VIT, AGENT = "vit.safetensors", "agent.zip"
+VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
+GIVEN_WEIGHTS = "given_weights.safetensors"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
-"""Those that result.json has checksums of."""
+"""Those that result.json always has checksums of."""
 
-_FILES = (CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, AGENT, GIVEN_AGENT)
+_FILES = (
+    CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
+)  # fmt: skip
 
 _LOG_BYTES = 64_000
 """Of a log's end, in which its last line is looked for."""
@@ -68,6 +71,8 @@ class RunFolder:
     Attributes:
         path: of the folder.
         vit: the ViT's weights.
+        best_vit: its weights after the best epoch, if they are kept.
+        given_weights: those that it started from, if not fresh ones.
         agent: the agent, as Stable-Baselines3 saves it.
         log: output of a run in the background.
         checkpoints: folder of an unfinished run's checkpoints.
@@ -76,6 +81,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.vit = self.path / VIT
+        self.best_vit = self.path / BEST_VIT
+        self.given_weights = self.path / GIVEN_WEIGHTS
         self.agent = self.path / AGENT
         self.log = self.path / "log.txt"
         self.checkpoints = self.path / CHECKPOINTS
@@ -186,7 +193,7 @@ class RunFolder:
         if self.is_finished:
             kept = self._kept_results(extension)
             kept.mkdir(exist_ok=True)
-            for file in (*RESULT_FILES, RESULT):
+            for file in (*self._result_files, RESULT):
                 with replacing(kept / file) as partial:
                     shutil.copyfile(self.path / file, partial)
             (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
@@ -280,7 +287,7 @@ class RunFolder:
         """Write `result.json`, with checksums and the configuration's command and versions."""
         config = self._read_json(CONFIG)
         del config["options"]
-        files = {name: checksum(self.path / name) for name in RESULT_FILES}
+        files = {name: checksum(self.path / name) for name in self._result_files}
         # Written last, as a run with a result counts as finished.
         write_json(self.path / RESULT, {**result, **config, "files": files})
 
@@ -339,6 +346,11 @@ class RunFolder:
         """The last line of the run's log."""
         lines = read_end(self.log, _LOG_BYTES).decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    @property
+    def _result_files(self) -> tuple[str, ...]:
+        """The files of a finished run that have checksums."""
+        return (*RESULT_FILES, BEST_VIT) if self.best_vit.is_file() else RESULT_FILES
 
     def _files(self) -> list[Path]:
         """Existing files of a run."""

@@ -65,6 +65,14 @@ class _TestFields(TypedDict):
     agent_patches: _TestMetrics
 
 
+class _BestFields(TypedDict):
+    """The best epoch of a run, by a metric on the validation images; null if none was finite."""
+
+    epoch: Count | None
+    metric: Literal["accuracy", "loss"]
+    value: Annotated[float, Interval(ge=-LARGEST, le=LARGEST)] | None
+
+
 class ResultFields(_Origin):
     """Fields of result.json; numbers that are NaN or infinite are null."""
 
@@ -81,6 +89,8 @@ class ResultFields(_Origin):
     machine: str
     files: dict[str, str]
     classes: NotRequired[list[str]]
+    best_epoch: NotRequired[_BestFields]
+    stopped_early: NotRequired[bool]
 
 
 class CompareFields(_Origin):

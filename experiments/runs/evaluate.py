@@ -10,15 +10,16 @@ from safetensors.torch import load_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
-from vit_patch_env.experiments.process.output import loaded
-from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, VIT, RunFolder
+from vit_patch_env.experiments.process.output import loaded, print_line
+from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
 from vit_patch_env.models.contract import plain_model
+from vit_patch_env.training.precision import resolve_device
 
 
 class Evaluation:
@@ -46,14 +47,33 @@ class Evaluation:
         """
         folder = RunFolder(self.options.run)
         folder.check_finished("run")
-        folder.check_files(CONFIG, VIT, AGENT)
+        weights = folder.vit
+        if self.options.weights == "best":
+            weights = folder.best_vit
+            if not weights.is_file():
+                raise ArgumentError(
+                    "weights", f"must be newest for a run without {weights.name}, got best"
+                )
+        folder.check_files(CONFIG, weights.name, AGENT)
         result = folder.read_result()
         trained = folder.options
         env = replace(
             trained.env,
             data_dir=self.options.data_dir or trained.env.data_dir,
             device=self.options.device or trained.env.device,
+            # What only training needs: the saved weights are the average, and the code of a loss
+            # is not executed.
+            ema=None,
+            loss=None,
+            compile=False,
+            # The run's own are loaded.
+            pretrained=False,
+            weights=None,
+            new_head=False,
         )
+        if env.precision == "fp16" and resolve_device(env.device).type == "cpu":
+            print_line("Evaluated in fp32, as there is no fp16 on a CPU.", self.console)
+            env = replace(env, precision="fp32")
         self.env = make_env(env)
         # A run that repeats another run's numbers of patches also has them in its own folder.
         follow = None if trained.follow is None else str(folder.path)
@@ -68,12 +88,10 @@ class Evaluation:
             raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
         try:
-            load_model(plain_model(self.env.episode.model), str(folder.vit))
+            load_model(plain_model(self.env.episode.model), str(weights))
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
-            raise InputError(
-                f"expected the ViT's weights in {folder.vit}, got: {reason}"
-            ) from error
+            raise InputError(f"expected the ViT's weights in {weights}, got: {reason}") from error
         self.actions = trained.actions
         self.agent = make_agent(saved, self.env)
 

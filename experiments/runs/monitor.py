@@ -112,12 +112,14 @@ class TrainingMonitor(BaseCallback):
         self._steps_per_epoch: int = self._of_first_env("steps_per_epoch")
         self._images_per_step: int = self._of_first_env("batch_size")
         self._n_patches: int = self._of_first_env("n_patches")
+        self._grid: tuple[int, int] = self._of_first_env("grid")
         self._n_episodes = self._n_steps = self._n_selected = self.n_skipped = 0
         self.diverged = False
         self._steps_done: int = self._of_first_env("steps_done")  # of the run
         self._progress: float = self._ask(attrgetter("progress"))
         if self.max_episodes is not None:
             follow_budget(self.model, self._used)
+        self._stop_requested = False
         self._recent: list[dict[str, Any]] = []
         self._sums = self._new_sums()
         hyperparameters = {
@@ -132,6 +134,10 @@ class TrainingMonitor(BaseCallback):
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
         self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """End training after the current step: for `on_epoch` and `on_step`."""
+        self._stop_requested = True
 
     def _on_training_end(self) -> None:
         follow_steps(self.model)
@@ -166,6 +172,7 @@ class TrainingMonitor(BaseCallback):
         stop = self._n_episodes == self.max_episodes
         if stop:  # before the algorithm counts this episode, which it does after the callback
             self.model._update_info_buffer(infos, self.locals["dones"])
+        stop |= self._stop_requested
         ends_interval = done or self.n_calls % self.log_interval == 0
         if ends_interval:
             self._record_means()
@@ -229,8 +236,9 @@ class TrainingMonitor(BaseCallback):
         self.logger.record("vit/val_loss", val_loss)
         self.logger.record("vit/val_accuracy", val_accuracy)
         self.logger.record("env/progress", info["progress"])
-        self._record("vit/attention", _heat_map(self.locals["new_obs"][0][: self._n_patches]))
-        self._record("env/selected", _heat_map(self.selected, 0.0, 1.0))
+        observed = self.locals["new_obs"][0][: self._n_patches]
+        self._record("vit/attention", _heat_map(observed, self._grid))
+        self._record("env/selected", _heat_map(self.selected, self._grid, 0.0, 1.0))
         if self.epoch_callback is not None:
             self.epoch_callback(metrics)
         self._sums = self._new_sums()
@@ -318,14 +326,17 @@ class TrainingMonitor(BaseCallback):
 
 
 def _heat_map(
-    values: NDArray[Any], low: float | None = None, high: float | None = None, zoom: int = 16
+    values: NDArray[Any],
+    grid: tuple[int, int],
+    low: float | None = None,
+    high: float | None = None,
+    zoom: int = 16,
 ) -> Image:
     """Values (n_patches,) as an image of the patch grid, scaled by default by their range."""
     low = values.min() if low is None else low
     high = values.max() if high is None else high
-    side = math.isqrt(len(values))
-    grid = ((values - low) / max(high - low, 1e-12)).reshape(side, side)
-    colours = colormaps["viridis"](np.kron(grid, np.ones((zoom, zoom))))[..., :3]
+    cells = ((values - low) / max(high - low, 1e-12)).reshape(grid)
+    colours = colormaps["viridis"](np.kron(cells, np.ones((zoom, zoom))))[..., :3]
     return Image((255 * colours).astype(np.uint8), "HWC")
 
 

@@ -82,16 +82,16 @@ def run_config(options: Any) -> dict[str, Any]:
 
 
 def absolute(env: EnvConfig) -> EnvConfig:
-    """The environment's arguments with the absolute path of the images.
+    """The environment's arguments with absolute paths.
 
     Raises:
         ArgumentError: if it is not text in UTF-8.
     """
-    if env.data_dir is None:
-        return env
-    data_dir = str(Path(env.data_dir).resolve())
-    check_utf8(data_dir=data_dir)  # also the folders above the given one
-    return replace(env, data_dir=data_dir)
+    data_dir, weights = (
+        None if path is None else str(Path(path).resolve()) for path in (env.data_dir, env.weights)
+    )
+    check_utf8(data_dir=data_dir, weights=weights)  # also the folders above the given ones
+    return replace(env, data_dir=data_dir, weights=weights)
 
 
 def with_absolute_paths(options: TrainOptions) -> TrainOptions:

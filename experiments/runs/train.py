@@ -11,11 +11,12 @@ from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
-from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env import Episode, ViTPatchSelectEnv
+from vit_patch_env.agent_evaluation import EpisodeName
 from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,
@@ -45,6 +46,7 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
+from vit_patch_env.experiments.runs.best_epoch import BestEpoch
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
 from vit_patch_env.experiments.runs.event_log import EventLog
@@ -80,6 +82,7 @@ class Run:
     display: Display
     tables: RunTables
     monitor: TrainingMonitor
+    best: BestEpoch
     checkpoint: RunCheckpoint
     lock: FileLock
 
@@ -112,12 +115,16 @@ class Run:
         check_possible(self.folder.path, "out")
         self.env = make_env(options.env)
         check_agent(used, self.env)
+        saved = self.folder.given_weights
+        self.env.read_weights(saved if self.resumes and saved.is_file() else None)
         # Loaded now, so that a damaged image is reported here.
         loaded(options.env.dataset, lambda: self.env.data, self.console)
+        self._check_validation()
         self.agent = make_agent(used, self.env)
         n_epochs = self.env.epochs if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs, self.env.steps_per_epoch)
         self.tables = RunTables(self.folder.path)
+        self.best = BestEpoch(options.best_by, keep_weights=options.keep_best)
         self.monitor = TrainingMonitor(
             log_interval=options.log_interval,
             max_episodes=1,
@@ -143,6 +150,8 @@ class Run:
             own_files = read_own_files(options)  # before a run is removed that they may be of
             self.folder.create(options, compiled_attention(self.env))
             self.folder.write_own(own_files)
+            if options.env.starts_from_weights:
+                self.folder.write(self.folder.given_weights, self.env.save_weights)
             self.agent_used = with_own_files(self.folder, options).agent
         config = {**run_config(options), **self.env.image_statistics()}
         self.checkpoint = RunCheckpoint(
@@ -150,7 +159,7 @@ class Run:
             every=options.checkpoint_every,
             checkpoints_kept=options.checkpoints_kept,
             callback=self.monitor,
-            extra={"tables": self.tables},
+            extra={"tables": self.tables} | ({"best": self.best} if self._seeks_best else {}),
             run_config=config,
             former_configs=[
                 config | before for before in self._former_lengths() if config | before != config
@@ -164,6 +173,17 @@ class Run:
             self.tables.scale_progress(former[name] / config[name])
         if self.extension is not None:
             self._extend(self.extension)
+
+    @property
+    def _seeks_best(self) -> bool:
+        """Whether the best epoch is needed."""
+        return self.options.keep_best or self.options.early_stopping is not None
+
+    def _check_validation(self) -> None:
+        """Refuse to look for the best epoch without validation images."""
+        if self._seeks_best and not len(self.env.data.val.labels):
+            name = "keep_best" if self.options.keep_best else "early_stopping"
+            raise ArgumentError(name, "needs validation images, got 0 of them")
 
     def _former_lengths(self) -> list[dict[str, float]]:
         """The run's lengths before it was extended, by the names of their options."""
@@ -258,11 +278,15 @@ class Run:
     def _write_results(self) -> dict[str, Any]:
         env, agent, folder = self.env, self.agent, self.folder
         self._say(f"Evaluating on {counted(len(env.data.test.labels), 'test image')} ...")
-        model, images = env.last_episode.model, env.image_statistics()
-        folder.write(folder.vit, lambda path: save_model(plain_model(model), str(path)))
+        stopped_early = self._is_running
+        which: EpisodeName = "running" if stopped_early else "last"
+        model, images = plain_model(self._episode.evaluated), env.image_statistics()
+        folder.write(folder.vit, lambda path: save_model(model, str(path)))
+        if self.best.weights:
+            folder.write(folder.best_vit, lambda path: save_file(self.best.weights, str(path)))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
-            "test": evaluate_on_test(env, "last", agent, self.options.actions),
+            "test": evaluate_on_test(env, which, agent, self.options.actions),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
@@ -278,6 +302,8 @@ class Run:
             "device_name": device_name(env.device),
             "precision": env.precision.name,
         }
+        if self._seeks_best:
+            result |= {"best_epoch": self.best.result(), "stopped_early": stopped_early}
         self.tables.write()
         folder.write_result(result)
         self.checkpoint.keep_one()
@@ -308,9 +334,29 @@ class Run:
             return read_card(path)
         return make_card(options, self.env)
 
+    @property
+    def _is_running(self) -> bool:
+        """Whether the run's episode is the running one: one that has ended was reset."""
+        return self.env.steps_done > 0
+
+    @property
+    def _episode(self) -> Episode:
+        """The run's episode."""
+        return self.env.episode if self._is_running else self.env.last_episode
+
     def _end_epoch(self, metrics: EpochMetrics) -> None:
         self.tables.append_epoch(metrics, self.monitor.selected, self.monitor.n_selected)
         self.display.show_epoch(metrics)
+        if not self._seeks_best:
+            return
+        self.best.add(metrics, self._episode.evaluated)
+        patience = self.options.early_stopping
+        if patience is not None and self.best.n_since >= patience and self._is_running:
+            self.monitor.stop()
+            self._say(
+                f"Stopped early after {counted(metrics.epoch, 'epoch')}: none of the last "
+                f"{patience} was better than epoch {self.best.epoch}."
+            )
 
 
 def _default_out(options: TrainOptions) -> Path:

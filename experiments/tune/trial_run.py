@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
@@ -33,7 +34,7 @@ class DivergedError(Exception):
 
 def train_and_validate(
     options: TrainOptions,
-    data: ImageData,
+    data: ImageData | TextData,
     *,
     on_step: Callable[[], None],
     on_point: Callable[[int, float], None],

@@ -19,6 +19,7 @@ from vit_patch_env.agents import FixedRule
 from vit_patch_env.arguments import from_json, to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
@@ -88,7 +89,7 @@ class Tuning:
 
     options: TuneOptions
     train_options: TrainOptions
-    data: ImageData
+    data: ImageData | TextData
     dimensions: list[Dimension]
     study: "TuningStudy"
 

@@ -27,7 +27,7 @@ def learn() -> str:
     ppo.learn(2 * N_STEPS * agents.n_patches)
     env = vec_env.unwrapped.vec_envs[0].par_env.env.unwrapped
     assert env.last_episode.progress == 1
-    metrics = env.last_episode.evaluate("val", SharedPolicy(ppo, agents.n_patches))
+    metrics = env.last_episode.evaluate("val", SharedPolicy(ppo, agents.n_patches, agents.grid))
     return f"{agents.n_patches} agents, validation accuracy {metrics.accuracy:.2f}"
 
 

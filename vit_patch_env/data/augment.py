@@ -69,7 +69,7 @@ def trivialaugment() -> Augmentation:
 def random_resized_crop() -> Augmentation:
     """Crops of 8 to 100 % of the area, resized to the image's size, half of them mirrored (`flip`).
 
-    Szegedy et al. 2015.
+    Szegedy et al. 2015. Their aspect ratio is that of the images times 3/4 to 4/3.
     """
     return Augmentation(crop=False, transform=_resized_crops)
 
@@ -198,7 +198,9 @@ def _trivial_augment(images: Tensor) -> Tensor:
 def _resized_crops(images: Tensor) -> Tensor:
     from torchvision.transforms import v2
 
-    one = v2.RandomResizedCrop(tuple(images.shape[-2:]))
+    height, width = images.shape[-2:]
+    aspect = width / height  # torchvision's range of ratios is for squares
+    one = v2.RandomResizedCrop((height, width), ratio=(3 / 4 * aspect, 4 / 3 * aspect))
     return torch.stack([one(image) for image in images])
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from vit_patch_env.data.images import Images, Request
 class Batch(NamedTuple):
     """Normalised images (batch, channels, height, width) float32 and their labels.
 
-    Labels are classes (batch,) int64 or, with mixup or CutMix, probabilities (batch, n_classes)
-    float32.
+    Texts are token ids (batch, n_tokens) int64. Labels are classes (batch,) int64 or, with mixup or
+    CutMix, probabilities (batch, n_classes) float32.
     """
 
     images: Tensor
@@ -32,6 +32,18 @@ class Position(NamedTuple):
 
     epoch: int
     batch: int
+
+
+class Preparation(Protocol):
+    """Maps stored items to a model's input: `Normalize` for images, `TokenIds` for texts."""
+
+    device: torch.device
+
+    def __call__(self, items: Tensor, /) -> Tensor:
+        """A model's input of items on the device."""
+
+    def inverse(self, items: Tensor, /) -> Tensor:
+        """The items of a model's input."""
 
 
 class Normalize:
@@ -90,7 +102,7 @@ _READING = 1
 
 
 class BatchStream:
-    """Endless shuffled mini-batches of uint8 images, on the device of `normalize`.
+    """Endless shuffled mini-batches of uint8 images or token ids, on the device of `normalize`.
 
     Every epoch's order, crops and mirrored images come from (seed, epoch) alone, and all other
     randomness from (seed, epoch, batch), so the stream can be resumed at any `position`; without
@@ -98,7 +110,8 @@ class BatchStream:
     batch of an epoch is dropped; its images differ between epochs.
 
     Args:
-        images: (n_images, channels, height, width) uint8; fastest as a tensor on the device.
+        images: (n_images, channels, height, width) uint8; fastest as a tensor on the device. Texts
+            are token ids (n_texts, n_tokens), which have neither crops nor mirrored images.
         labels: (n_images,) int64.
         normalize: applied to every batch after its augmentation.
         batch_size: images per batch.
@@ -117,7 +130,7 @@ class BatchStream:
         self,
         images: Images,
         labels: Tensor,
-        normalize: Normalize,
+        normalize: Preparation,
         *,
         batch_size: int,
         seed: int,

@@ -60,7 +60,7 @@ class DatasetSource(Source):
             ValueError: as `ItemSet.read`.
         """
         read = [items for items in self._sets if items.is_read]
-        n_bytes = 3 * len(positions) * self._form.image_size**2
+        n_bytes = 3 * len(positions) * self._form.n_pixels
         streamed = read[0].streamed if read else where_to_keep(images, n_bytes) == "stream"
         usable = np.zeros(len(positions), dtype=np.bool_)
         for number, items in enumerate(self._sets):
@@ -130,7 +130,7 @@ class DatasetImages:
     def __init__(self, items: ItemSet, numbers: Numbers, form: Form, n_channels: int) -> None:
         self._items = items
         self._numbers = numbers
-        self.shape = torch.Size((len(numbers), n_channels, form.image_size, form.image_size))
+        self.shape = torch.Size((len(numbers), n_channels, *form.size))
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -1,6 +1,6 @@
 """Image data sets by name: uint8 images, labels, classes and statistics in three splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
@@ -13,7 +13,8 @@ from vit_patch_env.data.downloads import may_download, missing_files
 from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import ArraySource, Parts, Source
 from vit_patch_env.data.splits import ImageData, split_source
-from vit_patch_env.names import DatasetName, ImagesName, ResizeName
+from vit_patch_env.names import DatasetName, ImagesName, InterpolationName, ResizeName
+from vit_patch_env.patches.grid import ImageSize, size_text
 from vit_patch_env.system.cache import cache_dir
 from vit_patch_env.system.memory import check_fits
 
@@ -41,15 +42,17 @@ def load_dataset(
     name: str,
     *,
     data_dir: str | Path | None = None,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     train_fraction: float = 1.0,
     val_fraction: float = 0.1,
     skip_corrupt: bool = False,
     resize: ResizeName = "crop",
     images: ImagesName = "auto",
+    interpolation: InterpolationName = "bilinear",
+    check_classes: Callable[[Sequence[str]], None] | None = None,
     seed: int = 0,
 ) -> ImageData:
-    """The named data set, resized to square images and split.
+    """The named data set, resized to images of one shape and split.
 
     Args:
         name: `digits` (1,797 scans shipped with scikit-learn), `cifar10`, `cifar100`,
@@ -58,15 +61,17 @@ def load_dataset(
             `torchvision:<class>` or `hf:<local path>`.
         data_dir: image folder of `folder`; for the others, where downloads are kept (by default the
             user's cache).
-        image_size: height and width, in pixels.
+        image_size: height and width, in pixels; one number for squares.
         train_fraction: share of the training images to use, in (0, 1].
         val_fraction: share of those split off for validation, in (0, 1).
         skip_corrupt: leave out images that cannot be read, with a warning that lists them, instead
             of raising an error.
-        resize: how images become squares: `crop` (shorter side resized, centre kept), `stretch`, or
-            `pad` (longer side resized, the rest white).
+        resize: how images get this shape: `crop` (resized to cover it, centre kept), `stretch`, or
+            `pad` (resized to fit in, the rest white).
         images: where they are kept: `memory`, `stream` (read batch by batch), or `auto`: in memory
             if at most half of the free memory is needed.
+        interpolation: of resizing, `bilinear` or `bicubic`.
+        check_classes: called with the names of the classes before any image is read; may raise.
         seed: of the stratified splits; use the same for all runs to be compared.
 
     Raises:
@@ -75,13 +80,15 @@ def load_dataset(
     """
     check_dataset(name, data_dir)
     check_choice(get_args(ResizeName), resize=resize)
+    check_choice(get_args(InterpolationName), interpolation=interpolation)
     root = Path(data_dir) if data_dir is not None else cache_dir()
     return split_source(
-        _loader(name)(Request(root, Form(image_size, resize), skip_corrupt, images)),
+        _loader(name)(Request(root, Form(image_size, resize, interpolation), skip_corrupt, images)),
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
         images=images,
+        check_classes=check_classes,
     )
 
 
@@ -156,15 +163,17 @@ def _make_synthetic(request: Request) -> Source:
 
     Stripes rather than brightness, which the LayerNorm over each patch's values removes.
     """
-    image_size = request.form.image_size
+    height, width = request.form.size
     rng = np.random.default_rng(0)
-    n_classes, n_images, half = 4, 640, image_size // 2
-    check_fits(2 * 3 * n_images * image_size**2, f"images of image_size {image_size}")
+    n_classes, n_images = 4, 640
+    half_height, half_width = height // 2, width // 2
+    about = f"images of image_size {size_text(request.form.image_size)}"
+    check_fits(2 * 3 * n_images * request.form.n_pixels, about)
     labels = np.arange(n_images) % n_classes
-    pixels = rng.integers(0, 128, size=(n_images, 3, image_size, image_size), dtype=np.uint8)
+    pixels = rng.integers(0, 128, size=(n_images, 3, height, width), dtype=np.uint8)
     for image, label in zip(pixels, labels, strict=True):
-        top, left = half * (label // 2), half * (label % 2)
-        image[:, top : top + half, left : left + half : 2] += 100
+        top, left = half_height * (label // 2), half_width * (label % 2)
+        image[:, top : top + half_height, left : left + half_width : 2] += 100
     classes = ("top left", "top right", "bottom left", "bottom right")
     # A mirrored image would belong to another class.
     return ArraySource(

@@ -21,7 +21,8 @@ from PIL import Image, ImageFile
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.data.pictures import read_picture
-from vit_patch_env.names import ResizeName
+from vit_patch_env.names import InterpolationName, ResizeName
+from vit_patch_env.patches.grid import ImageSize, height_width
 
 
 class Encoded(NamedTuple):
@@ -37,7 +38,7 @@ class Encoded(NamedTuple):
 
 
 Decoded = NDArray[np.uint8] | str
-"""An image (3, image_size, image_size), or why there is none."""
+"""An image (3, height, width), or why there is none."""
 
 Decode = Callable[[Sequence[Encoded]], list[Decoded]]
 
@@ -45,12 +46,19 @@ _MANY = 1000
 """Pictures for which processes are started."""
 
 
-def decode(pictures: Sequence[Encoded], image_size: int, resize: ResizeName) -> list[Decoded]:
+def decode(
+    pictures: Sequence[Encoded],
+    image_size: ImageSize,
+    resize: ResizeName,
+    interpolation: InterpolationName = "bilinear",
+) -> list[Decoded]:
     """Each picture's image, or the message of the ValueError that `read_picture` raises."""
     decoded: list[Decoded] = []
     for picture in pictures:
         try:
-            decoded.append(read_picture(picture.content, image_size, resize, picture.name))
+            decoded.append(
+                read_picture(picture.content, image_size, resize, picture.name, interpolation)
+            )
         except ValueError as error:
             decoded.append(str(error))
     return decoded
@@ -58,7 +66,11 @@ def decode(pictures: Sequence[Encoded], image_size: int, resize: ResizeName) -> 
 
 @contextmanager
 def decoder(
-    n_pictures: int, n_workers: int, image_size: int, resize: ResizeName
+    n_pictures: int,
+    n_workers: int,
+    image_size: ImageSize,
+    resize: ResizeName,
+    interpolation: InterpolationName = "bilinear",
 ) -> Iterator[Decode]:
     """What decodes pictures, and may be called by `n_workers` threads at once.
 
@@ -67,12 +79,13 @@ def decoder(
         n_workers: threads.
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
+        interpolation: as of `read_picture`.
     """
     if n_pictures < _MANY or _has_own_formats():
-        yield lambda pictures: decode(pictures, image_size, resize)
+        yield lambda pictures: decode(pictures, image_size, resize, interpolation)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    processes = [_Process(image_size, resize) for _ in range(n_workers)]
+    processes = [_Process(image_size, resize, interpolation) for _ in range(n_workers)]
     for process in processes:
         idle.put(process)
 
@@ -102,11 +115,15 @@ class _Process:
     Args:
         image_size: as of `read_picture`.
         resize: as of `read_picture`.
+        interpolation: as of `read_picture`.
     """
 
-    def __init__(self, image_size: int, resize: ResizeName) -> None:
+    def __init__(
+        self, image_size: ImageSize, resize: ResizeName, interpolation: InterpolationName
+    ) -> None:
+        form = (*map(str, height_width(image_size)), resize, interpolation)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(image_size), resize, *_settings()],
+            [sys.executable, "-m", __name__, *form, *_settings()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -158,5 +175,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     with os.fdopen(os.dup(1), "wb") as answers, suppress(BrokenPipeError):
         os.dup2(2, 1)  # whatever a library prints is no answer
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[3:])
-        _serve(sys.stdin.buffer, answers, int(sys.argv[1]), sys.argv[2])
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = map(json.loads, sys.argv[5:])
+        size = int(sys.argv[1]), int(sys.argv[2])
+        _serve(sys.stdin.buffer, answers, size, *sys.argv[3:5])

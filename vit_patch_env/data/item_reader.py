@@ -24,7 +24,7 @@ class Items(NamedTuple):
 
     Attributes:
         places: of those that could be read, among the items asked for: (n_read,) int64.
-        images: (n_read, channels, image_size, image_size) uint8; grey only if all are.
+        images: (n_read, channels, height, width) uint8; grey only if all are.
         labels: n_read.
         problems: why the others could not, by place.
     """
@@ -77,8 +77,8 @@ class ItemReader(Dataset[Items]):
                 images.append(resize_images(image, *self.form))
                 labels.append(label)
         n_channels = max(map(len, images), default=1)
-        size = self.form.image_size
-        stacked = torch.empty(len(images), n_channels, size, size, dtype=torch.uint8, device=_CPU)
+        shape = len(images), n_channels, *self.form.size
+        stacked = torch.empty(shape, dtype=torch.uint8, device=_CPU)
         for row, image in zip(stacked, images, strict=True):
             row.copy_(image)
         return Items(np.array(places, dtype=np.int64), stacked, labels, problems)

@@ -16,6 +16,7 @@ from vit_patch_env.data.item_reader import ItemReader, Items
 from vit_patch_env.data.items import ItemError, Label, n_items
 from vit_patch_env.data.labels import known_labels
 from vit_patch_env.data.resize import Form
+from vit_patch_env.patches.grid import size_text
 from vit_patch_env.system.memory import check_fits
 
 Numbers = NDArray[np.int64]
@@ -97,8 +98,7 @@ class ItemSet:
         known = known_labels(dataset, where)
         self.labels: list[Label | None] = [None] * n if known is None else list(known)
         self._row_of = np.full(n, -1, dtype=np.int64)
-        size = form.image_size
-        self._images = torch.empty(0, 0, size, size, dtype=torch.uint8, device="cpu")
+        self._images = torch.empty(0, 0, *form.size, dtype=torch.uint8, device="cpu")
         self.facts = Facts(0)
         self.is_read = self.streamed = False
 
@@ -154,10 +154,11 @@ class ItemSet:
         """Keep images in rows of a tensor that gets three channels with the first one in colour."""
         n_channels = images.shape[1]
         if len(images) and n_channels > self._images.shape[1]:
-            size = self._form.image_size
+            size = size_text(self._form.image_size)
             purpose = f"{counted(n, 'image')} of {named('image_size')} {size}"
-            check_fits(n * n_channels * size**2, purpose)
-            grown = torch.empty(n, n_channels, size, size, dtype=torch.uint8, device="cpu")
+            check_fits(n * n_channels * self._form.n_pixels, purpose)
+            shape = n, n_channels, *self._form.size
+            grown = torch.empty(shape, dtype=torch.uint8, device="cpu")
             self._images = grown.copy_(self._images) if self._images.shape[1] else grown
         self._images[torch.from_numpy(rows)] = images
 

@@ -25,6 +25,7 @@ from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import Parts, Positions, Source, warn_skipped, where_to_keep
 from vit_patch_env.data.store import EMPTY, GREY, Store
 from vit_patch_env.names import ImagesName
+from vit_patch_env.patches.grid import size_text
 from vit_patch_env.system.cache import IMAGES, make_room
 from vit_patch_env.system.limits import available_cpus
 from vit_patch_env.system.memory import check_fits
@@ -117,15 +118,16 @@ class PictureSource(Source):
         """The images at each of the positions, in memory or as `StoredImages`."""
         store = self._open_store()
         n_images = sum(len(part) for part in positions)
-        n_bytes = n_images * self.n_channels * self.form.image_size**2
-        size = self.form.image_size
+        n_bytes = n_images * self.n_channels * self.form.n_pixels
+        height, width = self.form.size
         stored = [StoredImages(self, part) for part in positions]
         if where_to_keep(images, n_bytes) == "stream":
             self.notes.append(
-                f"{counted(n_images, 'image')} of {size} x {size} pixels ({n_bytes / 1e9:.1f} "
+                f"{counted(n_images, 'image')} of {height} x {width} pixels ({n_bytes / 1e9:.1f} "
                 f"GB) are read from {store.folder} batch by batch"
             )
             return list(stored)
+        size = size_text(self.form.image_size)
         check_fits(n_bytes, f"{counted(n_images, 'image')} of {named('image_size')} {size}")
         return [part[:] for part in stored]
 
@@ -183,8 +185,11 @@ class PictureSource(Source):
     def _new_store(self) -> Store:
         """The store of these pictures; a temporary one where the cache cannot be used."""
         digest = hashlib.sha256(self.pictures.origin).hexdigest()[:16]
-        shape = (3, self.form.image_size, self.form.image_size)
-        name = f"{digest}-{self.form.image_size}-{self.form.resize}"
+        shape = (3, *self.form.size)
+        size = size_text(self.form.image_size).replace(" ", "")
+        name = f"{digest}-{size}-{self.form.resize}"
+        if self.form.interpolation != "bilinear":  # as of all images before there was a choice
+            name += f"-{self.form.interpolation}"
         try:
             return Store(self.cache / IMAGES / name, shape, about=self.pictures.about)
         except OSError as error:
@@ -258,8 +263,7 @@ class StoredImages:
     def __init__(self, source: PictureSource, positions: Positions) -> None:
         self._source = source
         self._positions = positions
-        size = source.form.image_size
-        self.shape = torch.Size((len(positions), source.n_channels, size, size))
+        self.shape = torch.Size((len(positions), source.n_channels, *source.form.size))
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -1,4 +1,4 @@
-"""Picture files as square RGB images, whatever their format, size, orientation and depth."""
+"""Picture files as RGB images of one shape, whatever their format, size, orientation and depth."""
 
 import io
 import os
@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from vit_patch_env.checks import InputError, check_choice
 from vit_patch_env.data.rgb import BACKGROUND, orientation_of, to_rgb, without_warnings
-from vit_patch_env.names import ResizeName
+from vit_patch_env.names import InterpolationName, ResizeName
+from vit_patch_env.patches.grid import ImageSize, height_width
 from vit_patch_env.system.shown import escaped
 
 LARGEST_ASPECT = 100
@@ -45,11 +46,15 @@ _LAST_COLUMN_FIRST, _LAST_ROW_FIRST, _COLUMNS_AS_ROWS = {2, 3, 6, 7}, {3, 4, 7, 
 
 
 def read_picture(
-    content: str | bytes, image_size: int, resize: ResizeName, name: str | None = None
+    content: str | bytes,
+    image_size: ImageSize,
+    resize: ResizeName,
+    name: str | None = None,
+    interpolation: InterpolationName = "bilinear",
 ) -> NDArray[np.uint8]:
-    """A decoded picture, (3, image_size, image_size), contiguous.
+    """A decoded picture, (3, height, width), contiguous.
 
-    It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized bilinearly with
+    It is upright, in RGB (`to_rgb`), and the first of an animation's. It is resized with
     antialiasing; a picture of the right size remains as it is. JPEGs are decoded at a half, a
     quarter or an eighth of their size where that is at least twice the size needed. May be called
     in several threads, which decode and resize at the same time.
@@ -57,10 +62,12 @@ def read_picture(
     Args:
         content: the path of a file, or what such a file contains. It determines the format, not
             the suffix of a path.
-        image_size: height and width, in pixels.
-        resize: `crop` resizes the shorter side and keeps the centre, `stretch` changes the aspect
-            ratio, and `pad` resizes the longer side and adds borders in `BACKGROUND`.
+        image_size: height and width, in pixels; one number for squares.
+        resize: `crop` resizes until both sides are covered and keeps the centre, `stretch` changes
+            the aspect ratio, and `pad` resizes until both sides fit and adds borders in
+            `BACKGROUND`.
         name: in messages, safe to print; by default the path.
+        interpolation: of resizing, `bilinear` or `bicubic`.
 
     Raises:
         ValueError: "expected a readable image, got <name>: <reason>", in one line, for what is not
@@ -69,15 +76,18 @@ def read_picture(
         MemoryError: if there is not enough memory for the picture.
     """
     check_choice(get_args(ResizeName), resize=resize)
+    height, width = height_width(image_size)
+    target = width, height  # in Pillow's order
     try:
         with without_warnings(), _opened(content) as image:
-            part = image.draft(None, _draft_size(image.size, image_size, resize))
+            part = image.draft(None, _draft_size(image.size, target, resize))
             rgb = to_rgb(image)
             _check_size(rgb.size)  # again, as icons, for example, may claim another one
             region = (
                 _region(rgb.size, part[1], orientation_of(image)) if part else (0, 0, *rgb.size)
             )
-            return _pixels(_resized(rgb, region, image_size, resize))
+            resampling = Image.Resampling[interpolation.upper()]
+            return _pixels(_resized(rgb, region, target, resize, resampling))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise anything
@@ -151,18 +161,25 @@ def _reason(error: Exception) -> str:
     return escaped(text or type(error).__name__)
 
 
-def _scaled_size(size: tuple[float, float], image_size: int, resize: ResizeName) -> tuple[int, int]:
+def _scaled_size(
+    size: tuple[float, float], target: tuple[int, int], resize: ResizeName
+) -> tuple[int, int]:
     """Width and height of a whole picture once resized, rounded as in torchvision."""
     if resize == "stretch":
-        return image_size, image_size
-    side = min(size) if resize == "crop" else max(size)
-    width, height = (max(1, int(image_size * length / side)) for length in size)
-    return width, height
+        return target
+    # The side that is exactly as long as wanted; the other one is longer, or shorter with `pad`.
+    is_higher = size[0] * target[1] <= size[1] * target[0]
+    exact = int(is_higher != (resize == "crop"))
+    least = target[1 - exact] if resize == "crop" else 1
+    other = max(least, int(target[exact] * size[1 - exact] / size[exact]))
+    return (other, target[1]) if exact else (target[0], other)
 
 
-def _draft_size(size: tuple[int, int], image_size: int, resize: ResizeName) -> tuple[int, int]:
+def _draft_size(
+    size: tuple[int, int], target: tuple[int, int], resize: ResizeName
+) -> tuple[int, int]:
     """The smallest size at which a JPEG may be decoded: twice the size needed."""
-    width, height = _scaled_size(size, image_size, resize)
+    width, height = _scaled_size(size, target, resize)
     return 2 * width, 2 * height
 
 
@@ -189,13 +206,14 @@ def _region(
 def _resized(
     image: Image.Image,
     region: tuple[float, float, float, float],
-    image_size: int,
+    target: tuple[int, int],
     resize: ResizeName,
+    resampling: Image.Resampling,
 ) -> Image.Image:
-    """The square made of an image's region."""
+    """What is made of an image's region: an image of the target's width and height."""
     left, top, right, bottom = region
-    scaled = _scaled_size((right - left, bottom - top), image_size, resize)
-    shown = min(scaled[0], image_size), min(scaled[1], image_size)
+    scaled = _scaled_size((right - left, bottom - top), target, resize)
+    shown = min(scaled[0], target[0]), min(scaled[1], target[1])
     # Only what will be seen is resized, as the cropped part of a long picture may be large.
     x, y = (round((whole - part) / 2) for whole, part in zip(scaled, shown, strict=True))
     x_scale, y_scale = (right - left) / scaled[0], (bottom - top) / scaled[1]
@@ -205,12 +223,12 @@ def _resized(
         min(left + (x + shown[0]) * x_scale, right),
         min(top + (y + shown[1]) * y_scale, bottom),
     )
-    part = image.resize(shown, Image.Resampling.BILINEAR, box)
-    if shown == (image_size, image_size):
+    part = image.resize(shown, resampling, box)
+    if shown == target:
         return part
-    square = Image.new("RGB", (image_size, image_size), BACKGROUND)
-    square.paste(part, ((image_size - shown[0]) // 2, (image_size - shown[1]) // 2))
-    return square
+    padded = Image.new("RGB", target, BACKGROUND)
+    padded.paste(part, ((target[0] - shown[0]) // 2, (target[1] - shown[1]) // 2))
+    return padded
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

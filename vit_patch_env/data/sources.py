@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from vit_patch_env.checks import counted
 from vit_patch_env.data.images import Images, Indices, at, digests, in_batches
 from vit_patch_env.data.resize import Form, resize_images
 from vit_patch_env.names import ImagesName
+from vit_patch_env.patches.grid import size_text
 from vit_patch_env.system.limits import available_memory
 from vit_patch_env.system.memory import check_fits
 
@@ -52,7 +53,12 @@ class Source(ABC):
         classes: class names, by label.
         flip: whether a mirrored image still belongs to its class.
         notes: lines that tell a user what was read.
+
+    Attributes:
+        item: what one of them is called in messages.
     """
+
+    item: ClassVar[str] = "image"
 
     def __init__(
         self,
@@ -87,7 +93,7 @@ class Source(ABC):
         numbered = zip(self.parts, ("training", "validation", "test"), strict=True)
         for part, split in numbered:
             if part is not None and part[0] <= position <= part[-1]:
-                return f"image {position - part[0]} of the {split} set"
+                return f"{self.item} {position - part[0]} of the {split} set"
         raise IndexError(position)
 
     def contents(self, positions: Positions, images: Images) -> Sequence[Hashable]:
@@ -157,7 +163,7 @@ class ArraySource(Source):
                 "batch by batch"
             )
             return list(parts)
-        check_fits(n_bytes, f"images of image_size {self._form.image_size}")
+        check_fits(n_bytes, f"images of image_size {size_text(self._form.image_size)}")
         return [part.in_memory() for part in parts]
 
 
@@ -174,8 +180,7 @@ class ResizedImages:
         self._images = images
         self._positions = positions
         self._form = form
-        size = form.image_size
-        self.shape = torch.Size((len(positions), images.shape[1], size, size))
+        self.shape = torch.Size((len(positions), images.shape[1], *form.size))
 
     def __len__(self) -> int:
         return len(self._positions)

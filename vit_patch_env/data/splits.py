@@ -1,10 +1,10 @@
-"""Images in three splits: training, validation and test."""
+"""Images, or other items, in three splits: training, validation and test."""
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ TEST_FRACTION = 0.2
 class Split(NamedTuple):
     """Images (n_images, channels, height, width) uint8 and labels (n_images,) int64.
 
-    The images are a tensor, or an object that reads those it is indexed with.
+    The images are a tensor, or an object that reads those it is indexed with. Texts are token ids
+    in their place: see `TextData`.
     """
 
     images: Images
@@ -42,7 +43,52 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageData:
+class SplitData:
+    """What a data set of any items has.
+
+    Attributes:
+        train: items to train on.
+        val: items split off those, for decisions during training.
+        test: items for final metrics only.
+        classes: class names, by label.
+        notes: lines that tell a user what was read.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        splits = {name: getattr(self, name) for name in ("train", "val", "test")}
+        # Pickled, splits that share memory would each contain all of it.
+        return self.__dict__ | {
+            name: split._replace(images=split.images.clone())
+            for name, split in splits.items()
+            if isinstance(split.images, Tensor)
+            and split.images.nbytes < split.images.untyped_storage().nbytes()
+        }
+
+    def to(self, device: torch.device) -> Self:
+        """The same data on `device`; images that are streamed, or do not fit there, stay."""
+        splits = (self.train, self.val, self.test)
+        tensors = [split.images for split in splits if isinstance(split.images, Tensor)]
+        n_bytes = sum(images.nbytes for images in tensors if images.device != device)
+        fits = device.type == "cpu" or n_bytes <= available_memory(device) // 2
+        train, val, test = (
+            Split(
+                split.images.to(device) if isinstance(split.images, Tensor) and fits
+                else split.images,
+                split.labels.to(device),
+            )
+            for split in splits
+        )  # fmt: skip
+        return replace(self, train=train, val=val, test=test)
+
+
+@dataclass(frozen=True)
+class ImageData(SplitData):
     """A data set, ready for training.
 
     Attributes:
@@ -54,22 +100,23 @@ class ImageData:
         notes: lines that tell a user what was read.
     """
 
-    train: Split
-    val: Split
-    test: Split
-    classes: tuple[str, ...]
     flip: bool
-    notes: tuple[str, ...] = ()
 
-    def __getstate__(self) -> dict[str, Any]:
-        splits = {name: getattr(self, name) for name in ("train", "val", "test")}
-        # Pickled, splits that share memory would each contain all of it.
-        return self.__dict__ | {
-            name: split._replace(images=split.images.clone())
-            for name, split in splits.items()
-            if isinstance(split.images, Tensor)
-            and split.images.nbytes < split.images.untyped_storage().nbytes()
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        _, _, height, width = self.train.images.shape
+        return height, width
+
+    def blank(self, n_images: int, device: torch.device) -> Tensor:
+        """Normalised images of zeros: (n_images, channels, height, width) float32."""
+        shape = n_images, *self.train.images.shape[1:]
+        return torch.zeros(shape, dtype=torch.float32, device=device)
 
     @cached_property
     def channel_mean(self) -> tuple[float, ...]:
@@ -94,22 +141,6 @@ class ImageData:
         n_images, _, height, width = self.train.images.shape
         return n_images * height * width, *channel_sums(self.train.images)
 
-    def to(self, device: torch.device) -> "ImageData":
-        """The same data on `device`; images that are streamed, or do not fit there, stay."""
-        splits = (self.train, self.val, self.test)
-        tensors = [split.images for split in splits if isinstance(split.images, Tensor)]
-        n_bytes = sum(images.nbytes for images in tensors if images.device != device)
-        fits = device.type == "cpu" or n_bytes <= available_memory(device) // 2
-        train, val, test = (
-            Split(
-                split.images.to(device) if isinstance(split.images, Tensor) and fits
-                else split.images,
-                split.labels.to(device),
-            )
-            for split in splits
-        )  # fmt: skip
-        return replace(self, train=train, val=val, test=test)
-
 
 def split_source(
     source: Source,
@@ -118,6 +149,7 @@ def split_source(
     val_fraction: float,
     seed: int,
     images: ImagesName = "auto",
+    check_classes: Callable[[Sequence[str]], None] | None = None,
 ) -> ImageData:
     """Training, validation and test split of a source, stratified by class, each shuffled.
 
@@ -129,11 +161,33 @@ def split_source(
         val_fraction: share of those for validation, in (0, 1), if the source has no such split.
         seed: of the splits.
         images: where they are kept: `memory`, `stream`, or `auto` for what fits.
+        check_classes: called with the names of the classes before any image is read; may raise.
 
     Raises:
         ValueError: for a fraction out of range, a class with too few images, or an image that
             cannot be read.
     """
+    if check_classes is not None:
+        check_classes(source.classes)
+    splits, notes = read_splits(
+        source,
+        train_fraction=train_fraction,
+        val_fraction=val_fraction,
+        seed=seed,
+        images=images,
+    )
+    return ImageData(*splits, source.classes, source.flip, notes=notes)
+
+
+def read_splits(
+    source: Source,
+    *,
+    train_fraction: float,
+    val_fraction: float,
+    seed: int,
+    images: ImagesName = "auto",
+) -> tuple[tuple[Split, Split, Split], tuple[str, ...]]:
+    """The splits of `split_source`, of a source of any items, and notes on them."""
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
     check_choice(get_args(ImagesName), images=images)
@@ -151,7 +205,7 @@ def split_source(
         for images_of_part, part in zip(read, parts, strict=True)
     )
     notes = [*source.notes, *_duplicates(source, parts, read), *about_classes]
-    return ImageData(train, val, test, source.classes, source.flip, tuple(notes))
+    return (train, val, test), tuple(notes)
 
 
 def _choose(
@@ -170,8 +224,9 @@ def _choose(
         _, train = _stratified(source, train, train_fraction, seed, "train_fraction")
     elif n_unused:
         source.notes.append(
-            f"a share of {train_fraction} of {counted(len(train), 'training image')} leaves out "
-            f"fewer than one of each of {counted(len(source.classes), 'class')}: all are used"
+            f"a share of {train_fraction} of {counted(len(train), f'training {source.item}')} "
+            f"leaves out fewer than one of each of {counted(len(source.classes), 'class')}: all "
+            "are used"
         )
     if val is None:
         train, val = _stratified(source, train, val_fraction, seed, "val_fraction")
@@ -202,13 +257,13 @@ def _stratified(
     smallest = escaped(source.classes[present[counts.argmin()]])
     if counts.min() < 2:
         raise InputError(
-            f"expected at least 2 images of every class to split off {_of(purpose, share)}, "
-            f"got {counts.min()} of {smallest}"
+            f"expected at least 2 {source.item}s of every class to split off "
+            f"{_of(purpose, share)}, got {counts.min()} of {smallest}"
         )
     if n_smaller < len(present):
         problem = (
-            f"must leave at least one image of each of {counted(len(present), 'class')} in both "
-            f"parts, got {share}, which splits {counted(len(positions), 'image')} into "
+            f"must leave at least one {source.item} of each of {counted(len(present), 'class')} in "
+            f"both parts, got {share}, which splits {counted(len(positions), source.item)} into "
             f"{len(positions) - n_part:,} and {n_part:,}; the smallest class, {smallest}, has "
             f"{counts.min()}"
         )
@@ -240,8 +295,8 @@ def _duplicates(source: Source, parts: Sequence[Positions], images: Sequence[Ima
         return []
     one, other = map(source.name, pairs[0])
     return [
-        f"{len(pairs):,} of {len(tested):,} test images are also training images, such as {one} "
-        f"and {other}"
+        f"{len(pairs):,} of {len(tested):,} test {source.item}s are also training {source.item}s, "
+        f"such as {one} and {other}"
     ]
 
 
@@ -258,13 +313,13 @@ def _check_classes(source: Source, parts: tuple[Positions, ...]) -> list[str]:
         missing = [source.classes[label] for label in labels]
         if name == "training" and np.isin(labels, source.labels[source.parts.train]).any():
             raise InputError(
-                f"expected training images of every class, got none of {listed(missing)}"
+                f"expected training {source.item}s of every class, got none of {listed(missing)}"
             )
         if name == "training" and missing:
-            notes.append(f"the data set has no training images of {listed(missing)}")
+            notes.append(f"the data set has no training {source.item}s of {listed(missing)}")
         elif missing:
             notes.append(
-                f"no {name} images of {listed(missing)}: macro metrics are over the other "
+                f"no {name} {source.item}s of {listed(missing)}: macro metrics are over the other "
                 f"{counted(len(source.classes) - len(missing), 'class')}"
             )
     return notes

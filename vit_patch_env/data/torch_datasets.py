@@ -16,6 +16,7 @@ from vit_patch_env.data.resize import Form
 from vit_patch_env.data.sources import Parts, Source, warn_skipped, where_to_keep
 from vit_patch_env.data.splits import ImageData, split_source
 from vit_patch_env.names import ImagesName, ResizeName
+from vit_patch_env.patches.grid import ImageSize
 from vit_patch_env.system.cache import cache_dir
 
 
@@ -60,7 +61,7 @@ def make_source(
     pictures = [pictures_of(items.dataset) for items in sets]
     unlabelled = [items for items in sets if None in items.labels]
     if unlabelled:
-        n_bytes = 3 * form.image_size**2 * sum(map(len, sets))
+        n_bytes = 3 * form.n_pixels * sum(map(len, sets))
         keep = where_to_keep(images, n_bytes) == "memory"
         for items in unlabelled:
             items.read(np.arange(len(items)), keep=keep)
@@ -92,7 +93,7 @@ def from_torch(
     *,
     classes: Sequence[str] | None = None,
     flip: bool = True,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     train_fraction: float = 1.0,
     val_fraction: float = 0.1,
     seed: int = 0,

@@ -1,5 +1,7 @@
 """What an agent in a file has learned, without its environment."""
 
+import math
+
 from gymnasium import spaces
 
 from vit_patch_env.agents import BanditPolicy
@@ -11,14 +13,15 @@ from vit_patch_env.experiments.agents_by_name.agent_file import (
     read_card,
     read_parameters,
 )
+from vit_patch_env.patches.sampling import Grid
 
 
-def load_bandit(agent: str, n_patches: int) -> tuple[BanditPolicy, AgentCard]:
-    """A bandit's policy for a number of patches, and the card of its file.
+def load_bandit(agent: str, grid: Grid) -> tuple[BanditPolicy, AgentCard]:
+    """A bandit's policy for a grid of patches, and the card of its file.
 
     Args:
         agent: `pretrained`, or the file of a bandit.
-        n_patches: of an image.
+        grid: rows and columns of patches.
 
     Raises:
         ArgumentError: for a name, a file that is not an agent's, or an agent that needs an
@@ -37,9 +40,11 @@ def load_bandit(agent: str, n_patches: int) -> tuple[BanditPolicy, AgentCard]:
             f"{agent} ({card.agent}), which observes {card.observation}: it needs the environment, "
             "vit-patch train or gym.make",
         )
+    n_patches = math.prod(grid)
     policy = BanditPolicy(
         spaces.Box(0, 1, (n_patches + RUN_FEATURES,)),  # which it does not see here
         spaces.MultiBinary(n_patches),
+        grid=grid,
         **card.bandit.keywords()["policy_kwargs"],
     )
     try:

@@ -15,7 +15,7 @@ from vit_patch_env.checks import ArgumentError, InputError, check, check_choice,
 from vit_patch_env.config import Count, FromZero
 from vit_patch_env.integrations.progress import OfFlops, OfSeconds, OfSteps, Progress
 from vit_patch_env.names import ScheduleName
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName, check_square
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName
 from vit_patch_env.training.schedule import learning_rate_factor
 
 Shares = str | float | Callable[[float], float]
@@ -71,8 +71,6 @@ class PatchSchedule:
         self.epochs = check(Count, epochs=epochs)
         self.seed = check(FromZero, seed=seed)
         self._share = self._function(shares)
-        if sampling == "spread":
-            check_square(self.n_patches)
         self._sample = SAMPLERS[sampling]
         self._scores = np.zeros(self.n_patches)
         self._progress = self._budget(total_steps, step_flops, seconds)
@@ -115,7 +113,7 @@ class PatchSchedule:
                 "budget_steps", f"must be given with seconds, got {shown(budget_steps)}"
             )
         grid = _grid(n_patches)
-        policy, card = load_bandit(agent, math.prod(grid))
+        policy, card = load_bandit(agent, grid)
         weights, n_steps = policy.of_counts.mean(), check(Count, budget_steps=n_steps)
 
         def share(progress: float) -> float:
@@ -204,7 +202,7 @@ class PatchSchedule:
             self._progress.used = float(state["seconds_used"])
 
     def _indices(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        return np.flatnonzero(self._sample(self._scores, n_keep, rng))
+        return np.flatnonzero(self._sample(self._scores, n_keep, rng, self.grid))
 
     def _count(self, progress: float) -> int:
         share = self._share(progress)
@@ -247,7 +245,7 @@ class PatchSchedule:
         return OfFlops(n_steps, self.n_patches, self._count, step_flops)
 
 
-def _grid(n_patches: Any) -> tuple[int, int]:
+def _grid(n_patches: Any) -> Grid:
     """Rows and columns of patches."""
     if isinstance(n_patches, tuple | list) and len(n_patches) == 2:
         rows, columns = (check(Count, n_patches=side) for side in n_patches)

@@ -7,14 +7,14 @@ drops or merges tokens in addition to the dropped patches. Other libraries' are 
 
 import copy
 import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from vit_patch_env.checks import ArgumentError, Share, check, named, shown
+from vit_patch_env.checks import ArgumentError, Share, check, named
+from vit_patch_env.checks import shown as shown
 from vit_patch_env.models.model_names import check_model_name, family_of, has_own_sizes, is_own
 from vit_patch_env.names import ModelName
+from vit_patch_env.system.imported import imported
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ def make_model(
         made: nn.Module = copy.deepcopy(source) if is_module else source(n_classes, channels)
     elif family_of(model) is None and not is_own(model):
         check_model(model, keep_rate)
-        made = function_of(model)(n_classes, channels)
+        made = imported("model", model)(n_classes, channels)
     else:
         return _named_model(model, keep_rate, n_classes, channels, vit_options)
     return select_patches(made)  # type: ignore[no-any-return]
@@ -105,38 +105,8 @@ def check_model(name: str, keep_rate: float | None = None) -> None:
         check(Share, keep_rate=keep_rate)
     if not is_own(name):
         if family_of(name) is None:
-            function_of(name)
+            imported("model", name)
         return
     package = model_class(name).package
     if package and importlib.util.find_spec(package.replace("-", "_")) is None:
         raise ArgumentError("model", f"{name} needs {package}: pip install {package}")
-
-
-def function_of(name: str) -> Any:
-    """The function that a name `module:function` refers to, of the current folder or installed.
-
-    Raises:
-        ArgumentError: if there is none.
-    """
-    module_name, _, function_name = name.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # the command's own folder is there, rather than the user's
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
-        reason = " ".join(str(error).split())
-        raise ArgumentError(
-            "model",
-            f"{shown(name)} needs the module {module_name} in the current folder or installed, "
-            f"got {type(error).__name__}: {reason}",
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        got = "no such name" if function is None else shown(function)
-        raise ArgumentError(
-            "model",
-            f"{shown(name)} needs a function {function_name}(n_classes, channels) in the module "
-            f"{module_name}, got {got}",
-        )
-    return function

@@ -31,12 +31,20 @@ class PatchMergerViT(SimpleViT):
         n_outputs = max(1, round(keep_rate * self.n_patches))
         self.merger = PatchMerger(dim=self.positions.shape[1], num_tokens_out=n_outputs)
 
+    @property
+    def _middle(self) -> int:
+        """Number of blocks before the merger."""
+        return max(1, len(self.blocks) // 2)
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter: that of the block before it for the merger."""
+        return self._middle if name.startswith("merger.") else super().layer_of(name)
+
     def transform(self, tokens: Tensor) -> Tensor:
         """Tokens after all blocks: (batch, n_outputs, dim)."""
-        middle = max(1, len(self.blocks) // 2)
         for index, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
-            if index == middle:
+            if index == self._middle:
                 tokens = self.merger(tokens).to(tokens.dtype)  # autocast returns a narrower type
         return tokens
 

@@ -3,6 +3,7 @@
 2-D sine-cosine positions, no class token, mean pooling, pre-norm blocks.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from vit_patch_env.checks import InputError, named
 from vit_patch_env.models.layers.block import Block
-from vit_patch_env.patches.grid import patches_per_side
+from vit_patch_env.patches.grid import ImageSize, patch_grid
 from vit_patch_env.patches.selection import select_tokens
 
 
@@ -44,7 +45,7 @@ class SimpleViT(nn.Module):
     The defaults are the paper's Table 1 on 32 x 32 images: 64 patches, 3.95 M parameters.
 
     Args:
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels; one number for squares.
         patch_size: height and width of a patch, in pixels.
         channels: image channels.
         n_classes: outputs.
@@ -55,11 +56,14 @@ class SimpleViT(nn.Module):
         mlp_dim: hidden size of a layer's MLP.
 
     Raises:
-        ValueError: if image_size is not divisible by patch_size, or dim not by 4, or if a patch is
-            a single value.
+        ValueError: if a side of the images is not divisible by patch_size, or dim not by 4, or if a
+            patch is a single value.
 
     Attributes:
+        grid: rows and columns of patches of an image.
+        n_patches: their number.
         n_prefix_tokens: tokens before the patches', such as a class token.
+        head_names: layers that are replaced for other classes.
         data_dependent: whether the number of tokens depends on the images.
         reduces_tokens: whether blocks drop or merge tokens outside of training, too.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
@@ -67,6 +71,7 @@ class SimpleViT(nn.Module):
     """
 
     n_prefix_tokens = 0
+    head_names = ("head",)
     data_dependent = False
     reduces_tokens: ClassVar[bool] = False
     published_keep_rate: ClassVar[float | None] = None
@@ -78,7 +83,7 @@ class SimpleViT(nn.Module):
         self,
         *,
         n_classes: int,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         patch_size: int = 4,
         channels: int = 3,
         dim: int = 128,
@@ -88,7 +93,6 @@ class SimpleViT(nn.Module):
         mlp_dim: int = 512,
     ) -> None:
         super().__init__()
-        side = patches_per_side(image_size, patch_size)
         patch_dim = channels * patch_size**2
         if patch_dim == 1:
             raise InputError(
@@ -96,11 +100,12 @@ class SimpleViT(nn.Module):
                 f"over them, got {named('patch_size')} 1 on images of one channel"
             )
         self.patch_size = patch_size
-        self.n_patches = side**2
+        self.grid = patch_grid(image_size, patch_size)
+        self.n_patches = math.prod(self.grid)
         self.embedding = nn.Sequential(
             nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)
         )
-        self.register_buffer("positions", sincos_positions(side, side, dim), persistent=False)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             Block(dim, heads, dim_head, mlp_dim) for _ in range(depth)
         )
@@ -192,6 +197,19 @@ class SimpleViT(nn.Module):
             tokens = tokens + output
             tokens = tokens + block.mlp(tokens)
         return tokens, found
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter: 0 for the embedding, positions and class token.
+
+        i + 1 for block i, `n_layers` + 1 for the final norm and the head.
+
+        Args:
+            name: of the parameter, as in `named_parameters`.
+        """
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.n_layers + 1 if part in ("norm", "head") else 0
 
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,8 +103,12 @@ def load_state(path: Path) -> Any:
         raise InputError(f"expected plain data and tensors in {path}, got {error}") from error
 
 
-def load_tensors(content: bytes | memoryview) -> Any:
+def load_tensors(content: bytes | memoryview, also: Sequence[type] = ()) -> Any:
     """What `torch.save` wrote of plain data and tensors, on the CPU. No code in it is executed.
+
+    Args:
+        content: of the file.
+        also: further classes whose objects may be in it, which only hold data.
 
     Raises:
         InputError: if it is something else, or unpacks to much more than its size; says what came.
@@ -112,7 +116,8 @@ def load_tensors(content: bytes | memoryview) -> Any:
     content = bytes(content)
     open_archive(content).close()  # torch unpacks whatever a file says
     try:
-        with own_torch_state():  # else a caller's inference mode makes tensors that cannot train
+        # Without its own state a caller's inference mode would make tensors that cannot train.
+        with own_torch_state(), torch.serialization.safe_globals(list(also)):
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vit_patch_env.data.batches import Batch, Normalize
+from vit_patch_env.data.batches import Batch, Preparation
 from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import own_torch_state
@@ -30,7 +30,7 @@ def evaluate(
     model: nn.Module,
     split: Split,
     *,
-    normalize: Normalize,
+    normalize: Preparation,
     batch_size: int,
     precision: Precision,
     select: Callable[[Tensor], Tensor | None] | None = None,

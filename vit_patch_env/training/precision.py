@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 
 from vit_patch_env.checks import ArgumentError, check_choice, shown
 from vit_patch_env.names import PrecisionName
+
+_DTYPES: dict[PrecisionName, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Precision(NamedTuple):
@@ -19,11 +25,10 @@ class Precision(NamedTuple):
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """A context in which matrix products are computed in `dtype`."""
-        enabled = self.dtype == torch.bfloat16
+        enabled = self.dtype != torch.float32
+        dtype = self.dtype if enabled else torch.bfloat16  # without effect, but one of autocast's
         try:
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=True
-            ):
+            with torch.autocast(self.device.type, dtype=dtype, enabled=enabled, cache_enabled=True):
                 yield
         finally:
             # In a caller's autocast torch would keep the weights that it has cast, whose values
@@ -32,8 +37,13 @@ class Precision(NamedTuple):
 
     @property
     def name(self) -> PrecisionName:
-        """`bf16` or `fp32`."""
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        """`bf16`, `fp16` or `fp32`."""
+        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients are so small for `dtype` that the loss must be scaled."""
+        return self.dtype == torch.float16
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -65,12 +75,15 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """The precision of that name; `auto` is bfloat16 if the hardware supports it.
 
     Raises:
-        ArgumentError: for an unknown precision.
+        ArgumentError: for an unknown precision, or fp16 on a CPU.
     """
     check_choice(get_args(PrecisionName), precision=precision)
-    if precision == "auto":
-        precision = "bf16" if has_bf16(device) else "fp32"
-    return Precision(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if precision == "fp16" and device.type == "cpu":
+        raise ArgumentError("precision", "must be auto, fp32 or bf16 on a CPU, got fp16")
+    name = cast("PrecisionName", precision)
+    if name == "auto":
+        name = "bf16" if has_bf16(device) else "fp32"
+    return Precision(device, _DTYPES[name])
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_patch_env.data.batches import Batch, BatchStream
 from vit_patch_env.data.splits import Split
@@ -101,8 +101,10 @@ class TrainingRun:
         return StepResult(float(host[0]), bool(host[1]), host[2:])
 
     def update_progress(self) -> None:
-        """Update `progress`; `step` does it."""
+        """Update `progress`; `step` does it. At the end the last batches are trained on."""
         self.progress = self.budget.share(self._used())
+        if self.progress >= 1:
+            self.trainer.finish()
 
     def _used(self) -> float:
         """Steps, FLOPs or seconds used so far, in the unit of the budget."""
@@ -110,9 +112,14 @@ class TrainingRun:
             return self.flops()
         return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
 
-    def observe(self, images: Tensor) -> Tensor:
-        """Observation (n_patches,) float32 of normalised images, still on the device."""
-        model = self.trainer.model
+    def observe(self, images: Tensor, model: nn.Module | None = None) -> Tensor:
+        """Observation (n_patches,) float32 of normalised images, still on the device.
+
+        Args:
+            images: normalised, (batch, channels, height, width).
+            model: that observes; by default the one that trains.
+        """
+        model = self.trainer.model if model is None else model
         model.eval()
         with own_torch_state(gradients=False, model=model), self.trainer.precision.autocast():
             return self._observe(model, images)
@@ -132,7 +139,7 @@ class TrainingRun:
         """
         with self.stopwatch.span(span):
             return evaluate(
-                self.trainer.model,
+                self.trainer.evaluated,
                 split,
                 normalize=self.stream.normalize,
                 batch_size=self.stream.batch_size,
@@ -145,7 +152,7 @@ class TrainingRun:
         for batch in batches:
             # As a share of a full batch, whose FLOPs are counted.
             self.flop_meter.add(VALIDATION, len(batch.labels) / self.stream.batch_size)
-        return mean_loss(self.trainer.model, batches, self.trainer.precision)
+        return mean_loss(self.trainer.evaluated, batches, self.trainer.precision)
 
     def flops(self) -> float:
         """FLOPs of all steps, observations and validations; NaN if they cannot be counted.

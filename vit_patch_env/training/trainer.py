@@ -1,12 +1,10 @@
-"""One optimizer step of a ViT on chosen patches."""
+"""One training step of a ViT on chosen patches."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.kernels.build import all_available
@@ -14,7 +12,14 @@ from vit_patch_env.names import OptimizerName
 from vit_patch_env.system.memory import keep_freed_memory
 from vit_patch_env.system.tensors import check_optimizer_state
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
+from vit_patch_env.training.compiled import compiled_forward, forward
+from vit_patch_env.training.loss import CrossEntropy, Loss
+from vit_patch_env.training.loss_scale import LossScale
+from vit_patch_env.training.optimizers import make_optimizer
+from vit_patch_env.training.parameter_groups import parameter_groups
 from vit_patch_env.training.precision import Precision
+from vit_patch_env.training.update import Update
+from vit_patch_env.training.weight_average import WeightAverage
 
 
 class Trainer:
@@ -23,20 +28,27 @@ class Trainer:
     The model must have `n_patches`; `model(images, keep=None)` -> logits; and
     `model.first_attention(images)` -> (batch, n_patches, dim). A model whose share of tokens
     changes over the run has `model.train_rate(progress)`, progress in [0, 1), and takes this rate
-    in training: `model(images, keep, rate=...)`.
+    in training: `model(images, keep, rate=...)`. Parameters that require no gradient are frozen.
 
     Args:
         model: trained in place, moved to the device.
         precision: device, and type of the matrix products; weights and optimizer stay in float32.
         learning_rate: peak learning rate.
         schedule: maps the progress of a run, in [0, 1], to the share of the peak learning rate.
-        optimizer: `adam` (the paper's) or `adamw`.
+        optimizer: `adam` (the paper's), `adamw`, `sgd` or `sgd_nesterov`.
+        momentum: of SGD; None for its default.
         weight_decay: of the optimizer.
-        label_smoothing: of the training loss, in [0, 1).
+        decay_norms: as `parameter_groups`.
+        layer_decay: as `parameter_groups`.
+        loss: of logits and labels; by default the cross-entropy.
+        clip_grad_norm: as `Update`.
+        accumulate: batches per optimizer step; a step of the trainer is one of them.
+        ema: decay of an exponential moving average of the weights; None for none.
+        compiled: whether the forward pass is compiled by `torch.compile`.
 
     Attributes:
-        skipped: 1 if a gradient of the last step was not finite, so that it changed no weights,
-            else 0: 0-d float32, on the device.
+        update: of the weights.
+        average: of the weights; None without `ema`.
     """
 
     def __init__(
@@ -47,8 +59,15 @@ class Trainer:
         learning_rate: float = 1e-3,
         schedule: Callable[[float], float] | None = None,
         optimizer: OptimizerName = "adam",
+        momentum: float | None = None,
         weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
+        decay_norms: bool = True,
+        layer_decay: float = 1.0,
+        loss: Loss | None = None,
+        clip_grad_norm: float | None = None,
+        accumulate: int = 1,
+        ema: float | None = None,
+        compiled: bool = False,
     ) -> None:
         device = precision.device
         if device.type == "cpu":
@@ -56,19 +75,39 @@ class Trainer:
             all_available(precision.dtype)  # compiled here rather than in a timed step
         self.model = model.to(device)
         self.precision = precision
-        self.learning_rate = learning_rate
         self.schedule = schedule
-        self.label_smoothing = label_smoothing
-        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-        self.optimizer = optimizer_class(
-            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        self.loss = CrossEntropy() if loss is None else loss
+        groups = parameter_groups(
+            self.model,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            decay_norms=decay_norms,
+            layer_decay=layer_decay,
         )
-        self._parameters = list(model.parameters())
-        self._unscaled = torch.ones((), dtype=torch.float32, device=device)
-        self.skipped = torch.zeros((), dtype=torch.float32, device=device)
+        self._peaks = [group["lr"] for group in groups]
+        self.optimizer = make_optimizer(optimizer, groups, momentum)
+        self.update = Update(
+            self.optimizer,
+            device,
+            clip_grad_norm=clip_grad_norm,
+            accumulate=accumulate,
+            scale=LossScale(device) if precision.scales_loss else None,
+        )
+        self.average = None if ema is None else WeightAverage(self.model, ema)
+        self._forward = compiled_forward if compiled else forward
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model to evaluate and to save: with the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    @property
+    def skipped(self) -> Tensor:
+        """1 if the update due in the last step was not made, as `Update.skipped`: 0-d float32."""
+        return self.update.skipped
 
     def step(self, batch: Batch, keep: Tensor | None = None, progress: float = 0.0) -> Tensor:
-        """Loss of one optimizer step on the kept patches: 0-d float32, still on the device.
+        """Loss of one training step on the kept patches: 0-d float32, still on the device.
 
         If a gradient is not finite, weights and optimizer are not changed.
 
@@ -79,17 +118,23 @@ class Trainer:
         """
         self.model.train()
         with self.precision.autocast():
-            logits = self.model(batch.images, keep, **rate_option(self.rate(progress)))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+            options = rate_option(self.rate(progress))
+            logits = self._forward(self.model, batch.images, keep, **options)
+        loss = self.loss(logits.float(), batch.labels)
         if self.schedule is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * self.schedule(progress)
-        self.skipped = self._has_bad_gradients()
-        self.optimizer.found_inf = self.skipped  # the fused step does nothing if 1
-        self.optimizer.step()
+            share = self.schedule(progress)
+            for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+                group["lr"] = peak * share
+        self._updated(self.update.add(loss))
         return loss.detach()
+
+    def finish(self) -> None:
+        """Make the update of the run's last batches, if they are fewer than `accumulate`."""
+        self._updated(self.update.finish())
+
+    def _updated(self, is_updated: bool) -> None:
+        if is_updated and self.average is not None:
+            self.average.update(self.model)
 
     def rate(self, progress: float) -> float | None:
         """The model's share of tokens at this progress; None for a model without `train_rate`."""
@@ -97,17 +142,14 @@ class Trainer:
         return None if train_rate is None else float(train_rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and state of the optimizer now, copied: on the CPU, where there is room."""
+        """Weights, their average and what updates them now, copied: on the CPU."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        moments = [
-            value for of_one in state["optimizer"]["state"].values() for value in of_one.values()
-        ]
+        if update := self.update.state_dict():
+            state["update"] = update
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         with own_torch_state(gradients=False):
-            on_cpu = {
-                id(value): value.to("cpu", copy=True)
-                for value in (*state["model"].values(), *moments)
-                if isinstance(value, Tensor)
-            }
+            on_cpu = {id(value): value.to("cpu", copy=True) for value in _tensors(state)}
             return copy.deepcopy(state, on_cpu)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,16 +158,18 @@ class Trainer:
         check_optimizer_state(self.optimizer, state["optimizer"])
         self.model.load_state_dict(copied_for_training(state["model"]))
         self.optimizer.load_state_dict(copied_for_training(state["optimizer"]))
+        self.update.load_state_dict(copied_for_training(state.get("update", {})))
+        if self.average is not None:
+            self.average.load_state_dict(copied_for_training(state["average"]))
 
-    def _has_bad_gradients(self) -> Tensor:
-        """1 if any gradient is not finite, else 0: 0-d float32, on the device.
 
-        GradScaler's check, scaling by 1: one pass and no synchronisation with the host.
-        """
-        bad = torch.zeros((), dtype=torch.float32, device=self.precision.device)
-        gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._unscaled)
-        return bad
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """The tensors in plain data."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for one in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(one)
 
 
 def rate_option(rate: float | None) -> dict[str, float]:

@@ -49,6 +49,9 @@ class LibraryViT(nn.Module, ABC):
     checkpointing = False
     """Whether the library's model recomputes its blocks in backward passes, to save memory."""
 
+    head_names: ClassVar[tuple[str, ...]]
+    """The layers of the library's module that are replaced for other classes."""
+
     _blocks_named: ClassVar[re.Pattern[str]]
     """Names of a block's parameters, with its index as the first group."""
 

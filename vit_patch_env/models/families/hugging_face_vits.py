@@ -29,6 +29,7 @@ class HuggingFaceViT(LibraryViT):
     """
 
     has_class_token = True
+    head_names = ("classifier", "cls_classifier", "distillation_classifier")
     _blocks_named = re.compile(r"\w+\.(?:encoder\.layer|layers)\.(\d+)\.")
 
     def __init__(self, plain_model: Any) -> None:
@@ -194,7 +195,7 @@ def make(
     if name.startswith(("/", ".", "~")) and not Path(name, "config.json").is_file():
         raise ArgumentError("model", f"{expected}, got {shown(f'hf:{name}')} without config.json")
     try:
-        with _without_warnings():  # of each try to reach the hub
+        with without_hub_warnings():  # of each try to reach the hub
             config = AutoConfig.from_pretrained(name)
     except Exception as error:  # of many kinds, by what is missing
         reason = " ".join(str(error).split())[:200]
@@ -210,7 +211,7 @@ def make(
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_hub_warnings() -> Iterator[None]:
     """Within the block, the hub's client logs errors only."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level

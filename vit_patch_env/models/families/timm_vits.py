@@ -29,6 +29,7 @@ _PREFIX_TOKENS = ("cls_token", "dist_token", "reg_token")
 class TimmViT(LibraryViT):
     """A `VisionTransformer` or `Eva` of timm."""
 
+    head_names = ("head", "head_dist")
     _blocks_named = re.compile(r"blocks\.(\d+)\.")
     _embedding_named = (*_PREFIX_TOKENS, "pos_embed", "patch_embed", "norm_pre", "rope")
 

@@ -19,6 +19,7 @@ class TorchvisionViT(LibraryViT):
 
     n_prefix_tokens = 1
     has_class_token = True
+    head_names = ("heads.head",)
     _blocks_named = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.")
     _embedding_named = ("class_token", "conv_proj", "encoder.pos_embedding")
 

@@ -25,6 +25,7 @@ class VitPytorchViT(LibraryViT):
         image_size: height and width, in pixels, which the library's module does not store.
     """
 
+    head_names = ("linear_head", "mlp_head")
     _blocks_named = re.compile(r"transformer\.layers\.(\d+)\.")
     _embedding_named = ("cls_token", "pos_embedding", "to_patch_embedding")
 
