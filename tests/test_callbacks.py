@@ -259,6 +259,8 @@ def test_a_model_of_transformers_trains_and_saves_under_its_own_names(tmp_path):
     loaded = transformers.ViTForImageClassification.from_pretrained(tmp_path / "vit")
     assert torch.equal(loaded.classifier.weight, plain.classifier.weight)
     assert not torch.equal(loaded.classifier.weight, before)
+    with torch.device("meta"):
+        assert tiny_vit().positions.is_meta
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ def test_patches_are_spread_over_a_flat_grid():
     assert torch.bincount(parts).tolist() == [4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("make", [PatchSchedule, PatchSchedule.from_agent])
+def test_all_patches_of_a_grid_that_is_not_square_are_sampled(make):
+    schedule = make(n_patches=(5, 8), total_steps=60)
+    seen = {patch for step in range(48) for patch in schedule(step).tolist()}
+    assert seen == set(range(40))
+
+
 def test_a_function_of_the_progress_decides_how_many():
     schedule = PatchSchedule(lambda progress: 0.5 + 0.5 * progress, n_patches=100, total_steps=4)
     assert [schedule.n_keep(step) for step in range(6)] == [50, 62, 75, 88, 100, 100]

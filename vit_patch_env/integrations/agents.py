@@ -44,6 +44,7 @@ def load_bandit(agent: str, grid: Grid) -> tuple[BanditPolicy, AgentCard]:
     policy = BanditPolicy(
         spaces.Box(0, 1, (n_patches + RUN_FEATURES,)),  # which it does not see here
         spaces.MultiBinary(n_patches),
+        grid=grid,
         **card.bandit.keywords()["policy_kwargs"],
         grid=grid,
     )

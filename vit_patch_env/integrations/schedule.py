@@ -15,7 +15,7 @@ from vit_patch_env.checks import ArgumentError, InputError, check, check_choice,
 from vit_patch_env.config import Count, FromZero
 from vit_patch_env.integrations.progress import OfFlops, OfSeconds, OfSteps, Progress
 from vit_patch_env.names import ScheduleName
-from vit_patch_env.patches.sampling import SAMPLERS, SamplingName
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName
 from vit_patch_env.training.schedule import learning_rate_factor
 
 Shares = str | float | Callable[[float], float]
@@ -245,7 +245,7 @@ class PatchSchedule:
         return OfFlops(n_steps, self.n_patches, self._count, step_flops)
 
 
-def _grid(n_patches: Any) -> tuple[int, int]:
+def _grid(n_patches: Any) -> Grid:
     """Rows and columns of patches."""
     if isinstance(n_patches, tuple | list) and len(n_patches) == 2:
         rows, columns = (check(Count, n_patches=side) for side in n_patches)

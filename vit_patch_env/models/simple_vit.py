@@ -26,8 +26,11 @@ def sincos_positions(height: int, width: int, dim: int, temperature: float = 10_
     if dim % 4:
         raise InputError(f"{named('dim')} must be divisible by 4, got {dim}")
     n_frequencies = dim // 4
-    omega = temperature ** -torch.linspace(0, 1, n_frequencies, dtype=torch.float32)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    # The device is named: while transformers loads weights, it replaces torch.linspace, and after
+    # that torch may no longer know it as a function that `with torch.device(...)` is for.
+    places = torch.linspace(0, 1, n_frequencies, dtype=torch.float32, device=y.device)
+    omega = temperature**-places
     angles = torch.stack((x, y)).flatten(1)[..., None] * omega  # (2, height * width, dim / 4)
     waves = torch.stack((angles.sin(), angles.cos()), dim=1)
     positions: Tensor = rearrange(waves, "xy trig n f -> n (xy trig f)")
