@@ -46,7 +46,6 @@ def load_bandit(agent: str, grid: Grid) -> tuple[BanditPolicy, AgentCard]:
         spaces.MultiBinary(n_patches),
         grid=grid,
         **card.bandit.keywords()["policy_kwargs"],
-        grid=grid,
     )
     try:
         policy.load_state_dict(read_parameters(path)["policy"])
