@@ -483,7 +483,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         Raises:
             ArgumentError: if they cannot be read, or are those of another model.
         """
-        self._factory.read_weights(saved)
+        self._factory.models.read_weights(saved)
 
     def save_weights(self, path: Path) -> None:
         """Save the weights that training starts from, for runs that must not depend on their file.
@@ -491,7 +491,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         Args:
             path: of the file, safetensors.
         """
-        self._factory.save_weights(path)
+        self._factory.models.save_weights(path, self.data.channels)
 
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""

@@ -2,14 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
@@ -19,28 +17,20 @@ from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
-from vit_patch_env.models import check_model, make_model, model_class
-from vit_patch_env.models.contract import check_contract, plain_model
-from vit_patch_env.models.model_names import family_of, is_own
-from vit_patch_env.models.weights.initial import InitialWeights
-from vit_patch_env.observation import check_observable, make_observation
+from vit_patch_env.model_factory import ModelFactory
+from vit_patch_env.observation import make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.imported import imported
-from vit_patch_env.system.memory import check_fits
 from vit_patch_env.system.torch_state import (
-    DrawingFrom,
     float32_by_default,
-    lending_global_state,
     on_cpu,
     own_torch_state,
 )
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
-from vit_patch_env.training.freezing import freeze
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
-from vit_patch_env.training.parameter_groups import parameter_groups
 from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
@@ -58,6 +48,7 @@ class EpisodeFactory:
         config: the arguments.
         precision: device, and type of the matrix products.
         observation: of the agent.
+        models: creates the models.
 
     Raises:
         ValueError: for an unusable data set, model or device, or sizes that do not fit into memory.
@@ -70,21 +61,6 @@ class EpisodeFactory:
             raise ArgumentError(
                 "dataset",
                 f"must be a name, an ImageData or a TextData, got {shown(config.dataset)}",
-            )
-        if isinstance(config.dataset, TextData) and isinstance(config.model, str):
-            raise ArgumentError(
-                "model",
-                f"must be a function where {named('dataset')} is of texts, such as "
-                f"vit_patch_env.bert_encoder, got {config.model}, which takes images",
-            )
-        if isinstance(config.model, str):
-            check_model(config.model, config.keep_rate)
-            if is_own(config.model):
-                kind = model_class(config.model)
-                check_observable(config.observation, kind, config.depth, config.model)
-        elif not callable(config.model):
-            raise ArgumentError(
-                "model", f"must be a name, a module or a function, got {shown(config.model)}"
             )
         if not (isinstance(config.augment, str) or callable(config.augment)):
             raise ArgumentError(
@@ -102,10 +78,7 @@ class EpisodeFactory:
         self.observation = make_observation(config.observation, config.observe_images)
         loss = config.loss
         self._user_loss = imported("loss", loss) if isinstance(loss, str) else loss
-        self._check_memory()
-        self._check_layers()
-        self._unchecked_model = not is_own(config.model)
-        self._initial = self._initial_weights() if config.starts_from_weights else None
+        self.models = ModelFactory(config, self.precision, self.observation)
         # Loaded at first use, so that creating and pickling an environment is cheap.
         self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
@@ -129,28 +102,6 @@ class EpisodeFactory:
         mean, std = self._normalization(data)
         values = {"channel_mean": data.channel_mean, "normalize_mean": mean, "normalize_std": std}
         return {name: [round(one, 6) for one in value] for name, value in values.items()}
-
-    def read_weights(self, saved: Path | None = None) -> None:
-        """Read or download the weights that training starts from, if any, and check them.
-
-        Args:
-            saved: of `save_weights`, to read instead.
-
-        Raises:
-            ArgumentError: if they cannot be read, or are those of another model.
-        """
-        if self._initial is None:
-            return
-        with self._seeded(0):  # of a model that a library makes to convert them
-            if saved is not None:
-                self._initial.read_saved(saved)
-            self._initial.read(self._make_model)
-
-    def save_weights(self, path: Path) -> None:
-        """Save the weights that training starts from, as they are loaded into models."""
-        assert self._initial is not None
-        with self._seeded(0):
-            self._initial.save(path, self._make_model, self.data.channels)
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
@@ -185,7 +136,7 @@ class EpisodeFactory:
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
         """An episode with fresh weights, or those that training starts from."""
-        self.read_weights()  # before the images
+        self.models.read_weights()  # before the images
         config, data = self.config, self.data
         started = time.perf_counter()
         normalize = self._preparation()
@@ -205,7 +156,7 @@ class EpisodeFactory:
             ),
         )
         trainer = Trainer(
-            self._new_model(weights_seed),
+            self.models.new(len(data.classes), data.channels, weights_seed, self._blank_images(2)),
             self.precision,
             learning_rate=config.learning_rate,
             schedule=partial(
@@ -250,40 +201,6 @@ class EpisodeFactory:
         run.stopwatch.seconds["reset"] = time.perf_counter() - started
         return episode
 
-    def _check_memory(self) -> None:
-        """Refuse sizes with which not even the weights fit into memory."""
-        config = self.config
-        if family_of(config.model):  # which also refuses a model that cannot work
-            with torch.device("meta"):
-                model = self._make_model(n_classes=2, channels=3)
-            self._check_observable(model)
-            n_weights = sum(weight.numel() for weight in model.parameters())
-            check_fits(16 * n_weights, f"the weights of {config.model}", self.precision.device)
-            return
-        if not is_own(config.model):
-            return
-        inner = config.heads * config.dim_head
-        n_weights = config.depth * config.dim * (4 * inner + 2 * config.mlp_dim)
-        n_weights += config.dim * config.patch_size**2
-        n_values = self.config.n_patches * (2 * config.dim + 4 * inner + config.mlp_dim)
-        # Weight, gradient and two moments of the optimizer; one image's values in one layer.
-        check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", self.precision.device)
-
-    def _check_layers(self) -> None:
-        """Refuse parts to freeze or learning rates by layer that a model by name does not have."""
-        config = self.config
-        if not (is_own(config.model) or family_of(config.model)):
-            return
-        if config.freeze or config.layer_decay < 1:
-            with DrawingFrom(torch.Generator()), torch.device("meta"):
-                model = self._make_model(2, 3)
-            parameter_groups(model, learning_rate=1.0, layer_decay=config.layer_decay)
-
-    def _check_observable(self, model: nn.Module) -> None:
-        """Refuse a model that the observation cannot be computed of."""
-        n_layers, name = getattr(model, "n_layers", None), type(plain_model(model)).__name__
-        check_observable(self.config.observation, model, n_layers, name)
-
     def _load_data(self) -> ImageData | TextData:
         config = self.config
         data = config.dataset
@@ -298,10 +215,10 @@ class EpisodeFactory:
                 resize=config.resize,
                 images=config.images,
                 interpolation=config.interpolation or "bilinear",
-                check_classes=self._check_classes,
+                check_classes=self.models.check_classes,
             )
         else:
-            self._check_classes(data.classes)
+            self.models.check_classes(data.classes)
         if data.size != config.size:
             raise ArgumentError(
                 "image_size",
@@ -312,29 +229,8 @@ class EpisodeFactory:
         self._check_class_weights(len(data.classes))
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
-        if is_own(config.model) or family_of(config.model):  # so that invalid sizes are reported
-            with DrawingFrom(torch.Generator()), torch.device("meta"):
-                self._make_model(len(data.classes), data.channels)
-        if self._initial is not None:  # of other channels than it was expected
-            with self._seeded(0):
-                self._initial.read(self._make_model, data.channels)
+        self.models.check_data(len(data.classes), data.channels)
         return data
-
-    def _initial_weights(self) -> InitialWeights:
-        """The weights that training starts from, which are not read yet."""
-        config = self.config
-        return InitialWeights(
-            config.model,
-            path=config.weights,
-            new_head=config.new_head,
-            image_size=config.size,
-            patch_size=config.patch_size,
-        )
-
-    def _check_classes(self, classes: Sequence[str]) -> None:
-        """Refuse weights for another number of classes."""
-        if self._initial is not None:
-            self._initial.check_classes(len(classes))
 
     def _check_channels(self, channels: int) -> None:
         """Refuse an augmentation or normalisation for another number of channels."""
@@ -435,12 +331,12 @@ class EpisodeFactory:
         if self._costs is None:
             config, data, images = self.config, self.data, self._blank_images()
             n_val = len(data.val.labels)
-            with self._seeded(0):
-                model = self._make_model(len(data.classes), data.channels)
             measured = config.reward == "validation"
             self._costs = RunCosts(
                 FlopMeter(
-                    model.to(images.device), self.observation.function, known=self._known_flops
+                    self.models.same(len(data.classes), data.channels),
+                    self.observation.function,
+                    known=self._known_flops,
                 ),
                 images,
                 n_patches=config.n_patches,
@@ -454,76 +350,10 @@ class EpisodeFactory:
         """The cost of a SimpleViT of these sizes, or of a model that is not of this package."""
         if self._reference is None:
             data = self.data
-            make = partial(self._reference_model, len(data.classes), data.channels)
+            make = partial(self.models.reference, len(data.classes), data.channels)
             self._reference = ReferenceCost(make, self._blank_images())
         return self._reference
 
     def _blank_images(self, n_images: int | None = None) -> Tensor:
         """A model's input, by default a batch whose FLOPs are counted, on the device."""
         return self.data.blank(n_images or self.config.batch_size, self.precision.device)
-
-    def _reference_model(self, n_classes: int, channels: int) -> nn.Module:
-        with self._seeded(0):  # as its FLOPs may depend on its weights
-            if not is_own(self.config.model):
-                return self._make_model(n_classes, channels).to(self.precision.device)
-            return make_model(
-                "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
-            )
-
-    def _new_model(self, seed: int) -> nn.Module:
-        """A model whose fresh weights depend only on the seed."""
-        data = self.data
-        with self._seeded(seed):
-            model = self._make_model(len(data.classes), data.channels)
-            if self._initial is not None:
-                self._initial.load_into(model, self._make_model, data.channels)
-            self._check_observable(model)
-            if self._unchecked_model:
-                check_contract(
-                    model,
-                    self._blank_images(2).cpu(),
-                    n_classes=len(data.classes),
-                    n_patches=self.config.n_patches,
-                    observe=self.observation.function,
-                    observation=self.config.observation,
-                )
-                self._unchecked_model = False
-        return model
-
-    @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """A context in which a model's weights depend only on the seed."""
-        with own_torch_state():
-            if is_own(self.config.model):
-                with DrawingFrom(torch.Generator().manual_seed(seed)), on_cpu():
-                    yield
-                return
-            # Code of others may also seed or read the global generator: it gets that one.
-            with (
-                lending_global_state(),
-                float32_by_default,
-                torch.random.fork_rng(devices=[]),
-            ):
-                torch.default_generator.manual_seed(seed)
-                yield
-
-    def _make_model(self, n_classes: int, channels: int) -> nn.Module:
-        """A model; the gradients of its frozen parts are neither computed nor counted."""
-        model = self._trainable_model(n_classes, channels)
-        freeze(model, self.config.freeze)
-        return model
-
-    def _trainable_model(self, n_classes: int, channels: int) -> nn.Module:
-        config = self.config
-        return make_model(
-            config.model,
-            keep_rate=config.keep_rate,
-            n_classes=n_classes,
-            channels=channels,
-            **self._vit_options,
-        )
-
-    @property
-    def _vit_options(self) -> dict[str, Any]:
-        names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
-        return {name: getattr(self.config, name) for name in names}
