@@ -62,7 +62,8 @@ class Variant(NamedTuple):
         """Those of `gym.make`."""
         given = {name: value for name, value in self._asdict().items() if name != "wrapper"}
         timed = {} if self.budget == "seconds" else {"seconds": None}
-        return TINY | given | timed
+        model = "vit" if self.observation.startswith("class_attention") else "simple_vit"
+        return TINY | given | timed | {"model": model}
 
     def make(self, **more: Any) -> gym.Env:
         """An environment with its wrapper."""

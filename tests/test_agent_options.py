@@ -52,7 +52,7 @@ def test_the_bandits_signatures_have_the_declared_arguments():
     algorithm, policy = defaults(PatchBandit.__init__), defaults(BanditPolicy.__init__)
     expected = {argument.name: argument.default for argument in declared(BanditOptions)}
     own = {"decision_steps": algorithm["decision_steps"], "forgetting": algorithm["forgetting"]}
-    of_policy = {name: value for name, value in policy.items() if name != "seed"}
+    of_policy = {name: value for name, value in policy.items() if name not in ("seed", "grid")}
     assert own | of_policy == expected
 
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.conftest import TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import agent_class
 from vit_patch_env.experiments.cli import COMMANDS, main, parse
 from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
@@ -368,7 +369,10 @@ def test_every_value_of_environment_and_agent_is_on_the_command_line():
     defaults = {name: parameter.default for name, parameter in env.items()}
     assert defaults.pop("n_patches_desired") == "auto"
     assert options["n_patches_desired"] == 40  # of the 64 patches by default
-    assert {name: options[name] for name in defaults} == defaults
+    sizes = {name: value for name, value in EnvConfig().adapted.items() if name in defaults}
+    assert {name: defaults[name] for name in sizes} == dict.fromkeys(sizes)
+    adopted = sizes | {"interpolation": "bilinear"}
+    assert {name: options[name] for name in defaults} == defaults | adopted
     assert parse(["train", "--dim-head", "8", "--dqn.tau", "0.5"]).env.dim_head == 8
     dqn = signature(MultiOutputDQN).parameters
     for field in fields(DQNOptions):

@@ -117,8 +117,6 @@ def test_an_empty_data_dir_is_refused_in_python():
         (["--agent", "matched", "--follow", "/nope"], "--follow must be the folder of a finished "
          "run, got /nope: there is no such folder"),
         (["--agent", "ars"], "--agent must be an algorithm that gives callbacks the infos"),
-        (["--agent", "pretrained", "--patch-size", "8"], "--agent must pick among the run's 16 "
-         "patches, got pretrained, which picks among 64 patches"),
         (["--agent", "ppo", "--sb3", "speed=1"], "--sb3 must be values of ppo"),
         (["--agent", "ppo", "--sb3", "batch_size=1"], "--sb3 values are refused by ppo"),
         (["--agent", "sac"], "--agent sac does not take MultiBinary"),
@@ -152,8 +150,6 @@ def test_what_needs_no_images_is_refused_before_they_are_loaded(args, message, t
         (["pretrain", "--out", "{file}/agent.zip"], "--out must be a folder, got"),
         (["bench", "--out", "{file}"], "--out must be a folder, got"),
         (["compare", "--out", "{file}"], "--out must be a folder, got"),
-        (["compare", "--patch-size", "8", "--methods", "pretrained"], "must pick among the run's "
-         "16 patches"),
     ],
 )  # fmt: skip
 def test_all_commands_refuse_before_loading(args, message, tmp_path, capsys):

@@ -143,4 +143,6 @@ def test_the_pretrained_bandits_parameters_fit_a_new_policy():
     agent.set_parameters(PRETRAINED)
     loaded = PatchBandit.load(PRETRAINED)
     for name, value in loaded.policy.state_dict().items():
+        if name == "rows_columns":  # which only the environment knows
+            continue
         assert torch.equal(agent.policy.state_dict()[name], value)

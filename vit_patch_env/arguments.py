@@ -250,6 +250,8 @@ def to_json(config: Any) -> dict[str, Any]:
     for argument in declared(config.__class__):
         if PYTHON_ONLY not in _metadata(argument.annotation):
             value = getattr(config, argument.name)
+            if isinstance(value, tuple):
+                value = list(value)
             values[argument.name] = to_json(value) if is_dataclass(value) else value
     return values
 

@@ -162,6 +162,7 @@ class RunCheckpoint(BaseCallback):
         self.folder.remove_partial()
         self.folder.remove_after(self._continuable_steps)
         self.folder.keep(1)
+        self.folder.remove_if_empty()
 
     def _init_callback(self) -> None:
         self.prepare()

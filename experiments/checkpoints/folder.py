@@ -97,7 +97,11 @@ class CheckpointFolder:
         """
         self.remove_partial()
         self._remove(self.files)
-        with suppress(OSError):  # it holds other files or does not exist
+        self.remove_if_empty()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing is in it."""
+        with suppress(OSError):  # it holds files or does not exist
             self.path.rmdir()
 
     def remove_after(self, step: int) -> None:

@@ -12,12 +12,14 @@ def given_values(options: Any) -> dict[str, Any]:
     Args:
         options: of a command that records what is `given`, with arguments of the environment.
     """
-    # Defaults that follow from a given size are not given themselves.
-    defaults = flat(type(options)()) | options.env.adapted
+    defaults = flat(type(options)())
+    # Defaults that follow from a given size or model are not given themselves.
+    usual = {name: (value,) for name, value in defaults.items()}
+    usual |= {name: (defaults[name], value) for name, value in options.env.adapted.items()}
     return {
         name: value
         for name, value in flat(options).items()
-        if name in options.given or value != defaults[name]
+        if name in options.given or value not in usual[name]
     }
 
 

@@ -8,6 +8,7 @@ from vit_patch_env.checks import ArgumentError, check_utf8
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
+from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat, replaced, same_run
@@ -55,8 +56,15 @@ def resumed_options(options: TrainOptions) -> tuple[TrainOptions, Extension | No
             folder.check_files(*RESULT_FILES)
         changes[extended.name] = extended.after
     own = {"out": str(folder.path), "resume": None, "overwrite": False, "extend": False}
-    # Its observation is its own, whatever is the agent's default now.
-    return replace(replaced(saved, {**changes, **own}), given=("observation",)), extended
+    return replace(replaced(saved, {**changes, **own}), given=_to_name(saved)), extended
+
+
+def _to_name(saved: TrainOptions) -> tuple[str, ...]:
+    """The observation, if it is that of the environment where the agent's default is another."""
+    kind = AGENTS.get(saved.agent)
+    usual = EnvConfig.observation if kind is None else kind.observation
+    is_usual = usual in (None, EnvConfig.observation)
+    return () if is_usual or saved.env.observation != EnvConfig.observation else ("observation",)
 
 
 def resumed_if_possible(options: TrainOptions) -> TrainOptions:
