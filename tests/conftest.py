@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
@@ -89,6 +90,18 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     torch.set_num_threads(1)
     preloading_context()
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are left out are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of tests that are marked `one_in(n)`, the first and each nth case after it is not long."""
+    n_before: Counter[str] = Counter()
+    for item in items:
+        marker, name = item.get_closest_marker("one_in"), item.nodeid.partition("[")[0]
+        if marker is not None and item.get_closest_marker("long") is None:
+            if n_before[name] % marker.args[0]:
+                item.add_marker(pytest.mark.long)
+            n_before[name] += 1
 
 
 @pytest.fixture(scope="module")

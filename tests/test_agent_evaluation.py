@@ -252,6 +252,7 @@ ALGORITHMS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_algorithms_learn_and_are_evaluated(name):
     algorithm, wrap, kwargs = ALGORITHMS[name]
@@ -312,6 +313,7 @@ def single(index):
     return env
 
 
+@pytest.mark.one_in(2)
 def test_each_place_of_a_vectorised_environment_is_evaluated_through_its_wrappers(two_places):
     rms = copy.deepcopy(two_places.obs_rms)
     for index in range(2):
@@ -334,6 +336,7 @@ def test_each_place_of_a_vectorised_environment_is_evaluated_through_its_wrapper
     two_places.step(np.array([0, 1]))  # the environments live on
 
 
+@pytest.mark.one_in(2)
 def test_evaluate_refuses_an_agent_whose_wrappers_it_bypasses_or_cannot_see(two_places):
     vec_env = two_places.unwrapped
     agent = PPO("MlpPolicy", vec_env, seed=0, device="cpu")
@@ -343,6 +346,7 @@ def test_evaluate_refuses_an_agent_whose_wrappers_it_bypasses_or_cannot_see(two_
         trained().unwrapped.evaluate("test", selector=agent)
 
 
+@pytest.mark.one_in(2)
 def test_a_refusal_leaves_the_processes_running(two_places):
     with pytest.raises(ValueError, match=r"action must be an integer in \[0, 1\], got 7$"):
         evaluate_agent(Recorder(lambda _: np.int64(7)), two_places, "test", index=1)

@@ -428,6 +428,7 @@ RUNS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", every(2, RUNS))
 def test_a_run_resumes_identically(name, tmp_path):
     def new_agent():

@@ -113,6 +113,7 @@ def test_learns_a_schedule_from_rewards_at_the_end():
     assert np.mean(rewards) > -0.4
 
 
+@pytest.mark.long
 def test_learns_that_longer_runs_need_more_patches():
     env = Schedule(lambda _, length: 2 if length == 16 else 11, lengths=(16, 128))
     agent = PatchBandit("BanditPolicy", env, seed=0).learn(12_000)
@@ -131,6 +132,7 @@ def test_learns_which_patches_pay():
     assert scores[:4].min() > scores[4:].max()
 
 
+@pytest.mark.long
 def test_decisions_within_a_run_are_credited_with_their_reward_over_their_budget():
     class Pays(Schedule):
         def step(self, action):

@@ -43,6 +43,7 @@ def data():
     return load_dataset("digits", train_fraction=0.05, val_fraction=0.2)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "n_keep"),
     every(4, [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)]),

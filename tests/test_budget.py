@@ -198,6 +198,7 @@ MODEL_CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("model", every(2, MODEL_CASES), ids=[*MODEL_CASES[:-1], "own"])
 def test_same_seed_same_run_under_a_budget_of_flops(model, monkeypatch):
     """Independent of earlier runs, the global generators and reads in between."""

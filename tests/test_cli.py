@@ -85,6 +85,7 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert "_hparams_/experiment" in events.summary_metadata
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "agent",
     [
@@ -105,6 +106,7 @@ def test_every_agent_trains_and_is_evaluated_again_to_the_same_metrics(agent, tm
         assert result["n_selected_mean"] == 8
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("agent", "actions"), [("dqn", "count"), ("qrdqn", "count"), ("sac", "top_k"), ("td3", "top_k")]
 )
@@ -118,6 +120,7 @@ def test_other_algorithms_use_other_actions(agent, actions, tmp_path, capsys):
     assert capsys.readouterr().out.split("Test images")[1].strip() == table.strip()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("budget", "more"), [("flops", []), ("seconds", ["--seconds", "0.4"])])
 def test_runs_end_with_their_budget(budget, more, tmp_path, capsys):
     out = tmp_path / "run"
@@ -164,6 +167,7 @@ def test_a_folder_of_images_and_a_moved_one(make_folder, tmp_path):
     main(["evaluate", str(out), "--data-dir", str(moved)])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("command", ["train", "evaluate", "pretrain", "compare", "bench"])
 def test_commands_say_what_was_read(command, make_folder, tmp_path, monkeypatch, capsys):
     root, run = make_folder(n_images=60), tmp_path / "run"

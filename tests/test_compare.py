@@ -48,6 +48,7 @@ def smoke(tmp_path_factory):
     return out / "all"
 
 
+@pytest.mark.long
 def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     found = {path.name for path in (smoke / "runs").iterdir()}
     assert found == {f"{name}__3" for name in SMALL}
@@ -295,6 +296,7 @@ def test_bad_input_is_refused_before_anything_starts(args, message, tmp_path, ca
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_all_patches_take_the_epochs_and_fewer_allow_more_steps(tmp_path):
     options = ["--seeds", "0", "--methods", "simple_vit", "agentvit", "flip"]
     compare(tmp_path, "--budget", "flops", *options)
@@ -310,6 +312,7 @@ def test_all_patches_take_the_epochs_and_fewer_allow_more_steps(tmp_path):
     assert read_comparison(tmp_path).steps_per_epoch == 7
 
 
+@pytest.mark.long
 def test_the_training_time_with_all_patches_is_the_others_budget(tmp_path, capsys):
     options = [*TINY_OPTIONS, "--out", str(tmp_path), "--budget", "seconds"]
     options += ["--seeds", "1", "--methods", "random", "agentvit", "simple_vit"]
@@ -331,6 +334,7 @@ def test_the_training_time_with_all_patches_is_the_others_budget(tmp_path, capsy
     assert f"seconds {seconds} instead of {round(seconds + 1, 3)}" in line
 
 
+@pytest.mark.long
 def test_given_seconds_are_the_budget_of_all_runs(tmp_path):
     compare(tmp_path, "--budget", "seconds", "--seconds", "0.2", "--methods", "simple_vit", "vit")
     runs = read_comparison(tmp_path).runs

@@ -218,6 +218,7 @@ def test_a_cache_that_is_not_writable_gives_a_warning(monkeypatch, tmp_path):
         assert library(torch.float32) is None
 
 
+@pytest.mark.long
 @needs_kernel
 @pytest.mark.parametrize("dtype", every(2, DTYPES), ids=str)
 @pytest.mark.usefixtures("fresh_library")

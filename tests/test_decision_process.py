@@ -233,6 +233,7 @@ def tiny(reward, budget, **more):
     return ViTPatchSelectEnv(**TINY | budgets[budget] | more)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("reward", "budget"),
     every(5, itertools.product(REWARDS, ("epochs", "flops", "seconds"))),
@@ -246,6 +247,7 @@ def test_the_environments_penalty_is_below_the_return_of_its_healthy_runs(reward
         assert whole_return(env, action, after)[0] < min(healthy)
 
 
+@pytest.mark.long
 def test_what_was_earned_before_a_divergence_does_not_make_up_for_it():
     """With one patch desired, steps on all patches lose what those on one gain."""
     env = tiny("paper", "epochs", n_patches_desired=1, alpha=0.5)
@@ -268,6 +270,7 @@ def test_a_diverged_run_returns_less_than_one_whose_validation_loss_rises(monkey
         assert whole_return(env, ALL, after)[0] < healthy
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_slow_start_does_not_make_the_penalty_of_a_budget_of_seconds_too_small(clock, after):
     def slow_agent(step):
@@ -304,6 +307,7 @@ def test_the_fastest_step_bounds_those_of_a_budget_of_seconds():
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_counted_has_a_penalty_with_a_budget_of_seconds(clock):
     class Uncopied(SimpleViT):
         def __deepcopy__(self, memo):
@@ -317,6 +321,7 @@ def test_a_model_that_cannot_be_counted_has_a_penalty_with_a_budget_of_seconds(c
     assert whole_return(env, ALL, 3)[0] < healthy
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["ats_vit", "token_expansion"])
 def test_models_that_reduce_tokens_have_a_penalty(model):
     env = tiny("progress", "flops", model=model, depth=2)

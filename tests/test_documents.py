@@ -200,6 +200,7 @@ QUICK = {
 """Arguments with which an example takes less time than with its defaults."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
 )

@@ -204,6 +204,7 @@ def test_aic_weighs_the_loss_against_the_share_of_patches():
         assert reward == pytest.approx(-(info["loss"] + info["n_selected"] / 16))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["simple_vit", "ats_vit"])
 def test_the_reward_does_not_change_the_run(model):
     """With any reward, the run and the terms of equation 2.3 are the same."""

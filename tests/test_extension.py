@@ -39,6 +39,7 @@ def resume(out, *args):
     main(["train", "--resume", str(out), *args])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("interval", "name"), every(2, itertools.product(["5", "never"], EXACT)))
 def test_a_finished_run_takes_the_course_of_the_longer_one(name, interval, tmp_path, capsys):
     short, long = tmp_path / "short", tmp_path / "long"

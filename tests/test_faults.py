@@ -20,14 +20,17 @@ def assert_all_passed(outcome):
     assert outcome.n_passed == outcome.n_tried > 0
 
 
+@pytest.mark.long
 def test_killed_runs_resume_identically(faults):
     assert_all_passed(faults.kills(1, ["random"]))
 
 
+@pytest.mark.long
 def test_a_stopped_run_prints_how_to_resume_and_resumes_identically(faults):
     assert_all_passed(faults.stops(1, ["random"]))
 
 
+@pytest.mark.long
 def test_a_run_continues_after_a_full_disk(faults):
     try:
         outcome = faults.full_disks(1, ["random"])

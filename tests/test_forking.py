@@ -108,6 +108,7 @@ USES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_forked_child_does_what_its_parent_does(use):
     assert in_child(use) == pytest.approx(use(), rel=1e-5)
@@ -217,6 +218,7 @@ if __name__ == "__main__":
     assert output(code) == "2"
 
 
+@pytest.mark.long
 def test_a_child_may_be_the_first_to_import_the_package(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     code = """

@@ -87,6 +87,7 @@ def stepped(env, action):
     return copy.deepcopy((torch.from_numpy(observation), reward, info, kept))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("variant", "made"),
     every(
@@ -127,6 +128,7 @@ def test_two_environments_of_a_state_go_on_independently():
         assert identical(stepped(other, action), expected)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_environment_may_return_to_an_earlier_state(variant):
     """More than once: the state is one of the time when it was asked for."""

@@ -214,6 +214,7 @@ def changed(value, path, new):
     return value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["config.json", "result.json", "../../compare.json"])
 @tried(20)
 @given(data=st.data())

@@ -62,6 +62,7 @@ def numbers(split):
     return split.images[:][:, 0, 7, 7].tolist()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("images", ["memory", "stream"])
 def test_images_are_the_same_with_any_number_of_workers(images, known, monkeypatch):

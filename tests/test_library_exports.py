@@ -35,6 +35,7 @@ def expected(model, images):
         return model(images)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", every(3, LIBRARIES))
 def test_a_trained_model_is_exported_with_any_number_of_images(name, images, tmp_path):
     model = trained(name)
@@ -47,6 +48,7 @@ def test_a_trained_model_is_exported_with_any_number_of_images(name, images, tmp
         assert difference.abs().max() < TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own parts
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize("name", every(6, (*LIBRARIES, "simple_vit")))

@@ -23,6 +23,7 @@ def random_images(batch=3, seed=1):
     return torch.randn(batch, 3, SIZE, SIZE, generator=generator)
 
 
+@pytest.mark.one_in(2)
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
 def test_all_patches_give_the_logits_of_the_library(kind, training):
@@ -54,6 +55,7 @@ def test_each_image_may_keep_its_own_patches(kind):
     torch.testing.assert_close(model(images, keep), torch.cat(alone), **CLOSE)
 
 
+@pytest.mark.one_in(2)
 @every_kind
 @pytest.mark.parametrize("per_image", [False, True])
 def test_gradients_are_those_of_the_library_s_computation(kind, per_image):

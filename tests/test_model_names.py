@@ -72,6 +72,7 @@ def test_weights_depend_on_the_seed_alone(name, request):
     assert any(not torch.equal(changed[name], first[name]) for name in first)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["timm:registers", "eva:dinov3", "hf:Dinov2", "vit_pytorch:ViT"])
 @pytest.mark.parametrize("observation", ["attention_output", "attention_received"])
 def test_a_library_s_module_trains_from_its_weights(kind, observation):

@@ -48,6 +48,7 @@ def chosen(agents, mask):
     return dict(zip(agents.agents, mask, strict=True))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_pettingzoos_tests_pass(observation):
     parallel_api_test(make(observation=observation), num_cycles=20)

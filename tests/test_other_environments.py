@@ -40,6 +40,7 @@ def learned(env, **kwargs):
     return agent.policy.of_counts.mean(), agent
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("decision_steps", [None, 5])
 def test_the_bandit_reads_the_progress_from_the_observation_if_info_lacks_it(decision_steps):
     weights, agent = learned(Other(), decision_steps=decision_steps)

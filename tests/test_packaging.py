@@ -133,6 +133,7 @@ def within_a_second(measure):
     return any(measure() < 1 for _ in range(3))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "args",
     [
@@ -162,6 +163,7 @@ def test_the_command_line_answers_within_a_second_and_without_torch(args):
     assert not any(needed_torch)
 
 
+@pytest.mark.long
 def test_the_package_adds_less_than_a_second_to_torch():
     ours, alone = [], []
 

@@ -164,6 +164,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 def test_compiled_steps_are_equal_and_compiled_once_for_any_number_of_patches(graphs):
     run, plain = make_run(compiled=True), make_run()
     counts = []

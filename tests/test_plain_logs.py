@@ -199,6 +199,7 @@ def _frozen(agent, log):
     return frozen
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "log_interval"),
     every(2, [

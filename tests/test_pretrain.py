@@ -41,6 +41,7 @@ def test_a_file_describes_the_agent_and_its_provenance(agent_file):
     assert agent_file.stat().st_size < 200_000
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_pretrained_agent_trains_another_vit(agent_file, learns, tmp_path, capsys):
     more = ["--agent-learns", "--reward", "validation"] if learns else []

@@ -56,6 +56,7 @@ def agentvit(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("agentvit"), [*SMALL, "--agent", "paper"])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("index", "method"), every(3, reversed([*enumerate(METHODS)])))
 def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):
     words, followed = words_of_rows()[index], None
@@ -70,6 +71,7 @@ def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):
     assert outcome(trained(tmp_path / "row", [*SMALL, *words])) == outcome(compared)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("agent", "observation"),
     [

@@ -150,6 +150,7 @@ def test_seeds_that_do_not_reach_an_accuracy_are_counted(tmp_path):
     assert any("of 3 reached it" in cell.note for cell in cells(time_table(metrics), "SimpleViT64"))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("accuracy", "seconds", "outcome", "to_full", "to_control"),
     [
@@ -233,6 +234,7 @@ def equal(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_report_at_equal_flops_has_the_number_of_epochs(equal):
     metrics = ComparisonMetrics(read_comparison(equal))
     budget = "the FLOPs of 4 epochs on all patches: 12 TFLOPs"
@@ -260,6 +262,7 @@ def test_a_report_at_equal_flops_has_the_number_of_epochs(equal):
     ]  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("env", "budget", "columns"),
     [
@@ -291,6 +294,7 @@ def test_pairs_are_with_all_patches_and_the_best_fixed_rule(tmp_path, env, budge
     assert table.columns[-1].endswith("best fixed rule, PSS, linear")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("accuracy", "words"),
     [
@@ -398,6 +402,7 @@ OTHER_OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_settings_name_every_option_that_is_not_the_default(tmp_path):
     default = read_comparison(fabricate(tmp_path / "a", methods=FOUR))
     assert "Other options" not in settings(default)

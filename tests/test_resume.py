@@ -403,6 +403,7 @@ def other_attention(own_cache, monkeypatch):
     build.enable(True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 @pytest.mark.usefixtures("in_one_line")
 def test_a_resumed_run_computes_attention_as_it_began(tmp_path, other_attention, capsys):

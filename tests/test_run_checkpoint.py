@@ -41,6 +41,7 @@ def treat_rollouts_as(monkeypatch, length):
     )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("name", "rollouts"),
     [

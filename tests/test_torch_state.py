@@ -159,6 +159,7 @@ def test_a_run_is_the_same_in_any_torch_state(state, variant):
     assert flops_seen == flops
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("state", STATES)
 def test_a_run_may_change_between_states(state, tmp_path):
     """Made, saved and loaded in one state, and continued in another."""
@@ -195,6 +196,7 @@ def test_a_run_that_diverges_is_terminated(state):
     assert info["diverged"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", STATES)
 def test_images_that_were_loaded_in_any_state_are_trained_on(state):
     expected, _ = run(dataset=load_dataset("synthetic"))
@@ -210,6 +212,7 @@ def test_gymnasiums_checker_passes(state):
         check_env(gym.make("ViTPatchSelect-v0", **TINY).unwrapped)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["random", "bandit", "dqn"])
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "float64"])
 def test_agents_predict_the_same_patches(kind, state):

@@ -37,6 +37,7 @@ def model_of(env):
 either = pytest.mark.parametrize("kind", ["published", "file"])
 
 
+@pytest.mark.one_in(2)
 @either
 @pytest.mark.parametrize("size", [64, SIZE])
 def test_logits_are_those_of_the_library_s_own_loading(library, kind, size):
@@ -47,6 +48,7 @@ def test_logits_are_those_of_the_library_s_own_loading(library, kind, size):
     torch.testing.assert_close(model(images), logits_of(own, images), **CLOSE)
 
 
+@pytest.mark.one_in(2)
 @either
 def test_a_new_head_is_fresh_and_the_rest_loaded(library, kind):
     env = library.env(new_head=True, **given(library, kind))
@@ -60,6 +62,7 @@ def test_a_new_head_is_fresh_and_the_rest_loaded(library, kind):
     assert all(torch.equal(weights[name], fresh[name]) for name in head)  # of the same seed
 
 
+@pytest.mark.one_in(2)
 @either
 def test_episodes_start_from_the_same_weights(library, kind):
     env = library.env(**given(library, kind))

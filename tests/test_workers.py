@@ -54,6 +54,7 @@ if __name__ == "__main__":
 KILLED = -signal.SIGKILL
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("how", "server", "exitcode"),
     every(

@@ -325,6 +325,7 @@ def test_the_reward_counts_the_sampled_patches():
     assert [env.step(action)[1] for action in (0, 3, 7)] == [-6 / 8, 0, -1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("algorithm", "wrap"),
     [(DQN, CountAction), (QRDQN, CountAction), (SAC, TopKAction), (TD3, TopKAction)],
@@ -346,6 +347,7 @@ def test_drives_the_environment(algorithm, wrap):
     assert model._n_updates > 0
 
 
+@pytest.mark.long
 def test_dqn_finds_the_number_of_patches_that_pays():
     """Random play earns -0.5 a step, as alpha = 0 pays for the number of patches alone."""
     env = CountAction(make(alpha=0, n_patches_desired=8))
