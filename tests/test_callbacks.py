@@ -276,3 +276,34 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"pip install 'vit-patch-env\[{extra}\]'"):
         __import__(name)
+
+
+def test_the_patches_are_those_of_the_newest_training(seen):
+    """An interrupted training may not have left the model as it was."""
+    vit, images = tiny_vit(), torch.zeros(2, 3, 32, 32)
+    for step in (0, 1):
+        patches = TrainingPatches(PatchSchedule(**SCHEDULE))
+        patches.attach(vit)
+        patches.begin(step)
+        vit.train()(images)
+    assert in_training(seen) == expected([0, 1])
+    patches.detach()
+    vit(images)
+    assert in_training(seen)[-1] is None
+
+
+def test_a_step_that_does_not_call_the_model_is_refused():
+    patches = TrainingPatches(PatchSchedule(**SCHEDULE))
+    vit = tiny_vit()
+    patches.attach(vit)
+    patches.begin(0)
+    with pytest.raises(ValueError, match="a training step that calls SimpleViT"):
+        patches.check_called()
+    vit.train()(torch.zeros(2, 3, 32, 32))
+    patches.check_called()
+
+
+def test_a_schedule_of_another_grid_is_refused():
+    patches = TrainingPatches(PatchSchedule(n_patches=(2, 8), total_steps=6))
+    with pytest.raises(ValueError, match=r"of the model's grid, n_patches=\(4, 4\), got \(2, 8\)"):
+        patches.attach(tiny_vit())

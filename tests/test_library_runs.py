@@ -4,9 +4,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
 
+from vit_patch_env import select_patches
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.options.flat import command
 
 TRAIN = [
     "train", "--agent", "random", "--model", "timm:test_vit", "--dataset", "synthetic",
@@ -62,3 +66,24 @@ def test_what_a_model_does_not_take_is_one_line(changes, said, capsys, tmp_path)
     assert stopped.value.code == 2
     assert said in captured.err
     assert captured.err.strip().count("\n") == 0
+
+
+def test_the_best_weights_are_the_library_s_and_evaluated(tmp_path):
+    timm = pytest.importorskip("timm")
+    run = tmp_path / "run"
+    main([*TRAIN, "--epochs", "1", "--keep-best", "--out", str(run)])
+    main(["evaluate", str(run), "--weights", "best"])
+    plain = timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8)
+    load_model(plain, str(run / "vit_best.safetensors"))
+
+
+def test_a_wrapped_model_has_its_own_sizes_and_the_recorded_command_none():
+    timm = pytest.importorskip("timm")
+    plain = timm.create_model("test_vit", num_classes=4, img_size=32, patch_size=8)
+    config = EnvConfig(model=select_patches(plain), dataset="synthetic")
+    assert (config.image_size, config.patch_size) == (32, 8)
+    options = TrainOptions(env=EnvConfig(model="timm:test_vit", image_size=32))
+    words = command("train", options, TrainOptions())
+    assert words == "vit-patch train --image-size 32 --model timm:test_vit"
+    options = TrainOptions(env=EnvConfig(image_size=64, n_patches_desired=40))
+    assert "--n-patches-desired 40" in command("train", options, TrainOptions())

@@ -59,6 +59,8 @@ def test_every_signal_stops_and_those_at_once_count_as_one(number):
 
 def work(connection):
     """A worker, which answers only after it was stopped."""
+    for number in STOP_SIGNALS:  # which are ignored where the tests run in the background
+        signal.signal(number, signal.SIG_DFL)
     become_worker()
     with stopping(lambda: connection.send("stop")) as received:
         connection.send("ready")

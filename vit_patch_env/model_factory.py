@@ -68,7 +68,7 @@ class ModelFactory:
             if self._unchecked:
                 check_contract(
                     model,
-                    images.cpu(),
+                    images.to(next(model.parameters(), images.cpu()).device),
                     n_classes=n_classes,
                     n_patches=config.n_patches,
                     observe=self._observation.function,
@@ -87,12 +87,15 @@ class ModelFactory:
 
         Its weights are the same in every call.
         """
-        if not is_own(self._config.model):
-            return self.same(n_classes, channels)
-        with self._seeded(0):
-            return make_model(
-                "simple_vit", n_classes=n_classes, channels=channels, **self._vit_options
+        own = is_own(self._config.model)
+        with self._seeded(0):  # all of it trains, so that the unit is the same for frozen ones
+            model = make_model(
+                "simple_vit" if own else self._config.model,
+                n_classes=n_classes,
+                channels=channels,
+                **self._vit_options,
             )
+            return model if own else model.to(self._precision.device)
 
     def check_data(self, n_classes: int, channels: int) -> None:
         """Refuse a model or weights that do not fit the data set."""

@@ -65,6 +65,13 @@ def command(name: str, options: Any, defaults: Any, given: tuple[str, ...] = ())
     """
     words = ["vit-patch", name]
     default_values = flat(defaults)
+    if hasattr(options, "env"):  # defaults that follow from other values: from these ones
+        usual = defaults.env.adapted
+        default_values |= {
+            one: value
+            for one, value in options.env.adapted.items()
+            if default_values[one] == usual[one]
+        }
     for option, value in flat(options).items():
         if value == default_values[option] and option not in given:
             continue

@@ -177,7 +177,8 @@ class RunFolder:
 
     def _to_type(self, options: TrainOptions) -> tuple[str, ...]:
         """Names of values that a command must give even if they are the usual ones."""
-        return tuple({"observation"} & set(options.given))
+        of_weights = ("interpolation",) if options.env.starts_from_weights else ()
+        return (*({"observation"} & set(options.given)), *of_weights)
 
     def extend(self, options: TrainOptions, extension: dict[str, Any]) -> Path | None:
         """Make the folder that of an unfinished, longer run.

@@ -6,7 +6,7 @@ from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.agents_by_name.factory import agent_kind
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.models import model_class
-from vit_patch_env.models.model_names import is_own
+from vit_patch_env.models.model_names import family_of, is_own
 
 LENGTHS = ("epochs", "seconds")
 """Options that a resumed run may have more of."""
@@ -70,8 +70,10 @@ def depends_on_length(options: TrainOptions) -> tuple[str, ...]:
         f"the schedule {env.schedule}": env.schedule != "constant",
         "the warm-up": env.warmup_epochs > 0,
         f"the observation {env.observation}": env.observation.endswith("+run"),
-        f"the model {env.model}": is_own(env.model)
-        and hasattr(model_class(env.model), "train_rate"),
+        # What a user's function makes is not known here.
+        f"the model {env.model}": hasattr(model_class(env.model), "train_rate")
+        if is_own(env.model)
+        else family_of(env.model) is None,
         f"the agent {options.agent}": agent_kind(options.agent).depends_on_length(options),
     }
     return tuple(words for words, depends in found.items() if depends)

@@ -99,7 +99,12 @@ def absolute(env: EnvConfig) -> EnvConfig:
         None if path is None else str(Path(path).resolve()) for path in (env.data_dir, env.weights)
     )
     check_utf8(data_dir=data_dir, weights=weights)  # also the folders above the given ones
-    return replace(env, data_dir=data_dir, weights=weights)
+    model: Any = env.model
+    family, _, folder = str(model).partition(":")
+    if family == "hf" and Path(folder).is_dir():
+        model = f"hf:{Path(folder).resolve()}"
+        check_utf8(model=model)
+    return replace(env, data_dir=data_dir, weights=weights, model=model)
 
 
 def with_absolute_paths(options: TrainOptions) -> TrainOptions:

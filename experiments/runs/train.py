@@ -349,7 +349,7 @@ class Run:
         self.display.show_epoch(metrics)
         if not self._seeks_best:
             return
-        self.best.add(metrics, self._episode.evaluated)
+        self.best.add(metrics, plain_model(self._episode.evaluated))
         patience = self.options.early_stopping
         if patience is not None and self.best.n_since >= patience and self._is_running:
             self.monitor.stop()

@@ -76,7 +76,10 @@ def _docstrings(package: Path) -> tuple[str, ...]:
     found = []
     for path in sorted(package.rglob("*.py")):
         with warnings.catch_warnings(action="ignore"):  # of escapes in strings, in the library
-            tree = ast.parse(path.read_bytes())
+            try:
+                tree = ast.parse(path.read_bytes())
+            except SyntaxError:  # a file of tests or templates, which is no module
+                continue
         for node in _statements(tree):
             text = ast.get_docstring(node) if isinstance(node, _DOCUMENTED) else None
             if text is not None and len(words(text)) >= LEAST_WORDS:

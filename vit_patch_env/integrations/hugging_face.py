@@ -70,6 +70,7 @@ class PatchScheduleCallback(TrainerCallback):  # type: ignore[misc, unused-ignor
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End a budget of seconds, and stop its clock during an evaluation."""
+        self._patches.check_called()
         if self._patches.is_over(state.global_step):
             control.should_training_stop = True
         if self._schedule.n_steps is None:

@@ -67,6 +67,7 @@ class PatchScheduleCallback(Callback):  # type: ignore[misc, unused-ignore]
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End a budget of seconds."""
+        self._patches.check_called()
         if self._patches.is_over(trainer.global_step):
             trainer.should_stop = True
 
@@ -77,6 +78,10 @@ class PatchScheduleCallback(Callback):  # type: ignore[misc, unused-ignore]
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Let the clock run again."""
         self._validation.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the model as it was."""
+        self._patches.detach()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the model as it was."""

@@ -97,10 +97,13 @@ class OfSeconds:
         self._before, self._since = seconds, None
 
     def at(self, step: int) -> float:
-        """Share of the seconds used by now, in [0, 1]; the clock starts with the first call."""
+        """Share of the seconds used by now, in [0, 1]."""
+        return min(self.used / self._total, 1.0)
+
+    def start(self) -> None:
+        """Let the clock run, if it does not yet."""
         if self._since is None:
             self._since = time.perf_counter()
-        return min(self.used / self._total, 1.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

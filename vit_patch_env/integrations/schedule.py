@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self, get_args
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from vit_patch_env.integrations.progress import OfFlops, OfSeconds, OfSteps, Pro
 from vit_patch_env.names import ScheduleName
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName
 from vit_patch_env.training.schedule import learning_rate_factor
+
+Positive = Annotated[float, Interval(gt=0)]
 
 Shares = str | float | Callable[[float], float]
 """A name in `SCHEDULES`, a constant share, or a function of the share of the budget used."""
@@ -78,7 +82,7 @@ class PatchSchedule:
     @classmethod
     def from_agent(
         cls,
-        agent: str = "pretrained",
+        agent: str | Path = "pretrained",
         *,
         n_patches: int | tuple[int, int],
         total_steps: int | None = None,
@@ -113,7 +117,7 @@ class PatchSchedule:
                 "budget_steps", f"must be given with seconds, got {shown(budget_steps)}"
             )
         grid = _grid(n_patches)
-        policy, card = load_bandit(agent, grid)
+        policy, card = load_bandit(str(agent) if isinstance(agent, Path) else agent, grid)
         weights, n_steps = policy.of_counts.mean(), check(Count, budget_steps=n_steps)
 
         def share(progress: float) -> float:
@@ -139,6 +143,7 @@ class PatchSchedule:
             step: from 0.
             batch_size: samples patches for each of so many images: (batch_size, n_keep).
         """
+        self.start()
         n_keep = self.n_keep(step)
         if n_keep == self.n_patches:
             return None
@@ -187,6 +192,11 @@ class PatchSchedule:
         step_share = 1 / self.n_steps if self.n_steps else 0.0
         return learning_rate_factor(self.progress(step), step_share, warmup, schedule)
 
+    def start(self) -> None:
+        """Start the clock of a budget of seconds, as the first step's patches do."""
+        if isinstance(self._progress, OfSeconds):
+            self._progress.start()
+
     def paused(self) -> AbstractContextManager[None]:
         """Stop the clock of a budget of seconds within the block, for an evaluation, say."""
         return self._progress.paused() if isinstance(self._progress, OfSeconds) else nullcontext()
@@ -230,15 +240,15 @@ class PatchSchedule:
         step_flops: Callable[[int], float] | None,
         seconds: float | None,
     ) -> Progress:
+        if step_flops is not None and not callable(step_flops):
+            raise ArgumentError("step_flops", f"must be a function, got {shown(step_flops)}")
         if (total_steps is None) == (seconds is None) or (seconds and step_flops):
             raise InputError(
                 "a schedule needs a budget: either total_steps, perhaps with step_flops, or "
                 f"seconds, got total_steps {total_steps} and seconds {seconds}"
             )
         if seconds is not None:
-            if not seconds > 0:
-                raise ArgumentError("seconds", f"must be above 0, got {shown(seconds)}")
-            return OfSeconds(seconds)
+            return OfSeconds(check(Positive, seconds=seconds))
         n_steps = check(Count, total_steps=total_steps)
         if step_flops is None:
             return OfSteps(n_steps)

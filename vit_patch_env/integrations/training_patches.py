@@ -1,12 +1,16 @@
 """What the callbacks for frameworks have in common: a schedule's patches in training alone."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, InputError, check, counted, shown
 from vit_patch_env.integrations.schedule import PatchSchedule
 from vit_patch_env.models.contract import select_patches
+
+_HOOKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""Of the models that are trained, one each: an interrupted training may have left its own."""
 
 
 class TrainingPatches:
@@ -30,7 +34,8 @@ class TrainingPatches:
         self.per_image = check(bool, per_image=per_image)
         self._step = 0
         self._keep: Tensor | None = None
-        self._hook: Any = None
+        self._model: nn.Module | None = None
+        self._is_called = False
 
     def attach(self, module: nn.Module) -> None:
         """Begin with the model that the module is or has.
@@ -46,13 +51,21 @@ class TrainingPatches:
                 f"the schedule must be of the model's {counted(model.n_patches, 'patch')}, "
                 f"got one of {self.schedule.n_patches}"
             )
-        self._hook = model.register_forward_pre_hook(self._with_patches, with_kwargs=True)
+        grid = getattr(model, "grid", self.schedule.grid)
+        if tuple(grid) != self.schedule.grid:
+            raise InputError(
+                f"the schedule must be of the model's grid, n_patches={tuple(grid)}, got "
+                f"{self.schedule.grid}"
+            )
+        _remove_hook(model)
+        _HOOKS[model] = model.register_forward_pre_hook(self._with_patches, with_kwargs=True)
+        self._model = model
 
     def detach(self) -> None:
         """Leave the model as it was."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        if self._model is not None:
+            _remove_hook(self._model)
+            self._model = None
 
     def check_steps(self, n_steps: float, name: str) -> None:
         """Refuse a framework's number of steps that is not the schedule's.
@@ -73,7 +86,21 @@ class TrainingPatches:
     def begin(self, step: int) -> None:
         """Use the patches of a step from now on."""
         self._step = step
+        self._is_called = False
+        self.schedule.start()
         self._keep = None if self.per_image else self.schedule(step)
+
+    def check_called(self) -> None:
+        """Refuse a step that did not call the model, and so was not on the schedule's patches.
+
+        Raises:
+            InputError: naming the model.
+        """
+        if not self._is_called:
+            raise InputError(
+                f"expected a training step that calls {type(self._model).__name__}, which takes "
+                "the patches to keep, got one that did not"
+            )
 
     def is_over(self, step: int) -> bool:
         """Whether a budget of seconds, which ends by the clock, is used up."""
@@ -81,6 +108,7 @@ class TrainingPatches:
 
     def _with_patches(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         """The arguments of a forward pass, with `keep` in training."""
+        self._is_called |= model.training
         if not model.training or "keep" in kwargs or len(args) > 1:
             return None
         keep = self._keep
@@ -90,6 +118,12 @@ class TrainingPatches:
         if keep is None:
             return None
         return args, {**kwargs, "keep": keep.to(batch.device)}
+
+
+def _remove_hook(model: nn.Module) -> None:
+    hook = _HOOKS.pop(model, None)
+    if hook is not None:
+        hook.remove()
 
 
 def _model_within(module: nn.Module) -> Any:

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
-from vit_patch_env.checks import ArgumentError, Share, check, named
+from vit_patch_env.checks import ArgumentError, InputError, Share, check, named
 from vit_patch_env.checks import shown as shown
 from vit_patch_env.models.model_names import check_model_name, family_of, has_own_sizes, is_own
 from vit_patch_env.names import ModelName
@@ -58,13 +58,34 @@ def make_model(
     if not isinstance(model, str):
         is_module = not isinstance(model, type) and hasattr(model, "state_dict")
         source: Any = model
-        made: nn.Module = copy.deepcopy(source) if is_module else source(n_classes, channels)
+        made: nn.Module = (
+            copy.deepcopy(source) if is_module else _called(source, n_classes, channels)
+        )
     elif family_of(model) is None and not is_own(model):
         check_model(model, keep_rate)
-        made = imported("model", model)(n_classes, channels)
+        made = _called(imported("model", model), n_classes, channels)
     else:
         return _named_model(model, keep_rate, n_classes, channels, vit_options)
     return select_patches(made)  # type: ignore[no-any-return]
+
+
+def _called(make: Callable[[int, int], Any], n_classes: int, channels: int) -> Any:
+    """What a user's function makes.
+
+    Raises:
+        ArgumentError: for whatever it raises.
+    """
+    try:
+        return make(n_classes, channels)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ArgumentError(
+            "model",
+            f"must make a model of ({n_classes} classes, {channels} channels), got "
+            f"{type(error).__name__}: {reason}",
+        ) from error
 
 
 def _named_model(

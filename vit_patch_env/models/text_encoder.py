@@ -5,6 +5,7 @@ that of words in place of patches.
 """
 
 import importlib.util
+import re
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class TextEncoder(nn.Module):
     """
 
     n_prefix_tokens = 1
+    head_names = ("classifier",)
 
     def __init__(self, plain_model: nn.Module, n_tokens: int) -> None:
         super().__init__()
@@ -48,6 +50,17 @@ class TextEncoder(nn.Module):
         check_integer(1, config.max_position_embeddings - 1, n_tokens=n_tokens)
         self.plain_model: Any = plain_model
         self.n_patches = n_tokens
+        self.n_layers = int(config.num_hidden_layers)
+
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter: 0 for the embedding, i + 1 for block i, then the head.
+
+        Args:
+            name: of this module's parameter, or of the library's.
+        """
+        if block := re.search(r"encoder\.layer\.(\d+)\.", name):
+            return int(block[1]) + 1
+        return 0 if "bert.embeddings." in name else self.n_layers + 1
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Logits (batch, n_classes) of texts.

@@ -126,7 +126,7 @@ class Trainer:
             for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                 group["lr"] = peak * share
         self._updated(self.update.add(loss))
-        return loss.detach()
+        return loss.detach().float()  # a user's may be of another type
 
     def finish(self) -> None:
         """Make the update of the run's last batches, if they are fewer than `accumulate`."""

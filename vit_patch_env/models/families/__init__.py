@@ -134,7 +134,9 @@ def sizes_of_model(model: object) -> Sizes | None:
     """
     if isinstance(model, str):
         return library_sizes(model)
-    wrapped = wrap_library_vit(model) if isinstance(model, nn.Module) else None
+    wrapped = model if isinstance(model, LibraryViT) else None
+    if wrapped is None and isinstance(model, nn.Module):
+        wrapped = wrap_library_vit(model)
     return None if wrapped is None else sizes_of(wrapped)
 
 

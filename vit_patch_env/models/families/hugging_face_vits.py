@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.data.downloads import may_download
 from vit_patch_env.models.families.base import Block, LibraryViT
 from vit_patch_env.models.families.embedding import embed_patches, positions_of, with_prefix
 
@@ -196,7 +197,9 @@ def make(
         raise ArgumentError("model", f"{expected}, got {shown(f'hf:{name}')} without config.json")
     try:
         with without_hub_warnings():  # of each try to reach the hub
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(
+                name, trust_remote_code=False, local_files_only=not may_download()
+            )
     except Exception as error:  # of many kinds, by what is missing
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError("model", f"{expected}, got {shown(f'hf:{name}')}: {reason}") from error

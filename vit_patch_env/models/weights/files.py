@@ -82,6 +82,7 @@ def _named_tensors(state: Any) -> dict[str, Tensor]:
 
 
 def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    weights = {name: one for name, one in weights.items() if name != "n_averaged"}  # torch's
     for prefix in (*_PREFIXES, *_PREFIXES):  # there may be two, in any order
         if weights and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): one for name, one in weights.items()}

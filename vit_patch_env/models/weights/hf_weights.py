@@ -44,7 +44,7 @@ def converted(
     Raises:
         Exception: whatever transformers raises for those of another model.
     """
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     config.num_channels, config.patch_size = channels, patch_size
     config.num_labels = next((len(state[head]) for head in _HEADS if head in state), 2)
     config.image_size = _image_size(state, image_size, patch_size) or config.image_size
@@ -93,7 +93,9 @@ def _loaded(
     Raises:
         InputError: for weights that the model has no place for.
     """
-    model, found = kind.from_pretrained(name, output_loading_info=True, **options)
+    model, found = kind.from_pretrained(
+        name, output_loading_info=True, trust_remote_code=False, **options
+    )
     unexpected = [
         one for one in found["unexpected_keys"] if not any(word in f".{one}" for word in _UNUSED)
     ]

@@ -70,8 +70,14 @@ class InitialWeights:
             try:
                 self._read(make, 3)
             except ArgumentError:
-                if self._path is None or not self._are_for_grey(make):
+                if not self._is_local or not self._are_for_grey(make):
                     raise
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether they can be read again at once."""
+        folder = str(self._model).partition(":")[2]
+        return self._path is not None or self._saved is not None or Path(folder).is_dir()
 
     def _are_for_grey(self, make: Make) -> bool:
         """Whether they are weights for images of one channel, which are then read."""
