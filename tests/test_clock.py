@@ -84,6 +84,7 @@ def episode_length(env, n_selected):
     return n_steps
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("flops_counted_once")
 @pytest.mark.filterwarnings("ignore:reward .* depends on the time and the loss:UserWarning")
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def fresh_library(own_cache):
     build._built.cache_clear()
 
 
+@pytest.mark.long
 @needs_kernel
 @pytest.mark.parametrize("dtype", every(2, DTYPES), ids=str)
 @pytest.mark.usefixtures("fresh_library")

@@ -160,6 +160,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("budget", ["epochs", "flops"])
 @pytest.mark.parametrize("n_steps", [1, 20, 80, 500])
 @pytest.mark.parametrize("name", list(REWARDS))

@@ -87,6 +87,7 @@ def test_the_readme_has_at_most_200_lines():
     assert len(README.read_text().splitlines()) <= 200
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "block", [block for block in BLOCKS if block.language == "python"], ids=str
 )

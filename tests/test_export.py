@@ -166,6 +166,7 @@ def test_a_compiled_observation_equals_the_observation(model, images):
     assert relative_error(compiled(images), model.mean_first_attention(images)) < 1e-5
 
 
+@pytest.mark.one_in(2)
 @in_both_types
 def test_an_exported_model_needs_only_torch_and_equals_the_model(model, images, dtype, tmp_path):
     batch = torch.export.Dim("batch", min=2)

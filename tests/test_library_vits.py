@@ -93,6 +93,7 @@ def test_only_kept_pixels_are_embedded(kind):
     assert same == (kind != "torchvision:stem")  # whose convolutions overlap
 
 
+@pytest.mark.one_in(3)
 @some_kinds
 def test_flops_fall_with_the_patches(kind):
     counter = FlopCount(select_patches(make_plain(kind)))

@@ -181,6 +181,7 @@ def test_compiled_steps_are_equal_and_compiled_once_for_any_number_of_patches(gr
     assert len(graphs) == 2  # a new model of the same kind
 
 
+@pytest.mark.long
 def test_compiled_runs_are_copied_counted_and_resumed(graphs):
     env = ViTPatchSelectEnv(**TINY | {"compile": True, "ema": 0.9, "accumulate": 2})
     env.reset(seed=0)

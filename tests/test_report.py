@@ -103,6 +103,7 @@ def test_a_page_works_offline_and_escapes_text(full):
     assert "Author &amp; al. &lt;tome&gt; 2022" in page
 
 
+@pytest.mark.long
 def test_the_same_files_give_the_same_report(tmp_path):
     folder = fabricate(tmp_path / "c", methods=("simple_vit", "agentvit"), epochs=2)
 

@@ -140,6 +140,7 @@ def run(n_steps=2, **kwargs):
 EXPECTED = {}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("state", "variant"), every(5, itertools.product(STATES, VARIANTS)))
 def test_a_run_is_the_same_in_any_torch_state(state, variant):
     kwargs = VARIANTS[variant]

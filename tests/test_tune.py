@@ -367,6 +367,7 @@ def test_parallel_jobs(tmp_path, capfd):
     assert "Of 2 done, trial " in capfd.readouterr().out
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
