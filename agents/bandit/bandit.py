@@ -135,8 +135,8 @@ class PatchBandit(OnlineAlgorithm):
         The environment may have another number of patches than the one it learned in.
 
         Raises:
-            ValueError: for a hyperparameter outside its range, or numbers of patches that are not
-                square.
+            ValueError: for a hyperparameter outside its range, or patches whose grid is not known
+                and that form no square.
         """
         if env is not None:
             of_env = {"observation_space": env.observation_space, "action_space": env.action_space}

@@ -6,14 +6,14 @@ import math
 import zipfile
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Interval
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
 from vit_patch_env.arguments import arguments, from_json, to_json
 from vit_patch_env.checks import ArgumentError, InputError, shown
+from vit_patch_env.config import Count
 from vit_patch_env.experiments.options.commands import ActionsName, AgentOptions
 from vit_patch_env.experiments.options.saved import with_current_names
 from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member
@@ -27,9 +27,6 @@ _NOT_PARAMETERS = ("pytorch_variables.pth", "tensors.pth")
 """Stable-Baselines3's names for tensors that are not those of a network or an optimizer."""
 
 PRETRAINED = Path(agents.__file__).with_name("pretrained.zip")
-
-
-Side = Annotated[int, Interval(ge=1)]
 
 
 @arguments
@@ -46,7 +43,7 @@ class AgentCard(AgentOptions):
     """
 
     agent: str
-    grid: tuple[Side, Side] | None
+    grid: tuple[Count, Count] | None
     observation: str
     actions: ActionsName = "mask"
     provenance: dict[str, Any] = field(default_factory=dict)
