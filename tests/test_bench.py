@@ -368,6 +368,13 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--dataset", "nothing"], "--dataset must be one of"),
         (["--device", "tpu"], "--device must be"),
+        (["--image-size", "64"], "--image-size is for --model, got 64"),
+        (["--model", "vit", "--dataset", "cifar10"], "--dataset has no use with --model"),
+        (
+            ["--model", "vit", "--image-size", "30"],
+            "--image-size must be divisible by --patch-size",
+        ),
+        (["--model", "torch.nn:Linear"], "--model Linear must have n_patches"),
     ],
 )
 def test_bad_options_are_one_line(args, message, capsys):
@@ -377,19 +384,29 @@ def test_bad_options_are_one_line(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", every(2, ["timm:test_vit", "simple_vit"]))
-def test_steps_of_a_model_are_measured_beside_its_library_s_own(model, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "sizes", "patches"),
+    every(
+        2,
+        [
+            ("timm:test_vit", {}, [100, 50, 25, 100, 50]),
+            ("simple_vit", {}, [64, 32, 16]),
+            ("vit_pytorch:SimpleViT", {"image_size": (32, 48), "patch_size": 8}, [24, 12, 6, 24]),
+        ],
+    ),
+)
+def test_steps_of_a_model_are_measured_beside_its_library_s_own(model, sizes, patches, tmp_path):
     pytest.importorskip("timm")
+    pytest.importorskip("vit_pytorch")
     options = BenchOptions(
         model=model, batch_size=2, repeats=2, steps=1, precision="fp32", device="cpu",
-        out=str(tmp_path / "bench"),
+        out=str(tmp_path / "bench"), **sizes,
     )  # fmt: skip
     console = Console(record=True, width=120)
     bench = Bench(options, console)
     bench.prepare()
     bench.run()
     written = json.loads((tmp_path / "bench" / "bench.json").read_text())
-    n_patches = [one["n_patches"] for one in written["contenders"]]
-    assert n_patches == ([100, 50, 25, 100, 50] if model.startswith("timm") else [64, 32, 16])
+    assert [one["n_patches"] for one in written["contenders"]] == patches
     assert all(len(one["step_seconds"]) == 2 for one in written["contenders"])
     assert "a quarter" in console.export_text()

@@ -307,3 +307,22 @@ def test_a_schedule_of_another_grid_is_refused():
     patches = TrainingPatches(PatchSchedule(n_patches=(2, 8), total_steps=6))
     with pytest.raises(ValueError, match=r"of the model's grid, n_patches=\(4, 4\), got \(2, 8\)"):
         patches.attach(tiny_vit())
+
+
+def test_a_number_of_patches_of_the_users_own_module_is_no_model():
+    class Classifier(torch.nn.Module):
+        n_patches = N_PATCHES
+
+        def __init__(self):
+            super().__init__()
+            self.vit = tiny_vit()
+
+        def forward(self, images):
+            return self.vit(images)
+
+    module = Classifier().train()
+    patches = TrainingPatches(PatchSchedule(0.5, **SCHEDULE))
+    patches.attach(module)
+    patches.begin(0)
+    module(torch.zeros(2, 3, 32, 32))
+    patches.check_called()

@@ -159,6 +159,20 @@ def test_gradient_checkpointing_of_timm_is_kept():
     assert len(calls) == 2  # forward, and again backward
 
 
+def test_activation_checkpointing_of_hugging_face_is_that_of_the_library():
+    plain = make_plain("hf:ViT")
+    model, images = select_patches(plain).train(), random_images()
+    expected = model(images, KEEP)
+    enable = "activation_checkpointing_enable"
+    getattr(model, enable if hasattr(plain, enable) else "gradient_checkpointing_enable")()
+    calls = []
+    plain.vit.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    logits = model(images, KEEP)
+    torch.testing.assert_close(logits, expected)
+    logits.sum().backward()
+    assert len(calls) == 2  # forward, and again backward
+
+
 def test_hugging_face_takes_what_its_trainer_gives():
     plain = make_plain("hf:ViT").eval()
     model, images, labels = select_patches(plain), random_images(), torch.tensor([0, 4, 2])

@@ -36,7 +36,7 @@ class Edit(NamedTuple):
     before: str = ""
 
 
-NAMES, CONFIG = "vit_patch_env/names.py", "vit_patch_env/config.py"
+NAMES, CONFIG = "vit_patch_env/names.py", "vit_patch_env/config/data.py"
 AGENTS = "experiments/agents_by_name/table.py"
 COMMANDS = "experiments/options/commands.py"
 

@@ -1,5 +1,7 @@
 """Patch schedules for users' own training loops: which patches, of which budget."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +168,18 @@ def test_bad_arguments_are_refused_in_one_line(arguments, message):
 def test_a_model_without_a_number_of_patches_is_refused():
     with pytest.raises(ValueError, match="n_patches, as select_patches gives it, got a Linear"):
         count_step_flops(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        PatchSchedule("flip", epochs=2, n_patches=16, total_steps=9),
+        PatchSchedule(0.5, n_patches=16, total_steps=9),
+        PatchSchedule(abs, n_patches=16, total_steps=9, step_flops=float),
+        PatchSchedule.from_agent(n_patches=16, total_steps=9),
+    ],
+)
+def test_a_schedule_can_be_pickled(schedule):
+    copy = pickle.loads(pickle.dumps(schedule))
+    for step in range(9):
+        assert np.array_equal(copy(step), schedule(step))

@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_OPTIONS
+from tests.test_cli import refused
 from tests.test_training import Overflowing, make_run, overflowing_run
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import ArgumentError
-from vit_patch_env.data.splits import Split
+from vit_patch_env.data.splits import Split, read_splits
 from vit_patch_env.models import make_model
 from vit_patch_env.training.loss import CrossEntropy, UserLoss, balanced_weights
 from vit_patch_env.training.loss_scale import LossScale
@@ -305,10 +306,56 @@ def test_bad_recipes_are_refused_before_an_image_is_read(kwargs, message):
     assert "\n" not in str(raised.value)
 
 
-def test_class_weights_are_one_per_class():
-    env = ViTPatchSelectEnv(**TINY, class_weights=(1.0, 2.0))
-    with pytest.raises(ArgumentError, match=r"class_weights must be \d+ numbers, one per class"):
-        env.reset()
+MODULE_OF_MINE = """
+from torch import nn
+
+def summed(logits, labels):
+    return logits
+
+class Vit(nn.Module):
+    n_patches = 16
+
+    def __init__(self, n_classes, channels):
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, n_classes)
+
+    def forward(self, images, keep=None):
+        return self.head(images.flatten(1))
+
+class Flat(Vit):
+    def forward(self, images, keep=None):
+        return super().forward(images).flatten()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "reads"),
+    [
+        (["--class-weights", "1", "2"], "class-weights must be 4 numbers, one per class", False),
+        (["--loss", "of_mine:summed"], "loss must return a tensor of shape ()", False),
+        (["--model", "of_mine:Flat"], "model Flat must have model(images), logits of shape", True),
+        (
+            ["--model", "of_mine:Vit", "--observation", "none", "--layer-decay", "0.5"],
+            "layer-decay 0.5 needs a --model with layer_of",
+            True,
+        ),
+    ],
+)
+def test_what_does_not_fit_the_classes_leaves_no_run(
+    options, message, reads, tmp_path, monkeypatch, capsys
+):
+    """Where the images' channels do not matter, before images are read."""
+    (tmp_path / "of_mine.py").write_text(MODULE_OF_MINE)
+    monkeypatch.chdir(tmp_path)
+    read = []
+    monkeypatch.setattr(
+        "vit_patch_env.data.splits.read_splits",
+        lambda *args, **kwargs: read.append(1) or read_splits(*args, **kwargs),
+    )
+    out = tmp_path / "run"
+    assert message in refused(capsys, "train", *TINY_OPTIONS, "--out", str(out), *options)
+    assert not out.exists()
+    assert bool(read) == reads
 
 
 @pytest.mark.parametrize("argument", ["layer_decay", "freeze"])

@@ -18,6 +18,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
+Count = Annotated[int, Interval(ge=1)]
+
+FromZero = Annotated[int, Interval(ge=0)]
+
 Share = Annotated[float, Interval(gt=0, le=1)]
 """In (0, 1]."""
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -215,10 +215,10 @@ class EpisodeFactory:
                 resize=config.resize,
                 images=config.images,
                 interpolation=config.interpolation or "bilinear",
-                check_classes=self.models.check_classes,
+                check_classes=self._check_classes,
             )
         else:
-            self.models.check_classes(data.classes)
+            self._check_classes(data.classes)
         if data.size != config.size:
             raise ArgumentError(
                 "image_size",
@@ -226,10 +226,13 @@ class EpisodeFactory:
             )
         check_integer(1, len(data.train.images), batch_size=self.config.batch_size)
         self._check_channels(data.channels)
-        self._check_class_weights(len(data.classes))
+        if config.class_weights == "balanced":
+            balanced_weights(data.train.labels, data.classes)
         if config.reward == "validation" and not len(data.val.images):
             raise InputError(f"{named('reward')} validation needs validation images, got 0 of them")
-        self.models.check_data(len(data.classes), data.channels)
+        self.models.check_data(
+            len(data.classes), data.channels, data.blank(2, self.precision.device)
+        )
         return data
 
     def _check_channels(self, channels: int) -> None:
@@ -248,12 +251,7 @@ class EpisodeFactory:
         config, data = self.config, self.data
         device = self.precision.device
         if self._user_loss is not None:
-            return UserLoss(
-                self._user_loss,
-                n_classes=len(data.classes),
-                soft=config.mixup > 0 or config.cutmix > 0,
-                device=device,
-            )
+            return self._checked_loss(len(data.classes))
         weights = None
         if config.class_weights == "balanced":
             weights = balanced_weights(data.train.labels, data.classes)
@@ -261,15 +259,29 @@ class EpisodeFactory:
             weights = torch.tensor(config.class_weights, dtype=torch.float32, device=device)
         return CrossEntropy(config.label_smoothing, weights)
 
-    def _check_class_weights(self, n_classes: int) -> None:
-        """Refuse weights of another number of classes."""
-        weights = self.config.class_weights
+    def _checked_loss(self, n_classes: int) -> UserLoss:
+        """The user's loss, if it works for so many classes."""
+        config = self.config
+        assert self._user_loss is not None
+        return UserLoss(
+            self._user_loss,
+            n_classes=n_classes,
+            soft=config.mixup > 0 or config.cutmix > 0,
+            device=self.precision.device,
+        )
+
+    def _check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse weights of a model, weights of classes or a loss for another number of classes."""
+        self.models.check_classes(classes)
+        n_classes, weights = len(classes), self.config.class_weights
         if isinstance(weights, tuple) and len(weights) != n_classes:
             raise ArgumentError(
                 "class_weights",
                 f"must be {counted(n_classes, 'number')}, one per class, got {len(weights)}: "
                 f"{shown(weights)}",
             )
+        if self._user_loss is not None:
+            self._checked_loss(n_classes)
 
     def _preparation(self) -> Preparation:
         """What maps images or texts to the model's input."""

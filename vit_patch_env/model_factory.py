@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,14 +92,16 @@ class ModelFactory:
                 "simple_vit" if own else self._config.model,
                 n_classes=n_classes,
                 channels=channels,
-                **self._vit_options,
+                **self._config.sizes,
             )
             return model if own else model.to(self._precision.device)
 
-    def check_data(self, n_classes: int, channels: int) -> None:
-        """Refuse a model or weights that do not fit the data set."""
+    def check_data(self, n_classes: int, channels: int, images: Tensor) -> None:
+        """Refuse a model or weights that do not fit the data set; arguments as for `new`."""
         if self._is_named:
             self._on_meta(n_classes, channels)
+        else:
+            self._check_groups(self.new(n_classes, channels, 0, images))
         if self._initial is not None:  # of other channels than it was expected
             with self._seeded(0):
                 self._initial.read(self._make, channels)
@@ -172,8 +173,11 @@ class ModelFactory:
             # Weight, gradient and two moments of the optimizer; one image's values in one layer.
             check_fits(16 * n_weights + 4 * n_values, "a ViT of these sizes", device)
         if self._is_named and (config.freeze or config.layer_decay < 1):
-            model = self._on_meta(2, 3)
-            parameter_groups(model, learning_rate=1.0, layer_decay=config.layer_decay)
+            self._check_groups(self._on_meta(2, 3))
+
+    def _check_groups(self, model: nn.Module) -> None:
+        """Refuse a model whose parts cannot learn at rates of their own."""
+        parameter_groups(model, learning_rate=1.0, layer_decay=self._config.layer_decay)
 
     def _check_observable(self, model: nn.Module) -> None:
         """Refuse a model that the observation cannot be computed of."""
@@ -221,12 +225,7 @@ class ModelFactory:
             keep_rate=config.keep_rate,
             n_classes=n_classes,
             channels=channels,
-            **self._vit_options,
+            **self._config.sizes,
         )
         freeze(model, config.freeze)
         return model
-
-    @property
-    def _vit_options(self) -> dict[str, Any]:
-        names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
-        return {name: getattr(self._config, name) for name in names}

@@ -12,8 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import agents
 from vit_patch_env.arguments import arguments, from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError, shown
-from vit_patch_env.config import Count
+from vit_patch_env.checks import ArgumentError, Count, InputError, shown
 from vit_patch_env.experiments.options.commands import ActionsName, AgentOptions
 from vit_patch_env.experiments.options.saved import with_current_names
 from vit_patch_env.reading import MEGABYTE, open_archive, parse_json, read_bytes, read_member

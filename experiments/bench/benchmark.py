@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.status import Status
 
 from vit_patch_env import load_dataset
-from vit_patch_env.checks import ArgumentError, check_integer, counted
+from vit_patch_env.arguments import declared
+from vit_patch_env.checks import ArgumentError, check_integer, counted, named, shown
+from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.data.datasets import check_dataset
 from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
 from vit_patch_env.experiments.bench.model_steps import ModelBench
@@ -63,10 +65,11 @@ class Bench:
 
         Raises:
             ValueError: for an unknown data set, model, device or precision, or options out of
-                range.
+                range or without use.
         """
         options = self.options
         check_possible(Path(options.out), "out")
+        _check_used(options)
         if options.model is not None:
             device = resolve_device(options.device)
             self.of_model = ModelBench(options, resolve_precision(options.precision, device))
@@ -224,6 +227,20 @@ class Bench:
         out = Path(self.options.out)
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "bench.json", {**bench, **provenance()})
+
+
+def _check_used(options: BenchOptions) -> None:
+    """Refuse options that what is measured would ignore."""
+    if options.model is None:
+        unused = [one.name for one in declared(SizeConfig)]
+        reason = f"is for {named('model')}"
+    else:
+        unused = ["dataset", "data_dir", "max_repeats", "epoch_steps"]
+        reason = f"has no use with {named('model')}, whose steps are measured on random images"
+    for name in unused:
+        value = getattr(options, name)
+        if value != getattr(BenchOptions, name):
+            raise ArgumentError(name, f"{reason}, got {shown(value)}")
 
 
 def _profile(workers: dict[Setup, Worker], measured: dict[Setup, Measurements]) -> None:

@@ -14,14 +14,17 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.experiments.bench.measuring import seconds
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.experiments.run_folder.folder import device_name
 from vit_patch_env.models import make_model
-from vit_patch_env.models.contract import plain_model
+from vit_patch_env.models.contract import check_contract, plain_model
+from vit_patch_env.patches.grid import size_text
 from vit_patch_env.training.flops import FlopCount
 from vit_patch_env.training.precision import Precision
 
@@ -64,14 +67,18 @@ class ModelBench:
         assert options.model is not None
         self.options = options
         self.precision = precision
-        self.config = EnvConfig(model=options.model)
-        names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
+        self.config = EnvConfig(
+            model=options.model,
+            **{one.name: getattr(options, one.name) for one in declared(SizeConfig)},
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.model: Any = make_model(
-                options.model, n_classes=N_CLASSES, channels=CHANNELS,
-                **{name: getattr(self.config, name) for name in names},
-            ).to(precision.device)  # fmt: skip
+                options.model, n_classes=N_CLASSES, channels=CHANNELS, **self.config.sizes
+            ).to(precision.device)
+        check_contract(
+            self.model, self._images()[:2], n_classes=N_CLASSES, n_patches=self.config.n_patches
+        )
 
     def run(self, console: Console) -> dict[str, Any]:
         """Measure all steps.
@@ -94,6 +101,8 @@ class ModelBench:
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "precision": self.precision.name,
+            "image_size": [*self.config.size],
+            "patch_size": self.config.patch_size,
             "batch_size": options.batch_size,
             "steps": options.steps,
             "contenders": [
@@ -135,8 +144,9 @@ class ModelBench:
         import timm  # an optional package
 
         model: nn.Module = timm.create_model(
-            name, num_classes=N_CLASSES, in_chans=CHANNELS, patch_drop_rate=TIMM_DROPS
-        )
+            name, num_classes=N_CLASSES, in_chans=CHANNELS, patch_drop_rate=TIMM_DROPS,
+            img_size=self.config.size, patch_size=self.config.patch_size,
+        )  # fmt: skip
         return model.to(self.precision.device)
 
     def _images(self) -> Tensor:
@@ -169,8 +179,8 @@ def show_model_bench(bench: dict[str, Any], console: Console) -> None:
     """Print the table: times, and their ratio to that on all patches, per repeat."""
     print_line(
         f"{bench['model']}, {bench['device']}, {counted(bench['threads'], 'thread')}, batches of "
-        f"{bench['batch_size']}, {bench['precision']}. Medians (and range) over the repeats; a "
-        "step is forward, backward and update.",
+        f"{bench['batch_size']} images of {size_text(bench['image_size'])}, {bench['precision']}. "
+        "Medians (and range) over the repeats; a step is forward, backward and update.",
         console,
     )
     table = TextTable("Training steps", [""], ["patches", "step, ms", "of all patches'", "FLOPs"])

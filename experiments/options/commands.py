@@ -9,8 +9,9 @@ from typing_extensions import Doc
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
-from vit_patch_env.checks import PATH
+from vit_patch_env.checks import PATH, Count
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.names import DatasetName
 from vit_patch_env.patches.sampling import SamplingName
 
@@ -22,7 +23,6 @@ BestName = Literal["accuracy", "loss"]
 
 WeightsName = Literal["newest", "best"]
 
-Count = Annotated[int, Interval(ge=1)]
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what Stable-Baselines3 takes
 Texts = tuple[str, ...]
 
@@ -264,7 +264,7 @@ BenchPrecision = Literal["auto", "fp32", "bf16"]
 
 
 @arguments
-class BenchOptions:
+class BenchOptions(SizeConfig):
     """Measure training steps and epochs against the baselines and the machine's peak speed."""
 
     model: Annotated[

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from vit_patch_env.checks import InputError, check
-from vit_patch_env.config import Count
+from vit_patch_env.checks import Count, InputError, check
 from vit_patch_env.training.flops import FlopCount
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -13,8 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_patch_env.agents import SCHEDULES
-from vit_patch_env.checks import ArgumentError, InputError, check, check_choice, shown
-from vit_patch_env.config import Count, FromZero
+from vit_patch_env.checks import (
+    ArgumentError,
+    Count,
+    FromZero,
+    InputError,
+    check,
+    check_choice,
+    shown,
+)
 from vit_patch_env.integrations.progress import OfFlops, OfSeconds, OfSteps, Progress
 from vit_patch_env.names import ScheduleName
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName
@@ -120,12 +128,8 @@ class PatchSchedule:
         policy, card = load_bandit(str(agent) if isinstance(agent, Path) else agent, grid)
         weights, n_steps = policy.of_counts.mean(), check(Count, budget_steps=n_steps)
 
-        def share(progress: float) -> float:
-            observed = float(np.float32(progress))
-            return policy.best_count(observed, n_steps, weights) / policy.n_patches
-
         schedule = cls(
-            share,
+            partial(_learned_share, policy=policy, n_steps=n_steps, weights=weights),
             n_patches=grid,
             total_steps=total_steps,
             step_flops=step_flops,
@@ -215,7 +219,7 @@ class PatchSchedule:
         return np.flatnonzero(self._sample(self._scores, n_keep, rng, self.grid))
 
     def _count(self, progress: float) -> int:
-        share = self._share(progress)
+        share = float(self._share(progress))
         if not 0 <= share <= 1:
             raise InputError(f"shares of the patches must be in [0, 1], got {shown(share)}")
         return min(max(round(share * self.n_patches), 1), self.n_patches)
@@ -223,11 +227,11 @@ class PatchSchedule:
     def _function(self, shares: Any) -> Callable[[float], float]:
         if isinstance(shares, str):
             check_choice(tuple(SCHEDULES), shares=shares)
-            return lambda progress: SCHEDULES[shares](progress, self.epochs)
+            return partial(_named_share, name=shares, epochs=self.epochs)
         if callable(shares):
-            return lambda progress: float(shares(progress))
+            return shares  # type: ignore[no-any-return]
         if isinstance(shares, int | float) and not isinstance(shares, bool) and 0 < shares <= 1:
-            return lambda _: float(shares)
+            return partial(_constant_share, share=float(shares))
         raise ArgumentError(
             "shares",
             f"must be one of {', '.join(SCHEDULES)}, a number in (0, 1] or a function, "
@@ -253,6 +257,22 @@ class PatchSchedule:
         if step_flops is None:
             return OfSteps(n_steps)
         return OfFlops(n_steps, self.n_patches, self._count, step_flops)
+
+
+def _named_share(progress: float, name: str, epochs: int) -> float:
+    """The share of a schedule in `SCHEDULES`."""
+    return SCHEDULES[name](progress, epochs)
+
+
+def _constant_share(progress: float, share: float) -> float:
+    """The same share at any progress."""
+    return share
+
+
+def _learned_share(progress: float, policy: Any, n_steps: int, weights: Any) -> float:
+    """The share that a bandit's posterior mean chooses for a budget of so many steps."""
+    observed = float(np.float32(progress))
+    return float(policy.best_count(observed, n_steps, weights) / policy.n_patches)
 
 
 def _grid(n_patches: Any) -> Grid:

@@ -1,5 +1,6 @@
 """What the callbacks for frameworks have in common: a schedule's patches in training alone."""
 
+import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -127,11 +128,15 @@ def _remove_hook(model: nn.Module) -> None:
 
 
 def _model_within(module: nn.Module) -> Any:
-    """The only model with patches that a module is or has."""
+    """The only model with patches that a module is or has.
+
+    A module that has `n_patches` itself, but no forward pass with `keep`, is looked into.
+    """
     found: dict[str, nn.Module] = {}
     for name, one in module.named_modules():
         inner = any(name.startswith(f"{outer}.") or not outer for outer in found)
-        if not inner and hasattr(one, "n_patches"):
+        takes_patches = "keep" in inspect.signature(one.forward).parameters
+        if not inner and takes_patches and hasattr(one, "n_patches"):
             found[name] = one
     if not found:
         raise InputError(

@@ -56,8 +56,8 @@ def check_contract(
     *,
     n_classes: int,
     n_patches: int,
-    observe: Callable[[Any, Tensor], Tensor],
-    observation: str,
+    observe: Callable[[Any, Tensor], Tensor] | None = None,
+    observation: str = "none",
 ) -> None:
     """Run a model on images, and refuse one that does not meet the contract.
 
@@ -66,7 +66,7 @@ def check_contract(
         images: normalised, (2, channels, height, width), on the model's device.
         n_classes: classes of the data set.
         n_patches: patches of an image.
-        observe: the observation, a function of model and images.
+        observe: the observation, a function of model and images; None for none.
         observation: its name.
 
     Raises:
@@ -83,20 +83,30 @@ def check_contract(
         for keep, call in ((None, "model(images)"), (half, "model(images, keep)")):
             logits = _called(name, call, images, partial(model, images, keep))
             _check_shape(name, f"{call}, logits", logits, (len(images), n_classes))
-        try:
-            observed = observe(model, images)
-        except InputError:
-            raise
-        except Exception as error:
-            if isinstance(error, AttributeError) and error.obj is model:
-                raise _problem(
-                    name,
-                    f"{error.name}(images), which {named('observation')} {observation} uses, got "
-                    f"a model without it: {named('observation')} none needs nothing",
-                ) from error
-            raise _failed(name, f"{named('observation')} {observation}", images, error) from error
-        _check_shape(name, f"{named('observation')} {observation}", observed, (n_patches,))
+        if observe is not None:
+            what = f"{named('observation')} {observation}"
+            observed = _observed(model, images, observe, what)
+            _check_shape(name, what, observed, (n_patches,))
     model.train(training)
+
+
+def _observed(
+    model: nn.Module, images: Tensor, observe: Callable[[Any, Tensor], Tensor], what: str
+) -> Any:
+    """The observation of images; `what` names it in messages."""
+    name = type(model).__name__
+    try:
+        return observe(model, images)
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, AttributeError) and error.obj is model:
+            raise _problem(
+                name,
+                f"{error.name}(images), which {what} uses, got a model without it: "
+                f"{named('observation')} none needs nothing",
+            ) from error
+        raise _failed(name, what, images, error) from error
 
 
 def _takes_keep(model: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.models.families.cpu_training import quick_attention
 from vit_patch_env.models.layers.attention import attention_weights
 
 Block = Callable[[Tensor], Tensor]
@@ -47,7 +48,7 @@ class LibraryViT(nn.Module, ABC):
     n_layers: int
     channels: int
     checkpointing = False
-    """Whether the library's model recomputes its blocks in backward passes, to save memory."""
+    """Whether blocks are computed again in backward passes here, as in the library's model."""
 
     head_names: ClassVar[tuple[str, ...]]
     """The layers of the library's module that are replaced for other classes."""
@@ -91,13 +92,21 @@ class LibraryViT(nn.Module, ABC):
         keep = self._keep if keep is None else keep
         self._check(images, keep)
         keep = None if keep is None else keep.to(images.device)
-        tokens = self.embed(images, keep)
-        for block in self.blocks(keep):
-            if self.checkpointing and self.training:
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
-        return self.classify(tokens)
+        # A block that is computed again would be so by torch's kernel, which saves other tensors.
+        quick = self.training and not self.recomputes
+        with quick_attention(images) if quick else nullcontext():
+            tokens = self.embed(images, keep)
+            for block in self.blocks(keep):
+                if self.checkpointing and self.training:
+                    tokens = checkpoint(block, tokens, use_reentrant=False)
+                else:
+                    tokens = block(tokens)
+            return self.classify(tokens)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether blocks are computed again in backward passes, to save memory."""
+        return self.checkpointing
 
     @contextmanager
     def patches(self, keep: Tensor | None) -> Iterator[None]:

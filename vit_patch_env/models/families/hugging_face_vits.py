@@ -68,6 +68,20 @@ class HuggingFaceViT(LibraryViT):
         loss = None if labels is None else plain.loss_function(labels, logits, plain.config)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether the library's layers compute themselves again in backward passes."""
+        plain, name = self.plain_model, "is_activation_checkpointing"
+        return bool(getattr(plain, name if hasattr(plain, name) else "is_gradient_checkpointing"))
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Recompute activations in backward passes, as `Trainer` asks for."""
+        self.plain_model.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same by its name before transformers 5.24."""
+        self.plain_model.gradient_checkpointing_enable(**options)
+
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """The first block's input: (batch, n_prefix_tokens + n_keep, dim)."""
         embeddings, positioned = self._base.embeddings, self._prefix()
