@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv, load_dataset
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import ArgumentError, check, describe
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.cli import parse
@@ -105,8 +106,8 @@ def test_a_runs_options_hold_the_number():
 
 
 def test_words_and_numbers_are_described_together():
-    config = EnvConfig.__annotations__["n_patches_desired"]
-    assert describe(config) == "an integer or auto or None"
+    (config,) = (one for one in declared(EnvConfig) if one.name == "n_patches_desired")
+    assert describe(config.annotation) == "an integer or auto or None"
     assert check(str | None, data_dir=Path("a") / "b") == "a/b"
 
 

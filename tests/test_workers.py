@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import every
+from vit_patch_env.experiments.process import workers
 
 SCRIPT = """
 import os, signal, sys, time
@@ -84,3 +85,26 @@ def test_how_a_worker_ended_is_known_though_multiprocessings_server_was_killed(
     )  # fmt: skip
     lines = done.stdout.split("\n")
     assert lines == [str(exitcode), str(KILLED), ""], done.stdout + done.stderr
+
+
+def test_a_server_that_is_just_being_killed_is_replaced(monkeypatch):
+    starts, contexts = [], workers.fork_context
+
+    class Ending:
+        """A server that has closed its connections, though its process has not ended yet."""
+
+        class Process:
+            def __init__(self, **options):
+                starts.append(options)
+
+            def start(self):
+                raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(workers, "fork_context", lambda: Ending if len(starts) < 2 else contexts())
+    worker = workers.Worker(sys.exit, 3)
+    worker.join()
+    assert (worker.exitcode, len(starts)) == (3, 2)
+    monkeypatch.setattr(workers, "_SERVER_ENDS", -1.0)
+    monkeypatch.setattr(workers, "fork_context", lambda: Ending)
+    with pytest.raises(EOFError):
+        workers.Worker(sys.exit, 3)

@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from vit_patch_env.experiments.process.forkserver import fork_context
@@ -15,6 +17,10 @@ from vit_patch_env.experiments.process.signals import STOP_SIGNALS
 
 _UNKNOWN = 255
 """What multiprocessing takes for the exit status of a process whose server was killed."""
+
+
+_SERVER_ENDS = 10.0
+"""Seconds that the system may take to end a process that was killed."""
 
 
 class Worker:
@@ -29,10 +35,8 @@ class Worker:
     """
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        context = fork_context()  # a server that has been killed is replaced
-        self._reports, reports = context.Pipe(duplex=False)
-        self._process = context.Process(target=_work, args=(reports, target, args))
-        self._process.start()
+        self._reports, reports = multiprocessing.Pipe(duplex=False)
+        self._process = _started(reports, target, args)
         reports.close()
         self._reported = _UNKNOWN
         self._ended = False
@@ -65,6 +69,21 @@ class Worker:
         if self.exitcode is None and self._process.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
+
+
+def _started(*args: Any) -> ForkServerProcess:
+    """A process that works; its server is replaced if it has been killed, even just now."""
+    until = time.monotonic() + _SERVER_ENDS
+    while True:
+        process = fork_context().Process(target=_work, args=args)
+        try:
+            process.start()
+        except (EOFError, ConnectionError):  # the server is ending, which is not known yet
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return process
 
 
 def _work(reports: Connection, target: Callable[..., None], args: tuple[Any, ...]) -> None:
