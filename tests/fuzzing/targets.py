@@ -9,12 +9,14 @@ from functools import partial
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors.torch import save_model
 
 from tests.conftest import TINY, TINY_OPTIONS
 from tests.fabricated import fabricate
 from tests.fuzzing.cases import Target
 from tests.fuzzing.mutations import of_archive, of_bytes, of_index, of_json, of_table, of_tensors
 from tests.interrupted_runs import StepLog, learn, new_agent
+from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import InputError
 from vit_patch_env.config import EnvConfig
@@ -28,6 +30,7 @@ from vit_patch_env.experiments.compare.comparison import COMPARE_FIELDS
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
 from vit_patch_env.experiments.options.commands import (
     EvaluateOptions,
+    PretrainOptions,
     ReportOptions,
     TrainOptions,
     TuneOptions,
@@ -40,8 +43,11 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder, write_json
 from vit_patch_env.experiments.run_folder.schemas import read_checked
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.evaluate import Evaluation
+from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.runs.resume import resumed_options
 from vit_patch_env.experiments.tune.tuning import _saved_options
+from vit_patch_env.models import make_model
+from vit_patch_env.models.weights.files import read_weights
 from vit_patch_env.system.files import _DIGEST_SIZE, _HEADER
 
 QUIET = Console(quiet=True)
@@ -55,6 +61,8 @@ def all_targets(root, agents=("random", "paper")):
         *run_targets(root),
         *(checkpoint_target(root, name) for name in agents),
         study_target(root),
+        pretraining_target(root),
+        *weights_targets(root),
         *cache_targets(root),
     ]
 
@@ -217,6 +225,44 @@ def study_target(root):
     write_json(path, {"options": to_json(TuneOptions()), "given": ["epochs"]})
     readers = {"options": lambda: _saved_options(path)}
     return Target(path, of_json, readers, 1, path.parent)
+
+
+def pretraining_target(root):
+    folder = PretrainFolder(root / "pretrained" / "agent.zip")
+    folder.path.mkdir(parents=True)
+    folder.create(PretrainOptions(), compiled_attention=True)
+    options = PretrainOptions(resume=str(folder.agent))
+    readers = {
+        "options": lambda: folder.resumed_options(options),
+        "attention": lambda: folder.compiled_attention,
+    }
+    return Target(folder.path / "config.json", of_json, readers, 2, folder.path)
+
+
+def weights_targets(root):
+    """Weights to start from: of safetensors, and a training checkpoint of torch.save."""
+    folder = root / "weights"
+    folder.mkdir()
+    config = EnvConfig(**TINY)
+    own = make_model("simple_vit", n_classes=4, **config.sizes)
+    save_model(own, str(folder / "vit.safetensors"))
+    torch.save({"model": own.state_dict(), "epoch": 3}, folder / "vit.pt")
+
+    def started(path):
+        """An environment whose training starts from the weights."""
+        env = ViTPatchSelectEnv(**TINY, weights=path)
+        env.read_weights()
+        env.reset(seed=0)
+
+    return [
+        Target(
+            path, mutation, {"read": partial(read_weights, path), "start": partial(started, path)},
+            1, folder,
+        )
+        for path, mutation in (
+            (folder / "vit.safetensors", of_bytes), (folder / "vit.pt", of_tensors),
+        )
+    ]  # fmt: skip
 
 
 def cache_targets(root):

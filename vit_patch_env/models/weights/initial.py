@@ -131,7 +131,7 @@ class InitialWeights:
         if self._new_head or self._head_names is None:
             return
         head = next((one for one in self._head_names if f"{one}.weight" in weights), None)
-        n_found = 0 if head is None else len(weights[f"{head}.weight"])
+        n_found, *_ = (0,) if head is None else weights[f"{head}.weight"].shape or (0,)
         if n_found != n_classes:
             got = "weights without a head" if head is None else counted(n_found, "class")
             raise ArgumentError(
