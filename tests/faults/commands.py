@@ -188,6 +188,11 @@ class CommandFaults(Injector):
         commands = [
             ["train", *TINY_OPTIONS], COMPARE, ["--help"], BENCH, ["evaluate", "nowhere"], PRETRAIN,
         ]  # fmt: skip
+        whole = []
+        for words in (["--help"], ["evaluate", "nowhere"]):
+            _, log = self._new("whole")
+            status(words, log)
+            whole.append(log.read_text())
         for index in range(n_runs):
             out, log = self._new("start")
             args = list(commands[index % len(commands)])
@@ -206,8 +211,8 @@ class CommandFaults(Injector):
                 remains = command.remains()
             outcome.n_tried += 1
             text = log.read_text()
-            # Before Python has started there is nobody to catch a signal.
-            expected = {128 + number, -number} if not text else {128 + number}
+            # Before Python has started, and when it ends, there is nobody to catch a signal.
+            expected = {128 + number, -number} if text in ("", *whole) else {128 + number}
             in_one_line = code in expected and not remains and "Traceback" not in text
             outcome.judge(in_one_line, f"{args[0]} {number}: status {code}: {text[-300:]}")
         return outcome
