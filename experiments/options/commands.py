@@ -238,6 +238,12 @@ class PretrainOptions(AgentOptions):
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
 
 
+GIVEN_MODEL = Doc(
+    "<module>:<function> of a run whose model is one: it is imported only if it is typed here"
+)
+RUN_WEIGHTS = Doc("those at the end of the run, or of its best epoch (train --keep-best)")
+
+
 @arguments
 class EvaluateOptions:
     """Load a run and print its test metrics again."""
@@ -247,9 +253,8 @@ class EvaluateOptions:
         None
     )
     device: Annotated[str | None, Doc("another device than the run's")] = None
-    weights: Annotated[
-        WeightsName, Doc("those at the end of the run, or of its best epoch (train --keep-best)")
-    ] = "newest"
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
 
 
 @arguments

@@ -38,7 +38,7 @@ def _resampled(positions: Tensor, own: Grid, grid: Grid) -> Tensor:
     """Positions (1, n_prefix_tokens + n_patches, dim) of another grid; prefix tokens come first."""
     n_prefix = positions.shape[1] - own[0] * own[1]
     prefix, patches = positions[:, :n_prefix], positions[:, n_prefix:]
-    image = patches.float().unflatten(1, own).permute(0, 3, 1, 2)  # (1, dim, rows, columns)
+    image = patches.float().view(1, *own, -1).permute(0, 3, 1, 2)  # (1, dim, rows, columns)
     image = F.interpolate(image, grid, mode="bicubic", antialias=True)
     resampled = image.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
     return torch.cat((prefix, resampled), dim=1)
