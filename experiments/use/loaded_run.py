@@ -1,7 +1,7 @@
 """A run that is loaded to be used: its ViT, its agent, and how images are prepared for them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,13 +14,11 @@ from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agent_evaluation import pick_patches
 from vit_patch_env.checks import ArgumentError, check_choice, check_integer
 from vit_patch_env.data.batches import Normalize
+from vit_patch_env.experiments.options.commands import PatchesName
 from vit_patch_env.experiments.use.images import Picture, Preprocessing, as_pictures, in_batches
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.patches.selection import mask_to_keep
 from vit_patch_env.system.torch_state import own_torch_state
-
-PatchesName = Literal["all", "agent"]
-"""The patches that a prediction is made on."""
 
 
 class Predictions(NamedTuple):

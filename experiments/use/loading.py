@@ -26,7 +26,7 @@ Model = str | nn.Module | Callable[[int, int], nn.Module]
 
 
 def load_run(
-    path: str | os.PathLike[str],
+    run: str | os.PathLike[str],
     *,
     model: Model | None = None,
     weights: WeightsName = "newest",
@@ -37,7 +37,7 @@ def load_run(
     No code in the files is executed.
 
     Args:
-        path: of the run's folder; or of a file of its weights, which has no agent.
+        run: path of its folder; or of a file of its weights, which has no agent.
         model: for a run whose model is a function in a module: its name, or the function of
             (n_classes, channels), as code that only a file names is not imported.
         weights: `newest`, or `best`: those of the best epoch, which `train --keep-best` keeps.
@@ -46,12 +46,12 @@ def load_run(
     Raises:
         ValueError: for a folder without a finished run, a damaged file, or a missing package.
     """
-    path = Path(path)
+    path = Path(run)
     if path.is_file():
         return _load_file(path, model, device)
     if not path.exists():
         raise ArgumentError(
-            "path",
+            "run",
             "must be the folder of a finished run, or a file of its weights, "
             f"got {path}: there is neither",
         )
@@ -74,7 +74,7 @@ def _load_folder(
     folder: RunFolder, model: Any, weights: WeightsName, device: str | None
 ) -> LoadedRun:
     """The ViT and the agent of a run."""
-    folder.check_finished("path")
+    folder.check_finished("run")
     file = folder.weights_file(weights)
     folder.check_files(CONFIG, file.name, AGENT)
     result, trained = folder.read_result(), folder.options
