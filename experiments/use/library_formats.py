@@ -1,6 +1,8 @@
 """A ViT in the files of the library that it is of, which that library loads itself."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,15 +28,30 @@ def _write_hugging_face(exported: Exported, path: Path) -> None:
     names = dict(enumerate(exported.card.classes))
     model.config.id2label = names
     model.config.label2id = {name: label for label, name in names.items()}
-    model.save_pretrained(path)
+    with _without_progress_bars():
+        model.save_pretrained(path)
     image_processor(exported.card).save_pretrained(path)
 
 
 def _run_hugging_face(exported: Exported, path: Path) -> Logits:
     transformers: Any = import_module("transformers")
     transformers.AutoImageProcessor.from_pretrained(path)
-    model = transformers.AutoModelForImageClassification.from_pretrained(path).eval()
-    return partial(_hugging_face_logits, model)
+    with _without_progress_bars():
+        model = transformers.AutoModelForImageClassification.from_pretrained(path)
+    return partial(_hugging_face_logits, model.eval())
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Within the block, transformers shows no progress of reading and writing files."""
+    logging: Any = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _hugging_face_logits(model: Any, images: Tensor) -> Tensor:
