@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
+from tests.conftest import TINY_OPTIONS
 from vit_patch_env.agents import RULES, SCHEDULES
 from vit_patch_env.experiments import docs
 from vit_patch_env.experiments.agents_by_name.table import AGENTS
-from vit_patch_env.experiments.cli import parse
+from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.observation import OBSERVATIONS
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,9 @@ def test_python_runs(block, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
     if "my_images" in block.code:
         make_folder(name="my_images", n_images=80, size=(32, 32))
+    if "runs/cats" in block.code:
+        main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "bandit", "--out", "runs/cats"])
+        Image.new("RGB", (40, 32)).save("cat.jpg")
     if block.path.name == "text.md":
         pytest.importorskip("transformers")
     code = "\n" * block.line + shrunk(block.code)
