@@ -250,6 +250,18 @@ class EvaluateOptions:
     weights: Annotated[
         WeightsName, Doc("those at the end of the run, or of its best epoch (train --keep-best)")
     ] = "newest"
+    all_classes: Annotated[
+        bool, Doc("show all classes, not the worst and the best five where there are more than ten")
+    ] = False
+    out: Annotated[
+        str | None,
+        PATH,
+        Doc(
+            "folder for predictions.csv, confusion.png and mistakes.png; by default they are "
+            "written to the run's where they are missing"
+        ),
+    ] = None
+    overwrite: Annotated[bool, Doc("replace these files in --out")] = False
 
 
 @arguments
