@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from vit_patch_env.checks import counted
 from vit_patch_env.data.splits import Split
-from vit_patch_env.experiments.figures.drawing import drawn
-from vit_patch_env.system.escaping import label
+from vit_patch_env.experiments.figures.drawing import drawn, fitted
 from vit_patch_env.training.predictions import Predictions, worst_mistakes
 
 N_SHOWN = 25
 _COLUMNS = 5
 
-_LONGEST = 22
-"""Characters of the longest name of a class: more would not fit below an image."""
+_LONGEST = 18
+"""Columns of a terminal that the longest name of a class takes, as space below an image ends."""
 
 _TRUE, _PREDICTED = "#0072B2", "#B84A00"
 """Blue and vermilion, which colour-blind readers can distinguish."""
@@ -59,8 +58,8 @@ def draw_mistakes(split: Split, found: Predictions, classes: Sequence[str]) -> N
         row, column = divmod(place, _COLUMNS)
         _draw_image(axes, image, column, row * (1 + _TEXT))
         lines = (
-            (f"true: {label(classes[found.labels[index]], _LONGEST)}", _TRUE),
-            (f"predicted: {label(classes[found.predicted[index]], _LONGEST)}", _PREDICTED),
+            (f"true: {fitted(classes[found.labels[index]], _LONGEST)}", _TRUE),
+            (f"predicted: {fitted(classes[found.predicted[index]], _LONGEST)}", _PREDICTED),
             (_probability(found.probability[index]), "black"),
         )
         for line, (text, colour) in enumerate(lines):

@@ -190,7 +190,7 @@ def read_splits(
     seed: int,
     images: ImagesName = "auto",
 ) -> tuple[tuple[Split, Split, Split], tuple[str, ...], tuple[str, ...]]:
-    """The splits of `split_source`, of a source of any items, notes, and names of the test items."""
+    """The splits of `split_source`, of a source of any items; notes; names of the test items."""
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
     check_choice(get_args(ImagesName), images=images)
