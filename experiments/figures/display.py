@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from vit_patch_env.checks import counted
-from vit_patch_env.experiments.figures.numbers import Tested
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.system.shown import escaped
 from vit_patch_env.training.predictions import (
@@ -29,7 +29,7 @@ _N_PAIRS = 5
 
 
 def show_figures(
-    tested: Tested, classes: Sequence[str], console: Console, *, all_classes: bool = False
+    tested: Evaluations, classes: Sequence[str], console: Console, *, all_classes: bool = False
 ) -> None:
     """Print calibration error, top-5 accuracy, the classes and which of them are confused.
 
@@ -56,7 +56,7 @@ def _show_pair(name: str, values: Sequence[float], console: Console) -> None:
 
 
 def _show_classes(
-    tested: Tested, classes: Sequence[str], console: Console, *, all_classes: bool
+    tested: Evaluations, classes: Sequence[str], console: Console, *, all_classes: bool
 ) -> None:
     on_all = class_figures(tested.all_patches.predictions)
     on_own = class_figures(tested.agent_patches.predictions)
@@ -87,7 +87,7 @@ def _show_classes(
         print_line("All of them: vit-patch evaluate with --all-classes", console)
 
 
-def _show_confusions(tested: Tested, classes: Sequence[str], console: Console) -> None:
+def _show_confusions(tested: Evaluations, classes: Sequence[str], console: Console) -> None:
     found = tested.all_patches.predictions
     pairs = confusions(found)
     if not pairs:

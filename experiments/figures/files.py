@@ -12,7 +12,7 @@ from vit_patch_env.data.splits import ImageData, SplitData
 from vit_patch_env.experiments.figures.confusion import draw_confusion
 from vit_patch_env.experiments.figures.drawing import write_png
 from vit_patch_env.experiments.figures.mistakes import draw_mistakes
-from vit_patch_env.experiments.figures.numbers import Tested
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.figures.table import write_predictions
 from vit_patch_env.experiments.run_folder.folder import (
     CONFUSION,
@@ -33,7 +33,7 @@ def figure_files(data: SplitData) -> tuple[str, ...]:
     return PREDICTIONS, *pictures
 
 
-def draw_pictures(tested: Tested, data: SplitData, names: Collection[str]) -> Pictures:
+def draw_pictures(tested: Evaluations, data: SplitData, names: Collection[str]) -> Pictures:
     """Those of the files that are pictures.
 
     Args:
@@ -51,7 +51,7 @@ def draw_pictures(tested: Tested, data: SplitData, names: Collection[str]) -> Pi
 
 def write_figures(
     folder: RunFolder,
-    tested: Tested,
+    tested: Evaluations,
     data: SplitData,
     pictures: Mapping[str, NDArray[np.uint8]],
     *,
@@ -78,7 +78,7 @@ def write_figures(
         folder.write(folder.path / name, partial(write_png, pixels=pixels))
 
 
-def points(tested: Tested, data: SplitData, pictures: Pictures) -> dict[str, Any]:
+def points(tested: Evaluations, data: SplitData, pictures: Pictures) -> dict[str, Any]:
     """What TensorBoard shows of the test images, by tag."""
     found = tested.all_patches.predictions
     scalars = {
@@ -95,7 +95,7 @@ def points(tested: Tested, data: SplitData, pictures: Pictures) -> dict[str, Any
     }
 
 
-def _class_table(tested: Tested, data: SplitData) -> str:
+def _class_table(tested: Evaluations, data: SplitData) -> str:
     """The figures of each class as a table in Markdown."""
     by_class = class_figures(tested.all_patches.predictions)
     lines = ["| class | images | precision | recall | F1 |", "|---|--:|--:|--:|--:|"]

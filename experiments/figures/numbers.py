@@ -15,7 +15,7 @@ from vit_patch_env.training.predictions import (
 )
 
 
-class Tested(NamedTuple):
+class Evaluations(NamedTuple):
     """A ViT on the test images: on all patches, and on those that an agent picks."""
 
     all_patches: Evaluated

@@ -5,14 +5,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_patch_env.experiments.figures.numbers import Tested
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.system.shown import escaped_line
 
 COLUMNS = ("image", "class", "predicted", "probability", "agent_predicted", "agent_probability")
 
 
 def write_predictions(
-    path: Path, tested: Tested, names: Sequence[str], classes: Sequence[str]
+    path: Path, tested: Evaluations, names: Sequence[str], classes: Sequence[str]
 ) -> None:
     """Write the predictions for each test image, on all patches and on the agent's.
 

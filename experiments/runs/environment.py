@@ -11,7 +11,7 @@ from vit_patch_env.agent_evaluation import EpisodeName, predict_with_agent
 from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
-from vit_patch_env.experiments.figures.numbers import Tested
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.options.commands import ActionsName
 
 
@@ -26,12 +26,12 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
 
 def evaluate_on_test(
     env: ViTPatchSelectEnv, episode: EpisodeName, agent: BaseAlgorithm, actions: ActionsName
-) -> Tested:
+) -> Evaluations:
     """Metrics and predictions of an episode's ViT on the test images."""
     evaluated = env.last_episode if episode == "last" else env.episode
     wrapped = env if actions == "mask" else ACTIONS[actions](env)
     of_agent = predict_with_agent(cast("Selector", agent), wrapped, "test", episode=episode)
-    return Tested(all_patches=evaluated.predict_split("test"), agent_patches=of_agent)
+    return Evaluations(all_patches=evaluated.predict_split("test"), agent_patches=of_agent)
 
 
 def run_length(env: ViTPatchSelectEnv) -> str:

@@ -18,7 +18,7 @@ from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.figures.display import show_figures
 from vit_patch_env.experiments.figures.files import draw_pictures, figure_files, write_figures
-from vit_patch_env.experiments.figures.numbers import Tested
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import (
@@ -135,7 +135,7 @@ class Evaluation:
                 f"{named('overwrite')}",
             )
 
-    def _write(self, tested: Tested) -> None:
+    def _write(self, tested: Evaluations) -> None:
         """Write the figures' files to `out`, or those that are missing to the run's folder.
 
         Raises:
@@ -158,7 +158,7 @@ class Evaluation:
                     self.console,
                 )
 
-    def _write_to(self, folder: RunFolder, names: Sequence[str], tested: Tested) -> None:
+    def _write_to(self, folder: RunFolder, names: Sequence[str], tested: Evaluations) -> None:
         data = self.env.data
         pictures = draw_pictures(tested, data, names)
         write_figures(folder, tested, data, pictures, table=PREDICTIONS in names)
