@@ -28,6 +28,7 @@ from vit_patch_env.experiments.run_folder.folder import (
     PREDICTIONS,
     RunFolder,
     check_possible,
+    lock_folder,
 )
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
@@ -150,7 +151,7 @@ class Evaluation:
             missing = [name for name in names if not os.path.lexists(self.folder.path / name)]
             try:
                 if missing:
-                    with self.folder.lock():
+                    with lock_folder(self.folder.path, "run"):
                         self._write_to(self.folder, missing, tested)
             except (InputError, OSError) as error:
                 print_line(
