@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
-    "agent.zip", ".lock",
+    "agent.zip", ".lock", "predictions.csv", "confusion.png", "mistakes.png",
 }  # fmt: skip
 TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
 

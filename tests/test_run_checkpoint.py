@@ -30,7 +30,7 @@ from vit_patch_env.experiments.runs.train import make_env
 pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 USUAL = [("paper", "any"), ("ppo", "any"), ("bandit", "any"), ("dqn", "any"), ("paper", "short")]
-"""Tested by default; `make faults` tests all."""
+"""Evaluations by default; `make faults` tests all."""
 
 
 def treat_rollouts_as(monkeypatch, length):

@@ -16,6 +16,8 @@ import vit_patch_env
 from vit_patch_env import ViTPatchSelectEnv, bert_encoder, from_texts, text_env
 from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit
 from vit_patch_env.data.texts import CLASS_TOKEN, PADDING
+from vit_patch_env.experiments.figures.files import draw_pictures, figure_files
+from vit_patch_env.experiments.figures.numbers import Evaluations, figures
 from vit_patch_env.models.text_encoder import TextEncoder
 
 pytest.importorskip("transformers")
@@ -286,3 +288,14 @@ def test_a_picture_shows_dropped_tokens_lighter():
     assert darkest[0][:160].min() < 64
     assert darkest[1][80:].min() > 180
     assert darkest[1][:80].min() < 64
+
+
+def test_figures_of_texts_have_no_picture_of_mistakes():
+    env = ViTPatchSelectEnv(**TINY)
+    env.reset(seed=0)
+    one = env.episode.predict_split("test")
+    assert figure_files(DATA) == ("predictions.csv", "confusion.png")
+    assert list(draw_pictures(Evaluations(one, one), DATA, figure_files(DATA))) == ["confusion.png"]
+    n_texts = torch.bincount(DATA.test.labels, minlength=3).tolist()
+    assert figures(one.predictions)["n_images"] == n_texts
+    assert [LABELS[int(name)] for name in DATA.test_names] == DATA.test.labels.tolist()

@@ -24,7 +24,7 @@ from vit_patch_env.episode import Episode, Selector, early_end
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.layers import is_vectorised, layers_below, places
 from vit_patch_env.names import SplitName
-from vit_patch_env.training.evaluation import Metrics
+from vit_patch_env.training.evaluation import Evaluated, Metrics
 
 EpisodeName = Literal["running", "last"]
 
@@ -72,6 +72,35 @@ def evaluate_agent(
             are NaN, and recognised where an observation has NaN; one that is only compared with
             another number is not recognised.
     """
+    return _predict(agent, env, split, episode, index).metrics
+
+
+def predict_with_agent(
+    agent: Selector,
+    env: Any,
+    split: SplitName,
+    *,
+    episode: EpisodeName = "running",
+    index: int | None = None,
+) -> Evaluated:
+    """The metrics of `evaluate_agent`, and the predictions for each image of the split.
+
+    Args:
+        agent: as for `evaluate_agent`, and so are the others.
+        env: the environment.
+        split: its name.
+        episode: its name.
+        index: of the environment.
+
+    Raises:
+        ValueError: as `evaluate_agent`.
+    """
+    return _predict(agent, env, split, episode, index)
+
+
+def _predict(
+    agent: Selector, env: Any, split: SplitName, episode: EpisodeName, index: int | None
+) -> Evaluated:
     check_choice(get_args(SplitName), split=split)
     check_choice(get_args(EpisodeName), episode=episode)
     host = _Host(env, index)
@@ -82,13 +111,13 @@ def evaluate_agent(
     ):
         early = split_shown.early_end()
         if early is not None:
-            warnings.warn(early, stacklevel=2)
+            warnings.warn(early, stacklevel=3)
         started = time.perf_counter()
         try:
             _play(agent, player, split_shown)
         finally:
             split_shown.exclude(time.perf_counter() - started)
-        return split_shown.metrics()
+        return split_shown.evaluated()
 
 
 def pick_patches(
@@ -190,8 +219,8 @@ class _Shown:
         """Exclude seconds from the measured training time."""
         self._episode.exclude_evaluation(seconds)
 
-    def metrics(self) -> Metrics:
-        """The metrics on the patches that have been picked."""
+    def evaluated(self) -> Evaluated:
+        """Metrics and predictions on the patches that have been picked."""
         return self._episode.evaluate_masks(self._split, self._split_env.patch_masks)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from vit_patch_env.reward import (
 )
 from vit_patch_env.system.memory import excluded_from_peak
 from vit_patch_env.system.torch_state import own_torch_state
-from vit_patch_env.training.evaluation import Metrics
+from vit_patch_env.training.evaluation import Evaluated, Metrics
 from vit_patch_env.training.run import TrainingRun
 
 MAX_SKIPPED = 10
@@ -360,6 +360,18 @@ class Episode:
             ValueError: for an unknown split, or an agent with wrappers between it and the
                 environment, for which there is `vit_patch_env.evaluate_agent`.
         """
+        return self.predict_split(split, selector).metrics
+
+    def predict_split(self, split: SplitName, selector: Selector | None = None) -> Evaluated:
+        """The metrics of `evaluate`, and the predictions for each image of the split.
+
+        Args:
+            split: as for `evaluate`.
+            selector: as for `evaluate`.
+
+        Raises:
+            ValueError: as `evaluate`.
+        """
         check_choice(get_args(SplitName), split=split)
         check_selector(selector)
         state: Any = None
@@ -373,7 +385,7 @@ class Episode:
             return self._keep(self.select(action, values).patch_mask)
 
         chosen = None if selector is None else select
-        return self.run.evaluate(getattr(self.data, split), chosen)
+        return self.run.predict_split(getattr(self.data, split), chosen)
 
     def observe_split(self, split: SplitName) -> list[NDArray[np.float32]]:
         """The observation of each batch of a split without run features, (n_patches,)."""
@@ -384,15 +396,17 @@ class Episode:
         # After a divergence they may not be finite, which policies reject.
         return [np.nan_to_num(values.cpu().numpy()) for values in observed]
 
-    def evaluate_masks(self, split: SplitName, patch_masks: Sequence[NDArray[np.bool_]]) -> Metrics:
-        """Metrics of the ViT on a split, on given patches.
+    def evaluate_masks(
+        self, split: SplitName, patch_masks: Sequence[NDArray[np.bool_]]
+    ) -> Evaluated:
+        """Metrics and predictions of the ViT on a split, on given patches.
 
         Args:
             split: as for `evaluate`.
             patch_masks: (n_patches,) of each batch of the split, in order.
         """
         keep = iter([self._keep(patch_mask) for patch_mask in patch_masks])
-        return self.run.evaluate(getattr(self.data, split), lambda images: next(keep))
+        return self.run.predict_split(getattr(self.data, split), lambda images: next(keep))
 
     def exclude_evaluation(self, seconds: float) -> None:
         """Exclude seconds of an evaluation from the measured training time."""

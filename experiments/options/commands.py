@@ -255,6 +255,18 @@ class EvaluateOptions:
     device: Annotated[str | None, Doc("another device than the run's")] = None
     model: Annotated[str | None, GIVEN_MODEL] = None
     weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+    all_classes: Annotated[
+        bool, Doc("show all classes, not the worst and the best five where there are more than ten")
+    ] = False
+    out: Annotated[
+        str | None,
+        PATH,
+        Doc(
+            "folder for predictions.csv, confusion.png and mistakes.png; by default they are "
+            "written to the run's where they are missing"
+        ),
+    ] = None
+    overwrite: Annotated[bool, Doc("replace these files in --out")] = False
 
 
 PatchesName = Literal["all", "agent"]

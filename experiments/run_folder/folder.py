@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -46,15 +47,23 @@ CONFIG, RESULT = "config.json", "result.json"
 VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 GIVEN_WEIGHTS = "given_weights.safetensors"
+PREDICTIONS, CONFUSION, MISTAKES = "predictions.csv", "confusion.png", "mistakes.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
 """Those that result.json always has checksums of."""
 
+FIGURE_FILES = (PREDICTIONS, CONFUSION, MISTAKES)
+"""Those that a run may have, and that `evaluate` writes where they are missing."""
+
 _FILES = (
     CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
+    *FIGURE_FILES,
 )  # fmt: skip
+
+_NUMBERS = re.compile(r"\[(\n[^][{}\"]+)\]")
+"""A list of numbers in indented JSON: no text begins with a line's end."""
 
 _LOG_BYTES = 64_000
 """Of a log's end, in which its last line is looked for."""
@@ -361,7 +370,8 @@ class RunFolder:
     @property
     def _result_files(self) -> tuple[str, ...]:
         """The files of a finished run that have checksums."""
-        return (*RESULT_FILES, BEST_VIT) if self.best_vit.is_file() else RESULT_FILES
+        possible = (BEST_VIT, *FIGURE_FILES)
+        return (*RESULT_FILES, *(name for name in possible if (self.path / name).is_file()))
 
     def _files(self) -> list[Path]:
         """Existing files of a run."""
@@ -491,8 +501,9 @@ def device_name(device: torch.device) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON, with null for NaN and infinity."""
+    """Write indented JSON, with null for NaN and infinity, and lists of numbers in one line."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     with replacing(path) as partial:
         # Bytes in names that are not UTF-8 become \udcff, as in JSON.
         partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -65,6 +65,27 @@ class _TestFields(TypedDict):
     agent_patches: _TestMetrics
 
 
+class _FigureFields(TypedDict):
+    """Figures of the test images; lists are in the order of the classes.
+
+    Those of a class without test images are null, and so are top-5 accuracy for ten classes or
+    fewer, the confusion matrix for more than 200, and the calibration error after a divergence.
+    """
+
+    n_images: list[Annotated[int, Interval(ge=0, le=2**53)]]
+    precision: list[Share | None]
+    recall: list[Share | None]
+    f1: list[Share | None]
+    top_5_accuracy: Share | None
+    calibration_error: Share | None
+    confusion: list[list[Annotated[int, Interval(ge=0, le=2**53)]]] | None
+
+
+class _FiguresFields(TypedDict):
+    all_patches: _FigureFields
+    agent_patches: _FigureFields
+
+
 class _BestFields(TypedDict):
     """The best epoch of a run, by a metric on the validation images; null if none was finite."""
 
@@ -77,6 +98,7 @@ class ResultFields(_Origin):
     """Fields of result.json; numbers that are NaN or infinite are null."""
 
     test: _TestFields
+    figures: NotRequired[_FiguresFields]
     train_seconds: Amount | None
     agent_seconds: Amount | None
     flops: Amount | None

@@ -37,7 +37,7 @@ def train_in_background(options: TrainOptions, n_threads: int, log: str) -> None
         torch.set_num_threads(n_threads)
         console = Console(file=cast("TextIO", BestEffortOutput(file)), width=120)
         try:
-            run = Run(resumed_if_possible(options), console)
+            run = Run(resumed_if_possible(options), console, pictures=False)
             run.prepare()
             run.run()
             CheckpointFolder(run.folder.checkpoints).clear()  # as comparisons are not extended

@@ -1,16 +1,17 @@
 """The environment of a run, and the evaluation of its ViT."""
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import cast
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv, evaluate_agent
-from vit_patch_env.agent_evaluation import EpisodeName
+from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
+from vit_patch_env.agent_evaluation import EpisodeName, predict_with_agent
 from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.options.commands import ActionsName
 
 
@@ -25,15 +26,12 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
 
 def evaluate_on_test(
     env: ViTPatchSelectEnv, episode: EpisodeName, agent: BaseAlgorithm, actions: ActionsName
-) -> dict[str, Any]:
-    """Test metrics of an episode's ViT, on all patches and on the agent's."""
+) -> Evaluations:
+    """Metrics and predictions of an episode's ViT on the test images."""
     evaluated = env.last_episode if episode == "last" else env.episode
     wrapped = env if actions == "mask" else ACTIONS[actions](env)
-    of_agent = evaluate_agent(cast("Selector", agent), wrapped, "test", episode=episode)
-    return {
-        "all_patches": evaluated.evaluate("test")._asdict(),
-        "agent_patches": of_agent._asdict(),
-    }
+    of_agent = predict_with_agent(cast("Selector", agent), wrapped, "test", episode=episode)
+    return Evaluations(all_patches=evaluated.predict_split("test"), agent_patches=of_agent)
 
 
 def run_length(env: ViTPatchSelectEnv) -> str:

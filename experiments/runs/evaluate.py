@@ -1,23 +1,38 @@
 """`vit-patch evaluate`: a run's test metrics, computed again without executing code from files."""
 
+import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
+from vit_patch_env.experiments.figures.display import show_figures
+from vit_patch_env.experiments.figures.files import draw_pictures, figure_files, write_figures
+from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions, TrainOptions
 from vit_patch_env.experiments.process.output import loaded, print_line
-from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, RunFolder
+from vit_patch_env.experiments.run_folder.folder import (
+    AGENT,
+    CONFIG,
+    FIGURE_FILES,
+    PREDICTIONS,
+    RunFolder,
+    check_possible,
+    lock_folder,
+)
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
 from vit_patch_env.experiments.runs.loaded_model import load_weights, model_of_run
 from vit_patch_env.models.weights.card import read_card
+from vit_patch_env.system.shown import listed
 from vit_patch_env.training.precision import resolve_device
 
 
@@ -29,6 +44,7 @@ class Evaluation:
         console: to print what was read and the metrics to.
     """
 
+    folder: RunFolder
     env: ViTPatchSelectEnv
     agent: BaseAlgorithm
     actions: ActionsName
@@ -41,11 +57,12 @@ class Evaluation:
         """Load the run.
 
         Raises:
-            ValueError: if the folder holds no finished run or a damaged one, or its images are
-                missing.
+            ValueError: if the folder holds no finished run or a damaged one, its images are
+                missing, or the figures cannot be written to `out`.
         """
-        folder = RunFolder(self.options.run)
+        folder = self.folder = RunFolder(self.options.run)
         folder.check_finished("run")
+        self._check_out()
         weights = folder.weights_file(self.options.weights)
         folder.check_files(CONFIG, weights.name, AGENT)
         trained = folder.options
@@ -91,7 +108,54 @@ class Evaluation:
         self.agent = make_agent(saved, self.env)
 
     def run(self) -> dict[str, Any]:
-        """Evaluate on the test images and print the metrics."""
-        metrics = evaluate_on_test(self.env, "running", self.agent, self.actions)
-        show_result({"test": metrics}, self.console)
-        return {"test": metrics}
+        """Evaluate on the test images, write the figures' files and print metrics and figures."""
+        tested = evaluate_on_test(self.env, "running", self.agent, self.actions)
+        self._write(tested)
+        result = tested.result()
+        show_result(result, self.console)
+        classes = self.env.data.classes
+        show_figures(tested, classes, self.console, all_classes=self.options.all_classes)
+        return result
+
+    def _check_out(self) -> None:
+        """Refuse a folder that cannot be written to, or that holds such files already."""
+        if self.options.out is None:
+            return
+        out = Path(self.options.out)
+        check_possible(out, "out")
+        held = [name for name in FIGURE_FILES if os.path.lexists(out / name)]
+        if held and not self.options.overwrite:
+            raise ArgumentError(
+                "out",
+                f"must be a folder without {held[0]}, got {out}: choose another, or add "
+                f"{named('overwrite')}",
+            )
+
+    def _write(self, tested: Evaluations) -> None:
+        """Write the figures' files to `out`, or those that are missing to the run's folder.
+
+        Raises:
+            OSError: if they cannot be written to `out`. A run's folder may be read-only.
+        """
+        names = figure_files(self.env.data)
+        if self.options.out is not None:
+            folder = RunFolder(self.options.out)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            self._write_to(folder, names, tested)
+        elif self.options.weights == "newest":  # a run's files are of the weights at its end
+            missing = [name for name in names if not os.path.lexists(self.folder.path / name)]
+            try:
+                if missing:
+                    with lock_folder(self.folder.path, "run"):
+                        self._write_to(self.folder, missing, tested)
+            except (InputError, OSError) as error:
+                print_line(
+                    f"{listed(missing)} not written: {error}; --out names another folder",
+                    self.console,
+                )
+
+    def _write_to(self, folder: RunFolder, names: Sequence[str], tested: Evaluations) -> None:
+        data = self.env.data
+        pictures = draw_pictures(tested, data, names)
+        write_figures(folder, tested, data, pictures, table=PREDICTIONS in names)
+        print_line(f"Wrote {listed(names)} to {folder.path}", self.console)

@@ -47,9 +47,9 @@ class TrainingMonitor(BaseCallback):
     environments itself (ARS evaluates policies instead) on `ViTPatchSelect-v0`, also on several
     environments: scalars are averaged over them, epochs are those of the first. Tags:
     `vit/train_loss`, `vit/val_loss`, `vit/val_accuracy`, `env/n_selected`, `env/reward_loss`,
-    `env/reward_patch`, `vit/skipped_steps` (steps so far whose gradient was not finite),
-    `env/progress` (after every epoch, the share of the budget used so far; below 1 at the end of an
-    episode that a wrapper ended); images
+    `env/reward_patch`, `vit/learning_rate` (of the first environment), `vit/skipped_steps` (steps
+    so far whose gradient was not finite), `env/progress` (after every epoch, the share of the
+    budget used so far; below 1 at the end of an episode that a wrapper ended); images
     after every epoch: `vit/attention` (the observation) and `env/selected` (how often each patch
     was selected).
 
@@ -176,6 +176,8 @@ class TrainingMonitor(BaseCallback):
         ends_interval = done or self.n_calls % self.log_interval == 0
         if ends_interval:
             self._record_means()
+            rate = self._ask(attrgetter("run.trainer.learning_rate"), ended=done)
+            self.logger.record("vit/learning_rate", rate)
         if ends_epoch or ends_interval:
             self._dump(stop=stop)
         self._excluded_seconds += time.perf_counter() - entered

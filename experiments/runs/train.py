@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
+from vit_patch_env.experiments.figures.display import show_figures
+from vit_patch_env.experiments.figures.files import (
+    draw_pictures,
+    figure_files,
+    points,
+    write_figures,
+)
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.process.messages import fail, say
@@ -71,6 +78,8 @@ class Run:
     Args:
         options: of the run; with `resume`, of how to resume it.
         console: where progress and results are shown.
+        pictures: whether the confusion matrix and the mistakes are drawn, which takes a second or
+            two: `evaluate` draws them when they are wanted.
     """
 
     options: TrainOptions
@@ -84,11 +93,13 @@ class Run:
     monitor: TrainingMonitor
     best: BestEpoch
     checkpoint: RunCheckpoint
+    log: EventLog
     lock: FileLock
 
-    def __init__(self, options: TrainOptions, console: Console) -> None:
+    def __init__(self, options: TrainOptions, console: Console, *, pictures: bool = True) -> None:
         self.options = options
         self.console = console
+        self.pictures = pictures
         self.resumes = options.resume is not None
 
     def prepare(self) -> None:
@@ -213,7 +224,7 @@ class Run:
         second one ends it at once.
         """
         try:
-            with stopping(self._request_stop) as received:
+            with stopping(self._request_stop) as received, closing(self._event_log()) as self.log:
                 self._train()
                 if self.checkpoint.stopped:
                     say(f"stopped at step {self.checkpoint.saved_steps}; {self._how_to_resume}")
@@ -239,11 +250,14 @@ class Run:
             + ". Watch it:",
             f"  tensorboard --logdir {self._quoted_folder}",
         )
-        log = EventLog(self.folder.path, (resumed or 0) + 1 if self.resumes else None)
-        self.agent.set_logger(Logger(str(self.folder.path), [log]))
+        self.agent.set_logger(Logger(str(self.folder.path), [self.log]))
         with self.display, self.checkpoint.naming_errors():
             self.agent.learn(env.max_steps, callback=self.checkpoint)
-        self.agent.logger.close()
+
+    def _event_log(self) -> EventLog:
+        """TensorBoard's, whose points of later steps a resumed run replaces."""
+        resumed = self.checkpoint.resumed_steps
+        return EventLog(self.folder.path, (resumed or 0) + 1 if self.resumes else None)
 
     @property
     def _how_to_resume(self) -> str:
@@ -287,8 +301,11 @@ class Run:
             best = self.best.weights
             folder.write(folder.best_vit, lambda path: save_file(best, str(path), card))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
+        tested = evaluate_on_test(env, which, agent, self.options.actions)
+        pictures = draw_pictures(tested, env.data, figure_files(env.data) if self.pictures else ())
+        write_figures(folder, tested, env.data, pictures)
         result = {
-            "test": evaluate_on_test(env, which, agent, self.options.actions),
+            **tested.result(),
             "train_seconds": self.monitor.clock.train,
             "agent_seconds": self.monitor.clock.agent,
             "n_selected_mean": self.monitor.n_selected_mean,
@@ -307,9 +324,12 @@ class Run:
         if self._seeks_best:
             result |= {"best_epoch": self.best.result(), "stopped_early": stopped_early}
         self.tables.write()
+        end_points = points(tested, env.data, pictures)
+        self.log.write(end_points, dict.fromkeys(end_points, ()), agent.num_timesteps)
         folder.write_result(result)
         self.checkpoint.keep_one()
         show_result(result, self.console)
+        show_figures(tested, env.data.classes, self.console)
         show_cost(result, env.n_patches, self.console)
         self._say(
             f"Everything is in {folder.path}. See its curves with",

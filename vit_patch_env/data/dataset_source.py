@@ -53,6 +53,10 @@ class DatasetSource(Source):
         where = self._sets[self._set_of[position]].where
         return f"item {self._numbers[position]} of {where}"
 
+    def path_or_number(self, position: int) -> str:
+        """The number of an item in its data set."""
+        return str(self._numbers[position])
+
     def prepare(self, positions: Positions, images: ImagesName) -> NDArray[np.bool_]:
         """Read the items at these positions; which can be used: (n,) bool.
 

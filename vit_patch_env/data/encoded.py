@@ -99,8 +99,17 @@ class Pictures:
         reference = self._references[position]
         if isinstance(reference, str):
             return escaped(reference)
-        number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return f"item {position - self._starts[number]} of {self._where[number]}"
+        return f"item {self.path_or_number(position)} of {self._where[self._set(position)]}"
+
+    def path_or_number(self, position: int) -> str:
+        """The path of a picture that is a file, otherwise its number in its set."""
+        reference = self._references[position]
+        if isinstance(reference, str):
+            return reference
+        return str(position - self._starts[self._set(position)])
+
+    def _set(self, position: int) -> int:
+        return int(np.searchsorted(self._starts, position, side="right")) - 1
 
     def __getitem__(self, position: int) -> Encoded:
         """The picture at a position."""

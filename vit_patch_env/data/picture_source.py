@@ -86,6 +86,10 @@ class PictureSource(Source):
         """The path of a picture, or its number in its data set."""
         return self.pictures.name(position)
 
+    def path_or_number(self, position: int) -> str:
+        """The path of a picture, or its number in its data set."""
+        return self.pictures.path_or_number(position)
+
     def prepare(self, positions: Positions, images: ImagesName = "auto") -> NDArray[np.bool_]:
         """Decode the images at these positions that are not in the store; which can be read.
 

@@ -90,10 +90,18 @@ class Source(ABC):
 
     def name(self, position: int) -> str:
         """What the image at a position is called in messages."""
+        split, number = self._split_and_number(position)
+        return f"{self.item} {number} of the {split} set"
+
+    def path_or_number(self, position: int) -> str:
+        """The path of the file with the image at a position, or its number in its set."""
+        return str(self._split_and_number(position)[1])
+
+    def _split_and_number(self, position: int) -> tuple[str, int]:
         numbered = zip(self.parts, ("training", "validation", "test"), strict=True)
         for part, split in numbered:
             if part is not None and part[0] <= position <= part[-1]:
-                return f"{self.item} {position - part[0]} of the {split} set"
+                return split, int(position - part[0])
         raise IndexError(position)
 
     def contents(self, positions: Positions, images: Images) -> Sequence[Hashable]:

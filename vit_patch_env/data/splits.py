@@ -52,6 +52,8 @@ class SplitData:
         test: items for final metrics only.
         classes: class names, by label.
         notes: lines that tell a user what was read.
+        test_names: paths of the test items, or their numbers in the set that they come from, in
+            the order of `test`; empty if they are not known.
     """
 
     train: Split
@@ -59,6 +61,7 @@ class SplitData:
     test: Split
     classes: tuple[str, ...]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    test_names: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         splits = {name: getattr(self, name) for name in ("train", "val", "test")}
@@ -169,14 +172,14 @@ def split_source(
     """
     if check_classes is not None:
         check_classes(source.classes)
-    splits, notes = read_splits(
+    splits, notes, names = read_splits(
         source,
         train_fraction=train_fraction,
         val_fraction=val_fraction,
         seed=seed,
         images=images,
     )
-    return ImageData(*splits, source.classes, source.flip, notes=notes)
+    return ImageData(*splits, source.classes, source.flip, notes=notes, test_names=names)
 
 
 def read_splits(
@@ -186,8 +189,8 @@ def read_splits(
     val_fraction: float,
     seed: int,
     images: ImagesName = "auto",
-) -> tuple[tuple[Split, Split, Split], tuple[str, ...]]:
-    """The splits of `split_source`, of a source of any items, and notes on them."""
+) -> tuple[tuple[Split, Split, Split], tuple[str, ...], tuple[str, ...]]:
+    """The splits of `split_source`, of a source of any items; notes; names of the test items."""
     check(Share, train_fraction=train_fraction)
     check(InnerShare, val_fraction=val_fraction)
     check_choice(get_args(ImagesName), images=images)
@@ -205,7 +208,8 @@ def read_splits(
         for images_of_part, part in zip(read, parts, strict=True)
     )
     notes = [*source.notes, *_duplicates(source, parts, read), *about_classes]
-    return (train, val, test), tuple(notes)
+    names = tuple(map(source.path_or_number, parts[-1].tolist()))
+    return (train, val, test), tuple(notes), names
 
 
 def _choose(

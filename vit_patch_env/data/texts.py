@@ -134,10 +134,10 @@ def from_texts(
             "labels", f"must be one for each of {counted(len(texts), 'text')}, got {len(labels)}"
         )
     source = _TextSource(texts, np.asarray(labels), tuple(classes), n_tokens, n_words)
-    splits, notes = read_splits(
+    splits, notes, names = read_splits(
         source, train_fraction=train_fraction, val_fraction=val_fraction, seed=seed
     )
-    return TextData(*splits, source.classes, source.vocabulary, notes=notes)
+    return TextData(*splits, source.classes, source.vocabulary, notes=notes, test_names=names)
 
 
 def words(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.precision import Precision
+from vit_patch_env.training.predictions import Predictions, predictions
 
 
 class Metrics(NamedTuple):
@@ -25,6 +26,13 @@ class Metrics(NamedTuple):
     f1: float
 
 
+class Evaluated(NamedTuple):
+    """Metrics on a split, and the predictions that they were computed from."""
+
+    metrics: Metrics
+    predictions: Predictions
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -34,8 +42,8 @@ def evaluate(
     batch_size: int,
     precision: Precision,
     select: Callable[[Tensor], Tensor | None] | None = None,
-) -> Metrics:
-    """Metrics of a model on a split, in its order; the model is left in evaluation mode.
+) -> Evaluated:
+    """Metrics and predictions of a model on a split; the model is left in evaluation mode.
 
     Args:
         model: maps normalised images and patches to keep to logits.
@@ -47,7 +55,7 @@ def evaluate(
 
     Returns:
         Loss without label smoothing, accuracy, and macro precision, recall and F1 over the classes
-        that the split has images of.
+        that the split has images of; and the predictions, in the order of the split.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # takes a second
 
@@ -60,17 +68,19 @@ def evaluate(
         with own_torch_state(gradients=False, model=model), precision.autocast():
             logits.append(model(images, keep).float())
     scores = torch.cat(logits)
-    labels, predicted = split.labels.cpu().numpy(), scores.argmax(dim=1).cpu().numpy()
+    found = predictions(scores, split.labels)
+    labels, predicted = found.labels, found.predicted
     macro_precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
     )
-    return Metrics(
+    metrics = Metrics(
         loss=F.cross_entropy(scores, split.labels).item(),
         accuracy=float(accuracy_score(labels, predicted)),
         precision=float(macro_precision),
         recall=float(recall),
         f1=float(f1),
     )
+    return Evaluated(metrics, found)
 
 
 def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:

@@ -13,7 +13,7 @@ from vit_patch_env.data.batches import Batch, BatchStream
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.budget import Budget
-from vit_patch_env.training.evaluation import Metrics, evaluate, mean_loss
+from vit_patch_env.training.evaluation import Evaluated, Metrics, evaluate, mean_loss
 from vit_patch_env.training.flop_meter import OBSERVATION, VALIDATION, FlopMeter, Work
 from vit_patch_env.training.stopwatch import Stopwatch, mark, seconds_between
 from vit_patch_env.training.trainer import Trainer
@@ -130,7 +130,16 @@ class TrainingRun:
         select: Callable[[Tensor], Tensor | None] | None = None,
         span: str = "evaluate",
     ) -> Metrics:
-        """Metrics on a split; their time is excluded from the training time.
+        """The metrics of `predict_split`."""
+        return self.predict_split(split, select, span).metrics
+
+    def predict_split(
+        self,
+        split: Split,
+        select: Callable[[Tensor], Tensor | None] | None = None,
+        span: str = "evaluate",
+    ) -> Evaluated:
+        """Metrics and predictions on a split; their time is excluded from the training time.
 
         Args:
             split: uint8 images and labels on the device.

@@ -102,6 +102,11 @@ class Trainer:
         return self.model if self.average is None else self.average.model
 
     @property
+    def learning_rate(self) -> float:
+        """That of the last step, or the peak one; with `layer_decay`, of the last layers."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
     def skipped(self) -> Tensor:
         """1 if the update due in the last step was not made, as `Update.skipped`: 0-d float32."""
         return self.update.skipped
