@@ -34,6 +34,18 @@ APPLY = "_vit_patch_apply"
 _CPU = torch.device("cpu")
 
 
+class AgentMetrics(NamedTuple):
+    """Metrics on the patches that an agent picks.
+
+    Attributes:
+        metrics: of the ViT on these patches.
+        n_selected_mean: patches that it picks, averaged over the batches.
+    """
+
+    metrics: Metrics
+    n_selected_mean: float
+
+
 def evaluate_agent(
     agent: Selector,
     env: Any,
@@ -72,6 +84,24 @@ def evaluate_agent(
             are NaN, and recognised where an observation has NaN; one that is only compared with
             another number is not recognised.
     """
+    return _measure(agent, env, split, episode, index).metrics
+
+
+def measure_agent(
+    agent: Selector,
+    env: Any,
+    split: SplitName,
+    *,
+    episode: EpisodeName = "running",
+    index: int | None = None,
+) -> AgentMetrics:
+    """The metrics of `evaluate_agent`, with the same arguments, and the number of patches."""
+    return _measure(agent, env, split, episode, index)
+
+
+def _measure(
+    agent: Selector, env: Any, split: SplitName, episode: EpisodeName, index: int | None
+) -> AgentMetrics:
     check_choice(get_args(SplitName), split=split)
     check_choice(get_args(EpisodeName), episode=episode)
     host = _Host(env, index)
@@ -82,13 +112,13 @@ def evaluate_agent(
     ):
         early = split_shown.early_end()
         if early is not None:
-            warnings.warn(early, stacklevel=2)
+            warnings.warn(early, stacklevel=3)
         started = time.perf_counter()
         try:
             _play(agent, player, split_shown)
         finally:
             split_shown.exclude(time.perf_counter() - started)
-        return split_shown.metrics()
+        return AgentMetrics(split_shown.metrics(), split_shown.n_selected_mean())
 
 
 class _Shown:
@@ -162,6 +192,11 @@ class _Shown:
     def metrics(self) -> Metrics:
         """The metrics on the patches that have been picked."""
         return self._episode.evaluate_masks(self._split, self._split_env.patch_masks)
+
+    def n_selected_mean(self) -> float:
+        """The number of these patches, averaged over the batches; NaN without any."""
+        counts = [patch_mask.sum() for patch_mask in self._split_env.patch_masks]
+        return float(np.mean(counts)) if counts else float("nan")
 
     def close(self) -> None:
         """Restore what the copies share with the wrappers."""

@@ -63,6 +63,7 @@ class _TestMetrics(TypedDict):
 class _TestFields(TypedDict):
     all_patches: _TestMetrics
     agent_patches: _TestMetrics
+    n_selected_mean: NotRequired[Amount | None]
 
 
 class _BestFields(TypedDict):
@@ -88,6 +89,7 @@ class ResultFields(_Origin):
     precision: str
     machine: str
     files: dict[str, str]
+    slow_share: NotRequired[Share | None]
     classes: NotRequired[list[str]]
     best_epoch: NotRequired[_BestFields]
     stopped_early: NotRequired[bool]

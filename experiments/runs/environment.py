@@ -6,8 +6,8 @@ from typing import Any, cast
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv, evaluate_agent
-from vit_patch_env.agent_evaluation import EpisodeName
+from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
+from vit_patch_env.agent_evaluation import EpisodeName, measure_agent
 from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
@@ -26,13 +26,18 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
 def evaluate_on_test(
     env: ViTPatchSelectEnv, episode: EpisodeName, agent: BaseAlgorithm, actions: ActionsName
 ) -> dict[str, Any]:
-    """Test metrics of an episode's ViT, on all patches and on the agent's."""
+    """Test metrics of an episode's ViT, on all patches and on the agent's, and how many those are.
+
+    The agent's patches are those that it picks at the end of its run, whatever its kind: observing
+    a progress of 1, or as many as a schedule has at its end.
+    """
     evaluated = env.last_episode if episode == "last" else env.episode
     wrapped = env if actions == "mask" else ACTIONS[actions](env)
-    of_agent = evaluate_agent(cast("Selector", agent), wrapped, "test", episode=episode)
+    of_agent = measure_agent(cast("Selector", agent), wrapped, "test", episode=episode)
     return {
         "all_patches": evaluated.evaluate("test")._asdict(),
-        "agent_patches": of_agent._asdict(),
+        "agent_patches": of_agent.metrics._asdict(),
+        "n_selected_mean": of_agent.n_selected_mean,
     }
 
 
