@@ -1,5 +1,6 @@
 """Numbers and names in the sentences of a report."""
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,30 @@ def listed(names: Iterable[str]) -> str:
 def unique(values: Iterable[Any]) -> list[str]:
     """Each value once, in order, as a name in one line, without empty ones."""
     return list(dict.fromkeys(escaped(str(value)) for value in values if value))
+
+
+def command_lines(command: str, width: int = 88) -> list[str]:
+    """A command in lines that a shell reads as the same command.
+
+    Args:
+        command: as it was typed.
+        width: of a line with more than one word.
+
+    Returns:
+        The lines; the command as it is if it is not quoted as `shlex` does.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if shlex.join(words) != command:
+        return [command]
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def points(share: float) -> str:
