@@ -111,6 +111,11 @@ class RunResult:
         return _number(self.result.get("slow_share"))
 
     @property
+    def waiting_share(self) -> float:
+        """Share of the time that threads waited for a CPU, in [0, 1]; NaN if it is not known."""
+        return _number(self.result.get("waiting_share"))
+
+    @property
     def n_patches_on_test(self) -> float:
         """Mean number of patches that the agent picks on test images; NaN in older files."""
         return _number(self.result["test"].get("n_selected_mean"))

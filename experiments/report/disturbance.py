@@ -11,6 +11,9 @@ from vit_patch_env.experiments.report.words import listed
 MAX_SLOW_SHARE = 0.1
 """Share of a run's time due to slow steps (see `slow_share`) above which it is disturbed."""
 
+MAX_WAITING_SHARE = 0.1
+"""Share of the time that threads waited for a CPU above which a run is disturbed."""
+
 MAX_RATIO = 1.25
 """Time per step relative to the fastest run of the method above which a run is disturbed."""
 
@@ -21,13 +24,16 @@ _MAX_PATCHES_RATIO = 1.1
 class Disturbances(NamedTuple):
     """The disturbed runs of a comparison, and what is not known of the others.
 
-    A run is disturbed if its slow steps take more than `MAX_SLOW_SHARE` of its time, which its
-    result.json has (`slow_share`), or if a step takes more than `MAX_RATIO` times as long as in the
-    fastest run of the same method on the same machine and about as many patches.
+    A run is disturbed if one of these is above its limit:
+
+    - `waiting_share` of its result.json: how long threads waited for a CPU, where the system says;
+    - `slow_share` of its result.json: how much of its time is due to slow steps, on any device;
+    - the time per step, relative to the fastest run of the same method on the same machine and
+      about as many patches.
 
     Attributes:
         reasons: why a run is disturbed, in words, by method and seed.
-        n_unknown: number of runs without `slow_share`, as they are of an older version.
+        n_unknown: number of runs without the first two, as they are of an older version.
     """
 
     reasons: dict[tuple[str, int], str]
@@ -39,12 +45,15 @@ def disturbances(comparison: Comparison) -> Disturbances:
     runs = {key: run for key, run in comparison.runs.items() if not run.diverged}
     reasons = {}
     for key, run in runs.items():
+        if run.waiting_share > MAX_WAITING_SHARE:
+            reasons[key] = f"it waited for a CPU for {run.waiting_share:.0%} of its time"
+            continue
         if run.slow_share > MAX_SLOW_SHARE:
             reasons[key] = f"slow steps took {run.slow_share:.0%} of its time"
             continue
         ratio = _ratio_to_fastest(run, comparison.valid_runs(run.method))
         if ratio > MAX_RATIO:
-            reasons[key] = f"{ratio:.2f} times the time per step of the method's fastest run"
+            reasons[key] = f"{ratio:.2f} times as slow as its method's fastest run"
     return Disturbances(reasons, sum(math.isnan(run.slow_share) for run in runs.values()))
 
 
@@ -83,9 +92,9 @@ def disturbance_notes(comparison: Comparison, found: Disturbances) -> list[str]:
     if found.n_unknown:
         n_runs = sum(not run.diverged for run in comparison.runs.values())
         notes.append(
-            f"The times of the steps were not recorded in {found.n_unknown} of "
+            f"Whether other work slowed a run down was not recorded in {found.n_unknown} of "
             f"{counted(n_runs, 'run')}, which an older version made. These count as undisturbed "
-            f"unless a step takes more than {MAX_RATIO} times as long as in the fastest run of the "
+            f"unless a step took more than {MAX_RATIO} times as long as in the fastest run of the "
             "method, which one seed alone cannot show: differences in time can be due to other "
             "work on the machine."
         )

@@ -38,9 +38,9 @@ def table2(metrics: ComparisonMetrics) -> Table:
         metrics,
         "Table 2: training time and test metrics",
         "Test metrics on all patches; precision, recall and F1 are macro averages. Training time "
-        "is that of the ViT and the agent, without evaluation and without disturbed runs. Means over "
-        "seeds with the 95 % bootstrap interval in brackets; the paper's training times are from a "
-        "Tesla K80.",
+        "is that of the ViT and the agent, without evaluation and without disturbed runs. Means "
+        "over seeds with the 95 % bootstrap interval in brackets; the paper's training times are "
+        "from a Tesla K80.",
         ["Seeds", "Cumulative Training Time (s)", "Accuracy", "Precision", "Recall", "F1-Score"],
         cells,
     )

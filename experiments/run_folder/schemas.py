@@ -89,6 +89,7 @@ class ResultFields(_Origin):
     precision: str
     machine: str
     files: dict[str, str]
+    waiting_share: NotRequired[Share | None]
     slow_share: NotRequired[Share | None]
     classes: NotRequired[list[str]]
     best_epoch: NotRequired[_BestFields]

@@ -1,6 +1,7 @@
 """A run's tables: a row per epoch or step, rewritten after every epoch."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class EpochMetrics(NamedTuple):
     flops: float  # of training steps, observations and rewards
     progress: float  # share of the budget used at its end
     n_skipped: int  # steps whose gradient was not finite
+    waiting_share: float  # of the time that threads needed a CPU, that in which they had none
 
 
 class RunTables:
@@ -82,6 +84,14 @@ class RunTables:
                 rows = rows[[one for one in begun.partition("\n")[0].split(",") if one in rows]]
             self._texts[name] += rows.to_csv(header=not self._texts[name], index=False)
         self._try_to_write()
+
+    def waiting_share(self) -> float:
+        """The mean share over the epochs so far, by their time; NaN if it is not known of all."""
+        table = parse_table(self._texts[METRICS].encode())
+        if "waiting_share" not in table:
+            return math.nan
+        shares = table["waiting_share"].to_numpy()
+        return float(np.average(shares, weights=table["train_seconds"].to_numpy() + 1e-9))
 
     def steps(self) -> pd.DataFrame:
         """The steps of the epochs so far: see `step_table`."""

@@ -21,6 +21,7 @@ from vit_patch_env.checks import InputError, check_integer, shown
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
+from vit_patch_env.system.cpu_time import cpu_time, waiting_share
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 _SAVED_ATTRIBUTES = (
@@ -137,6 +138,7 @@ class TrainingMonitor(BaseCallback):
         self._record("hparams", HParam(hyperparameters, metrics))
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
+        self._cpu_time = cpu_time()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
@@ -235,6 +237,7 @@ class TrainingMonitor(BaseCallback):
             flops=epoch_flops,
             progress=info["progress"],
             n_skipped=sums.n_skipped,
+            waiting_share=self._take_waiting_share(),
         )
         self.selected, self.n_selected = sums.patch_masks / sums.n_steps, sums.n_selected
         self.step_seconds, self.rates = sums.step_seconds, sums.rates
@@ -255,6 +258,11 @@ class TrainingMonitor(BaseCallback):
             return info["val_loss"], info["val_accuracy"]
         val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
         return val.loss, val.accuracy
+
+    def _take_waiting_share(self) -> float:
+        """Share of the time without a CPU since the last call, or since the run was resumed."""
+        before, self._cpu_time = self._cpu_time, cpu_time()
+        return waiting_share(before, self._cpu_time)
 
     def _record_means(self) -> None:
         """Record the means since the last point."""

@@ -296,6 +296,7 @@ class Run:
             "flops": self.monitor.flops,
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
+            "waiting_share": self.tables.waiting_share(),
             "slow_share": slow_share(self.tables.steps()),
             "classes": list(env.data.classes),
             "normalize_mean": images["normalize_mean"],
