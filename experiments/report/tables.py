@@ -41,7 +41,7 @@ def table2(metrics: ComparisonMetrics) -> Table:
         "is that of the ViT and the agent, without evaluation and without disturbed runs. Means "
         "over seeds with the 95 % bootstrap interval in brackets; the paper's training times are "
         "from a Tesla K80.",
-        ["Seeds", "Cumulative Training Time (s)", "Accuracy", "Precision", "Recall", "F1-Score"],
+        ["Seeds", "Training time (s)", "Accuracy", "Precision", "Recall", "F1"],
         cells,
     )
 
@@ -68,7 +68,7 @@ def cost_table(metrics: ComparisonMetrics) -> Table:
     return _table(
         metrics,
         "Cost",
-        "Time: of the ViT and the agent, without evaluation and without disturbed runs. "
+        "Training time: of the ViT and the agent, without evaluation and without disturbed runs. "
         "Patches: mean per training step; baselines that merge or drop tokens after the first "
         "layers start with all patches. "
         f"{'' if by_epochs else 'Epochs: passes over the training images. '}"
@@ -76,10 +76,10 @@ def cost_table(metrics: ComparisonMetrics) -> Table:
         "rule: share of the training time, with the loop around it. Memory: peak of the training "
         "process. Accuracy on own patches: test accuracy when the ViT sees only the patches that "
         "the agent, rule or schedule picks for the test images as at the end of its run; below it, "
-        "how many those are. All patches of a method that drops patches or tokens by itself, or "
-        "ends with all, are its own." + _older_own(metrics),
+        "how many those are. A method whose model drops patches or tokens by itself, or that ends "
+        "with all patches, has its accuracy on all patches." + _older_own(metrics),
         [
-            "Time (s)", "Patches", *([] if by_epochs else ["Epochs"]), f"{unit}s",
+            "Training time (s)", "Patches", *([] if by_epochs else ["Epochs"]), f"{unit}s",
             f"FLOPs relative to {full}", "Time of agent or rule", "Memory (GB)",
             "Accuracy on own patches",
         ],
@@ -214,7 +214,7 @@ def own_cell(metrics: ComparisonMetrics, method: str) -> Cell:
     n_patches = metrics.mean(method, "own_patches")
     if cell.text == EMPTY:
         return cell._replace(remark="not recorded" if metrics.comparison.valid_runs(method) else "")
-    return cell._replace(remark=f"on {n_patches:.3g}") if math.isfinite(n_patches) else cell
+    return cell._replace(remark=f"on {n_patches:.3g} patches") if math.isfinite(n_patches) else cell
 
 
 def _older_own(metrics: ComparisonMetrics) -> str:

@@ -28,17 +28,21 @@ def command_lines(command: str, width: int = 88) -> list[str]:
         width: of a line with more than one word.
 
     Returns:
-        The lines; the command as it is if it is not quoted as `shlex` does.
+        The lines, none for an empty command; the command as it is if it is not quoted as `shlex`
+        does.
     """
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
-    if shlex.join(words) != command:
-        return [command]
+    if not command or shlex.join(words) != command:
+        return [command] if command else []
+    quoted = [shlex.quote(word) for word in words]
     lines = [""]
-    for word in map(shlex.quote, words):
-        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+    for word, following in zip(quoted, [*quoted[1:], ""], strict=True):
+        # An option and its first value stay together.
+        together = f"{word} {following}" if word.startswith("-") else word
+        if lines[-1] and len(lines[-1]) + len(together) + 3 > width:
             lines.append("   ")
         lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
