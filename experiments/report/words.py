@@ -37,14 +37,18 @@ def command_lines(command: str, width: int = 88) -> list[str]:
         words = []
     if not command or shlex.join(words) != command:
         return [command] if command else []
-    quoted = [shlex.quote(word) for word in words]
+    options: list[list[str]] = [[]]
+    for word in map(shlex.quote, words):
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
     lines = [""]
-    for word, following in zip(quoted, [*quoted[1:], ""], strict=True):
-        # An option and its first value stay together.
-        together = f"{word} {following}" if word.startswith("-") else word
-        if lines[-1] and len(lines[-1]) + len(together) + 3 > width:
-            lines.append("   ")
-        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    for option in options:  # with its values, which stay on its line if it has space for them
+        parts = [" ".join(option)] if len(" ".join(option)) <= width - 6 else option
+        for part in parts:
+            if lines[-1] and len(lines[-1]) + len(part) + 3 > width:
+                lines.append("   ")
+            lines[-1] = f"{lines[-1]} {part}" if lines[-1] else part
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
