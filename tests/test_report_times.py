@@ -139,7 +139,7 @@ def test_each_heat_map_has_a_scale_of_its_own(folder):
         assert low <= shares.min() <= shares.max() <= high
         assert high - low <= max(np.ptp(shares), 1e-3) + 1e-12
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels.count("share of the steps that selected the patch") == 2
+    assert labels.count("share of the steps with the patch") == 2
 
 
 @pytest.mark.parametrize(

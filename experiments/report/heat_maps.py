@@ -59,4 +59,4 @@ def _draw(figure: Figure, axes: Axes, shares: NDArray[np.float64]) -> None:
     bar.ax.yaxis.set_major_formatter(
         mpl.ticker.FuncFormatter(lambda share, _: f"{100 * share:.{digits}f} %")
     )
-    bar.set_label("share of the steps that selected the patch", fontsize=9)
+    bar.set_label("share of the steps with the patch", fontsize=9)
