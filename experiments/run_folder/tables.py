@@ -44,7 +44,7 @@ class EpochMetrics(NamedTuple):
     flops: float  # of training steps, observations and rewards
     progress: float  # share of the budget used at its end
     n_skipped: int  # steps whose gradient was not finite
-    waiting_share: float = math.nan  # of the time that threads needed a CPU, that in which they had none
+    waiting_share: float = math.nan  # of the time in which threads needed a CPU, without one
 
 
 class RunTables:
