@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vit_patch_env.experiments.run_folder.tables import METRICS, STEPS, EpochMetrics, RunTables
+from vit_patch_env.experiments.run_folder.tables import (
+    METRICS,
+    SELECTED,
+    STEPS,
+    EpochMetrics,
+    RunTables,
+)
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums
 from vit_patch_env.system.cpu_time import CpuTime, cpu_time, waiting_share
 
@@ -38,6 +44,9 @@ def test_epochs_count_by_their_time(tmp_path):
         tables.append_epoch(values, np.ones(16), steps)
     assert tables.waiting_share() == pytest.approx(0.2)
     assert list(tables.steps()["seconds"]) == [3.0, 1.0]
+    selected = pd.read_csv(tmp_path / SELECTED)
+    assert selected.shape == (2, 17)
+    assert (selected.drop(columns="epoch") == 1).all(axis=None)
 
 
 def test_tables_that_an_earlier_version_began_keep_their_columns(tmp_path):

@@ -81,7 +81,8 @@ class RunTables:
         ):
             begun = self._texts[name]
             if begun:  # maybe by an earlier version, which had fewer columns
-                rows = rows[[one for one in begun.partition("\n")[0].split(",") if one in rows]]
+                columns = begun.partition("\n")[0].split(",")
+                rows = rows[[one for one in rows if str(one) in columns]]
             self._texts[name] += rows.to_csv(header=not self._texts[name], index=False)
         self._try_to_write()
 
