@@ -43,7 +43,7 @@ STEPS_PER_EPOCH, CHANCE = 12, 0.1
 
 def fabricate(
     folder: Path, *, methods=tuple(METHODS), seeds=(0, 1, 2), epochs=10, side=8, accuracy=None,
-    seconds=None, noise=0.004, diverged=(), env=None,
+    seconds=None, noise=0.004, diverged=(), env=None, older=False,
 ):  # fmt: skip
     """Write a comparison and return its folder.
 
@@ -52,6 +52,7 @@ def fabricate(
         seconds: training times relative to all patches by method, instead of those in `METHODS`.
         noise: standard deviation of accuracies between seeds.
         diverged: names of the runs, such as agentvit__0, that end early without test metrics.
+        older: whether the files are those of version 0.1, without what later ones record.
         env: other arguments of the environment. Where the budget is not epochs, methods with fewer
             patches make more steps, and the number of an agent's steps depends on the seed.
     """
@@ -87,7 +88,7 @@ def fabricate(
         for seed in seeds:
             _write_run(
                 folder / "runs" / f"{method}__{seed}", method, seed, env, origin, final, time,
-                share, agent_share, noise, side,
+                share, agent_share, noise, side, older,
             )  # fmt: skip
             if f"{method}__{seed}" in diverged:
                 _let_diverge(folder / "runs" / f"{method}__{seed}")
@@ -95,7 +96,7 @@ def fabricate(
 
 
 def _write_run(
-    path, method, seed, env, origin, final, time, share, agent_share, noise, side
+    path, method, seed, env, origin, final, time, share, agent_share, noise, side, older
 ):  # fmt: skip
     path.mkdir(parents=True)
     rng = np.random.default_rng([seed, list(METHODS).index(method)])
@@ -159,6 +160,9 @@ def _write_run(
         "classes": ["cat", "dog"], "device": "cpu", "device_name": "AMD EPYC",
         "precision": "bf16", **origin,
     }  # fmt: skip
+    if not older:
+        result["test"]["n_selected_mean"] = float(n_selected[-1])
+        result |= {"waiting_share": 0.01, "slow_share": 0.02}
     (path / "config.json").write_text(json.dumps({"options": options, **origin}))
     write_result(path, result)
 

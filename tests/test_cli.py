@@ -24,7 +24,7 @@ FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
     "agent.zip", ".lock", "predictions.csv", "confusion.png", "mistakes.png",
 }  # fmt: skip
-TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
+TIMES = {"images_per_second", "train_seconds", "agent_seconds", "waiting_share"}
 
 
 def train(out, *args):
@@ -54,6 +54,8 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert names >= FILES
     assert len(names) == len(FILES) + 1  # and TensorBoard's events
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+    assert 1 <= result["test"].pop("n_selected_mean") <= 16
+    assert 0 <= result["slow_share"] < 1
     for figures in result["test"].values():
         assert set(figures) == {"loss", "accuracy", "precision", "recall", "f1"}
     assert result["train_seconds"] > 0
@@ -65,9 +67,12 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert result["device"] == "cpu"
     assert result["flops"] == sum(int(row["flops"]) for row in rows(out)) > 0
     assert 1e8 < result["peak_memory_bytes"] < 1e11
-    steps = (out / "steps.csv").read_text().split()
-    assert steps[0] == "n_selected"
-    assert sum(map(int, steps[1:])) / 14 == pytest.approx(result["n_selected_mean"])
+    with (out / "steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    n_selected = [int(step["n_selected"]) for step in steps]
+    assert sum(n_selected) / 14 == pytest.approx(result["n_selected_mean"])
+    seconds = sum(float(step["seconds"]) for step in steps)
+    assert 0 < seconds <= result["train_seconds"] + result["agent_seconds"]
     with (out / "selected.csv").open() as file:
         selected = list(csv.DictReader(file))
     assert [row.pop("epoch") for row in selected] == ["1", "2"]

@@ -46,7 +46,7 @@ def made_up(n, n_classes):
     labels = torch.from_numpy(rng.integers(0, max(n_classes - 1, 1), n))
     scores = torch.from_numpy(rng.normal(size=(n, n_classes)))
     one = Evaluated(Metrics(1.0, 0.5, 0.5, 0.5, 0.5), predictions(scores, labels))
-    return Evaluations(one, one)
+    return Evaluations(one, one, 4.0)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_one_test_image_and_a_class_without(make_folder, tmp_path, capsys):
 def test_an_agents_predictions_are_those_of_its_metrics(tiny_env):
     tiny_env.reset(seed=0)
     agent = FixedRule("random", tiny_env, n_keep=4, seed=0)
-    found = predict_with_agent(agent, tiny_env, "test")
+    found = predict_with_agent(agent, tiny_env, "test").evaluated
     assert found.metrics == evaluate_agent(agent, tiny_env, "test")
     right = found.predictions.labels == found.predictions.predicted
     assert right.mean() == pytest.approx(found.metrics.accuracy)
@@ -294,7 +294,7 @@ def test_no_mistakes_are_a_picture_that_says_so():
     assert picture.min() < 100  # the title
     console = Console(file=io.StringIO(), width=80)
     one = Evaluated(Metrics(0.0, 1.0, 1.0, 1.0, 1.0), found)
-    show_figures(Evaluations(one, one), list("abcd"), console)
+    show_figures(Evaluations(one, one, 4.0), list("abcd"), console)
     assert "No mistakes on all patches" in console.file.getvalue()
 
 

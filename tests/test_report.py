@@ -137,18 +137,20 @@ def test_table_2_has_means_over_seeds_with_intervals_and_the_papers_values(full)
 
 
 def test_costs_are_relative_to_all_patches(full):
-    own, patches, flops, relative, share, memory = cells(
-        cost_table(ComparisonMetrics(read_comparison(full))), "AgentViT"
-    )
+    metrics = ComparisonMetrics(read_comparison(full))
+    time, patches, flops, relative, share, memory, own = cells(cost_table(metrics), "AgentViT")
+    assert time == cells(table2(metrics), "AgentViT")[1]._replace(remark="")
     assert (flops.text, relative.text, share.text, memory.text) == ("10.8", "60%", "5.0%", "0.60")
     assert own.note
+    assert re.fullmatch(r"on \d+\.?\d* patches", own.remark)
     assert float(patches.text) == pytest.approx(0.6 * 64, abs=1)
 
 
 def test_seeds_that_do_not_reach_an_accuracy_are_counted(tmp_path):
     metrics = metrics_of(tmp_path / "c", methods=FOUR, accuracy={"agentvit": 0.15})
-    assert [cell.text for cell in cells(time_table(metrics), "AgentViT")][-1] == "not reached"
-    assert any("of 3 reached it" in cell.note for cell in cells(time_table(metrics), "SimpleViT64"))
+    table = time_table(metrics, metrics.main_cost)
+    assert [cell.text for cell in cells(table, "AgentViT")][-1] == "not reached"
+    assert any("of 3 reached it" in cell.note for cell in cells(table, "SimpleViT64"))
 
 
 @pytest.mark.one_in(2)
@@ -250,8 +252,10 @@ def test_a_report_at_equal_flops_has_the_number_of_epochs(equal):
     assert epochs["simple_vit"] == 4
     assert epochs["pss"] == pytest.approx(4 / 0.7, abs=0.1)
     assert epochs["bandit"] == pytest.approx(4 / 0.5 + 5 / 12, abs=0.1)  # 5 steps a seed more
-    assert time_table(metrics).title == "TFLOPs to a validation accuracy"
-    assert cells(time_table(metrics), "SimpleViT64")[-1].text in ("12.0", "not reached")
+    to_accuracy = [time_table(metrics, cost) for cost in metrics.curve_costs]
+    titles = [f"{units} to a validation accuracy" for units in ("TFLOPs", "Seconds")]
+    assert [table.title for table in to_accuracy] == titles
+    assert cells(to_accuracy[0], "SimpleViT64")[-1].text in ("12.0", "not reached")
     text = (equal / "report.md").read_text()
     assert "Our agents" in text
     assert "control" not in text

@@ -295,7 +295,9 @@ def test_figures_of_texts_have_no_picture_of_mistakes():
     env.reset(seed=0)
     one = env.episode.predict_split("test")
     assert figure_files(DATA) == ("predictions.csv", "confusion.png")
-    assert list(draw_pictures(Evaluations(one, one), DATA, figure_files(DATA))) == ["confusion.png"]
+    assert list(draw_pictures(Evaluations(one, one, 9.0), DATA, figure_files(DATA))) == [
+        "confusion.png"
+    ]
     n_texts = torch.bincount(DATA.test.labels, minlength=3).tolist()
     assert figures(one.predictions)["n_images"] == n_texts
     assert [LABELS[int(name)] for name in DATA.test_names] == DATA.test.labels.tolist()

@@ -34,6 +34,18 @@ APPLY = "_vit_patch_apply"
 _CPU = torch.device("cpu")
 
 
+class AgentEvaluated(NamedTuple):
+    """A ViT on the patches that an agent picks.
+
+    Attributes:
+        evaluated: metrics and predictions on these patches.
+        n_selected_mean: patches that it picks, averaged over the batches.
+    """
+
+    evaluated: Evaluated
+    n_selected_mean: float
+
+
 def evaluate_agent(
     agent: Selector,
     env: Any,
@@ -72,7 +84,7 @@ def evaluate_agent(
             are NaN, and recognised where an observation has NaN; one that is only compared with
             another number is not recognised.
     """
-    return _predict(agent, env, split, episode, index).metrics
+    return _predict(agent, env, split, episode, index).evaluated.metrics
 
 
 def predict_with_agent(
@@ -82,8 +94,8 @@ def predict_with_agent(
     *,
     episode: EpisodeName = "running",
     index: int | None = None,
-) -> Evaluated:
-    """The metrics of `evaluate_agent`, and the predictions for each image of the split.
+) -> AgentEvaluated:
+    """The metrics of `evaluate_agent`, the predictions for each image, and the number of patches.
 
     Args:
         agent: as for `evaluate_agent`, and so are the others.
@@ -100,7 +112,7 @@ def predict_with_agent(
 
 def _predict(
     agent: Selector, env: Any, split: SplitName, episode: EpisodeName, index: int | None
-) -> Evaluated:
+) -> AgentEvaluated:
     check_choice(get_args(SplitName), split=split)
     check_choice(get_args(EpisodeName), episode=episode)
     host = _Host(env, index)
@@ -117,7 +129,7 @@ def _predict(
             _play(agent, player, split_shown)
         finally:
             split_shown.exclude(time.perf_counter() - started)
-        return split_shown.evaluated()
+        return AgentEvaluated(split_shown.evaluated(), split_shown.n_selected_mean())
 
 
 def pick_patches(
@@ -222,6 +234,11 @@ class _Shown:
     def evaluated(self) -> Evaluated:
         """Metrics and predictions on the patches that have been picked."""
         return self._episode.evaluate_masks(self._split, self._split_env.patch_masks)
+
+    def n_selected_mean(self) -> float:
+        """The number of these patches, averaged over the batches; NaN without any."""
+        counts = [patch_mask.sum() for patch_mask in self._split_env.patch_masks]
+        return float(np.mean(counts)) if counts else float("nan")
 
     def close(self) -> None:
         """Restore what the copies share with the wrappers."""

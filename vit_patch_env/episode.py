@@ -143,7 +143,10 @@ class Episode:
             before the first step.
         diverged: whether it has ended because its loss is not finite, or too many consecutive
             steps were skipped.
+        step_seconds: of the last training step with its observation; NaN before the first one.
     """
+
+    step_seconds = math.nan
 
     def __init__(
         self,
@@ -256,7 +259,7 @@ class Episode:
         keep = self._keep(patch_mask)
         self.shown = run.batch.images[:N_SHOWN], patch_mask
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
-        seconds_before = self._step_seconds
+        seconds_before = self._seconds_so_far
         loss, skipped, values = run.step(keep)
         self._time_step(int(patch_mask.sum()), seconds_before)
         self._loss_sum += loss
@@ -315,15 +318,15 @@ class Episode:
         )
 
     @property
-    def _step_seconds(self) -> float:
+    def _seconds_so_far(self) -> float:
         """Seconds of training steps and observations so far, without the agent's."""
         seconds = self.run.stopwatch.seconds
         return seconds["train"] + seconds["observe"]
 
     def _time_step(self, n_selected: int, seconds_before: float) -> None:
         """Remember the fastest step, with a budget of seconds; the first one warms up."""
+        self.step_seconds = seconds = self._seconds_so_far - seconds_before
         if self.run.budget.name == "seconds" and self.run.steps_done > 1:
-            seconds = self._step_seconds - seconds_before
             self._fastest[n_selected] = min(seconds, self._fastest.get(n_selected, seconds))
 
     def means(self) -> dict[str, float]:

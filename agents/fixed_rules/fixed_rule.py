@@ -17,6 +17,9 @@ from vit_patch_env.agents.fixed_rules.rules import RULES
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy, check_n_keep
 from vit_patch_env.checks import ArgumentError, counted, shown
 
+_END = 1 - 1e-9
+"""Share of the budget used at a run's end, as functions of it are defined below 1."""
+
 
 class FixedRule(OnlineAlgorithm):
     """Runs a fixed rule in place of an agent: `learn`, `predict`, `save` and `load`.
@@ -27,9 +30,9 @@ class FixedRule(OnlineAlgorithm):
         env: with a MultiBinary action space.
         n_keep: number of patches to keep, in 1...n_patches; a sequence of such numbers, one for
             each step of the run; or a function that maps the share of the budget used,
-            `info["progress"]` in [0, 1), to such a number. After `learn`, predictions keep the
-            rounded mean of these numbers. `all` needs none. Another one may be assigned before
-            `learn`.
+            `info["progress"]` in [0, 1), to such a number. After `learn`, predictions keep as many
+            as at the end of the run, as those of agents that observe its progress do. `all` needs
+            none. Another one may be assigned before `learn`.
         stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: of the policy, besides n_keep, seed and grid.
@@ -157,16 +160,10 @@ class FixedRule(OnlineAlgorithm):
 
     def _n_keep_after(self) -> int | None:
         """The number of patches that predictions keep after the run."""
-        over_run = self._n_keep_over_run()
-        if not over_run:
-            return cast("int | None", self.n_keep)  # which the policy checks
-        return max(round(sum(over_run) / len(over_run)), 1)
-
-    def _n_keep_over_run(self) -> list[int]:
-        """The numbers of patches over a run; empty where `n_keep` is constant."""
         if isinstance(self.n_keep, np.ndarray) and self.n_keep.ndim:
-            return [int(n_keep) for n_keep in self.n_keep]
+            return int(self.n_keep[-1])
         if callable(self.n_keep):
             n_patches = count_patches(self.action_space)
-            return [check_n_keep(self.n_keep(step / 1000), n_patches) for step in range(1000)]
-        return []
+            shares = (*(step / 1000 for step in range(1000)), _END)  # all are checked
+            return [check_n_keep(self.n_keep(share), n_patches) for share in shares][-1]
+        return cast("int | None", self.n_keep)  # which the policy checks

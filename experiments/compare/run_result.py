@@ -105,6 +105,21 @@ class RunResult:
         """(n_epochs,) validation accuracy on all patches after each epoch."""
         return self.epochs["val_accuracy"].to_numpy(dtype=np.float64)
 
+    @property
+    def slow_share(self) -> float:
+        """Share of the time that is due to slow steps, in [0, 1]; NaN if it was not measured."""
+        return _number(self.result.get("slow_share"))
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time that threads waited for a CPU, in [0, 1]; NaN if it is not known."""
+        return _number(self.result.get("waiting_share"))
+
+    @property
+    def n_patches_on_test(self) -> float:
+        """Mean number of patches that the agent picks on test images; NaN in older files."""
+        return _number(self.result["test"].get("n_selected_mean"))
+
     def metric(self, name: str) -> float:
         """A number of result.json; NaN for null."""
         return _number(self.result[name])

@@ -16,17 +16,27 @@ from vit_patch_env.training.predictions import (
 
 
 class Evaluations(NamedTuple):
-    """A ViT on the test images: on all patches, and on those that an agent picks."""
+    """A ViT on the test images.
+
+    Attributes:
+        all_patches: metrics and predictions on all patches.
+        agent_patches: the same on those that an agent picks.
+        n_selected_mean: how many those are, averaged over the batches.
+    """
 
     all_patches: Evaluated
     agent_patches: Evaluated
+    n_selected_mean: float
 
     def result(self) -> dict[str, Any]:
         """Metrics and figures for result.json."""
-        both = self._asdict().items()
+        both = {"all_patches": self.all_patches, "agent_patches": self.agent_patches}
         return {
-            "test": {name: one.metrics._asdict() for name, one in both},
-            "figures": {name: figures(one.predictions) for name, one in both},
+            "test": {
+                **{name: one.metrics._asdict() for name, one in both.items()},
+                "n_selected_mean": self.n_selected_mean,
+            },
+            "figures": {name: figures(one.predictions) for name, one in both.items()},
         }
 
 

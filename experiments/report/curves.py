@@ -33,12 +33,12 @@ class SelectionCurve(NamedTuple):
 
 
 def learning_curve(metrics: ComparisonMetrics, method: str) -> LearningCurve | None:
-    """A method's learning curve; None if all its runs diverged.
+    """A method's learning curve; None if all its runs diverged or, over time, were disturbed.
 
     Runs can differ in their number of epochs. They are averaged at shares of the budget: those at
     the ends of the longest run's epochs, from where all runs have a first value.
     """
-    runs = metrics.comparison.valid_runs(method)
+    runs = metrics.runs(method, metrics.main_cost.metric)
     if not runs:
         return None
     shares = max((run.progress for run in runs), key=len)

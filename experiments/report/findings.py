@@ -99,6 +99,7 @@ def against(metrics: ComparisonMetrics, method: str, reference: str) -> str:
     seeds = f"{accuracy.n} paired seeds" if accuracy.n > 1 else "one paired seed"
     costs = "".join(
         f"; training {cost.name} {found.mean:.2f} times{ratio_interval(found)}"
+        + (f" over {found.n} undisturbed" if found.n < accuracy.n else "")
         for cost in reversed(metrics.costs)
         if (found := metrics.compare(method, reference, cost.metric, ratio)).n
     )

@@ -14,6 +14,8 @@ from vit_patch_env.experiments.compare.results import (
     RunResult,
     complete_env,
 )
+from vit_patch_env.experiments.report.disturbance import disturbances
+from vit_patch_env.experiments.report.own_patches import own_patches
 from vit_patch_env.experiments.report.paper import AGENT, TABLE2
 from vit_patch_env.experiments.report.statistics import (
     Estimate,
@@ -41,7 +43,8 @@ RUN_METRICS: dict[str, Callable[[RunResult], float]] = {
     "precision": lambda run: run.test_metric("precision"),
     "recall": lambda run: run.test_metric("recall"),
     "f1": lambda run: run.test_metric("f1"),
-    "own_accuracy": lambda run: run.test_metric("accuracy", "agent_patches"),
+    "own_accuracy": lambda run: own_patches(run).accuracy,
+    "own_patches": lambda run: own_patches(run).n_patches,
     "n_selected": lambda run: run.n_patches,
     "flops": lambda run: run.metric("flops"),
     "agent_share": lambda run: ratio(run.metric("agent_seconds"), run.seconds),
@@ -49,6 +52,10 @@ RUN_METRICS: dict[str, Callable[[RunResult], float]] = {
     "n_steps": lambda run: run.metric("n_steps"),
 }
 """Metrics of a run by name: training time in seconds, shares in [0, 1], FLOPs, bytes."""
+
+
+_TIMES = frozenset({"seconds", "agent_share"})
+"""Metrics of which disturbed runs have no value."""
 
 
 class Cost(NamedTuple):
@@ -87,11 +94,13 @@ class ComparisonMetrics:
         comparison: the comparison.
         methods: with at least one finished run, in the order of the tables.
         levels: validation accuracies for the time to accuracy, ascending.
+        disturbances: the runs whose times are in no mean.
         full_accuracy: mean final validation accuracy of SimpleViT64; NaN without such a run.
     """
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
+        self.disturbances = disturbances(comparison)
         self.methods = [method for methods in self.blocks().values() for method in methods]
         runs = [run for method in self.methods for run in comparison.valid_runs(method)]
         self.levels = round_levels([run.val_accuracy for run in runs])
@@ -113,10 +122,24 @@ class ComparisonMetrics:
         return self.comparison.title(method)
 
     def values(self, method: str, metric: str) -> dict[int, float]:
-        """The finite values of a metric by seed."""
-        runs = self.comparison.valid_runs(method)
+        """The finite values of a metric by seed; times are those of undisturbed runs."""
+        runs = self.runs(method, metric)
         values = {run.seed: RUN_METRICS[metric](run) for run in runs}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def runs(self, method: str, metric: str) -> list[RunResult]:
+        """The runs of a method that count for a metric: those that did not diverge.
+
+        For times, only those that were not disturbed.
+        """
+        runs = self.comparison.valid_runs(method)
+        if metric not in _TIMES:
+            return runs
+        return [run for run in runs if (method, run.seed) not in self.disturbances.reasons]
+
+    def n_disturbed(self, method: str) -> int:
+        """Number of a method's runs whose times are in no mean."""
+        return len(self.comparison.valid_runs(method)) - len(self.runs(method, "seconds"))
 
     def estimate(self, method: str, metric: str) -> Estimate:
         """A metric's mean over the seeds with its interval."""
@@ -151,6 +174,11 @@ class ComparisonMetrics:
     def main_cost(self) -> Cost:
         """The cost of learning curves: FLOPs where they are the budget, else time."""
         return self._flops() if self.comparison.budget == "flops" else _SECONDS
+
+    @property
+    def curve_costs(self) -> list[Cost]:
+        """Costs that are measured up to an accuracy: FLOPs where they are the budget, and time."""
+        return [self.main_cost] if self.main_cost == _SECONDS else [self.main_cost, _SECONDS]
 
     def _flops(self) -> Cost:
         unit, size = self.flops_unit()
@@ -196,12 +224,11 @@ class ComparisonMetrics:
             levels[f"{self.title(FULL)}'s final {self.full_accuracy:.1%}"] = self.full_accuracy
         return levels
 
-    def costs_to(self, method: str, level: float) -> list[float]:
-        """Cost to a validation accuracy by seed, in units of `main_cost`; NaN if not reached."""
-        cost = self.main_cost
+    def costs_to(self, method: str, level: float, cost: Cost) -> list[float]:
+        """Cost to a validation accuracy by seed, in units of the cost; NaN if not reached."""
         return [
             time_to(level, run.val_accuracy, cost.over_run(run)) / cost.size
-            for run in self.comparison.valid_runs(method)
+            for run in self.runs(method, cost.metric)
         ]
 
     def n_epochs(self, method: str) -> float:

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vit_patch_env.experiments.compare.results import BASELINE, FULL
+from vit_patch_env.experiments.compare.results import FULL
 from vit_patch_env.experiments.report.curves import (
     LearningCurve,
     learning_curve,
-    selected_share,
     selection_curve,
 )
+from vit_patch_env.experiments.report.heat_maps import selected_patches
 from vit_patch_env.experiments.report.metrics import CONTROL, GROUPS, ComparisonMetrics, Cost
 from vit_patch_env.experiments.report.plot_style import (
     GROUP_COLOURS,
@@ -31,7 +31,6 @@ from vit_patch_env.experiments.report.plot_style import (
     percent_axis,
 )
 from vit_patch_env.experiments.report.statistics import pareto_front
-from vit_patch_env.patches.grid import height_width, patch_grid
 from vit_patch_env.system.escaping import label
 
 
@@ -53,22 +52,26 @@ def make_plots(metrics: ComparisonMetrics) -> list[Plot]:
     at_shares = "" if by_epochs else ", at equal shares of the budget"
     full = f" {metrics.title(FULL)}, the black line, is in every panel."
     front = (
-        "Test accuracy on all patches; means over seeds, vertical lines: 95 % bootstrap "
-        "intervals. The grey steps are the Pareto front: no method has a higher accuracy at the "
+        "Test accuracy on all patches; means over seeds, error bars: 95 % bootstrap intervals of "
+        "the accuracy. The grey steps are the Pareto front: no method has a higher accuracy at the "
         "same or a lower cost."
     )
+    undisturbed = {"seconds": " Times are those of undisturbed runs."}
+    if metrics.disturbances.n_unknown:
+        undisturbed["seconds"] += " Not all runs recorded whether they were: see the note."
     planned: list[tuple[str, str, str, Callable[[ComparisonMetrics], Figure | None]]] = [
         (
             "accuracy_over_time" if over_time else "accuracy_over_run",
             f"Validation accuracy against training {main.name}",
             f"On all patches, after each epoch{agent_included}. Means over seeds{at_shares}."
+            + undisturbed.get(main.metric, "")
             + (full if FULL in metrics.methods else ""),
             _learning_curves,
         ),
         *(
             (
                 f"accuracy_over_{cost.metric}", f"Test accuracy against training {cost.name}",
-                front, partial(_front, cost=cost),
+                front + undisturbed.get(cost.metric, ""), partial(_front, cost=cost),
             )
             for cost in metrics.costs
         ),
@@ -81,14 +84,17 @@ def make_plots(metrics: ComparisonMetrics) -> list[Plot]:
         (
             "selected_patches", "How often each patch was selected",
             "Share of the training steps that selected each patch, on the grid of patches; means "
-            "over seeds. Agents and fixed rules that leave out patches.",
-            _selected_patches,
+            "over seeds. Agents and fixed rules that leave out patches. Each map has a scale of "
+            "its own, from its lowest to its highest share: where these are close together, as of "
+            "random patches, the differences are chance.",
+            selected_patches,
         ),
         (
             "time_to_accuracy" if over_time else "flops_to_accuracy",
             "Time to accuracy" if over_time else "FLOPs to accuracy",
             f"Training {main.name} up to the end of the first epoch with the validation accuracy; "
-            "bars: means over the seeds that reached it, dots: seeds.",
+            "bars: means over the seeds that reached it, dots: seeds."
+            + undisturbed.get(main.metric, ""),
             _cost_to_accuracy,
         ),
     ]  # fmt: skip
@@ -179,7 +185,11 @@ def _front(metrics: ComparisonMetrics, cost: Cost) -> Figure | None:
         for method in methods:
             x, y = points[method][0] / size, points[method][1]
             spread = metrics.estimate(method, "accuracy")
-            axes.plot([x, x], [spread.low, spread.high], color=colour, alpha=0.35, linewidth=1.2)
+            if spread.n > 1:
+                axes.errorbar(
+                    x, y, [[max(y - spread.low, 0)], [max(spread.high - y, 0)]], color=colour,
+                    alpha=0.45, elinewidth=1.2, capsize=2.5,
+                )  # fmt: skip
             labels.append((label(metrics.title(method)), x, y, colour))
         axes.plot(
             [points[name][0] / size for name in methods], [points[name][1] for name in methods],
@@ -222,35 +232,10 @@ def _patches_per_step(metrics: ComparisonMetrics) -> Figure | None:
     return figure
 
 
-def _selected_patches(metrics: ComparisonMetrics) -> Figure | None:
-    baselines = metrics.blocks().get(BASELINE, [])
-    shares = {name: selected_share(metrics, name) for name in metrics.methods}
-    maps = {
-        method: share
-        for method, share in shares.items()
-        if method not in baselines and share is not None and share.size and share.min() < 1 - 1e-6
-    }
-    if not maps:
-        return None
-    n_columns = 5
-    n_rows = math.ceil(len(maps) / n_columns)
-    figure = Figure(figsize=(10, 2.15 * n_rows + 0.3), layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    env = metrics.comparison.env
-    shape = patch_grid(height_width(env["image_size"]), env["patch_size"])
-    for axes, (method, share) in zip(grid.flat, maps.items(), strict=False):
-        image = axes.imshow(share.reshape(shape), cmap="viridis", vmin=0, vmax=1)
-        title = label(metrics.title(method)).replace(", ", ",\n").replace(" (", "\n(")
-        axes.set_title(f"{title}\nmean {share.mean():.2f}", fontsize=8, loc="center")
-    figure.colorbar(image, ax=grid, label="share of the steps", shrink=0.8, aspect=30)
-    return figure
-
-
 def _cost_to_accuracy(metrics: ComparisonMetrics) -> Figure | None:
     levels = metrics.all_levels()
-    methods = [name for name in metrics.methods if metrics.comparison.valid_runs(name)]
+    cost = metrics.main_cost.metric
+    methods = [name for name in metrics.methods if metrics.runs(name, cost)]
     if not levels or not methods:
         return None
     figure = Figure(figsize=(10, 1.1 + 0.27 * len(methods)), layout="constrained")
@@ -259,7 +244,7 @@ def _cost_to_accuracy(metrics: ComparisonMetrics) -> Figure | None:
     for axes, (name, level) in zip(grid, levels.items(), strict=True):
         longest = 0.0
         for row, method in enumerate(methods):
-            costs = metrics.costs_to(method, level)
+            costs = metrics.costs_to(method, level, metrics.main_cost)
             reached = [cost for cost in costs if math.isfinite(cost)]
             colour = GROUP_COLOURS[groups[method]]
             if not reached:

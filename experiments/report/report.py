@@ -16,6 +16,7 @@ from vit_patch_env.experiments.compare.results import Comparison, read_compariso
 from vit_patch_env.experiments.options.commands import ReportOptions
 from vit_patch_env.experiments.process.output import TextTable, print_lines, print_table
 from vit_patch_env.experiments.report.cells import Table
+from vit_patch_env.experiments.report.disturbance import disturbance_notes
 from vit_patch_env.experiments.report.findings import findings, highlights
 from vit_patch_env.experiments.report.metrics import ComparisonMetrics
 from vit_patch_env.experiments.report.paper_comparison import against_paper
@@ -28,6 +29,7 @@ from vit_patch_env.experiments.report.tables import (
     table2,
     time_table,
 )
+from vit_patch_env.experiments.report.words import command_lines
 from vit_patch_env.reading import MEGABYTE, read_bytes
 from vit_patch_env.system.escaping import code_block, html, link_target, markdown
 from vit_patch_env.system.files import replacing
@@ -35,6 +37,9 @@ from vit_patch_env.system.files import replacing
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 _UNKNOWN = "backslashreplace"
 """What is written of letters that UTF-8 lacks, which JSON and file names may have."""
+
+_WIDE = 3
+"""Columns of a table that fit on a narrow screen."""
 
 _README_BYTES = 16 * MEGABYTE
 HTML, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
@@ -120,7 +125,7 @@ class Report:
             {
                 **content,
                 "folder": folder,
-                "commands": [*filter(None, [content["command"]]), command],
+                "commands": [*content["command"], *command_lines(command)],
                 "table": readme_table(metrics),
                 "plot": next((plot for plot in plots if plot.name == front), None),
                 "highlights": highlights(metrics),
@@ -167,15 +172,18 @@ def _content(metrics: ComparisonMetrics) -> dict[str, Any]:
     """The values of the templates."""
     comparison = metrics.comparison
     name = comparison.content.get("preset") or comparison.folder.resolve().name
-    tables = (table(metrics) for table in (table2, cost_table, paired_table, time_table))
+    tables = [table2(metrics), cost_table(metrics), paired_table(metrics)]
+    tables += [time_table(metrics, cost) for cost in metrics.curve_costs]
+    notes = disturbance_notes(comparison, metrics.disturbances)
     return {
         "title": f"Comparison: {name}",
         "findings": findings(metrics),
         "against_paper": against_paper(metrics),
         "settings": settings(comparison),
         "sources": sources(comparison),
-        "warnings": warnings(comparison),
-        "command": comparison.content.get("command", ""),
+        "warnings": [*warnings(comparison), *notes],
+        "command": command_lines(comparison.content.get("command", "")),
+        "wide": _WIDE,
         "tables": [table for table in tables if table is not None and table.columns],
     }
 

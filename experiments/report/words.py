@@ -1,5 +1,6 @@
 """Numbers and names in the sentences of a report."""
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,38 @@ def listed(names: Iterable[str]) -> str:
 def unique(values: Iterable[Any]) -> list[str]:
     """Each value once, in order, as a name in one line, without empty ones."""
     return list(dict.fromkeys(escaped(str(value)) for value in values if value))
+
+
+def command_lines(command: str, width: int = 88) -> list[str]:
+    """A command in lines that a shell reads as the same command.
+
+    Args:
+        command: as it was typed.
+        width: of a line with more than one word.
+
+    Returns:
+        The lines, none for an empty command; the command as it is if it is not quoted as `shlex`
+        does.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if not command or shlex.join(words) != command:
+        return [command] if command else []
+    options: list[list[str]] = [[]]
+    for word in map(shlex.quote, words):
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
+    lines = [""]
+    for option in options:  # with its values, which stay on its line if it has space for them
+        parts = [" ".join(option)] if len(" ".join(option)) <= width - 6 else option
+        for part in parts:
+            if lines[-1] and len(lines[-1]) + len(part) + 3 > width:
+                lines.append("   ")
+            lines[-1] = f"{lines[-1]} {part}" if lines[-1] else part
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def points(share: float) -> str:

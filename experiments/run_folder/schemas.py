@@ -63,6 +63,7 @@ class _TestMetrics(TypedDict):
 class _TestFields(TypedDict):
     all_patches: _TestMetrics
     agent_patches: _TestMetrics
+    n_selected_mean: NotRequired[Amount | None]
 
 
 class _FigureFields(TypedDict):
@@ -110,6 +111,8 @@ class ResultFields(_Origin):
     precision: str
     machine: str
     files: dict[str, str]
+    waiting_share: NotRequired[Share | None]
+    slow_share: NotRequired[Share | None]
     classes: NotRequired[list[str]]
     best_epoch: NotRequired[_BestFields]
     stopped_early: NotRequired[bool]

@@ -1,6 +1,7 @@
 """A run's tables: a row per epoch or step, rewritten after every epoch."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from vit_patch_env.system.files import replacing
 METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
 
 TABLE_BYTES = 256 * MEGABYTE
-"""Of a table: about 50 million steps."""
+"""Of a table: about 20 million steps."""
 
 _COLUMNS = 2**17
 """Of a table: the epoch, and a column for each patch of 4 x 4 pixels of 1,448 x 1,448."""
@@ -43,6 +44,7 @@ class EpochMetrics(NamedTuple):
     flops: float  # of training steps, observations and rewards
     progress: float  # share of the budget used at its end
     n_skipped: int  # steps whose gradient was not finite
+    waiting_share: float = math.nan  # of the time in which threads needed a CPU, without one
 
 
 class RunTables:
@@ -61,24 +63,40 @@ class RunTables:
         self._progress_factor = 1.0
 
     def append_epoch(
-        self, metrics: EpochMetrics, selected: NDArray[np.float64], n_selected: list[int]
+        self, metrics: EpochMetrics, selected: NDArray[np.float64], steps: pd.DataFrame
     ) -> None:
         """Add an epoch and write the files; if that fails, the next epoch writes them.
 
         Args:
             metrics: of the epoch.
             selected: share of its steps in which each patch was selected, (n_patches,).
-            n_selected: patches selected in each of its steps.
+            steps: of the epoch: see `step_table`.
         """
         shares = pd.DataFrame([selected.round(4)])
         shares.insert(0, "epoch", metrics.epoch)
         for name, rows in (
             (METRICS, pd.DataFrame([metrics._asdict()])),
             (SELECTED, shares),
-            (STEPS, pd.DataFrame({"n_selected": n_selected})),
+            (STEPS, steps),
         ):
+            begun = self._texts[name]
+            if begun:  # maybe by an earlier version, which had fewer columns
+                columns = begun.partition("\n")[0].split(",")
+                rows = rows[[one for one in rows if str(one) in columns]]
             self._texts[name] += rows.to_csv(header=not self._texts[name], index=False)
         self._try_to_write()
+
+    def waiting_share(self) -> float:
+        """The mean share over the epochs so far, by their time; NaN if it is not known of all."""
+        table = parse_table(self._texts[METRICS].encode())
+        if "waiting_share" not in table:
+            return math.nan
+        shares = table["waiting_share"].to_numpy()
+        return float(np.average(shares, weights=table["train_seconds"].to_numpy() + 1e-9))
+
+    def steps(self) -> pd.DataFrame:
+        """The steps of the epochs so far: see `step_table`."""
+        return parse_table(self._texts[STEPS].encode(), ["n_selected"])
 
     def _try_to_write(self) -> None:
         try:
@@ -117,6 +135,19 @@ class RunTables:
             progress = metrics["progress"].astype(float) * self._progress_factor
             self._texts[METRICS] = metrics.assign(progress=progress).to_csv(index=False)
         self._try_to_write()
+
+
+def step_table(n_selected: list[int], seconds: list[float], rates: list[float]) -> pd.DataFrame:
+    """A row per step, with the columns of `steps.csv`: n_selected, seconds and maybe rate.
+
+    Args:
+        n_selected: patches selected in each step.
+        seconds: of each training step, without the agent's.
+        rates: share of tokens in each step, of models that change it over the run; NaN for others,
+            which have no such column.
+    """
+    table = pd.DataFrame({"n_selected": n_selected, "seconds": np.round(seconds, 6)})
+    return table if np.isnan(rates).all() else table.assign(rate=rates)
 
 
 def parse_table(content: bytes, columns: Sequence[str] = ()) -> pd.DataFrame:

@@ -27,11 +27,19 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
 def evaluate_on_test(
     env: ViTPatchSelectEnv, episode: EpisodeName, agent: BaseAlgorithm, actions: ActionsName
 ) -> Evaluations:
-    """Metrics and predictions of an episode's ViT on the test images."""
+    """Metrics and predictions of an episode's ViT on the test images.
+
+    The agent's patches are those that it picks at the end of its run, whatever its kind: observing
+    a progress of 1, or as many as a schedule has at its end.
+    """
     evaluated = env.last_episode if episode == "last" else env.episode
     wrapped = env if actions == "mask" else ACTIONS[actions](env)
     of_agent = predict_with_agent(cast("Selector", agent), wrapped, "test", episode=episode)
-    return Evaluations(all_patches=evaluated.predict_split("test"), agent_patches=of_agent)
+    return Evaluations(
+        all_patches=evaluated.predict_split("test"),
+        agent_patches=of_agent.evaluated,
+        n_selected_mean=of_agent.n_selected_mean,
+    )
 
 
 def run_length(env: ViTPatchSelectEnv) -> str:

@@ -1,5 +1,6 @@
 """Metrics of a training step, and the sums and times that an epoch's metrics are computed from."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ class EpochSums:
         start: the clock at the start of the epoch.
         patch_masks: sum of the patch masks, (n_patches,).
         n_selected: patches selected in each step.
+        step_seconds: of each training step, without the agent's.
+        rates: share of tokens in each step, of models that change it; NaN for others.
         loss: sum of the training losses.
         reward: sum of the rewards.
         n_skipped: steps whose gradient was not finite.
@@ -51,6 +54,8 @@ class EpochSums:
     start: Clock
     patch_masks: NDArray[np.float64]
     n_selected: list[int] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     loss: float = 0.0
     reward: float = 0.0
     n_skipped: int = 0
@@ -65,9 +70,18 @@ class EpochSums:
         """Patches selected per step."""
         return sum(self.n_selected) / self.n_steps
 
-    def add(self, info: dict[str, Any], reward: float, patch_mask: NDArray[np.bool_]) -> None:
+    def add(
+        self,
+        info: dict[str, Any],
+        reward: float,
+        patch_mask: NDArray[np.bool_],
+        seconds: float,
+        rate: float | None,
+    ) -> None:
         """Add a step."""
         self.n_selected.append(info["n_selected"])
+        self.step_seconds.append(seconds)
+        self.rates.append(math.nan if rate is None else rate)
         self.loss += info["loss"]
         self.reward += reward
         self.n_skipped += info["skipped"]
@@ -79,5 +93,7 @@ class EpochSums:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "EpochSums":
-        """The sums that `state_dict` was called on."""
-        return cls(**{**state, "start": Clock(*state["start"])})
+        """The sums that `state_dict` was called on; those of earlier versions have no times."""
+        unknown = [math.nan] * len(state["n_selected"])
+        times = {"step_seconds": [*unknown], "rates": unknown}
+        return cls(**{**times, **state, "start": Clock(*state["start"])})

@@ -21,6 +21,7 @@ from vit_patch_env.checks import InputError, check_integer, shown
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
+from vit_patch_env.system.cpu_time import cpu_time, waiting_share
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 _SAVED_ATTRIBUTES = (
@@ -66,6 +67,8 @@ class TrainingMonitor(BaseCallback):
         n_selected_mean: patches selected per step so far.
         selected: share of the last epoch's steps in which each patch was selected, (n_patches,).
         n_selected: patches selected in each of its steps.
+        step_seconds: of each of them, without the agent's.
+        rates: share of tokens in each of them, of models that change it; NaN for others.
         n_skipped: steps so far whose gradient was not finite, so that they changed no weights.
         flops: of training steps, observations and rewards, up to the last epoch's end.
         peak_memory_bytes: of this process, excluding evaluation and counting FLOPs.
@@ -94,6 +97,8 @@ class TrainingMonitor(BaseCallback):
         self.n_selected_mean = float("nan")
         self.selected: NDArray[np.float64] = np.zeros(0)
         self.n_selected: list[int] = []
+        self.step_seconds: list[float] = []
+        self.rates: list[float] = []
         self.n_skipped = 0
         self.flops: float = 0
         self.peak_memory_bytes = 0
@@ -133,6 +138,7 @@ class TrainingMonitor(BaseCallback):
         self._record("hparams", HParam(hyperparameters, metrics))
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
+        self._cpu_time = cpu_time()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
@@ -186,10 +192,10 @@ class TrainingMonitor(BaseCallback):
     def _add_step(self, info: dict[str, Any], reward: float, done: bool) -> None:
         # Not the action, which wrappers of the environment may have converted. An environment that
         # is done has already reset itself.
-        patch_mask, self._steps_done = self._ask(
-            attrgetter("patch_mask", "run.steps_done"), ended=done
+        patch_mask, self._steps_done, seconds, rate = self._ask(
+            attrgetter("patch_mask", "run.steps_done", "step_seconds", "run.step_rate"), ended=done
         )
-        self._sums.add(info, reward, patch_mask)
+        self._sums.add(info, reward, patch_mask, seconds, rate)
         self.n_skipped += info["skipped"]
         self._n_steps += 1
         self._n_selected += info["n_selected"]
@@ -233,8 +239,10 @@ class TrainingMonitor(BaseCallback):
             flops=epoch_flops,
             progress=info["progress"],
             n_skipped=sums.n_skipped,
+            waiting_share=self._take_waiting_share(),
         )
         self.selected, self.n_selected = sums.patch_masks / sums.n_steps, sums.n_selected
+        self.step_seconds, self.rates = sums.step_seconds, sums.rates
         self.logger.record("vit/val_loss", val_loss)
         self.logger.record("vit/val_accuracy", val_accuracy)
         self.logger.record("env/progress", info["progress"])
@@ -252,6 +260,11 @@ class TrainingMonitor(BaseCallback):
             return info["val_loss"], info["val_accuracy"]
         val: Metrics = self._ask(methodcaller("evaluate", "val"), ended=done)
         return val.loss, val.accuracy
+
+    def _take_waiting_share(self) -> float:
+        """Share of the time without a CPU since the last call, or since the run was resumed."""
+        before, self._cpu_time = self._cpu_time, cpu_time()
+        return waiting_share(before, self._cpu_time)
 
     def _record_means(self) -> None:
         """Record the means since the last point."""

@@ -51,7 +51,8 @@ from vit_patch_env.experiments.run_folder.folder import (
     device_name,
     releasing_on_error,
 )
-from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables
+from vit_patch_env.experiments.run_folder.slow_steps import slow_share
+from vit_patch_env.experiments.run_folder.tables import EpochMetrics, RunTables, step_table
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.best_epoch import BestEpoch
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
@@ -314,6 +315,8 @@ class Run:
             "flops": self.monitor.flops,
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
+            "waiting_share": self.tables.waiting_share(),
+            "slow_share": slow_share(self.tables.steps()),
             "classes": list(env.data.classes),
             "normalize_mean": images["normalize_mean"],
             "normalize_std": images["normalize_std"],
@@ -367,7 +370,9 @@ class Run:
         return self.env.episode if self._is_running else self.env.last_episode
 
     def _end_epoch(self, metrics: EpochMetrics) -> None:
-        self.tables.append_epoch(metrics, self.monitor.selected, self.monitor.n_selected)
+        monitor = self.monitor
+        steps = step_table(monitor.n_selected, monitor.step_seconds, monitor.rates)
+        self.tables.append_epoch(metrics, monitor.selected, steps)
         self.display.show_epoch(metrics)
         if not self._seeks_best:
             return

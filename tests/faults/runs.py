@@ -35,8 +35,11 @@ AGENTS: dict[str, list[str]] = {
 }
 """Agents of the interrupted runs, with options that cover all parts of a run."""
 
-TIMES = {"images_per_second", "train_seconds", "agent_seconds"}
-NOT_REPRODUCIBLE = {"train_seconds", "agent_seconds", "peak_memory_bytes", "command", "files"}
+TIMES = {"images_per_second", "train_seconds", "agent_seconds", "waiting_share"}
+NOT_REPRODUCIBLE = {
+    "train_seconds", "agent_seconds", "waiting_share", "slow_share", "peak_memory_bytes", "command",
+    "files",
+}  # fmt: skip
 LIMIT_SECONDS = 120.0
 
 
@@ -94,7 +97,8 @@ def kill_writer(log: Path) -> bool:
 def trajectory(run: Path) -> dict[str, Any]:
     """Everything in a run's files that is reproducible: not times, memory, the agent's archive."""
     result = json.loads((run / "result.json").read_text())
-    digests = {name: result["files"][name] for name in ("steps.csv", "selected.csv")}
+    steps = [line.split(",")[0] for line in (run / "steps.csv").read_text().splitlines()]
+    digests = {"selected.csv": result["files"]["selected.csv"], "steps.csv": steps}
     lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     metrics = [
         [value for name, value in zip(lines[0], line, strict=True) if name not in TIMES]

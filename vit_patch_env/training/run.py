@@ -50,6 +50,8 @@ class TrainingRun:
             the excluded ones.
         flop_meter: FLOPs used.
         steps_done: training steps so far, skipped ones included.
+        step_rate: share of tokens in the last step of a model whose `train_rate` changes over the
+            run; None for other models.
         progress: share of the budget used so far, in [0, 1].
     """
 
@@ -70,6 +72,7 @@ class TrainingRun:
             trainer.model, observe, known=known_flops, required=budget.name == "flops"
         )
         self.steps_done = 0
+        self.step_rate: float | None = None
         self.progress = 0.0
         self._observe = observe
         self.batch = self._next_batch()
@@ -83,7 +86,7 @@ class TrainingRun:
         started = time.perf_counter()
         self.stopwatch.start()
         device, n_keep = self.trainer.precision.device, None if keep is None else len(keep)
-        rate = self.trainer.rate(self.progress)
+        rate = self.step_rate = self.trainer.rate(self.progress)
         loss = self.trainer.step(self.batch, keep, self.progress)
         self.steps_done += 1
         self.flop_meter.add(Work("train", n_keep, rate))

@@ -1,0 +1,33 @@
+"""How much of a run's time is due to steps that were slower than others of their kind."""
+
+import math
+
+import pandas as pd
+
+_KIND = ("n_selected", "rate")
+"""Columns of `steps.csv` on which the work of a step depends."""
+
+
+def slow_share(steps: pd.DataFrame) -> float:
+    """Share of the time of a run's training steps by which they exceeded the median of their kind.
+
+    Steps of a kind are on the same number of patches, with the same share of tokens if the model
+    changes it. On a quiet machine they differ by a few percent; other work on it makes some of them
+    slower. A run that was slowed down evenly from its start to its end is not recognised by it.
+
+    The first step of each kind counts neither as slow nor as time, since it can include the
+    allocation of memory or a compilation.
+
+    Args:
+        steps: as `step_table` makes it.
+
+    Returns:
+        The share, in [0, 1); NaN without times, as in files of version 0.1.
+    """
+    if "seconds" not in steps or steps["seconds"].isna().any():
+        return math.nan
+    kinds = [name for name in _KIND if name in steps]
+    later = steps[steps.duplicated(kinds)]
+    medians = later.groupby(kinds, dropna=False)["seconds"].transform("median")
+    total = float(later["seconds"].sum())
+    return float((later["seconds"] - medians).clip(lower=0).sum()) / total if total else 0.0

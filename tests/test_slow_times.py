@@ -1,0 +1,72 @@
+"""What a run records about other work on its machine."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vit_patch_env.experiments.run_folder.tables import (
+    METRICS,
+    SELECTED,
+    STEPS,
+    EpochMetrics,
+    RunTables,
+)
+from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums
+from vit_patch_env.system.cpu_time import CpuTime, cpu_time, waiting_share
+
+
+def epoch(**values):
+    return EpochMetrics(**dict.fromkeys(EpochMetrics._fields, 1.0) | values)
+
+
+def test_the_share_without_a_cpu_is_of_the_time_that_one_was_needed():
+    assert waiting_share(CpuTime(1.0, 0.5), CpuTime(4.0, 1.5)) == 0.25
+    assert math.isnan(waiting_share(None, CpuTime(4.0, 1.0)))
+    assert math.isnan(waiting_share(CpuTime(1.0, 1.0), CpuTime(1.0, 1.0)))
+
+
+def test_threads_that_run_use_time():
+    before = cpu_time()
+    if before is None:
+        pytest.skip("the system does not have the times of threads")
+    while (after := cpu_time()).running - before.running < 0.01:
+        pass
+    assert 0 <= waiting_share(before, after) <= 1
+
+
+def test_epochs_count_by_their_time(tmp_path):
+    tables = RunTables(tmp_path)
+    for share, seconds in ((0.1, 3.0), (0.5, 1.0)):
+        steps = pd.DataFrame({"n_selected": [4], "seconds": [seconds]})
+        values = epoch(waiting_share=share, train_seconds=seconds)
+        tables.append_epoch(values, np.ones(16), steps)
+    assert tables.waiting_share() == pytest.approx(0.2)
+    assert list(tables.steps()["seconds"]) == [3.0, 1.0]
+    selected = pd.read_csv(tmp_path / SELECTED)
+    assert selected.shape == (2, 17)
+    assert (selected.drop(columns="epoch") == 1).all(axis=None)
+
+
+def test_tables_that_an_earlier_version_began_keep_their_columns(tmp_path):
+    tables = RunTables(tmp_path)
+    tables.load_state_dict({METRICS: "epoch,train_seconds\n1,2.0\n", STEPS: "n_selected\n4\n"})
+    steps = pd.DataFrame({"n_selected": [8], "seconds": [0.1]})
+    tables.append_epoch(epoch(epoch=2), np.ones(16), steps)
+    assert (tmp_path / STEPS).read_text() == "n_selected\n4\n8\n"
+    assert (tmp_path / METRICS).read_text() == "epoch,train_seconds\n1,2.0\n2,1.0\n"
+    assert math.isnan(tables.waiting_share())
+
+
+def test_sums_of_an_earlier_version_have_steps_of_unknown_time():
+    sums = EpochSums(Clock(), np.zeros(4), n_selected=[2, 3])
+    state = sums.state_dict()
+    del state["step_seconds"], state["rates"]
+    loaded = EpochSums.from_state_dict(state)
+    loaded.add(
+        {"n_selected": 2, "loss": 1.0, "skipped": False}, 0.0, np.ones(4, dtype=bool), 0.5, None
+    )
+    assert np.isnan(loaded.step_seconds[:2]).all()
+    assert loaded.step_seconds[2] == 0.5
+    assert len(loaded.rates) == 3
