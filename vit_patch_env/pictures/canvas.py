@@ -84,7 +84,7 @@ class Canvas:
             align: `left`, `centre` or `right`.
         """
         written = _written(text, width, size, bold)
-        length = written.width
+        length: int = written.width
         start = {"left": 0, "centre": (width - length) // 2, "right": width - length}[align]
         self._image.paste(colour, (x + start, y), written)
         return length

@@ -13,8 +13,8 @@ _GAP = 8
 
 
 def number(value: float) -> str:
-    """A number in three significant digits."""
-    return f"{value:.3g}"
+    """A number in three significant digits, or two if it is small, in at most nine letters."""
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def draw_heat_map(canvas: Canvas, box: Box, cells: NDArray[np.float32]) -> None:
@@ -46,12 +46,14 @@ def draw_heat_map(canvas: Canvas, box: Box, cells: NDArray[np.float32]) -> None:
     canvas.frame(scale)
     if high <= low:
         canvas.paste(viridis(np.full((scale.height, scale.width), 0.5)), scale.x, scale.y)
-        canvas.text(x, box.y + (box.height - TEXT) // 2, number(low), width=labels, colour=GREY)
+        canvas.text(
+            x, box.y + (box.height - TEXT) // 2, number(low), width=labels, size=19, colour=GREY
+        )
         return
     ramp = np.linspace(1, 0, scale.height)[:, None].repeat(scale.width, axis=1)
     canvas.paste(viridis(ramp), scale.x, scale.y)
-    canvas.text(x, box.y - 2, number(high), width=labels, colour=GREY)
-    canvas.text(x, box.y + box.height - TEXT - 2, number(low), width=labels, colour=GREY)
+    canvas.text(x, box.y - 2, number(high), width=labels, size=19, colour=GREY)
+    canvas.text(x, box.y + box.height - TEXT - 2, number(low), width=labels, size=19, colour=GREY)
 
 
 def viridis(shares: NDArray[np.floating]) -> Picture:

@@ -29,11 +29,17 @@ def frame_of(episode: Episode, grid: tuple[int, int], observation: str) -> Frame
     run, classes = episode.run, episode.data.classes
     step = episode.shown
     if step is None:
-        images, labels = (one[:N_SHOWN] for one in run.batch)
-        step = ShownStep(images, episode.patch_mask, labels, None, episode.values)
-    items, texts = run.stream.normalize.inverse(step.images).cpu(), ()
+        batch = run.batch
+        step = ShownStep(
+            batch.images[:N_SHOWN],
+            episode.patch_mask,
+            labels=batch.labels[:N_SHOWN],
+            values=episode.values,
+        )
+    items = run.stream.normalize.inverse(step.images).cpu()
+    texts: list[list[str]] = []
     if isinstance(episode.data, TextData):
-        items, texts = items.new_zeros(0, 1, 1, 1), episode.data.shown(items)
+        texts, items = episode.data.shown(items), items.new_zeros(0, 1, 1, 1)
     labels, logits = step.labels, step.logits
     observes = not observation.startswith("none")
     return Frame(
@@ -64,16 +70,17 @@ def _title(episode: Episode) -> str:
 def _curves(episode: Episode) -> list[Curve]:
     """Patches kept, loss and reward so far."""
     course, n_patches = episode.course, len(episode.values)
+    kind = "Tokens" if isinstance(episode.data, TextData) else "Patches"
     last = course.last
     points = course.points
     if last is not None and course.stride > 1:
         points = [*points, last]
-    kept, loss, reward = ("–",) * 3
+    kept, loss, reward = ("-",) * 3
     if last is not None:
         kept = f"{last.n_selected:.0f} of {n_patches:,}"
         loss, reward = f"{last.loss:.4g}", f"{last.reward:.4g}"
     return [
-        Curve("Patches kept", kept, [one.n_selected for one in points]),
+        Curve(f"{kind} kept", kept, [one.n_selected for one in points]),
         Curve("Loss", loss, [one.loss for one in points]),
         Curve("Reward", reward, [one.reward for one in points]),
     ]

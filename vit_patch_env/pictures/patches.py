@@ -72,7 +72,7 @@ def mark_dropped(
         shift[starts], added[starts] = 1, 64
     shift[~kept], added[~kept] = 2, _TINT
     for pixels, colour in (
-        (_stripes(*kept.shape, size) & ~kept, _STRIPE),
+        (_stripes(height, width, size) & ~kept, _STRIPE),
         (_edges(kept, size), ORANGE),
     ):
         shift[pixels], added[pixels] = 8, colour

@@ -3,6 +3,7 @@
 import os
 import warnings
 from importlib.util import find_spec
+from typing import Any
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.pictures.canvas import Picture
@@ -17,8 +18,8 @@ class Window:
 
     def __init__(self) -> None:
         check_can_be_opened()
-        self._surface = None
-        self._clock = None
+        self._surface: Any = None
+        self._clock: Any = None
 
     def show(self, picture: Picture, fps: int) -> None:
         """Show a picture, at most `fps` of them in a second.
@@ -58,9 +59,9 @@ def check_can_be_opened() -> None:
         )
 
 
-def _pygame():
+def _pygame() -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    with warnings.catch_warnings():  # of its use of setuptools
+    with warnings.catch_warnings():  # about the setuptools that it uses
         warnings.simplefilter("ignore")
         import pygame
     return pygame
