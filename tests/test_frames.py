@@ -3,14 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.conftest import TINY
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.course import MAX_POINTS, Course
 from vit_patch_env.pictures.canvas import Canvas
 from vit_patch_env.pictures.frame import HEIGHT, WIDTH, Curve, Frame, draw_frame
 from vit_patch_env.pictures.of_episode import frame_of
 from vit_patch_env.pictures.patches import image_size, mark_dropped, resized
-
-from .test_env import TINY
 
 
 def a_frame(images, grid, mask=None):

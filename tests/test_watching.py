@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from tests.conftest import TINY
 from vit_patch_env import ENV_ID, ViTPatchSelectEnv
 from vit_patch_env.pictures import Window
 from vit_patch_env.pictures.frame import HEIGHT, WIDTH
-
-from .test_env import TINY
 
 
 @pytest.fixture
@@ -72,6 +71,8 @@ def test_without_pygame_human_mode_is_refused_and_the_extra_named(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of moviepy
+# Its reader leaves the pipes of the process that decodes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_gymnasium_records_videos(tmp_path):
     pytest.importorskip("moviepy")
     env = gym.wrappers.RecordVideo(
@@ -87,4 +88,4 @@ def test_gymnasium_records_videos(tmp_path):
     described = next(frames)
     assert described["size"] == (WIDTH, HEIGHT)
     assert described["fps"] == env.metadata["render_fps"]
-    assert len(list(frames)) == 4
+    assert len(list(frames)) == 5  # of the reset, and of each step

@@ -402,7 +402,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """
         if self.render_mode is None:
             return None
-        picture = draw_episode(self.episode, self.grid, self.config.observation)
+        picture = draw_episode(self.episode, self.grid, self.config.observation, "other")
         if self.render_mode == "rgb_array":
             return picture
         if self._window is None:

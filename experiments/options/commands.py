@@ -106,6 +106,9 @@ class TrainOptions(AgentOptions):
         Count, SAME_RUN, Doc("newest checkpoints kept; of a finished run one, to extend it")
     ] = 3
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
+    video: Annotated[
+        bool, SAME_RUN, Doc("write video.mp4, which shows the training in at most 30 s")
+    ] = False
     keep_best: Annotated[
         bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
     ] = False

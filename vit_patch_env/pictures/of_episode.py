@@ -10,7 +10,9 @@ from vit_patch_env.pictures.canvas import Picture
 from vit_patch_env.pictures.frame import Curve, Frame, draw_frame
 
 
-def draw_episode(episode: Episode, grid: tuple[int, int], observation: str) -> Picture:
+def draw_episode(
+    episode: Episode, grid: tuple[int, int], observation: str, span: str = "evaluate"
+) -> Picture:
     """The last step of an episode, or before the first one the batch to come: see `draw_frame`.
 
     Its time is excluded from the training time. Nothing of the episode changes.
@@ -19,8 +21,9 @@ def draw_episode(episode: Episode, grid: tuple[int, int], observation: str) -> P
         episode: running or ended.
         grid: rows and columns of patches.
         observation: the argument of the environment.
+        span: of the stopwatch, an excluded one.
     """
-    with episode.run.stopwatch.span("other"), torch.no_grad():
+    with episode.run.stopwatch.span(span), torch.no_grad():
         return draw_frame(frame_of(episode, grid, observation))
 
 
