@@ -16,6 +16,8 @@ from vit_patch_env.experiments.options.commands import (
     CacheOptions,
     CompareOptions,
     EvaluateOptions,
+    ExportOptions,
+    PredictOptions,
     PretrainOptions,
     ReportOptions,
     TrainOptions,
@@ -30,6 +32,8 @@ from vit_patch_env.system.starting import describe
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "runs.train:Run"),
     "evaluate": (EvaluateOptions, "runs.evaluate:Evaluation"),
+    "predict": (PredictOptions, "use.predict:Prediction"),
+    "export": (ExportOptions, "use.export:Export"),
     "pretrain": (PretrainOptions, "runs.pretrain:Pretraining"),
     "tune": (TuneOptions, "tune.tuning:Tuning"),
     "zoo": (ZooOptions, "zoo.command:Zoo"),

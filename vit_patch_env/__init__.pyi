@@ -6,6 +6,8 @@ from .data.texts import TextData, from_texts
 from .data.torch_datasets import from_torch
 from .env import ViTPatchSelectEnv
 from .episode import Episode, Selector
+from .experiments.use.loaded_run import LoadedRun
+from .experiments.use.loading import load_run
 from .integrations.schedule import PatchSchedule
 from .models.contract import select_patches
 from .models.simple_vit import SimpleViT
@@ -23,6 +25,7 @@ __all__ = [
     "CountAction",
     "Episode",
     "ImageData",
+    "LoadedRun",
     "Metrics",
     "NumPyInfo",
     "PatchSchedule",
@@ -40,5 +43,6 @@ __all__ = [
     "from_torch",
     "load_dataset",
     "load_docstrings",
+    "load_run",
     "select_patches",
 ]

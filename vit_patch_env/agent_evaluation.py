@@ -91,6 +91,27 @@ def evaluate_agent(
         return split_shown.metrics()
 
 
+def pick_patches(
+    agent: Selector, env: Any, values: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.bool_]]:
+    """The patch masks (n_patches,) that an agent picks for batches, as `evaluate_agent` lets it.
+
+    Args:
+        agent: as for `evaluate_agent`.
+        env: the environment in this process, wrapped as the agent is used to it.
+        values: the observation of each batch without run features, (n_patches,).
+
+    Raises:
+        ValueError: as `evaluate_agent`.
+    """
+    with (
+        seeded_generators([0], 0, _CPU),
+        closing(_Shown(env.unwrapped, env, "test", "running", values)) as shown_batches,
+    ):
+        _play(agent, shown_batches, shown_batches)
+        return shown_batches.patch_masks()
+
+
 class _Shown:
     """A split, shown through copies of an environment's wrappers, in the environment's process.
 
@@ -99,10 +120,16 @@ class _Shown:
         outermost: its outermost wrapper, or itself.
         split: name of the split.
         episode: name of the episode.
+        values: observations of batches, in place of those of the split.
     """
 
     def __init__(
-        self, env: ViTPatchSelectEnv, outermost: Any, split: SplitName, episode: EpisodeName
+        self,
+        env: ViTPatchSelectEnv,
+        outermost: Any,
+        split: SplitName,
+        episode: EpisodeName,
+        values: Sequence[NDArray[np.float32]] | None = None,
     ) -> None:
         self._split = split
         self._episode: Episode = env.last_episode if episode == "last" else env.episode
@@ -110,7 +137,7 @@ class _Shown:
         self._n_calls = 0
         started = time.perf_counter()
         try:
-            values = self._episode.observe_split(split)
+            values = self._episode.observe_split(split) if values is None else values
             views = [self._episode.view(one) for one in values]
             facts = _facts(env)
             self._split_env = SplitEnv(views, values, env.observation_space, facts)
@@ -146,6 +173,10 @@ class _Shown:
     def n_done(self) -> int:
         """Batches whose patches have been picked."""
         return len(self._split_env.patch_masks)
+
+    def patch_masks(self) -> list[NDArray[np.bool_]]:
+        """The patches that have been picked, (n_patches,) of each batch."""
+        return self._split_env.patch_masks
 
     def finished(self) -> bool:
         """Whether all have."""

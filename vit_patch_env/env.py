@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
+from torch import nn
 
 from vit_patch_env.arguments import declared, takes
 from vit_patch_env.checks import (
@@ -31,6 +32,7 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData
 from vit_patch_env.episode import Episode, Selector, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
+from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
 from vit_patch_env.pictures import Window, draw_episode
@@ -511,6 +513,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             path: of the file, safetensors.
         """
         self._factory.models.save_weights(path, self.data.channels)
+
+    def weights_card(self, model: nn.Module) -> WeightsCard:
+        """What a file of the weights of an episode's ViT carries, so that it alone is enough.
+
+        Args:
+            model: of an episode.
+        """
+        return self._factory.weights_card(model)
 
     def image_statistics(self) -> dict[str, Any]:
         """Statistics that identify the images, and those used to normalise, as plain data."""

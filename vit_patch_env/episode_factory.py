@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
@@ -18,6 +18,9 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.model_factory import ModelFactory
+from vit_patch_env.models.families.hugging_face_vits import config_of
+from vit_patch_env.models.model_names import family_of
+from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.observation import make_observation
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
@@ -102,6 +105,25 @@ class EpisodeFactory:
         mean, std = self._normalization(data)
         values = {"channel_mean": data.channel_mean, "normalize_mean": mean, "normalize_std": std}
         return {name: [round(one, 6) for one in value] for name, value in values.items()}
+
+    def weights_card(self, model: nn.Module) -> WeightsCard:
+        """What a file of the weights of a model of an episode carries with it."""
+        data, config = self.data, self.config
+        assert isinstance(data, ImageData)
+        mean, std = self._normalization(data)
+        of_library = config.model if isinstance(config.model, str) else type(model).__name__
+        return WeightsCard(
+            model=of_library,
+            keep_rate=config.keep_rate,
+            **{**config.sizes, "image_size": config.size},
+            channels=data.channels,
+            classes=tuple(data.classes),
+            mean=mean,
+            std=std,
+            resize=config.resize,
+            interpolation=config.interpolation or "bilinear",
+            model_config=config_of(model) if family_of(config.model) == "hf" else None,
+        )
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""

@@ -108,14 +108,16 @@ def _not_of_card(name: str, options: TrainOptions, needed: object, given: object
 
 
 def make_agent(
-    options: TrainOptions, env: ViTPatchSelectEnv, vec_env: VecEnv | None = None
+    options: TrainOptions,
+    env: ViTPatchSelectEnv,
+    vec_env: gym.Env[Any, Any] | VecEnv | None = None,
 ) -> BaseAlgorithm:
     """The agent of the options, on the CPU, with the options' seed.
 
     Args:
         options: of the run, as `resolve_agent` leaves them.
         env: that determines the run's sizes.
-        vec_env: environments that the agent acts in; None for `env`.
+        vec_env: environments that the agent acts in, or one with its wrappers; None for `env`.
 
     Raises:
         ValueError: for an unknown agent, one that does not take the actions, or a value

@@ -93,6 +93,9 @@ def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
     if kind is bool:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
     if takes_list(argument.annotation):
+        if is_positional(argument):
+            word = tyro.conf.arg(help=argument.doc, metavar=typed_name(argument))
+            return Annotated[tuple[str, ...], word, tyro.conf.Positional], field()
         texts = Annotated[tuple[str, ...], tyro.conf.arg(help=argument.doc)]
         return texts, tuple(map(str, default if isinstance(default, tuple) else (default,)))
     metavar = _metavar(argument.annotation)

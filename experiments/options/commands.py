@@ -241,6 +241,12 @@ class PretrainOptions(AgentOptions):
     env: EnvConfig = field(default_factory=lambda: PRETRAIN_ENV)
 
 
+GIVEN_MODEL = Doc(
+    "<module>:<function> of a run whose model is one: it is imported only if it is typed here"
+)
+RUN_WEIGHTS = Doc("those at the end of the run, or of its best epoch (train --keep-best)")
+
+
 @arguments
 class EvaluateOptions:
     """Load a run and print its test metrics again."""
@@ -250,9 +256,58 @@ class EvaluateOptions:
         None
     )
     device: Annotated[str | None, Doc("another device than the run's")] = None
-    weights: Annotated[
-        WeightsName, Doc("those at the end of the run, or of its best epoch (train --keep-best)")
-    ] = "newest"
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+
+
+PatchesName = Literal["all", "agent"]
+"""Patches that `LoadedRun.predict` of `use/loaded_run.py` computes with."""
+
+ExportName = Literal["safetensors", "torch-export", "onnx", "library"]
+"""Formats in `use/formats.py`."""
+
+
+@arguments
+class PredictOptions:
+    """Predict the classes of images with a run's ViT."""
+
+    run: Annotated[
+        str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote, or a file of its weights")
+    ]
+    image: Annotated[tuple[str, ...], POSITIONAL, Doc("pictures, or folders of them")]
+    patches: Annotated[
+        PatchesName, Doc("all, or those that the agent keeps of each batch of images")
+    ] = "all"
+    top: Annotated[Count, Doc("most probable classes that are shown of each image")] = 5
+    json: Annotated[bool, Doc("print JSON instead of a table, and nothing else")] = False
+    batch_size: Annotated[
+        int | None, Interval(ge=1), Doc("images per batch; by default that of the run")
+    ] = None
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+    device: Annotated[str | None, Doc("another device than the run's")] = None
+
+
+@arguments
+class ExportOptions:
+    """Write a run's ViT in a format that other programs load, and check what was written."""
+
+    run: Annotated[
+        str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote, or a file of its weights")
+    ]
+    format: Annotated[
+        ExportName,
+        Doc(
+            "safetensors; torch-export, a .pt2 file that needs torch alone; onnx; or library: what "
+            "the library that the model is of loads itself"
+        ),
+    ] = "safetensors"
+    out: Annotated[str | None, PATH, Doc("what is written: a file, for a library hf: a folder")] = (
+        None
+    )
+    overwrite: Annotated[bool, Doc("replace what was exported there")] = False
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
 
 
 @arguments

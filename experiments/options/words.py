@@ -56,22 +56,23 @@ def _check_command(prog: str, kind: Any, words: _Words) -> None:
     options = dict(on_command_line(kind))
     positional = [name for name, one in options.items() if is_positional(one)]
     named = {name: one for name, one in options.items() if name not in positional}
-    before = ""
+    before, several = "", False
     while words.rest:
         word = words.rest.pop(0)
         if word in _HELP:
             return
         if word == "--":  # what follows are no options
+            several |= any(takes_list(options[name].annotation) for name in positional)
             after = words.rest[len(positional) :]
-            if after:
+            if after and not several:
                 raise InputError(f"{prog} does not take the word {after[0] or repr(after[0])}")
             positional = positional[len(words.rest) :]
             break
         if _is_option(word):
             before = _check_option(prog, named, word, words)
         elif positional:
-            positional.pop(0)
-        else:
+            several = takes_list(options[positional.pop(0)].annotation)
+        elif not several:
             raise InputError(f"{prog} does not take the word {word or repr(word)}{before}")
     if positional:
         about = options[positional[0]]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
-from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.options.commands import TrainOptions, WeightsName
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.options.saved import train_options
 from vit_patch_env.experiments.run_folder.schemas import (
@@ -120,6 +120,16 @@ class RunFolder:
         expected = "the folder of a finished run"
         check_holds(self.path, CONFIG, name, expected)
         check_holds(self.path, RESULT, name, expected)
+
+    def weights_file(self, weights: WeightsName) -> Path:
+        """The file of a finished run's weights.
+
+        Raises:
+            ArgumentError: for those of the best epoch, if they were not kept.
+        """
+        if weights == "best" and not self.best_vit.is_file():
+            raise ArgumentError("weights", f"must be newest for a run without {BEST_VIT}, got best")
+        return self.best_vit if weights == "best" else self.vit
 
     def lock(self) -> FileLock:
         """Lock the folder against other processes; it is created if it does not exist.

@@ -5,20 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import InputError
 from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
-from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions
+from vit_patch_env.experiments.options.commands import ActionsName, EvaluateOptions, TrainOptions
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, RunFolder
 from vit_patch_env.experiments.runs.display import show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env
-from vit_patch_env.models.contract import plain_model
+from vit_patch_env.experiments.runs.loaded_model import load_weights, model_of_run
+from vit_patch_env.models.weights.card import read_card
 from vit_patch_env.training.precision import resolve_device
 
 
@@ -47,16 +46,17 @@ class Evaluation:
         """
         folder = RunFolder(self.options.run)
         folder.check_finished("run")
-        weights = folder.vit
-        if self.options.weights == "best":
-            weights = folder.best_vit
-            if not weights.is_file():
-                raise ArgumentError(
-                    "weights", f"must be newest for a run without {weights.name}, got best"
-                )
+        weights = folder.weights_file(self.options.weights)
         folder.check_files(CONFIG, weights.name, AGENT)
-        result = folder.read_result()
         trained = folder.options
+        name, card = str(trained.env.model), read_card(weights)
+        with model_of_run(name, self.options.model, card) as model:
+            self._load(folder, replace(trained, env=replace(trained.env, model=model)))
+        load_weights(self.env.episode.model, weights)
+
+    def _load(self, folder: RunFolder, trained: TrainOptions) -> None:
+        """Load the images and the agent, and make a model with fresh weights."""
+        result = folder.read_result()
         env = replace(
             trained.env,
             data_dir=self.options.data_dir or trained.env.data_dir,
@@ -87,11 +87,6 @@ class Evaluation:
         if classes != result.get("classes"):
             raise InputError(f"expected the run's classes {result.get('classes')}, got {classes}")
         self.env.reset(seed=trained.seed)
-        try:
-            load_model(plain_model(self.env.episode.model), str(weights))
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            reason = str(error).split("\n")[0]
-            raise InputError(f"expected the ViT's weights in {weights}, got: {reason}") from error
         self.actions = trained.actions
         self.agent = make_agent(saved, self.env)
 

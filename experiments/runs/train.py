@@ -294,9 +294,11 @@ class Run:
         stopped_early = self._is_running
         which: EpisodeName = "running" if stopped_early else "last"
         model, images = plain_model(self._episode.evaluated), env.image_statistics()
-        folder.write(folder.vit, lambda path: save_model(model, str(path)))
+        card = env.weights_card(model).metadata()
+        folder.write(folder.vit, lambda path: save_model(model, str(path), card))
         if self.best.weights:
-            folder.write(folder.best_vit, lambda path: save_file(self.best.weights, str(path)))
+            best = self.best.weights
+            folder.write(folder.best_vit, lambda path: save_file(best, str(path), card))
         folder.write(folder.agent, lambda path: save_agent(path, agent, self._card()))
         result = {
             "test": evaluate_on_test(env, which, agent, self.options.actions),

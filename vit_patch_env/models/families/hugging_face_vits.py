@@ -1,10 +1,12 @@
 """Hugging Face's ViT, DeiT and DINOv2 (with and without registers) for image classification."""
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -225,6 +227,22 @@ def make(
         config.patch_size = patch_size
     model: nn.Module = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]
     return model
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """A model's configuration as JSON values, without where it was read from."""
+    plain: Any = getattr(model, "plain_model", model)
+    config: dict[str, Any] = json.loads(plain.config.to_json_string())
+    config.pop("_name_or_path", None)
+    return config | {"architectures": [type(plain).__name__]}
+
+
+@contextmanager
+def named_by_config(config: dict[str, Any]) -> Iterator[str]:
+    """The name of a model that a configuration describes, which is valid within the block."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield f"hf:{folder}"
 
 
 @contextmanager

@@ -13,8 +13,11 @@ from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.models.contract import plain_model
 from vit_patch_env.models.families.hugging_face_vits import without_hub_warnings
 from vit_patch_env.models.model_names import family_of, is_own
+from vit_patch_env.models.weights.card import read_card
 from vit_patch_env.models.weights.files import read_weights
+from vit_patch_env.models.weights.positions import with_positions_for
 from vit_patch_env.names import PublishedFamily
+from vit_patch_env.patches.grid import patch_grid
 from vit_patch_env.system.shown import escaped
 
 Make = Callable[[int, int], nn.Module]
@@ -186,7 +189,7 @@ class InitialWeights:
                     f"needs the weights of {self._model}, from {library.source(name)}, which could "
                     f"not be loaded: {_reason(error)}; {named('weights')} takes a file with them",
                 ) from error
-        weights = self._of_file(self._path)
+        weights = self._on_own_grid(self._of_file(self._path))
         try:
             return library.converted(name, weights, channels=channels, **self._sizes)  # type: ignore[no-any-return]
         except MemoryError:
@@ -195,6 +198,17 @@ class InitialWeights:
             with torch.device("meta"):
                 self._check(make(2, channels), weights, besides_head=True)
             raise self._of_another_model(_reason(error)) from error
+
+    def _on_own_grid(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a file with positions for the model's grid, where a card says their own."""
+        assert self._path is not None
+        try:
+            card = read_card(self._path)
+        except InputError as error:
+            raise ArgumentError(self._argument, f"must be readable: {error.marked}") from error
+        if card is None:
+            return weights
+        return with_positions_for(weights, card.grid, patch_grid(**self._sizes))
 
     def _check(self, model: nn.Module, weights: Mapping[str, Tensor], besides_head: bool) -> None:
         """Refuse weights of other names or shapes than a model's.

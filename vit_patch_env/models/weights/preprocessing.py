@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, get_args
 
 from vit_patch_env.checks import ArgumentError, InputError, named, shown
 from vit_patch_env.models.model_names import family_of
+from vit_patch_env.models.weights.card import read_card
 from vit_patch_env.names import InterpolationName, PublishedFamily
 from vit_patch_env.reading import read_json
 
@@ -31,7 +32,8 @@ class Preprocessing(NamedTuple):
 def preprocessing_of(model: object, weights: str | Path | None) -> Preprocessing:
     """How images were prepared for the weights that training starts from.
 
-    Beside the weights of a run's folder it is the run's; otherwise that of the library's model.
+    It is that of the weights' card, or of the run whose folder they are in; otherwise that of the
+    library's model.
 
     Args:
         model: its name, or an object, of which nothing is known.
@@ -41,6 +43,9 @@ def preprocessing_of(model: object, weights: str | Path | None) -> Preprocessing
         InputError: for a damaged file beside the weights, or a model that cannot be made.
     """
     path = None if weights is None else Path(weights)
+    card = None if path is None or not path.is_file() else read_card(path)
+    if card is not None:
+        return Preprocessing(card.mean, card.std, card.interpolation)
     if path is not None and path.name in _RUN_WEIGHTS and (path.parent / _RESULT).is_file():
         return _of_run(path.parent)
     family = family_of(model)
