@@ -28,6 +28,7 @@ def a_video(tmp_path, n_epochs=2, steps_done=0):
 
 
 def steps_of(tmp_path):
+    files = sorted((tmp_path / "frames").iterdir())
     return [
         int(file.stem.removeprefix("step-")) for file in sorted((tmp_path / "frames").iterdir())
     ]

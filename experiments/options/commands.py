@@ -289,6 +289,20 @@ class PredictOptions:
 
 
 @arguments
+class ShowOptions:
+    """Draw the patches that a run's agent keeps of images, and what its ViT predicts with them."""
+
+    run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
+    image: Annotated[tuple[str, ...], POSITIONAL, Doc("pictures, or folders of them")]
+    out: Annotated[str, PATH, Doc("folder for a picture of each image")] = "shown"
+    overwrite: Annotated[bool, Doc("replace pictures that were drawn there")] = False
+    top: Annotated[Count, Doc("most probable classes that are shown of each image")] = 3
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+    device: Annotated[str | None, Doc("another device than the run's")] = None
+
+
+@arguments
 class ExportOptions:
     """Write a run's ViT in a format that other programs load, and check what was written."""
 

@@ -176,8 +176,11 @@ def _encode(path: Path, files: Sequence[Path]) -> None:
     )  # fmt: skip
     writer.send(None)
     try:
-        for file in (*files, *[files[-1]] * (FPS * _END_SECONDS)):
+        for file in files:
             with Image.open(file) as picture:
-                writer.send(picture.convert("RGB").tobytes())
+                pixels = picture.convert("RGB").tobytes()
+            writer.send(pixels)
+        for _ in range(FPS * _END_SECONDS):
+            writer.send(pixels)
     finally:
         writer.close()
