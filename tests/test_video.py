@@ -29,9 +29,7 @@ def a_video(tmp_path, n_epochs=2, steps_done=0):
 
 def steps_of(tmp_path):
     files = sorted((tmp_path / "frames").iterdir())
-    return [
-        int(file.stem.removeprefix("step-")) for file in sorted((tmp_path / "frames").iterdir())
-    ]
+    return [int(file.stem.removeprefix("step-")) for file in files]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,7 @@ def test_a_full_disk_is_warned_of_once_and_the_run_continues(tmp_path, monkeypat
     with pytest.warns(UserWarning, match="picture of step 1 cannot be written: full") as warned:
         add(video, range(1, 11), 10)
     assert len(warned) == 1
-    assert video.write() == "There are no pictures for a video."
+    assert video.write() == "No picture could be written."
 
 
 def test_without_ffmpeg_the_extra_is_named_before_anything_is_loaded(monkeypatch, tmp_path, capsys):

@@ -112,8 +112,9 @@ class RunVideo:
             OSError: if it cannot be written.
         """
         files = self._files()
-        if not files:  # it was written before, or no picture could be
-            return "There are no pictures for a video."
+        if not files:  # another process ended between the video and the result, or a full disk
+            video = self._folder.video
+            return f"{video} is complete." if video.exists() else "No picture could be written."
         shown = thinned(files)
         self._folder.write(self._folder.video, lambda path: _encode(path, [f for _, f in shown]))
         for _, file in files:

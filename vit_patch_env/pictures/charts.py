@@ -22,7 +22,7 @@ def draw_heat_map(canvas: Canvas, box: Box, cells: NDArray[np.float32]) -> None:
 
     Args:
         canvas: to draw on.
-        box: to fill; the heat map keeps its cells square.
+        box: that holds them; cells are square.
         cells: (rows, columns); NaN for cells that stay empty.
     """
     finite = cells[np.isfinite(cells)]
@@ -38,10 +38,11 @@ def draw_heat_map(canvas: Canvas, box: Box, cells: NDArray[np.float32]) -> None:
     colours = np.where(np.isfinite(cells)[..., None], viridis(shares), 255).astype(np.uint8)
     row = np.arange(height) * rows // height
     column = np.arange(width) * columns // width
-    map_box = Box(box.x, box.y + (box.height - height) // 2, width, height)
+    map_box = Box(box.x, box.y, width, height)
     canvas.frame(map_box)
     canvas.paste(colours[row[:, None], column], map_box.x, map_box.y)
-    scale = Box(box.x + width + _GAP, box.y, _SCALE_WIDTH, box.height)
+    scale_height = min(max(height, 2 * TEXT + _GAP), box.height)
+    scale = Box(box.x + width + _GAP, box.y, _SCALE_WIDTH, scale_height)
     x = scale.x + _SCALE_WIDTH + _GAP
     canvas.frame(scale)
     if high <= low:
@@ -53,7 +54,7 @@ def draw_heat_map(canvas: Canvas, box: Box, cells: NDArray[np.float32]) -> None:
     ramp = np.linspace(1, 0, scale.height)[:, None].repeat(scale.width, axis=1)
     canvas.paste(viridis(ramp), scale.x, scale.y)
     canvas.text(x, box.y - 2, number(high), width=labels, size=19, colour=GREY)
-    canvas.text(x, box.y + box.height - TEXT - 2, number(low), width=labels, size=19, colour=GREY)
+    canvas.text(x, box.y + scale_height - TEXT - 2, number(low), width=labels, size=19, colour=GREY)
 
 
 def viridis(shares: NDArray[np.floating]) -> Picture:

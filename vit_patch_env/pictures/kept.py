@@ -51,7 +51,7 @@ def draw_kept(kept: KeptPatches) -> Picture:
     _, image_height, image_width = kept.image.shape
     width, height = image_size((image_height, image_width), kept.grid, _COLUMN, 2 * _COLUMN)
     n_classes = max(len(kept.with_all), len(kept.with_kept))
-    total = _TOP + height + 8 + n_classes * (_ROW + 10) + 8
+    total = _TOP + max(height, 2 * _ROW) + 8 + n_classes * (_ROW + 10) + 8
     canvas = Canvas(WIDTH, total + total % 2)
     canvas.text(_MARGIN, 8, kept.title, width=WIDTH - 2 * _MARGIN, size=26, bold=True)
     picture = resized(kept.image, width, height)
@@ -71,8 +71,7 @@ def draw_kept(kept: KeptPatches) -> Picture:
     canvas.text(x, 44, kept.observation, width=_COLUMN, size=20)
     if kept.values is not None:
         cells = kept.values.reshape(kept.grid)
-        canvas_height = min(height, _COLUMN)
-        draw_heat_map(canvas, Box(x, _TOP, _COLUMN, canvas_height), cells)
+        draw_heat_map(canvas, Box(x, _TOP, _COLUMN, max(height, 2 * _ROW)), cells)
     return canvas.picture()
 
 
