@@ -14,7 +14,6 @@ from vit_patch_env.agents.fixed_rules.rules import RULES, CentrePatches, SpreadP
 from vit_patch_env.agents.fixed_rules.schedules import SCHEDULES, ScheduledCount
 from vit_patch_env.models.simple_vit import SimpleViT, sincos_positions
 from vit_patch_env.patches.sampling import grid_of, grid_of_env, known_grid, sample_spread
-from vit_patch_env.rendering import draw_selection
 
 GRIDS = [(10, 14), (7, 7), (14, 14), (24, 24), (1, 6), (3, 64)]
 
@@ -183,14 +182,3 @@ def test_a_patch_of_a_flat_image_is_embedded_where_it_is(keep):
     changed = (model.embed(images, index) != before).any(dim=2)
     assert changed.sum(dim=1).tolist() == [1, 1]
     assert changed[:, -1].all()
-
-
-def test_pictures_of_a_selection_have_the_images_shape():
-    env = environment((2, 4), render_mode="rgb_array")
-    env.reset(seed=0)
-    env.step(np.array([1, 0, 0, 0, 0, 0, 0, 0]))
-    assert env.render().shape == (3 * 16, 3 * 8 * 32, 3)
-    images = np.full((1, 1, 8, 16), 200, dtype=np.uint8)
-    picture = draw_selection(images, np.arange(8) == 6, zoom=1)
-    assert np.argwhere(picture[:, :, 0] == 200).min(axis=0).tolist() == [4, 8]
-    assert (picture[:, :, 0] == 200).sum() == 16

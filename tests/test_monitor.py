@@ -49,7 +49,7 @@ def test_one_short_episode_fills_tensorboard(tmp_path):
     events = read_events(tmp_path / "run_1")
     tags = events.Tags()
     assert SCALARS | {"agent/epsilon", "train/loss", "rollout/ep_rew_mean"} <= set(tags["scalars"])
-    assert {"vit/attention", "env/selected"} == set(tags["images"])
+    assert {"vit/attention", "env/selected", "env/picture"} == set(tags["images"])
     assert [event.step for event in events.Scalars("env/n_selected")] == [5, 10, 14]
     assert [event.step for event in events.Scalars("vit/val_accuracy")] == [7, 14]
     assert len(events.Images("env/selected")) == 2

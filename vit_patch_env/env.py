@@ -30,12 +30,12 @@ from vit_patch_env.checks import (
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData
-from vit_patch_env.episode import N_SHOWN, Episode, Selector, early_end, percent
+from vit_patch_env.episode import Episode, Selector, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.names import SplitName
 from vit_patch_env.patches.selection import valid_actions
-from vit_patch_env.rendering import draw_selection, draw_tokens
+from vit_patch_env.pictures import Window, draw_episode
 from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
 from vit_patch_env.training.evaluation import Metrics
@@ -156,7 +156,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     epochs: int
     device: torch.device
     precision: Precision
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": 10,
+    }
 
     @takes(EnvConfig)
     def __init__(self, config: EnvConfig) -> None:
@@ -174,6 +177,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self._episode: Episode | None = None
         self._last_episode: Episode | None = None
         self._closed = False
+        self._window: Window | None = Window() if config.render_mode == "human" else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Assign an attribute that is not an argument.
@@ -314,6 +318,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if before is not None and before.run.steps_done:
             self._last_episode = before
         self._episode = episode
+        if self.render_mode == "human":
+            self.render()
         return episode.view(), self._reset_info()
 
     def step(
@@ -353,6 +359,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             **episode.means(),
             **(episode.final_metrics() if ended else {}),
         }
+        if self.render_mode == "human":
+            self.render()
         return episode.view(), reward, terminated, ended and not terminated, info
 
     def evaluate(
@@ -386,18 +394,29 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         self.episode.exclude_time(seconds)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Eight images of the last trained batch, dropped patches dimmed: (height, width, 3)."""
+        """The last step as a picture, (height, width, 3): see `vit_patch_env.pictures`.
+
+        With `render_mode="human"`, `reset` and `step` show it in a window, and this does as well.
+        Its time is excluded from the training time.
+
+        Returns:
+            The picture with `render_mode="rgb_array"`, otherwise None.
+        """
         if self.render_mode is None:
             return None
-        run = self.episode.run
-        images, patch_mask = self.episode.shown or (run.batch.images, self.episode.patch_mask)
-        images = run.stream.normalize.inverse(images[:N_SHOWN])
-        if isinstance(self.data, TextData):
-            return draw_tokens(self.data.shown(images), patch_mask)
-        return draw_selection(images.cpu().numpy(), patch_mask)
+        picture = draw_episode(self.episode, self.grid, self.config.observation, "other")
+        if self.render_mode == "rgb_array":
+            return picture
+        if self._window is None:
+            self._window = Window()
+        with self.episode.run.stopwatch.span("other"):
+            self._window.show(picture, self.metadata["render_fps"])
+        return None
 
     def close(self) -> None:
         """Free images, models and episodes; a later `reset` loads the images again."""
+        if self._window is not None:
+            self._window.close()
         self._episode = self._last_episode = None
         self._closed = True  # until a reset, which sets the episode
         self._factory.free()

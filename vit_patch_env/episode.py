@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.checks import check_choice
+from vit_patch_env.course import Course, ShownStep
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.data.images import in_batches
 from vit_patch_env.data.splits import SplitData
@@ -139,8 +140,9 @@ class Episode:
         run: of the ViT.
         values: observation of the next batch without run features, (n_patches,) float32; after a
             divergence, the last finite one.
-        shown: the first images of the last training batch, normalised, and its patch mask; None
+        shown: the first images of the last training batch, with patches and predictions; None
             before the first step.
+        course: of loss, reward and number of patches so far.
         diverged: whether it has ended because its loss is not finite, or too many consecutive
             steps were skipped.
         step_seconds: of the last training step with its observation; NaN before the first one.
@@ -160,7 +162,8 @@ class Episode:
     ) -> None:
         self.run = run
         self.data = data
-        self.shown: tuple[Tensor, NDArray[np.bool_]] | None = None
+        self.shown: ShownStep | None = None
+        self.course = Course()
         self.values: NDArray[np.float32] = run.observe(run.batch.images).cpu().numpy()
         self._observation = observation
         self._reward = reward
@@ -197,7 +200,7 @@ class Episode:
         """(n_patches,) patches that the last step trained on; all before the first step."""
         if self.shown is None:
             return np.ones_like(self.values, dtype=np.bool_)
-        return self.shown[1].copy()
+        return self.shown.patch_mask.copy()
 
     @property
     def timings(self) -> Timings:
@@ -252,15 +255,21 @@ class Episode:
             patch_mask: (n_patches,), True = train on this patch.
         """
         with own_torch_state(model=self.model):
-            return self._step(patch_mask)
+            outcome = self._step(patch_mask)
+        self.course.add(outcome.loss, outcome.reward, int(patch_mask.sum()))
+        return outcome
 
     def _step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         run, settings = self.run, self._reward
         keep = self._keep(patch_mask)
-        self.shown = run.batch.images[:N_SHOWN], patch_mask
+        batch, observed = run.batch, self.values
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         seconds_before = self._seconds_so_far
         loss, skipped, values = run.step(keep)
+        images, labels = (one[:N_SHOWN] for one in batch)
+        logits = run.trainer.logits
+        assert logits is not None
+        self.shown = ShownStep(images, patch_mask, labels, logits[:N_SHOWN], observed)
         self._time_step(int(patch_mask.sum()), seconds_before)
         self._loss_sum += loss
         if np.isfinite(values).all():
@@ -417,8 +426,6 @@ class Episode:
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state now, as plain data and tensors."""
-        # Cloned, as otherwise the entire batch would be written.
-        shown = self.shown and (self.shown[0].clone(), torch.from_numpy(self.shown[1]))
         return {
             "run": self.run.state_dict(),
             "values": torch.from_numpy(self.values),
@@ -429,7 +436,8 @@ class Episode:
             "fastest": dict(self._fastest),
             "diverged": self.diverged,
             "n_consecutive_skipped": self._n_consecutive_skipped,
-            "shown": shown,
+            "shown": self.shown and self.shown.state(),
+            "course": self.course.state_dict(),
         }
 
     @own_torch_state()
@@ -445,10 +453,11 @@ class Episode:
         self._fastest = dict(state.get("fastest", {}))
         self.diverged = state.get("diverged", False)
         self._n_consecutive_skipped = state["n_consecutive_skipped"]
-        self.shown = None
-        if state["shown"] is not None:
-            images, patch_mask = state["shown"]
-            self.shown = images.to(self._device), patch_mask.numpy()
+        shown = state["shown"]
+        self.shown = None if shown is None else ShownStep.from_state(shown, self._device)
+        self.course = Course()
+        if "course" in state:
+            self.course.load_state_dict(state["course"])
 
     @property
     def _device(self) -> torch.device:

@@ -106,6 +106,9 @@ class TrainOptions(AgentOptions):
         Count, SAME_RUN, Doc("newest checkpoints kept; of a finished run one, to extend it")
     ] = 3
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
+    video: Annotated[
+        bool, SAME_RUN, Doc("write video.mp4, which shows the training in at most 30 s")
+    ] = False
     keep_best: Annotated[
         bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
     ] = False
@@ -292,6 +295,20 @@ class PredictOptions:
     batch_size: Annotated[
         int | None, Interval(ge=1), Doc("images per batch; by default that of the run")
     ] = None
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+    device: Annotated[str | None, Doc("another device than the run's")] = None
+
+
+@arguments
+class ShowOptions:
+    """Draw the patches that a run's agent keeps of images, and what its ViT predicts with them."""
+
+    run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
+    image: Annotated[tuple[str, ...], POSITIONAL, Doc("pictures, or folders of them")]
+    out: Annotated[str, PATH, Doc("folder for a picture of each image")] = "shown"
+    overwrite: Annotated[bool, Doc("replace pictures that were drawn there")] = False
+    top: Annotated[Count, Doc("most probable classes that are shown of each image")] = 3
     model: Annotated[str | None, GIVEN_MODEL] = None
     weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
     device: Annotated[str | None, Doc("another device than the run's")] = None

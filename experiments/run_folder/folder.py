@@ -49,6 +49,7 @@ GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 GIVEN_WEIGHTS = "given_weights.safetensors"
 PREDICTIONS, CONFUSION, MISTAKES = "predictions.csv", "confusion.png", "mistakes.png"
 CHECKPOINTS = "checkpoints"
+VIDEO, FRAMES = "video.mp4", "frames"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
@@ -59,7 +60,7 @@ FIGURE_FILES = (PREDICTIONS, CONFUSION, MISTAKES)
 
 _FILES = (
     CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
-    *FIGURE_FILES,
+    *FIGURE_FILES, VIDEO,
 )  # fmt: skip
 
 _NUMBERS = re.compile(r"\[(\n[^][{}\"]+)\]")
@@ -85,6 +86,8 @@ class RunFolder:
         agent: the agent, as Stable-Baselines3 saves it.
         log: output of a run in the background.
         checkpoints: folder of an unfinished run's checkpoints.
+        video: of the run, if there is one.
+        frames: folder of its pictures until the run is finished.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,6 +98,8 @@ class RunFolder:
         self.agent = self.path / AGENT
         self.log = self.path / "log.txt"
         self.checkpoints = self.path / CHECKPOINTS
+        self.video = self.path / VIDEO
+        self.frames = self.path / FRAMES
 
     def check_free(self) -> None:
         """Refuse a folder that holds a run.
@@ -160,7 +165,8 @@ class RunFolder:
             extensions = self.extensions
         except InputError:  # there is no run, or a damaged one
             extensions = []
-        kept = [self._subfolder(FOLLOWED), *map(self._kept_results, extensions)]
+        own = (self._subfolder(name) for name in (FOLLOWED, FRAMES))
+        kept = [*own, *map(self._kept_results, extensions)]
         self.prepare()
         # First, as a run with a result counts as finished.
         (self.path / RESULT).unlink(missing_ok=True)
@@ -256,6 +262,8 @@ class RunFolder:
     def prepare(self) -> None:
         """Remove temporary files that killed processes left in the locked folder."""
         CheckpointFolder(self.checkpoints).remove_partial()
+        if self._subfolder(FRAMES).is_dir():
+            remove_partial(self.frames)
         remove_partial(self.path)
 
     def write(self, path: Path, content: Callable[[Path], None]) -> None:

@@ -57,6 +57,7 @@ from vit_patch_env.experiments.runs.attention import compiled_attention, use_sam
 from vit_patch_env.experiments.runs.best_epoch import BestEpoch
 from vit_patch_env.experiments.runs.display import Display, show_cost, show_result
 from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_env, run_length
+from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
 from vit_patch_env.experiments.runs.event_log import EventLog
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension
 from vit_patch_env.experiments.runs.monitor import TrainingMonitor
@@ -66,6 +67,7 @@ from vit_patch_env.experiments.runs.resume import (
     run_config,
     with_absolute_paths,
 )
+from vit_patch_env.experiments.runs.video import RunVideo, check_can_be_written
 from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
@@ -96,6 +98,7 @@ class Run:
     checkpoint: RunCheckpoint
     log: EventLog
     lock: FileLock
+    video: RunVideo | None = None
 
     def __init__(self, options: TrainOptions, console: Console, *, pictures: bool = True) -> None:
         self.options = options
@@ -116,6 +119,8 @@ class Run:
             options, self.extension = resumed_options(options)
         elif options.extend:
             raise ArgumentError("extend", f"is for a run to {named('resume')}, got none")
+        if options.video:
+            check_can_be_written()
         options = with_absolute_paths(options)
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
@@ -142,7 +147,7 @@ class Run:
             max_episodes=1,
             hyperparameters=flat(options, agent_kind(used.agent).options),
             on_epoch=self._end_epoch,
-            on_step=self.display.show_step,
+            on_step=self._end_step,
         )
         self.lock = self.folder.lock()
         with releasing_on_error(self.lock):
@@ -251,6 +256,14 @@ class Run:
             + ". Watch it:",
             f"  tensorboard --logdir {self._quoted_folder}",
         )
+        if options.video:
+            self.video = RunVideo(
+                self.folder,
+                env.epochs if env.config.budget == "epochs" else None,
+                grid=env.grid,
+                observation=env.config.observation,
+                steps_done=resumed or 0,
+            )
         self.agent.set_logger(Logger(str(self.folder.path), [self.log]))
         with self.display, self.checkpoint.naming_errors():
             self.agent.learn(env.max_steps, callback=self.checkpoint)
@@ -329,6 +342,8 @@ class Run:
         self.tables.write()
         end_points = points(tested, env.data, pictures)
         self.log.write(end_points, dict.fromkeys(end_points, ()), agent.num_timesteps)
+        if self.video is not None:
+            self._say(self.video.write())
         folder.write_result(result)
         self.checkpoint.keep_one()
         show_result(result, self.console)
@@ -368,6 +383,12 @@ class Run:
     def _episode(self) -> Episode:
         """The run's episode."""
         return self.env.episode if self._is_running else self.env.last_episode
+
+    def _end_step(self, step: StepMetrics) -> None:
+        self.display.show_step(step)
+        if self.video is not None:
+            ended = step.info["diverged"] or step.info["progress"] >= 1
+            self.video.add(self._episode, step.info["progress"], ended=ended)
 
     def _end_epoch(self, metrics: EpochMetrics) -> None:
         monitor = self.monitor

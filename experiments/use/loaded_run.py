@@ -91,6 +91,11 @@ class LoadedRun:
         return self._env.n_patches
 
     @property
+    def observation(self) -> str:
+        """What the agent observes, by its name."""
+        return self._env.config.observation
+
+    @property
     def normalize(self) -> Normalize:
         """Maps uint8 images to the ViT's input; its `inverse` maps them back."""
         return self.preprocess.normalize

@@ -62,8 +62,8 @@ class TaskConfig:
         Doc("weight of the loss against the number of patches"),
     ] = 0.2
     render_mode: Annotated[
-        Literal["rgb_array"] | None,
+        Literal["rgb_array", "human"] | None,
         SAME_RUN,
         PYTHON_ONLY,
-        Doc("rgb_array for images of the selection"),
+        Doc("rgb_array for pictures of the training, human for a window that shows them"),
     ] = None

@@ -49,6 +49,7 @@ class Trainer:
     Attributes:
         update: of the weights.
         average: of the weights; None without `ema`.
+        logits: of the last step's batch, (batch, n_classes), without gradients; None before it.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Trainer:
             scale=LossScale(device) if precision.scales_loss else None,
         )
         self.average = None if ema is None else WeightAverage(self.model, ema)
+        self.logits: Tensor | None = None
         self._forward = compiled_forward if compiled else forward
 
     @property
@@ -125,6 +127,7 @@ class Trainer:
         with self.precision.autocast():
             options = rate_option(self.rate(progress))
             logits = self._forward(self.model, batch.images, keep, **options)
+        self.logits = logits.detach()
         loss = self.loss(logits.float(), batch.labels)
         if self.schedule is not None:
             share = self.schedule(progress)
