@@ -23,6 +23,9 @@ BestName = Literal["accuracy", "loss"]
 
 WeightsName = Literal["newest", "best"]
 
+TrackerName = Literal["wandb", "mlflow"]
+"""Keys of `TRACKERS` in `runs/tracking.py`."""
+
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what Stable-Baselines3 takes
 Texts = tuple[str, ...]
 
@@ -106,6 +109,11 @@ class TrainOptions(AgentOptions):
         Count, SAME_RUN, Doc("newest checkpoints kept; of a finished run one, to extend it")
     ] = 3
     log_interval: Annotated[Count, SAME_RUN, Doc("steps between TensorBoard points")] = 10
+    track: Annotated[
+        tuple[TrackerName, ...],
+        SAME_RUN,
+        Doc("also log to wandb (Weights & Biases), mlflow or both: see docs/runs-and-resuming.md"),
+    ] = ()
     keep_best: Annotated[
         bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
     ] = False

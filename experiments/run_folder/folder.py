@@ -30,6 +30,7 @@ from vit_patch_env.experiments.run_folder.schemas import (
     CONFIG_FIELDS,
     LARGEST,
     RESULT_FIELDS,
+    TRACKED_FIELDS,
     read_checked,
 )
 from vit_patch_env.experiments.run_folder.tables import (
@@ -46,6 +47,7 @@ CONFIG, RESULT = "config.json", "result.json"
 VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 GIVEN_WEIGHTS = "given_weights.safetensors"
+TRACKED = "tracked.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
@@ -54,6 +56,7 @@ RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
 
 _FILES = (
     CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
+    TRACKED,
 )  # fmt: skip
 
 _LOG_BYTES = 64_000
@@ -266,6 +269,16 @@ class RunFolder:
         """Whether the run's attention is that of the compiled kernel; None if it is not known."""
         recorded: bool | None = self._read_json(CONFIG).get("compiled_attention")
         return recorded
+
+    @property
+    def tracked(self) -> dict[str, str]:
+        """The run's ids in trackers, by their names."""
+        path = self.path / TRACKED
+        return read_checked(path, TRACKED_FIELDS) if path.is_file() else {}
+
+    def write_tracked(self, ids: Mapping[str, str]) -> None:
+        """Write `tracked.json`: the run's ids in trackers, by their names."""
+        write_json(self.path / TRACKED, dict(ids))
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.

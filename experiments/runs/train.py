@@ -58,6 +58,7 @@ from vit_patch_env.experiments.runs.resume import (
     run_config,
     with_absolute_paths,
 )
+from vit_patch_env.experiments.runs.tracking import Tracker, check_trackers, start_tracker
 from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
@@ -84,6 +85,7 @@ class Run:
     monitor: TrainingMonitor
     best: BestEpoch
     checkpoint: RunCheckpoint
+    trackers: list[Tracker]
     lock: FileLock
 
     def __init__(self, options: TrainOptions, console: Console) -> None:
@@ -104,6 +106,7 @@ class Run:
             options, self.extension = resumed_options(options)
         elif options.extend:
             raise ArgumentError("extend", f"is for a run to {named('resume')}, got none")
+        check_trackers(options.track)
         options = with_absolute_paths(options)
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
@@ -135,6 +138,7 @@ class Run:
         self.lock = self.folder.lock()
         with releasing_on_error(self.lock):
             self._prepare_folder()
+            self.trackers = self._start_trackers()
 
     def _prepare_folder(self) -> None:
         """Create the locked folder's files, or read the checkpoint to resume from."""
@@ -174,6 +178,19 @@ class Run:
         if self.extension is not None:
             self._extend(self.extension)
 
+    def _start_trackers(self) -> list[Tracker]:
+        """Start the run in trackers, or continue it in those that it was in before."""
+        options, ids = self.options, self.folder.tracked
+        config = flat(options, agent_kind(self.agent_used).options)
+        trackers = []
+        for name in options.track:
+            tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
+            trackers.append(tracker)
+            ids[name] = tracker.run_id
+            self._say(f"Tracked in {name}: {tracker.place}")
+            self.folder.write_tracked(ids)
+        return trackers
+
     @property
     def _seeks_best(self) -> bool:
         """Whether the best epoch is needed."""
@@ -212,14 +229,18 @@ class Run:
         SIGTERM or Ctrl-C ends it after a checkpoint, with status 128 plus the signal's number; a
         second one ends it at once.
         """
+        result = None
         try:
             with stopping(self._request_stop) as received:
                 self._train()
                 if self.checkpoint.stopped:
                     say(f"stopped at step {self.checkpoint.saved_steps}; {self._how_to_resume}")
                     sys.exit(128 + received[0])
-                return self._finish(received)
+                result = self._finish(received)
+                return result
         finally:
+            for tracker in self.trackers:
+                tracker.finish(result)
             self.lock.release()
 
     def _train(self) -> None:
@@ -240,7 +261,7 @@ class Run:
             f"  tensorboard --logdir {self._quoted_folder}",
         )
         log = EventLog(self.folder.path, (resumed or 0) + 1 if self.resumes else None)
-        self.agent.set_logger(Logger(str(self.folder.path), [log]))
+        self.agent.set_logger(Logger(str(self.folder.path), [log, *self.trackers]))
         with self.display, self.checkpoint.naming_errors():
             self.agent.learn(env.max_steps, callback=self.checkpoint)
         self.agent.logger.close()
