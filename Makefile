@@ -34,7 +34,8 @@ docs: $(READY)    ## write the tables in docs/ that are generated from the code
 	$(BIN)/python -m vit_patch_env.experiments.docs
 
 site: $(READY)    ## the documentation as a site in build/site: a strict build, which checks all links
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	# With --quiet, --strict would not see the warnings.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)   ## measure steps and epochs against the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)

@@ -41,7 +41,9 @@ def fenced_blocks(path):
     return [
         Block(path, text.count("\n", 0, found.start(2)), found[2], found[3], found[1])
         for found in re.finditer(
-            r"^(?:<!-- not run: ([^\n]+) -->\n\n?)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+            r"^(?:<!-- not run: ([^\n]+) -->\n\n?)?```(\w*)\n(.*?)^```$",
+            text,
+            re.DOTALL | re.MULTILINE,
         )
     ]
 
