@@ -30,7 +30,7 @@ class Block(NamedTuple):
     language: str
     code: str
     reason: str | None
-    """Why it cannot be run here, from a comment before it: <!-- not run: it downloads weights -->"""
+    """Why it cannot be run here, from a comment before it: <!-- not run: it has no loader -->"""
 
     def __str__(self):
         return f"{self.path.relative_to(ROOT)}:{self.line}"

@@ -1,8 +1,8 @@
 """What MkDocs makes the site of: files of the repository, at their paths in it.
 
-So a relative link leads to the same file on GitHub and on the site, and a strict build checks all of
-them with their anchors. Scripts and notebooks that are linked to become pages that show them. The
-pages of the API, which only the site has, are made from the names that the package exports.
+So a relative link leads to the same file on GitHub and on the site, and a strict build checks all
+of them with their anchors. Scripts and notebooks that are linked to become pages that show them.
+The pages of the API, which only the site has, are made from the names that the package exports.
 """
 
 import ast
@@ -70,7 +70,7 @@ def code_page(path: Path) -> str:
 
 
 def exported(package: str) -> list[str]:
-    """The names that a package exports, with their modules: `vit_patch_env.env.ViTPatchSelectEnv`."""
+    """The names that a package exports, with their modules: `vit_patch_env.env.ENV_ID`."""
     stub = ROOT.joinpath(*package.split("."), "__init__.pyi")
     return [
         f"{package}.{node.module}.{alias.name}"
