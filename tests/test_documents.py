@@ -1,5 +1,6 @@
 """The commands, Python, links and tables of the documentation, and the examples."""
 
+import configparser
 import re
 import runpy
 import shlex
@@ -30,6 +31,8 @@ class Block(NamedTuple):
     line: int
     language: str
     code: str
+    reason: str | None
+    """Why it cannot be run here, from a comment before it: <!-- not run: it has no loader -->"""
 
     def __str__(self):
         return f"{self.path.relative_to(ROOT)}:{self.line}"
@@ -38,8 +41,12 @@ class Block(NamedTuple):
 def fenced_blocks(path):
     text = path.read_text()
     return [
-        Block(path, text.count("\n", 0, found.start()) + 1, found[1], found[2])
-        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        Block(path, text.count("\n", 0, found.start(2)), found[2], found[3], found[1])
+        for found in re.finditer(
+            r"^(?:<!-- not run: ([^\n]+) -->\n\n?)?```(\w*)\n(.*?)^```$",
+            text,
+            re.DOTALL | re.MULTILINE,
+        )
     ]
 
 
@@ -51,16 +58,34 @@ def prose(path):
 
 def shell_lines(*blocks):
     text = "".join(block.code for block in blocks if block.language == "sh")
-    return [line.split("#")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
+    lines = [line.split("#")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line]
 
 
 BLOCKS = [block for path in DOCUMENTS for block in fenced_blocks(path)]
 COMMANDS = [
     pytest.param(line, id=f"{block.path.name}: {line}")
     for block in BLOCKS
+    if block.reason is None
     for line in shell_lines(block)
-    if line.startswith("vit-patch ")
 ]
+NOT_CODE = {"", "mermaid"}
+"""Languages of blocks that show what is printed or drawn."""
+
+EXTRAS = configparser.ConfigParser()
+EXTRAS.read(ROOT / "setup.cfg")
+
+
+def run_blocks(path, language):
+    """The blocks of a page that a test runs."""
+    return [
+        block for block in BLOCKS
+        if block.path == path and block.language == language and block.reason is None
+    ]  # fmt: skip
+
+
+PYTHON_PAGES = [path for path in DOCUMENTS if run_blocks(path, "python")]
+NEEDED_BY_PAGES = {"text.md": ["transformers"]}
 
 
 def test_every_page_is_searched_for_code():
@@ -70,40 +95,71 @@ def test_every_page_is_searched_for_code():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_understood(line):
-    parse(shlex.split(line)[1:])
+    program, *words = shlex.split(line)
+    UNDERSTANDS[program](words)
+
+
+def is_make_target(words):
+    assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
+
+
+def is_example(words):
+    """A script of this repository whose options it has."""
+    script = (ROOT / words[0]).read_text()
+    assert all(f'"{word}"' in script for word in words if word.startswith("--"))
+
+
+def is_installation(words):
+    """`pip install` of this package with extras that it has, or of others."""
+    assert words[0] == "install"
+    for package in words[1:]:
+        extras = re.fullmatch(r"(?:vit-patch-env|\.)\[(.+)\]", package)
+        for extra in extras[1].split(",") if extras else ():
+            assert extra in EXTRAS["options.extras_require"]
+
+
+def shows_logs(words):
+    assert words[0] == "--logdir"
+
+
+UNDERSTANDS = {
+    "vit-patch": parse,
+    "make": is_make_target,
+    "python": is_example,
+    "pip": is_installation,
+    "tensorboard": shows_logs,
+}
+"""Checks of the words after a program."""
 
 
 def test_the_readme_begins_with_the_two_make_commands():
     assert shell_lines(*fenced_blocks(README))[:2] == ["make train", "make test"]
 
 
-def test_make_targets_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    lines = [line for line in shell_lines(*BLOCKS) if line.startswith("make ")]
-    assert len(lines) > 2
-    for line in lines:
-        assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
-
-
 def test_the_readme_has_at_most_200_lines():
     assert len(README.read_text().splitlines()) <= 200
 
 
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_is_run_or_says_why_not(block):
+    assert block.language in {"python", "sh", *NOT_CODE} or block.reason
+
+
 @pytest.mark.one_in(2)
-@pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if block.language == "python"], ids=str
-)
-def test_python_runs(block, tmp_path, monkeypatch, make_folder):
+@pytest.mark.parametrize("path", PYTHON_PAGES, ids=lambda path: path.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
-    if "my_images" in block.code:
+    blocks = run_blocks(path, "python")
+    if any("my_images" in block.code for block in blocks):
         make_folder(name="my_images", n_images=80, size=(32, 32))
-    if "runs/cats" in block.code:
+    if any("runs/cats" in block.code for block in blocks):
         main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "bandit", "--out", "runs/cats"])
         Image.new("RGB", (40, 32)).save("cat.jpg")
-    if block.path.name == "text.md":
-        pytest.importorskip("transformers")
-    code = "\n" * block.line + shrunk(block.code)
-    exec(compile(code, str(block.path), "exec"), {"__name__": "__main__"})
+    for package in NEEDED_BY_PAGES.get(path.name, ()):
+        pytest.importorskip(package)
+    names = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile("\n" * block.line + shrunk(block.code), str(path), "exec"), names)
 
 
 def shrunk(code):

@@ -23,6 +23,9 @@ BestName = Literal["accuracy", "loss"]
 
 WeightsName = Literal["newest", "best"]
 
+TrackerName = Literal["wandb", "mlflow"]
+"""Keys of `TRACKERS` in `runs/tracking.py`."""
+
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what Stable-Baselines3 takes
 Texts = tuple[str, ...]
 
@@ -109,6 +112,11 @@ class TrainOptions(AgentOptions):
     video: Annotated[
         bool, SAME_RUN, Doc("write video.mp4, which shows the training in at most 30 s")
     ] = False
+    track: Annotated[
+        tuple[TrackerName, ...],
+        SAME_RUN,
+        Doc("also log to wandb (Weights & Biases), mlflow or both: see docs/runs-and-resuming.md"),
+    ] = ()
     keep_best: Annotated[
         bool, Doc("also save the ViT's weights after the best epoch, as vit_best.safetensors")
     ] = False

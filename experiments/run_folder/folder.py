@@ -31,6 +31,7 @@ from vit_patch_env.experiments.run_folder.schemas import (
     CONFIG_FIELDS,
     LARGEST,
     RESULT_FIELDS,
+    TRACKED_FIELDS,
     read_checked,
 )
 from vit_patch_env.experiments.run_folder.tables import (
@@ -48,6 +49,7 @@ VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
 GIVEN_AGENT, FOLLOWED = "given_agent.zip", "followed"
 GIVEN_WEIGHTS = "given_weights.safetensors"
 PREDICTIONS, CONFUSION, MISTAKES = "predictions.csv", "confusion.png", "mistakes.png"
+TRACKED = "tracked.json"
 CHECKPOINTS = "checkpoints"
 VIDEO, FRAMES = "video.mp4", "frames"
 LOCK = ".lock"
@@ -60,7 +62,7 @@ FIGURE_FILES = (PREDICTIONS, CONFUSION, MISTAKES)
 
 _FILES = (
     CONFIG, METRICS, STEPS, SELECTED, RESULT, VIT, BEST_VIT, AGENT, GIVEN_AGENT, GIVEN_WEIGHTS,
-    *FIGURE_FILES, VIDEO,
+    *FIGURE_FILES, VIDEO, TRACKED,
 )  # fmt: skip
 
 _NUMBERS = re.compile(r"\[(\n[^][{}\"]+)\]")
@@ -293,6 +295,16 @@ class RunFolder:
         """Whether the run's attention is that of the compiled kernel; None if it is not known."""
         recorded: bool | None = self._read_json(CONFIG).get("compiled_attention")
         return recorded
+
+    @property
+    def tracked(self) -> dict[str, str]:
+        """The run's ids in trackers, by their names."""
+        path = self.path / TRACKED
+        return read_checked(path, TRACKED_FIELDS) if path.is_file() else {}
+
+    def write_tracked(self, ids: Mapping[str, str]) -> None:
+        """Write `tracked.json`: the run's ids in trackers, by their names."""
+        write_json(self.path / TRACKED, dict(ids))
 
     def read_steps(self) -> list[int]:
         """Patches selected in each step of the run.

@@ -155,6 +155,8 @@ RESULT_FIELDS: TypeAdapter[Any] = TypeAdapter(ResultFields)
 COMPARE_FIELDS: TypeAdapter[Any] = TypeAdapter(CompareFields)
 BUDGET_FIELDS: TypeAdapter[Any] = TypeAdapter(BudgetFields)
 STUDY_FIELDS: TypeAdapter[Any] = TypeAdapter(StudyFields)
+TRACKED_FIELDS: TypeAdapter[Any] = TypeAdapter(dict[str, str])
+"""Of tracked.json: the run's ids in trackers, by their names."""
 
 
 def read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ from vit_patch_env.experiments.runs.resume import (
     run_config,
     with_absolute_paths,
 )
+from vit_patch_env.experiments.runs.tracking import Tracker, check_trackers, start_tracker
 from vit_patch_env.experiments.runs.video import RunVideo, check_can_be_written
 from vit_patch_env.models.contract import plain_model
 
@@ -97,6 +98,7 @@ class Run:
     best: BestEpoch
     checkpoint: RunCheckpoint
     log: EventLog
+    trackers: list[Tracker]
     lock: FileLock
     video: RunVideo | None = None
 
@@ -121,6 +123,7 @@ class Run:
             raise ArgumentError("extend", f"is for a run to {named('resume')}, got none")
         if options.video:
             check_can_be_written()
+        check_trackers(options.track)
         options = with_absolute_paths(options)
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
@@ -152,6 +155,7 @@ class Run:
         self.lock = self.folder.lock()
         with releasing_on_error(self.lock):
             self._prepare_folder()
+            self.trackers = self._start_trackers()
 
     def _prepare_folder(self) -> None:
         """Create the locked folder's files, or read the checkpoint to resume from."""
@@ -191,6 +195,19 @@ class Run:
         if self.extension is not None:
             self._extend(self.extension)
 
+    def _start_trackers(self) -> list[Tracker]:
+        """Start the run in trackers, or continue it in those that it was in before."""
+        options, ids = self.options, self.folder.tracked
+        config = flat(options, agent_kind(self.agent_used).options)
+        trackers = []
+        for name in options.track:
+            tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
+            trackers.append(tracker)
+            ids[name] = tracker.run_id
+            self._say(f"Tracked in {name}: {tracker.place}")
+            self.folder.write_tracked(ids)
+        return trackers
+
     @property
     def _seeks_best(self) -> bool:
         """Whether the best epoch is needed."""
@@ -229,14 +246,18 @@ class Run:
         SIGTERM or Ctrl-C ends it after a checkpoint, with status 128 plus the signal's number; a
         second one ends it at once.
         """
+        result = None
         try:
             with stopping(self._request_stop) as received, closing(self._event_log()) as self.log:
                 self._train()
                 if self.checkpoint.stopped:
                     say(f"stopped at step {self.checkpoint.saved_steps}; {self._how_to_resume}")
                     sys.exit(128 + received[0])
-                return self._finish(received)
+                result = self._finish(received)
+                return result
         finally:
+            for tracker in self.trackers:
+                tracker.finish(result)
             self.lock.release()
 
     def _train(self) -> None:
@@ -264,7 +285,7 @@ class Run:
                 observation=env.config.observation,
                 steps_done=resumed or 0,
             )
-        self.agent.set_logger(Logger(str(self.folder.path), [self.log]))
+        self.agent.set_logger(Logger(str(self.folder.path), [self.log, *self.trackers]))
         with self.display, self.checkpoint.naming_errors():
             self.agent.learn(env.max_steps, callback=self.checkpoint)
 
