@@ -178,6 +178,15 @@ def test_what_cannot_be_exported_is_one_line(words, said, run, tmp_path, capsys,
     assert (tmp_path / "old.safetensors").read_text() == "mine"
 
 
+def test_a_model_that_cannot_be_exported_is_one_line(tmp_path, capsys):
+    out, _ = trained(tmp_path, "--model", "ats_vit", "--agent", "random")
+    capsys.readouterr()
+    words = ["--format", "torch-export", "--out", str(tmp_path / "a.pt2")]
+    line = refused(capsys, "export", str(out), *words)
+    assert "--format must be one that ats_vit can be exported to, got torch-export: Could" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
 def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     line = refused(capsys, "export", str(run), "--out", str(tmp_path / "a.safetensors"))

@@ -31,6 +31,7 @@ AGENTS = {
     "attended": ["attended", "--observation", "class_attention", "--model", "vit"],
     "some images": ["attended", "--observation", "attention_output", "--observe-images", "3"],
     "non-square": ["random", "--image-size", "32", "48"],
+    "vit_pytorch": ["random", "--model", "vit_pytorch:SimpleViT"],
     "balanced": ["bandit", "--class-weights", "balanced", "--ema", "0.9", "--mixup", "0.2"],
     "flops": ["bandit", "--budget", "flops", "--reward", "validation", "--augment", "none"],
 }
@@ -61,6 +62,8 @@ def assert_same_metrics(run, test, result):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
 @pytest.mark.parametrize("agent", every(4, AGENTS))
 def test_a_loaded_run_has_the_run_s_test_metrics_exactly(agent, tmp_path):
+    if agent == "vit_pytorch":
+        pytest.importorskip("vit_pytorch")
     out, test = trained(tmp_path, "--agent", *AGENTS[agent])
     result = json.loads((out / "result.json").read_text())
     moved = shutil.move(out, tmp_path / "elsewhere")

@@ -2,6 +2,8 @@
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,8 +97,7 @@ class Export:
             InputError: if the exporter does not take the model.
         """
         try:
-            with own_torch_state(gradients=False), warnings.catch_warnings():
-                _ignore_others_warnings()
+            with own_torch_state(gradients=False), _quiet():
                 self.format.write(self.exported, path)
         except (OSError, MemoryError, InputError):
             raise
@@ -114,8 +115,7 @@ class Export:
         Raises:
             InputError: if it is larger than `TOLERANCE`.
         """
-        with own_torch_state(gradients=False), warnings.catch_warnings():
-            _ignore_others_warnings()
+        with own_torch_state(gradients=False), _quiet():
             logits = self.format.run(self.exported, path)
             differences = [0.0]
             for n_images in _N_CHECKED:
@@ -132,7 +132,10 @@ class Export:
         return largest
 
 
-def _ignore_others_warnings() -> None:
-    """Hide what exporters warn of about their own parts; warnings of this package are shown."""
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("default", InputWarning)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, exporters do not warn of their own parts; this package's warnings stay."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", InputWarning)
+        yield

@@ -1,6 +1,7 @@
 """A ViT's weights, or the ViT as a program, in files that other programs load."""
 
 import io
+from contextlib import redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def _run_onnx(exported: Exported, path: Path) -> Logits:
 
 def _program(exported: Exported) -> Any:
     """The ViT as torch.export sees it, for any number of images."""
-    with torch.no_grad():
+    # Of what it fails on it prints the whole program.
+    with torch.no_grad(), redirect_stderr(io.StringIO()):
         return torch.export.export(
             _OnAllPatches(exported.model).eval(),
             (example(exported.card, 2),),
