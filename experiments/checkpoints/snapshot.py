@@ -50,6 +50,9 @@ _EXCLUDED: dict[type, frozenset[str]] = {
 }  # fmt: skip
 """Attributes that belong to the running process, by the type of their object."""
 
+_SCALED = frozenset({"exploration_decay_steps"})
+"""Arguments of algorithms that are scaled to the length of the run when learning begins."""
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -267,12 +270,13 @@ def _excluded(thing: Any) -> set[str]:
 
 
 def _arguments(algorithm: type) -> set[str]:
-    """Names of what an algorithm is constructed with, which training does not change."""
+    """Names of what an algorithm is constructed with, and training does not change."""
     return {
         name
         for kind in algorithm.__mro__
         if "__init__" in vars(kind) and kind is not object
         for name in inspect.signature(kind).parameters
+        if name not in _SCALED
     }
 
 
