@@ -363,7 +363,7 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
     ("args", "message"),
     [
         (["--epoch-steps", "15"], "--epoch-steps must be a multiple of 10"),
-        (["--repeats", "0"], "--repeats must be in [1, inf), got 0"),
+        (["--repeats", "0"], "--repeats must be in [1, 10^9], got 0"),
         (["--batch-size", "2000"], "--batch-size must be in [1, "),
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--dataset", "nothing"], "--dataset must be one of"),

@@ -100,6 +100,13 @@ def test_a_run_without_a_checksum_of_its_configuration_is_read_with_a_warning(ru
         RunFolder(run).check_files("config.json", "vit.safetensors", "agent.zip")
 
 
+def test_a_damaged_name_in_a_result_is_not_taken_for_an_older_version(run):
+    path = run / "result.json"
+    path.write_text(path.read_text().replace("vit.safetensors", "viT.safetensors"))
+    with pytest.raises(InputError, match=r"has a checksum of viT\.safetensors, which no run has"):
+        RunFolder(run).check_files("vit.safetensors")
+
+
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 @pytest.mark.parametrize("text", [DEEP, '{"a": ' + "9" * 5000 + "}", "\ufeff{}"])
 def test_json_beyond_bounds_is_one_line(name, text, run, capsys):

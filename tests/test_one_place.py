@@ -290,7 +290,7 @@ def test_at_most_two_files_are_edited(what):
         ("hyperparameters", "`--stride.*`: Hyperparameters of a strided agent."),
         (
             "hyperparameters",
-            "| `every` | an integer in [1, inf) | `2` | keep one of so many patches |",
+            "| `every` | an integer in [1, 10^9] | `2` | keep one of so many patches |",
         ),
         ("methods", "| `eight` | Eight | Nobody 2026 |"),
     ],
@@ -348,9 +348,9 @@ def test_an_agent_has_options_of_its_own(facts):
     assert facts["agent with options"]["config"]["options"]["stride"] == {"every": 8}
     assert "the agent's patches" in facts["agent with options"]["evaluated"]
     assert "--stride belongs to strided, got agent random" in facts["options of another agent"]
-    assert "--stride.every must be in [1, inf), got 0" in facts["options out of range"]
+    assert "--stride.every must be in [1, 10^9], got 0" in facts["options out of range"]
     for command in ("train", "pretrain"):
-        assert "--stride.every INT in [1, inf)" in facts["help"][command]
+        assert "--stride.every INT in [1, 10^9]" in facts["help"][command]
         assert "keep one of so many patches (default: 2)" in facts["help"][command]
 
 

@@ -70,7 +70,7 @@ def test_classes_are_printed_as_a_table(patches, run, pictures, capsys):
         (["nothing.png"], "IMAGE must be a picture or a folder of them, got nothing.png: there is"),
         (["empty"], "IMAGE must be a folder of pictures, got empty without any"),
         (["animals/notes.txt"], "expected a readable image, got animals/notes.txt: not a picture"),
-        (["animals", "--top", "0"], "--top must be in [1, inf), got 0"),
+        (["animals", "--top", "0"], "--top must be in [1, 10^9], got 0"),
         (["animals", "--model", "vit"], "--model must be that of the run, simple_vit, got 'vit'"),
         (["animals", "--weights", "best"], "--weights must be newest for a run without vit_best."),
     ],

@@ -95,9 +95,9 @@ def refused_training(capsys, tmp_path, *args):
         (["--out", "agent.pt"], "--out must end in .zip, got agent.pt"),
         (["--agent", "random"], "--agent must be one that learns from scratch, got random"),
         (["--agent", "pretrained"], "--agent must be one that learns from scratch"),
-        (["--episodes", "0"], "--episodes must be in [1, inf), got 0"),
-        (["--jobs", "0"], "--jobs must be in [1, inf), got 0"),
-        (["--budgets", "0"], "--budgets must be a list, each an integer in [1, inf), got 0"),
+        (["--episodes", "0"], "--episodes must be in [1, 10^9], got 0"),
+        (["--jobs", "0"], "--jobs must be in [1, 10^9], got 0"),
+        (["--budgets", "0"], "--budgets must be a list, each an integer in [1, 10^9], got 0"),
     ],
 )
 def test_bad_values_are_refused(args, message, tmp_path, capsys, monkeypatch):

@@ -125,7 +125,7 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, 
         ),
         (["--out", "elsewhere"], "out must be the folder of the resumed run"),
         (["--checkpoint-every", "5h"], "--checkpoint-every must be a number of steps"),
-        (["--checkpoints-kept", "0"], "--checkpoints-kept must be in [1, inf), got 0"),
+        (["--checkpoints-kept", "0"], "--checkpoints-kept must be in [1, 10^9], got 0"),
     ],
 )
 def test_other_options_are_refused(broken, args, message, capsys):

@@ -373,8 +373,8 @@ def test_parallel_jobs(tmp_path, capfd):
     [
         (["--agent", "random"], "--agent must be one that learns from scratch, got random"),
         (["--agent", "pretrained"], "--agent must be one that learns from scratch"),
-        (["--trials", "0"], "--trials must be in [1, inf), got 0"),
-        (["--jobs", "0"], "--jobs must be in [1, inf), got 0"),
+        (["--trials", "0"], "--trials must be in [1, 10^9], got 0"),
+        (["--jobs", "0"], "--jobs must be in [1, 10^9], got 0"),
         (["--seeds"], "--seeds must be at least one, got none"),
         (["--seeds", "1", "1"], "--seeds must differ, got (1, 1)"),
         (["--pruner", "best"], "--pruner must be one of median, halving, none, got 'best'"),

@@ -18,9 +18,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
-Count = Annotated[int, Interval(ge=1)]
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+"""A number of things, of which products still are 64-bit integers."""
 
-FromZero = Annotated[int, Interval(ge=0)]
+FromZero = Annotated[int, Interval(ge=0, le=10**9)]
+"""The same, or none."""
 
 Share = Annotated[float, Interval(gt=0, le=1)]
 """In (0, 1]."""
@@ -277,7 +279,7 @@ def check_integer(ge: int | None = None, le: int | None = None, /, **values: obj
     """Require every named value to be an integer, at least `ge` and at most `le`.
 
     Raises:
-        ArgumentError: "epochs must be an integer in [1, inf), got 2.5".
+        ArgumentError: "epochs must be an integer in [1, 10^9], got 2.5".
     """
     check(Annotated[int, Interval(ge=ge, le=le)], **values)
 
@@ -382,9 +384,15 @@ def _interval(metadata: tuple[Any, ...]) -> str:
     for data in metadata:
         if isinstance(data, Interval):
             low = f"({_bound(data.gt, '-inf')}" if data.ge is None else f"[{data.ge}"
-            high = f"{_bound(data.lt, 'inf')})" if data.le is None else f"{data.le}]"
+            high = f"{_bound(data.lt, 'inf')})" if data.le is None else f"{_short(data.le)}]"
             return f"{low}, {high}"
     return ""
+
+
+def _short(value: object) -> str:
+    """A number, as a power of ten where it is a large one."""
+    digits = str(value)
+    return f"10^{len(digits) - 1}" if re.fullmatch("10{6,}", digits) else digits
 
 
 def _bound(value: object, none: str) -> str:

@@ -43,6 +43,7 @@ from vit_patch_env.experiments.run_folder.tables import (
 )
 from vit_patch_env.reading import open_regular, read_bytes, read_end
 from vit_patch_env.system.files import remove_partial, replacing
+from vit_patch_env.system.shown import listed
 
 CONFIG, RESULT = "config.json", "result.json"
 VIT, BEST_VIT, AGENT = "vit.safetensors", "vit_best.safetensors", "agent.zip"
@@ -338,6 +339,12 @@ class RunFolder:
             ValueError: naming the first one that is missing or differs.
         """
         digests = self.read_result()["files"]
+        unknown = [name for name in digests if name not in _FILES]
+        if unknown:
+            raise InputError(
+                f"{self.path}: damaged: {RESULT} has a checksum of {listed(unknown)}, which no run "
+                "has"
+            )
         without = []
         for name in names:
             path = self.path / name

@@ -1,6 +1,7 @@
 """How images are prepared for weights: as those were that the weights were trained on."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -43,10 +44,17 @@ def preprocessing_of(model: object, weights: str | Path | None) -> Preprocessing
         InputError: for a damaged file beside the weights, or a model that cannot be made.
     """
     path = None if weights is None else Path(weights)
-    card = None if path is None or not path.is_file() else read_card(path)
+    # A path that no file can have is refused where the weights are read.
+    found = path is not None and os.path.isfile(path)  # noqa: PTH113
+    card = read_card(path) if path is not None and found else None
     if card is not None:
         return Preprocessing(card.mean, card.std, card.interpolation)
-    if path is not None and path.name in _RUN_WEIGHTS and (path.parent / _RESULT).is_file():
+    if (
+        path is not None
+        and found
+        and path.name in _RUN_WEIGHTS
+        and (path.parent / _RESULT).is_file()
+    ):
         return _of_run(path.parent)
     family = family_of(model)
     if not isinstance(model, str) or family not in get_args(PublishedFamily):
