@@ -1,6 +1,6 @@
 """`python -m tests.distilling`: fresh ViTs on distilled data sets, as the table of docs/distil.md.
 
-For each seed a run with the paper's agent on `digits` is distilled in both ways, and fresh ViTs with
+For each seed a run with the paper's agent on `digits` is distilled in both ways, and fresh ViTs of
 that seed are trained on the result for as many steps, with all patches: beside all images, images
 with as many patches of each blanked at random, and a random subset with as many images of each
 class. All of them are tested on the same images. What is finished is not done again.
