@@ -388,6 +388,16 @@ def test_a_split_without_a_class_is_one_line(of_pictures, tmp_path, monkeypatch)
         command.prepare()
 
 
+def test_a_folder_of_others_where_it_is_written_is_left_alone(tmp_path):
+    (tmp_path / ".out.distil").mkdir()
+    (tmp_path / ".out.distil" / "mine").touch()
+    out = out_folder.OutFolder(str(tmp_path / "out"), overwrite=False)
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(ArgumentError, match=r"is written in .*\.out\.distil, which holds mine"):
+            out.writing().__enter__()
+    assert (tmp_path / ".out.distil" / "mine").exists()
+
+
 def test_two_processes_do_not_write_the_same_folder(of_pictures, tmp_path):
     out = out_folder.OutFolder(str(tmp_path / "out"), overwrite=False)
     other = out_folder.OutFolder(str(tmp_path / "out"), overwrite=False)

@@ -14,6 +14,7 @@ from vit_patch_env import Selector
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.data.datasets import load_dataset
 from vit_patch_env.data.downloads import without_downloads
+from vit_patch_env.data.layout_plan import PURPOSES
 from vit_patch_env.data.splits import ImageData, Split
 from vit_patch_env.experiments.options.commands import DistilOptions, TrainOptions
 from vit_patch_env.experiments.options.flat import command
@@ -150,7 +151,7 @@ class Distillation:
                 f"expected images of {counted(card.channels, 'channel')}, as the run's, in grey or "
                 f"RGB, got {counted(data.channels, 'channel')}"
             )
-        for split in ("val", "test"):
+        for split in SPLITS:
             _check_classes(split, getattr(data, split), data.classes)
         return data
 
@@ -243,8 +244,7 @@ def _check_classes(name: str, split: Split, classes: tuple[str, ...]) -> None:
     counts = np.bincount(split.labels.cpu().numpy(), minlength=len(classes))
     missing = [classes[label] for label in np.flatnonzero(counts == 0)]
     if missing:
-        purpose = {"val": "validation", "test": "test"}[name]
         raise InputError(
-            f"expected {purpose} images of every class, as a folder of images has, got none of "
+            f"expected {PURPOSES[name]} images of every class, as a folder of images has, got none of "
             f"{listed(missing)}"
         )

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +76,21 @@ class OutFolder:
             ArgumentError: as `check`, or if another process is writing there.
         """
         lock = lock_folder(self._beside, "out")
-        try:
+        with ExitStack() as stack:
+            stack.callback(lock.release)
             self._clear()
-            self.check()
-            new = self._beside / _NEW
-            new.mkdir()
-            yield new
-            self.check()
-            if self._absolute.exists():
-                self._absolute.rename(self._beside / _OLD)
-            new.rename(self._absolute)
-        finally:
-            self._clear()
-            shutil.rmtree(self._beside, ignore_errors=True)
-            lock.release()
+            try:
+                self.check()
+                new = self._beside / _NEW
+                new.mkdir()
+                yield new
+                self.check()
+                if self._absolute.exists():
+                    self._absolute.rename(self._beside / _OLD)
+                new.rename(self._absolute)
+            finally:
+                self._clear()
+                shutil.rmtree(self._beside, ignore_errors=True)
 
     def _clear(self) -> None:
         """Remove what is unfinished, and what has been replaced."""
