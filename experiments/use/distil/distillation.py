@@ -245,6 +245,6 @@ def _check_classes(name: str, split: Split, classes: tuple[str, ...]) -> None:
     missing = [classes[label] for label in np.flatnonzero(counts == 0)]
     if missing:
         raise InputError(
-            f"expected {PURPOSES[name]} images of every class, as a folder of images has, got none of "
-            f"{listed(missing)}"
+            f"expected {PURPOSES[name]} images of every class, as a folder of images has, got none "
+            f"of {listed(missing)}"
         )
