@@ -79,6 +79,10 @@ class MultiOutputPolicy(DQNPolicy):
         """The best action, bool (batch, n_actions), for the network's outputs."""
 
     @abstractmethod
+    def preferences(self, q_values: Tensor) -> Tensor:
+        """How much taking each action is preferred, (batch, n_actions): only ranks are meant."""
+
+    @abstractmethod
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
         """Values of the actions taken, (batch, n_actions), 0 or 1."""
 
@@ -99,6 +103,10 @@ class MlpPolicy(MultiOutputPolicy):
     def greedy(self, q_values: Tensor) -> Tensor:
         """All actions whose value is above the mean of the values."""
         return q_values > q_values.mean(dim=1, keepdim=True)
+
+    def preferences(self, q_values: Tensor) -> Tensor:
+        """The values themselves."""
+        return q_values
 
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
         """All values; those of selected patches are learned from."""
@@ -121,6 +129,10 @@ class BranchingMlpPolicy(MultiOutputPolicy):
     def greedy(self, q_values: Tensor) -> Tensor:
         """The action with the higher value in each branch."""
         return self._branches(q_values).argmax(dim=2) == 1
+
+    def preferences(self, q_values: Tensor) -> Tensor:
+        """By how much the value of keeping exceeds that of dropping, in each branch."""
+        return self._branches(q_values).diff(dim=2).squeeze(2)
 
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
         """The value of the action taken in each branch."""

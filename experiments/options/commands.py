@@ -9,7 +9,7 @@ from typing_extensions import Doc
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
-from vit_patch_env.checks import PATH, Count
+from vit_patch_env.checks import PATH, Count, Share
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.names import DatasetName
@@ -342,6 +342,41 @@ class ExportOptions:
     overwrite: Annotated[bool, Doc("replace what was exported there")] = False
     model: Annotated[str | None, GIVEN_MODEL] = None
     weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+
+
+DistilName = Literal["patches", "images"]
+"""What `vit-patch distil` makes smaller."""
+
+
+@arguments
+class DistilOptions:
+    """Write a smaller data set of a run's images, as a folder of images to train on."""
+
+    run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
+    out: Annotated[str, PATH, POSITIONAL, Doc("folder that the images are written to")]
+    by: Annotated[
+        DistilName,
+        Doc(
+            "patches: those that the agent drops of each image are blanked; or images: only those "
+            "with the largest errors (EL2N) of the ViT on the agent's patches are kept"
+        ),
+    ] = "patches"
+    keep: Annotated[
+        int | None,
+        Interval(ge=1),
+        Doc("patches of an image, instead of the agent's own number after the run"),
+    ] = None
+    share: Annotated[
+        Share | None,
+        Doc("with --by images, the share of the training images of each class; by default half"),
+    ] = None
+    data_dir: Annotated[str | None, PATH, Doc("where the images are now, if they have moved")] = (
+        None
+    )
+    overwrite: Annotated[bool, Doc("replace what was distilled there")] = False
+    model: Annotated[str | None, GIVEN_MODEL] = None
+    weights: Annotated[WeightsName, RUN_WEIGHTS] = "newest"
+    device: Annotated[str | None, Doc("another device than the run's")] = None
 
 
 @arguments

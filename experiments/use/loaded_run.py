@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 
-from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env import Selector, ViTPatchSelectEnv
 from vit_patch_env.agent_evaluation import pick_patches
 from vit_patch_env.checks import ArgumentError, check_choice, check_integer
 from vit_patch_env.data.batches import Normalize
@@ -179,10 +179,24 @@ class LoadedRun:
             logits: Tensor = self.model(images.to(self.device), keep).float()
         return logits
 
+    def masks(
+        self, values: list[NDArray[np.float32]], selector: Selector | None = None
+    ) -> list[NDArray[np.bool_]]:
+        """Patch masks (n_patches,) for batches, picked one after the other as in an evaluation.
+
+        Args:
+            values: what `observe` returns of each batch.
+            selector: picks in place of the run's agent, which it is made of.
+
+        Raises:
+            InputError: for weights without an agent.
+        """
+        agent: Any = self._check_agent() if selector is None else selector
+        return pick_patches(agent, self._agent_env, values) if values else []
+
     def _pick(self, values: list[NDArray[np.float32]]) -> list[Tensor | None]:
         """The patches that the agent keeps of batches, from the observation of each."""
-        agent: Any = self._check_agent()
-        masks = pick_patches(agent, self._agent_env, values) if values else []
+        masks = self.masks(values)
         return [None if mask.all() else mask_to_keep(mask).to(self.device) for mask in masks]
 
     def _check_agent(self) -> BaseAlgorithm:

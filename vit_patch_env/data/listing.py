@@ -136,7 +136,7 @@ class Folders:
             for entry in entries:
                 name = entry.name
                 kind = _kind(entry)
-                if name[0] == "." or name.casefold() in _SYSTEM:
+                if is_passed_over(name):
                     what = "folder" if kind == "folder" else "file"
                     left_out.add(f"{'hidden' if name[0] == '.' else 'system'} {what}")
                 elif kind == "folder":
@@ -223,6 +223,11 @@ def _visit(
         below += [joined(folder.path, name) for name in folder.folders]
         links += [joined(folder.path, name) for name in folder.links]
     return links
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether files and folders of this name are left out: hidden ones, and those of systems."""
+    return name[0] == "." or name.casefold() in _SYSTEM
 
 
 def joined(folder: str, name: str) -> str:

@@ -1,0 +1,1 @@
+"""`vit-patch distil`: a smaller data set of a run's images, as a folder of images."""
