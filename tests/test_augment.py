@@ -591,6 +591,6 @@ def test_a_run_folder_holds_the_normalisation(tmp_path, capsys):
     assert len(result["normalize_std"]) == 3
     trained = capsys.readouterr().out
     main(["evaluate", str(run)])
-    rows = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+    rows = [line for line in capsys.readouterr().out.splitlines() if "patches  " in line]
     assert len(rows) == 2
     assert all(row in trained for row in rows)

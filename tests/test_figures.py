@@ -58,8 +58,8 @@ def run(tmp_path_factory):
 
 def test_result_json_has_the_figures_of_the_metrics(run):
     _, result = run
-    for patches, metrics in result["test"].items():
-        found = result["figures"][patches]
+    for patches, found in result["figures"].items():
+        metrics = result["test"][patches]
         n_images = np.array(found["n_images"])
         matrix = np.array(found["confusion"])
         assert (matrix.sum(axis=1) == n_images).all()

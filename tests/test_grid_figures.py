@@ -9,7 +9,7 @@ from tests.fabricated import fabricate
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.results import read_comparison
-from vit_patch_env.experiments.report import plots
+from vit_patch_env.experiments.report.heat_maps import selected_patches
 from vit_patch_env.experiments.report.metrics import ComparisonMetrics
 from vit_patch_env.experiments.report.settings import settings
 
@@ -31,7 +31,7 @@ def test_selected_patches_are_plotted_in_rows_and_columns(tmp_path):
     env = {"image_size": [16, 64]}
     folder = fabricate(tmp_path / "full", methods=methods, seeds=(0,), epochs=2, side=4, env=env)
     comparison = read_comparison(folder)
-    figure = plots._selected_patches(ComparisonMetrics(comparison))
+    figure = selected_patches(ComparisonMetrics(comparison))
     (image,) = figure.axes[0].images
     assert image.get_array().shape == (2, 8)
     assert "images of 16x64, patches of 8x8" in settings(comparison)["ViT"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from operator import itemgetter
 
 import cloudpickle
@@ -18,7 +19,9 @@ from tests.conftest import TINY
 
 pytest.importorskip("pettingzoo")
 
-from pettingzoo.test import parallel_api_test, parallel_seed_test
+with warnings.catch_warnings():  # of its own games, if they can be imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 from vit_patch_env.multi_agent import PatchAgents, SharedPolicy, agent_observations
 

@@ -89,8 +89,11 @@ class WeightsCard:
         return math.prod(self.grid)
 
     def metadata(self) -> dict[str, str]:
-        """The metadata of a safetensors file with this card."""
-        return {"format": "pt", KEY: json.dumps(to_json(self))}
+        """The metadata of a safetensors file with this card.
+
+        One entry: safetensors writes several in any order, so that files would differ.
+        """
+        return {KEY: json.dumps(to_json(self))}
 
 
 def read_card(path: Path) -> WeightsCard | None:
