@@ -27,7 +27,7 @@ def cpu_time() -> CpuTime | None:
     found = False
     for path in _TASKS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # of a thread that has just ended
-            on_cpu, in_queue, _ = path.read_text(encoding="ascii").split()
+            on_cpu, in_queue, _ = path.read_text(encoding="utf-8").split()
             running += int(on_cpu) * _NANOSECONDS
             waiting += int(in_queue) * _NANOSECONDS
             found = True
