@@ -92,7 +92,7 @@ def distil(way: Way, run: Path, out: Path, seed: int) -> None:
     """Distil a run, unless it has been."""
     if (out / "distil.json").exists():
         return
-    options = DistilOptions(run=str(run), out=str(out), **way.values)
+    options = DistilOptions(run=str(run), folder=str(out), **way.values)
     command = way.kind(options, Console(file=io.StringIO()))
     if isinstance(command, AtRandom):
         command.rng = np.random.default_rng(seed)

@@ -108,7 +108,7 @@ def test_the_best_epoch_of_a_run_that_does_not_end_early(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--early-stopping", "0"], "--early-stopping must be in [1, 10^9], got 0"),
+        (["--early-stopping", "0"], "--early-stopping must be in [1, inf), got 0"),
         (["--best-by", "f1"], "--best-by must be one of accuracy, loss, got 'f1'"),
         (["--class-weights", "1", "0"], "--class-weights must be"),
         (["--loss", "os.path"], "--loss must be module:function, got 'os.path'"),

@@ -57,7 +57,7 @@ def of_pictures(tmp_path_factory):
 def distilled(run, out, **options):
     """A finished distillation, whose images are still there."""
     command = Distillation(
-        DistilOptions(run=str(run), out=str(out), **options), Console(quiet=True)
+        DistilOptions(run=str(run), folder=str(out), **options), Console(quiet=True)
     )
     command.prepare()
     command.run()
@@ -200,7 +200,7 @@ def test_an_agent_that_keeps_everything_needs_a_number(of_pictures, tmp_path):
     with pytest.raises(ArgumentError, match=r"keep must be in \[1, 8\], got 9"):
         selector_of(run, "attended", "mask", 9)
     command = Distillation(
-        DistilOptions(run=str(of_pictures), out=str(tmp_path / "out"), keep=8), Console(quiet=True)
+        DistilOptions(run=str(of_pictures), folder=str(tmp_path / "out"), keep=8), Console(quiet=True)
     )
     command.prepare()
     with pytest.raises(ArgumentError, match="keep must be given, or by images, for an agent that"):
@@ -311,7 +311,7 @@ def damage(out):
 @pytest.mark.parametrize(
     ("change", "overwrite", "said"),
     [
-        (lambda out: None, False, r"--out must be new, got .*/out: add --overwrite"),
+        (lambda out: None, False, r"FOLDER must be new, got .*/out: add --overwrite"),
         (add_file, True, r"got .*/out: it also holds train/a cat/mine.png"),
         (add_link, True, r"got .*/out: it also holds val"),
         (damage, True, r"out: damaged: expected by, run, kept in distil.json"),
@@ -349,7 +349,7 @@ def assert_refused(capsys, words, said):
     [
         (["{root}/nothing", "{out}"], r"RUN must be the folder of a finished run, got .*nothing"),
         (["{run}/vit.safetensors", "{out}"], r"RUN must be the folder of a finished run, .*not a"),
-        (["{run}"], r"vit-patch distil needs OUT: folder that the images are written to"),
+        (["{run}"], r"vit-patch distil needs FOLDER: folder that the images are written to"),
         (["{run}", "{run}/config.json"], r"got .*config.json: it is no folder"),
         (["{run}", "{run}/config.json/x"], r"must be a folder, got .*config.json is not a folder"),
         (["{run}", "{out}", "--share", "0.5"], r"--share is for --by images, got 0.5 with patches"),
@@ -375,7 +375,7 @@ def test_bad_input_is_one_line(of_pictures, tmp_path, capsys, make_folder, words
 
 def test_a_split_without_a_class_is_one_line(of_pictures, tmp_path, monkeypatch):
     command = Distillation(
-        DistilOptions(run=str(of_pictures), out=str(tmp_path / "out")), Console(quiet=True)
+        DistilOptions(run=str(of_pictures), folder=str(tmp_path / "out")), Console(quiet=True)
     )
     command.prepare()
     data = command.data

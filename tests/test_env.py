@@ -555,7 +555,7 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
         ({"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
         ({"warmup_epochs": 3}, r"warmup_epochs must be in \[0, 2\], got 3"),
-        ({"epochs": 0}, r"epochs must be in \[1, inf\), got 0"),
+        ({"epochs": 0}, r"epochs must be in \[1, 10\^9\], got 0"),
         ({"budget": "steps"}, "budget must be one of epochs, flops, seconds, got 'steps'"),
         ({"budget": None}, "budget must be one of epochs, flops, seconds, got None"),
         (
@@ -574,9 +574,9 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"budget": "seconds", "seconds": np.inf}, r"seconds must be in \(0, inf\), got inf"),
         ({"budget": "seconds", "seconds": "1"}, r"seconds must be a number in .*, got '1'"),
         ({"reward": "loss"}, "reward must be one of paper, validation, progress, aic, got 'loss'"),
-        ({"reward_every": 0}, r"reward_every must be in \[1, inf\), got 0"),
-        ({"reward_every": 1.5}, r"reward_every must be an integer in \[1, inf\), got 1.5"),
-        ({"reward_images": 0}, r"reward_images must be in \[1, inf\), got 0"),
+        ({"reward_every": 0}, r"reward_every must be in \[1, 10\^9\], got 0"),
+        ({"reward_every": 1.5}, r"reward_every must be an integer in \[1, 10\^9\], got 1.5"),
+        ({"reward_images": 0}, r"reward_images must be in \[1, 10\^9\], got 0"),
         ({"observation": "run"}, "observation must be one of .*, got 'run'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_fail_names_the_option_of_a_checked_argument(capsys):
         check_integer(1, batch_size=0)
     with pytest.raises(SystemExit):
         fail(caught.value)
-    assert capsys.readouterr().err.startswith("vit-patch: --batch-size must be in [1, 10^9], got 0")
+    assert capsys.readouterr().err.startswith("vit-patch: --batch-size must be in [1, inf), got 0")
 
 
 def test_warnings_are_printed_in_one_line(capsys):

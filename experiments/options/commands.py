@@ -353,7 +353,7 @@ class DistilOptions:
     """Write a smaller data set of a run's images, as a folder of images to train on."""
 
     run: Annotated[str, PATH, POSITIONAL, Doc("folder that `vit-patch train` wrote")]
-    out: Annotated[str, PATH, POSITIONAL, Doc("folder that the images are written to")]
+    folder: Annotated[str, PATH, POSITIONAL, Doc("folder that the images are written to")]
     by: Annotated[
         DistilName,
         Doc(

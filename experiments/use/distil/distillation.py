@@ -60,7 +60,7 @@ class Distillation:
     def __init__(self, options: DistilOptions, console: Console) -> None:
         self.options = options
         self.console = console
-        self.out = OutFolder(options.out, options.overwrite)
+        self.out = OutFolder(options.folder, options.overwrite)
 
     def prepare(self) -> None:
         """Check where the folder is written to, and load the run and its images.
@@ -199,9 +199,9 @@ class Distillation:
     def _record(self, kept: dict[str, Any], names: list[str]) -> dict[str, Any]:
         """The content of distil.json."""
         options = self.options
-        typed = command("distil", options, DistilOptions(run=options.run, out=options.out))
+        typed = command("distil", options, DistilOptions(run=options.run, folder=options.folder))
         begin = "vit-patch distil"
-        line = f"{begin} {shlex.join([options.run, options.out])}{typed.removeprefix(begin)}"
+        line = f"{begin} {shlex.join([options.run, options.folder])}{typed.removeprefix(begin)}"
         folder = RunFolder(options.run)
         of_run = {
             "run": str(folder.path),
@@ -225,7 +225,7 @@ class Distillation:
         options, data = self.options, self.data
         shares = {name: f"{one['share']:.1%}" for name, one in kept.items()}
         print_line(
-            f"Wrote {options.out}: {counted(written.n_images, 'training image')}, with "
+            f"Wrote {options.folder}: {counted(written.n_images, 'training image')}, with "
             f"{shares['patches']} of the patches, {shares['images']} of the images and "
             f"{shares['bytes']} of the bytes as PNG files; {len(data.val.labels):,} validation and "
             f"{len(data.test.labels):,} test images as they were.",
@@ -235,7 +235,7 @@ class Distillation:
         words = ["--image-size", *map(str, data.size if len({*data.size}) > 1 else data.size[:1])]
         if not (data.flip if config.flip is None else config.flip):
             words += ["--flip", "False"]
-        words = ["vit-patch", "train", "--dataset", "folder", "--data-dir", options.out, *words]
+        words = ["vit-patch", "train", "--dataset", "folder", "--data-dir", options.folder, *words]
         print_line(f"Train on it with: {shlex.join(words)}", self.console)
 
 

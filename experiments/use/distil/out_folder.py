@@ -58,13 +58,13 @@ class OutFolder:
             ArgumentError: naming what is there.
         """
         if not os.path.lexists(self._absolute):
-            check_possible(self._absolute.parent, "out")
+            check_possible(self._absolute.parent, "folder")
             return
         other = _not_distilled(self._absolute)
         if other:
-            raise ArgumentError("out", f"must be a new folder, got {self.path}: {other}")
+            raise ArgumentError("folder", f"must be a new folder, got {self.path}: {other}")
         if not self._overwrite:
-            raise ArgumentError("out", f"must be new, got {self.path}: add {named('overwrite')}")
+            raise ArgumentError("folder", f"must be new, got {self.path}: add {named('overwrite')}")
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -75,7 +75,7 @@ class OutFolder:
         Raises:
             ArgumentError: as `check`, or if another process is writing there.
         """
-        lock = lock_folder(self._beside, "out")
+        lock = lock_folder(self._beside, "folder")
         with ExitStack() as stack:
             stack.callback(lock.release)
             self._clear()
@@ -97,7 +97,7 @@ class OutFolder:
         found = {one.name for one in self._beside.iterdir()}
         if not found <= {LOCK, _NEW, _OLD}:
             others = escaped(min(found - {LOCK, _NEW, _OLD}))
-            raise ArgumentError("out", f"is written in {self._beside}, which holds {others}")
+            raise ArgumentError("folder", f"is written in {self._beside}, which holds {others}")
         if _OLD in found and not self._absolute.exists():
             (self._beside / _OLD).rename(self._absolute)
         for name in found & {_NEW, _OLD}:
