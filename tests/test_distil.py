@@ -200,7 +200,8 @@ def test_an_agent_that_keeps_everything_needs_a_number(of_pictures, tmp_path):
     with pytest.raises(ArgumentError, match=r"keep must be in \[1, 8\], got 9"):
         selector_of(run, "attended", "mask", 9)
     command = Distillation(
-        DistilOptions(run=str(of_pictures), folder=str(tmp_path / "out"), keep=8), Console(quiet=True)
+        DistilOptions(run=str(of_pictures), folder=str(tmp_path / "out"), keep=8),
+        Console(quiet=True),
     )
     command.prepare()
     with pytest.raises(ArgumentError, match="keep must be given, or by images, for an agent that"):

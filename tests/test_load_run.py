@@ -1,12 +1,14 @@
 """Runs that are loaded to be used: the same metrics as in result.json, without their images."""
 
 import json
+import random
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stable_baselines3.common.utils import set_random_seed
 from torch.nn import functional as F
 
 from tests.conftest import TINY_OPTIONS, every
@@ -137,8 +139,8 @@ def test_the_file_of_weights_alone_is_enough_for_the_vit(of_pictures, tmp_path):
     assert run.classes == ("cat", "dog")
     assert run.agent is None
     made = run.predict(test.images).logits
-    assert torch.allclose(made, load_run(out).predict(test.images).logits, atol=0.02)  # bf16
-    with pytest.raises(ArgumentError, match="patches must be all for a file of weights"):
+    assert torch.allclose(made, load_run(out).predict(test.images).logits, atol=1e-5)
+    with pytest.raises(InputError, match=r"the folder of a run, .* got a file of weights"):
         run.predict(test.images, "agent")
 
 
@@ -182,3 +184,34 @@ def test_what_is_no_run_is_one_line(content, said, tmp_path):
     with pytest.raises(InputError, match=said) as error:
         load_run(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "random", "--out", str(out)])
+    return out
+
+
+def drawn():
+    return torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_loading_leaves_the_callers_random_generators(short_run):
+    set_random_seed(5)
+    expected = drawn()
+    set_random_seed(5)
+    load_run(short_run)
+    assert drawn() == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "file", "message"),
+    [
+        ("Best", "", "weights must be one of newest, best, got 'Best'"),
+        ("best", "vit.safetensors", "weights must be newest for a file of weights, got best"),
+    ],
+)
+def test_weights_are_never_others_than_those_asked_for(weights, file, message, short_run):
+    with pytest.raises(ArgumentError, match=message):
+        load_run(short_run / file, weights=weights)

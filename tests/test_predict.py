@@ -83,7 +83,8 @@ def test_bad_input_is_one_line(words, said, run, pictures, tmp_path, capsys):
 
 def test_the_agent_of_a_file_of_weights_is_refused(run, pictures, capsys):
     words = [str(run / "vit.safetensors"), "animals", "--patches", "agent"]
-    assert "--patches must be all for a file of weights" in refused(capsys, "predict", *words)
+    line = refused(capsys, "predict", *words)
+    assert "the folder of a run, whose agent picks patches, got a file of weights" in line
 
 
 def test_damaged_weights_are_refused(run, pictures, tmp_path, capsys):

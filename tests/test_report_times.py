@@ -125,6 +125,8 @@ def test_steps_that_exceed_the_median_of_their_kind_are_slow():
     assert share([1.0, 1.0, 1.0, 5.0, 5.0, 5.0], rates=[0.5] * 3 + [1.0] * 3) == 0
     assert share([1.0, 1.0, 1.0, 1.0, 5.0, 5.0]) == pytest.approx(8 / 13)
     assert share([1.0]) == 0
+    updates = step_table([8] * 40, [0.1, 0.1, 0.1, 0.2] * 10, [np.nan] * 40)
+    assert slow_share(updates, accumulate=4) == 0
     assert np.isnan(slow_share(pd.DataFrame({"n_selected": [4.0, 4.0]})))
     assert np.isnan(share([np.nan, 1.0]))
 

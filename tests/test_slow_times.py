@@ -1,6 +1,7 @@
 """What a run records about other work on its machine."""
 
 import math
+import threading
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from vit_patch_env.experiments.run_folder.tables import (
     RunTables,
 )
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums
-from vit_patch_env.system.cpu_time import CpuTime, cpu_time, waiting_share
+from vit_patch_env.system.cpu_time import CpuTime, cpu_times, waiting_share
 
 
 def epoch(**values):
@@ -22,17 +23,28 @@ def epoch(**values):
 
 
 def test_the_share_without_a_cpu_is_of_the_time_that_one_was_needed():
-    assert waiting_share(CpuTime(1.0, 0.5), CpuTime(4.0, 1.5)) == 0.25
-    assert math.isnan(waiting_share(None, CpuTime(4.0, 1.0)))
-    assert math.isnan(waiting_share(CpuTime(1.0, 1.0), CpuTime(1.0, 1.0)))
+    before = {"1": CpuTime(1.0, 0.5)}
+    assert waiting_share(before, {"1": CpuTime(4.0, 1.5)}) == 0.25
+    assert waiting_share(before, {"1": CpuTime(4.0, 1.5), "2": CpuTime(4.0, 0.0)}) == 0.125
+    assert math.isnan(waiting_share({}, {"1": CpuTime(4.0, 1.0)}))
+    assert math.isnan(waiting_share(before, before))
+
+
+def test_threads_that_have_ended_do_not_count():
+    before = {"1": CpuTime(1.0, 0.5), "2": CpuTime(90.0, 1.0)}
+    assert waiting_share(before, {"1": CpuTime(4.0, 1.5)}) == 0.25
+    # Another thread got the number of one that has ended.
+    assert waiting_share(before, {"1": CpuTime(4.0, 1.5), "2": CpuTime(0.5, 9.0)}) == 0.25
 
 
 def test_threads_that_run_use_time():
-    before = cpu_time()
-    if before is None:
+    before = cpu_times()
+    if not before:
         pytest.skip("the system does not have the times of threads")
-    while (after := cpu_time()).running - before.running < 0.01:
+    own = str(threading.get_native_id())
+    while cpu_times()[own].running - before[own].running < 0.01:
         pass
+    after = cpu_times()
     assert 0 <= waiting_share(before, after) <= 1
 
 

@@ -119,7 +119,7 @@ class EpisodeFactory:
             channels=data.channels,
             classes=tuple(data.classes),
             mean=mean,
-            std=std,
+            std=tuple(one or 1.0 for one in std),  # of a channel without variation: centred
             resize=config.resize,
             interpolation=config.interpolation or "bilinear",
             model_config=config_of(model) if family_of(config.model) == "hf" else None,

@@ -2,31 +2,35 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 _KIND = ("n_selected", "rate")
 """Columns of `steps.csv` on which the work of a step depends."""
 
 
-def slow_share(steps: pd.DataFrame) -> float:
+def slow_share(steps: pd.DataFrame, accumulate: int = 1) -> float:
     """Share of the time of a run's training steps by which they exceeded the median of their kind.
 
     Steps of a kind are on the same number of patches, with the same share of tokens if the model
-    changes it. On a quiet machine they differ by a few percent; other work on it makes some of them
-    slower. A run that was slowed down evenly from its start to its end is not recognised by it.
+    changes it, and update the weights or only add to their gradients. On a quiet machine they
+    differ by a few percent; other work on it makes some of them slower. A run that was slowed down
+    evenly from its start to its end is not recognised by it.
 
     The first step of each kind counts neither as slow nor as time, since it can include the
     allocation of memory or a compilation.
 
     Args:
         steps: as `step_table` makes it.
+        accumulate: steps whose gradients make one update.
 
     Returns:
         The share, in [0, 1); NaN without times, as in files of version 0.1.
     """
     if "seconds" not in steps or steps["seconds"].isna().any():
         return math.nan
-    kinds = [name for name in _KIND if name in steps]
+    steps = steps.assign(updates=(np.arange(len(steps)) + 1) % accumulate == 0)
+    kinds = [name for name in (*_KIND, "updates") if name in steps]
     later = steps[steps.duplicated(kinds)]
     medians = later.groupby(kinds, dropna=False)["seconds"].transform("median")
     total = float(later["seconds"].sum())

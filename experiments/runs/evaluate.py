@@ -142,7 +142,8 @@ class Evaluation:
             folder = RunFolder(self.options.out)
             folder.path.mkdir(parents=True, exist_ok=True)
             self._write_to(folder, names, tested)
-        elif self.options.weights == "newest":  # a run's files are of the weights at its end
+        # A run's files are of the weights at its end, and of its own images.
+        elif self.options.weights == "newest" and self.options.data_dir is None:
             missing = [name for name in names if not os.path.lexists(self.folder.path / name)]
             try:
                 if missing:

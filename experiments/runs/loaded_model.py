@@ -58,5 +58,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         load_model(plain_model(model), str(path))
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(f"expected the ViT's weights in {path}, got: {reason}") from error

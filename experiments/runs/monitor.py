@@ -23,7 +23,7 @@ from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.budget_schedule import follow_budget, follow_steps
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums, StepMetrics
 from vit_patch_env.pictures import draw_episode
-from vit_patch_env.system.cpu_time import cpu_time, waiting_share
+from vit_patch_env.system.cpu_time import cpu_times, waiting_share
 from vit_patch_env.system.memory import peak_memory, reset_peak_memory
 
 _SAVED_ATTRIBUTES = (
@@ -141,7 +141,7 @@ class TrainingMonitor(BaseCallback):
         self._record("hparams", HParam(hyperparameters, metrics))
         # Read last, since reading the episode's FLOPs, above, takes excluded time.
         self._env_excluded_seconds = self._ask(attrgetter("timings")).excluded_seconds
-        self._cpu_time = cpu_time()
+        self._cpu_times = cpu_times()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
@@ -268,8 +268,8 @@ class TrainingMonitor(BaseCallback):
 
     def _take_waiting_share(self) -> float:
         """Share of the time without a CPU since the last call, or since the run was resumed."""
-        before, self._cpu_time = self._cpu_time, cpu_time()
-        return waiting_share(before, self._cpu_time)
+        before, self._cpu_times = self._cpu_times, cpu_times()
+        return waiting_share(before, self._cpu_times)
 
     def _record_means(self) -> None:
         """Record the means since the last point."""

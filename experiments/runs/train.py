@@ -199,9 +199,14 @@ class Run:
         """Start the run in trackers, or continue it in those that it was in before."""
         options, ids = self.options, self.folder.tracked
         config = flat(options, agent_kind(self.agent_used).options)
-        trackers = []
+        trackers: list[Tracker] = []
         for name in options.track:
-            tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
+            try:
+                tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
+            except BaseException:
+                for started in trackers:
+                    started.finish(None)
+                raise
             trackers.append(tracker)
             ids[name] = tracker.run_id
             self._say(f"Tracked in {name}: {tracker.place}")
@@ -350,7 +355,7 @@ class Run:
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
             "waiting_share": self.tables.waiting_share(),
-            "slow_share": slow_share(self.tables.steps()),
+            "slow_share": slow_share(self.tables.steps(), self.options.env.accumulate),
             "classes": list(env.data.classes),
             "normalize_mean": images["normalize_mean"],
             "normalize_std": images["normalize_std"],
@@ -363,9 +368,8 @@ class Run:
         self.tables.write()
         end_points = points(tested, env.data, pictures)
         self.log.write(end_points, dict.fromkeys(end_points, ()), agent.num_timesteps)
-        if self.video is not None:
-            self._say(self.video.write())
         folder.write_result(result)
+        self._write_video()
         self.checkpoint.keep_one()
         show_result(result, self.console)
         show_figures(tested, env.data.classes, self.console)
@@ -377,6 +381,18 @@ class Run:
             f"  vit-patch evaluate {self._quoted_folder}",
         )
         return result
+
+    def _write_video(self) -> None:
+        """Make the video, which the run has its result without."""
+        if self.video is None:
+            return
+        try:
+            self._say(self.video.write())
+        except OSError as error:
+            say(
+                f"the video cannot be written, and its pictures stay in {self.folder.frames}: "
+                f"{str(error).strip().splitlines()[-1]}"
+            )
 
     def _say(self, *lines: str) -> None:
         print_lines(lines, self.console)

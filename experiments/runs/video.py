@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -119,7 +120,8 @@ class RunVideo:
         self._folder.write(self._folder.video, lambda path: _encode(path, [f for _, f in shown]))
         for _, file in files:
             file.unlink()
-        self._folder.frames.rmdir()
+        with suppress(OSError):  # a file of somebody else is in it
+            self._folder.frames.rmdir()
         first, last = shown[0][0], shown[-1][0]
         without = "" if first == 1 else ", as there are no pictures of the steps before"
         return (
@@ -172,7 +174,7 @@ def _encode(path: Path, files: Sequence[Path]) -> None:
     with Image.open(files[0]) as first:
         size = first.size
     writer = write_frames(
-        str(path), size, fps=FPS, codec="libx264", quality=None,
+        str(path.absolute()), size, fps=FPS, codec="libx264", quality=None,
         output_params=["-crf", "20", "-preset", "veryfast", "-f", "mp4", "-movflags", "+faststart"],
     )  # fmt: skip
     writer.send(None)

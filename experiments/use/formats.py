@@ -73,7 +73,7 @@ def _write_onnx(exported: Exported, path: Path) -> None:
         verbose=False,
     )  # fmt: skip
     made.model.metadata_props[KEY] = exported.card.metadata()[KEY]
-    made.save(path)
+    made.save(path, external_data=False)  # one file, or an error above protobuf's 2 GB
 
 
 def _run_onnx(exported: Exported, path: Path) -> Logits:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vit_patch_env import Selector, ViTPatchSelectEnv
 from vit_patch_env.agent_evaluation import pick_patches
-from vit_patch_env.checks import ArgumentError, check_choice, check_integer
+from vit_patch_env.checks import InputError, check_choice, check_integer
 from vit_patch_env.data.batches import Normalize
 from vit_patch_env.experiments.options.commands import PatchesName
 from vit_patch_env.experiments.use.images import Picture, Preprocessing, as_pictures, in_batches
@@ -201,7 +201,8 @@ class LoadedRun:
 
     def _check_agent(self) -> BaseAlgorithm:
         if self.agent is None:
-            raise ArgumentError(
-                "patches", "must be all for a file of weights, which has no agent, got agent"
+            raise InputError(
+                "expected the folder of a run, whose agent picks patches, got a file of weights, "
+                "which has none"
             )
         return self.agent

@@ -5,15 +5,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, check_choice
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS, make_agent
 from vit_patch_env.experiments.agents_by_name.table import before_images
+from vit_patch_env.experiments.checkpoints.generators import (
+    restore_generators,
+    snapshot_generators,
+)
 from vit_patch_env.experiments.options.commands import WeightsName
 from vit_patch_env.experiments.run_folder.folder import AGENT, CONFIG, RESULT, VIT, RunFolder
 from vit_patch_env.experiments.runs.loaded_model import load_weights, model_of_run
@@ -46,8 +50,19 @@ def load_run(
     Raises:
         ValueError: for a folder without a finished run, a damaged file, or a missing package.
     """
-    path = Path(run)
+    check_choice(get_args(WeightsName), weights=weights)
+    path, generators = Path(run), snapshot_generators()
+    try:
+        return _load(path, model, weights, device)
+    finally:  # which the agent's constructor seeds
+        restore_generators(generators)
+
+
+def _load(path: Path, model: Any, weights: WeightsName, device: str | None) -> LoadedRun:
+    """The run or the file of weights at a path."""
     if path.is_file():
+        if weights != "newest":
+            raise ArgumentError("weights", f"must be newest for a file of weights, got {weights}")
         return _load_file(path, model, device)
     if not path.exists():
         raise ArgumentError(
@@ -66,7 +81,7 @@ def _load_file(path: Path, model: Any, device: str | None) -> LoadedRun:
             f"expected weights with a card, as train writes them, in {path}, got none: load the "
             "folder of the run"
         )
-    env = _with_weights(card, None, path, model=model, device=device or "auto", precision="auto")
+    env = _with_weights(card, None, path, model=model, device=device or "auto", precision="fp32")
     return LoadedRun(env, card, agent=None, agent_env=env, batch_size=EnvConfig.batch_size)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class Prediction:
         found = self._most_probable(made)
         if options.json:
             content = {"run": options.run, "patches": options.patches, "images": found}
-            self.console.file.write(json.dumps(content, indent=2) + "\n")
+            # Not to the console, which ignores errors: a part of the output is no success.
+            sys.stdout.write(json.dumps(content, indent=2) + "\n")
+            sys.stdout.flush()
         else:
             self._print(found)
         return found

@@ -43,6 +43,12 @@ class Show:
         out = Path(options.out)
         check_possible(out, "out")
         self.files = _files(images, out)
+        inputs = {Path(image).resolve() for image in images}
+        drawn_over = next((one for one in self.files.values() if one.resolve() in inputs), None)
+        if drawn_over is not None:
+            raise ArgumentError(
+                "out", f"must be another folder than that of {drawn_over}, got {out}"
+            )
         existing = next((one for one in self.files.values() if one.exists()), None)
         if existing is not None and not options.overwrite:
             raise ArgumentError(

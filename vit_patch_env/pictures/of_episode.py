@@ -51,7 +51,7 @@ def frame_of(episode: Episode, grid: tuple[int, int], observation: str) -> Frame
         patch_mask=step.patch_mask,
         grid=grid,
         truths=() if labels is None else _true_classes(labels, classes),
-        predictions=() if logits is None else [classes[one] for one in _best(logits)],
+        predictions=() if logits is None else _predictions(logits, classes),
         right=() if logits is None or labels is None else _right(logits, labels),
         values=step.values if observes else None,
         observation=observation if observes else f"nothing ({observation})",
@@ -95,6 +95,14 @@ def _best(scores: Tensor) -> list[int]:
     return best
 
 
+def _predictions(logits: Tensor, classes: tuple[str, ...]) -> list[str]:
+    """The predicted class of each image; a dash after a divergence."""
+    finite = logits.isfinite().all(dim=1).tolist()
+    return [
+        classes[one] if known else "-" for one, known in zip(_best(logits), finite, strict=True)
+    ]
+
+
 def _true_classes(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
     """The class of each image; of mixed images the one with the largest share, which is given."""
     if labels.ndim == 1:
@@ -109,4 +117,8 @@ def _true_classes(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
 def _right(logits: Tensor, labels: Tensor) -> list[bool]:
     """Whether each prediction is the class, or the largest one of a mixed image."""
     true = labels.tolist() if labels.ndim == 1 else _best(labels)
-    return [one == other for one, other in zip(_best(logits), true, strict=True)]
+    finite = logits.isfinite().all(dim=1).tolist()
+    return [
+        known and one == other
+        for one, other, known in zip(_best(logits), true, finite, strict=True)
+    ]

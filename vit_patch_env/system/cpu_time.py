@@ -10,7 +10,7 @@ _NANOSECONDS = 1e-9
 
 
 class CpuTime(NamedTuple):
-    """Seconds of the threads of this process that exist, since they started.
+    """Seconds of a thread of this process since it started.
 
     Attributes:
         running: on a CPU.
@@ -21,27 +21,34 @@ class CpuTime(NamedTuple):
     waiting: float
 
 
-def cpu_time() -> CpuTime | None:
-    """The times of this process's threads; None on systems that do not have them: not Linux."""
-    running = waiting = 0.0
-    found = False
+CpuTimes = dict[str, CpuTime]
+"""Of the threads that exist, by their numbers; empty on systems other than Linux."""
+
+
+def cpu_times() -> CpuTimes:
+    """The times of this process's threads."""
+    times = {}
     for path in _TASKS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # of a thread that has just ended
             on_cpu, in_queue, _ = path.read_text(encoding="utf-8").split()
-            running += int(on_cpu) * _NANOSECONDS
-            waiting += int(in_queue) * _NANOSECONDS
-            found = True
-    return CpuTime(running, waiting) if found else None
+            times[path.parent.name] = CpuTime(
+                int(on_cpu) * _NANOSECONDS, int(in_queue) * _NANOSECONDS
+            )
+    return times
 
 
-def waiting_share(before: CpuTime | None, after: CpuTime | None) -> float:
+def waiting_share(before: CpuTimes, after: CpuTimes) -> float:
     """Share of the time that threads needed a CPU in which they had none, between two moments.
+
+    Threads that have ended in between do not count.
 
     Returns:
         The share, in [0, 1]; NaN if it is not known.
     """
-    if before is None or after is None:
-        return math.nan
-    # Threads that have ended since then are no longer in the sums.
-    running, waiting = (max(now - then, 0.0) for then, now in zip(before, after, strict=True))
-    return waiting / (running + waiting) if running + waiting else math.nan
+    running = waiting = 0.0
+    for thread, now in after.items():
+        then = before.get(thread, CpuTime(0.0, 0.0))
+        if then.running <= now.running and then.waiting <= now.waiting:  # else another thread
+            running += now.running - then.running
+            waiting += now.waiting - then.waiting
+    return waiting / (running + waiting) if before and running + waiting else math.nan

@@ -20,6 +20,12 @@ from vit_patch_env.models.families.embedding import embed_patches, positions_of,
 _PLAIN = ("vit", "deit", "dinov2", "dinov2_with_registers")
 """Types of models, in the configuration's words."""
 
+_LOADING_CODE = frozenset({
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+    "experts_implementation", "_experts_implementation", "auto_map", "use_kernels",
+})  # fmt: skip
+"""Names in a configuration."""
+
 _POSITIONED = ("cls_token", "distillation_token")
 """Prefix tokens that have a position; registers have none."""
 
@@ -239,9 +245,13 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def named_by_config(config: dict[str, Any]) -> Iterator[str]:
-    """The name of a model that a configuration describes, which is valid within the block."""
+    """The name of a model that a configuration describes, which is valid within the block.
+
+    Without what would let transformers load code: kernels of the hub, and classes in files.
+    """
+    own = {name: value for name, value in config.items() if name not in _LOADING_CODE}
     with TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        Path(folder, "config.json").write_text(json.dumps(own), encoding="utf-8")
         yield f"hf:{folder}"
 
 

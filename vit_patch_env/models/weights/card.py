@@ -40,7 +40,7 @@ class WeightsCard:
         channels: of images.
         classes: their names, by label.
         mean: of each channel, for values in [0, 1].
-        std: standard deviation of each channel; 0 for one without variation, which is centred.
+        std: standard deviation of each channel; 1 for one without variation, which is centred.
         resize: how pictures get the images' shape.
         interpolation: of resizing.
         model_config: Hugging Face's configuration of the model; None for other models.
