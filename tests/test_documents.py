@@ -93,6 +93,7 @@ def test_every_page_is_searched_for_code():
     assert with_code >= {"README.md", "environment.md", "agents.md", "own-data.md", "models.md"}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_understood(line):
     program, *words = shlex.split(line)
@@ -145,6 +146,7 @@ def test_a_block_is_run_or_says_why_not(block):
     assert block.language in {"python", "sh", *NOT_CODE} or block.reason
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("path", PYTHON_PAGES, ids=lambda path: path.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch, make_folder):

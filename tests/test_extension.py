@@ -61,6 +61,7 @@ def test_a_finished_run_takes_the_course_of_the_longer_one(name, interval, tmp_p
     main(["evaluate", str(short / "3_epochs")])
 
 
+@pytest.mark.long
 def test_a_run_is_extended_again_and_again(tmp_path):
     run, long = tmp_path / "run", tmp_path / "long"
     stopped(run, "--agent", "random")
@@ -161,6 +162,7 @@ def random_run(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_a_run_needs_its_agents_file_no_more(tmp_path, capsys):
     made = tmp_path / "made.zip"
     small = [*TINY_OPTIONS, "--observation", "none+run", "--epochs", "1", "--reward", "validation"]
@@ -203,6 +205,7 @@ def test_a_damaged_run_is_not_extended(random_run, tmp_path, capsys):
     assert RunFolder(run).is_finished
 
 
+@pytest.mark.long
 def test_the_recorded_command_of_an_extended_run_is_that_of_a_new_one(tmp_path, capsys):
     run = tmp_path / "run"
     train(run, "--agent", "quadratic", "--epochs", "2")
@@ -242,6 +245,7 @@ def test_nothing_is_written_through_links(kind, name, random_run, tmp_path, caps
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.long
 def test_results_that_were_kept_are_removed_with_the_run(tmp_path):
     run = tmp_path / "run"
     train(run, "--agent", "random", "--epochs", "1")
