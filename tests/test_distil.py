@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.conftest import TINY_OPTIONS, every
+from tests.wide_pictures import wide_pictures
 from vit_patch_env import load_run
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.data.datasets import load_dataset
@@ -31,22 +32,7 @@ GRID = (2, 4)
 def of_pictures(tmp_path_factory):
     """A run of a rule that keeps 3 of 8 patches, on pictures that are not square."""
     root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label, name in enumerate(("a cat", "dog.s")):
-            (root / "images" / split / name).mkdir(parents=True)
-            for index in range(20):
-                pixels = rng.integers(0, 56, (20, 30, 3), dtype=np.uint8) + np.uint8(100 * label)
-                Image.fromarray(pixels).save(root / "images" / split / name / f"{index:02}.png")
-    options = [
-        "--dataset",
-        "folder",
-        "--data-dir",
-        str(root / "images"),
-        "--image-size",
-        "16",
-        "32",
-    ]
+    options = wide_pictures(root / "images", ("a cat", "dog.s"))
     options += ["--val-fraction", "0.3", "--batch-size", "20", "--agent", "attended"]
     out = root / "run"
     options += ["--n-patches-desired", "3", "--epochs", "1", "--out", str(out)]

@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import set_random_seed
 from torch.nn import functional as F
 
 from tests.conftest import TINY_OPTIONS, every
+from tests.wide_pictures import wide_pictures
 from vit_patch_env import load_run
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.cli import main
@@ -78,22 +79,7 @@ def test_a_loaded_run_has_the_run_s_test_metrics_exactly(agent, tmp_path):
 def of_pictures(tmp_path_factory):
     """A run on pictures of another shape than its images, and those pictures, which have moved."""
     root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label, name in enumerate(("cat", "dog")):
-            (root / "images" / split / name).mkdir(parents=True)
-            for index in range(20):
-                pixels = rng.integers(0, 56, (20, 30, 3), dtype=np.uint8) + np.uint8(100 * label)
-                Image.fromarray(pixels).save(root / "images" / split / name / f"{index:02}.png")
-    options = [
-        "--dataset",
-        "folder",
-        "--data-dir",
-        str(root / "images"),
-        "--image-size",
-        "16",
-        "32",
-    ]
+    options = wide_pictures(root / "images", ("cat", "dog"))
     options += ["--resize", "pad", "--interpolation", "bicubic", "--val-fraction", "0.5"]
     out, test = trained(root, *options, "--batch-size", "20", "--agent", "bandit")
     shutil.move(root / "images", root / "moved")

@@ -89,6 +89,9 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         "eps_decay": "exploration_decay_steps",
         "_scale_eps_decay": "_scale_decay_steps",
     }
+    scaled_arguments = frozenset({"exploration_decay_steps"})
+    """Those that `learn` scales to the length of the run where they are None."""
+
     options = DQNOptions
     policy: MultiOutputPolicy
 

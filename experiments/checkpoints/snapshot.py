@@ -50,9 +50,6 @@ _EXCLUDED: dict[type, frozenset[str]] = {
 }  # fmt: skip
 """Attributes that belong to the running process, by the type of their object."""
 
-_SCALED = frozenset({"exploration_decay_steps"})
-"""Arguments of algorithms that are scaled to the length of the run when learning begins."""
-
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -276,7 +273,7 @@ def _arguments(algorithm: type) -> set[str]:
         for kind in algorithm.__mro__
         if "__init__" in vars(kind) and kind is not object
         for name in inspect.signature(kind).parameters
-        if name not in _SCALED
+        if name not in getattr(algorithm, "scaled_arguments", ())
     }
 
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,14 @@ class RunFolder:
             raise InputError(
                 f"expected this version's options in {self.path / CONFIG}, got: {error}"
             ) from error
+
+    def with_saved_agent(self, trained: TrainOptions) -> TrainOptions:
+        """A run's options with the agent that the folder holds.
+
+        One that repeats another run's numbers of patches has them in its own folder as well.
+        """
+        follow = None if trained.follow is None else str(self.path)
+        return replace(trained, agent=str(self.agent), follow=follow)
 
     @property
     def compiled_attention(self) -> bool | None:

@@ -92,9 +92,7 @@ class Evaluation:
             print_line("Evaluated in fp32, as there is no fp16 on a CPU.", self.console)
             env = replace(env, precision="fp32")
         self.env = make_env(env)
-        # A run that repeats another run's numbers of patches also has them in its own folder.
-        follow = None if trained.follow is None else str(folder.path)
-        saved = replace(trained, agent=str(folder.agent), follow=follow)
+        saved = folder.with_saved_agent(trained)
         check_agent(saved, self.env)
         # Nothing is written to a folder that a run from elsewhere names.
         named_by_file = self.options.data_dir is None and env.data_dir is not None

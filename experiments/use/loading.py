@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -99,9 +98,7 @@ def _load_folder(
     if precision == "fp16" and resolve_device(device).type == "cpu":
         precision = "fp32"  # there is no fp16 on a CPU
     env = _with_weights(card, trained.env, file, model=model, device=device, precision=precision)
-    # A run that repeats another run's numbers of patches also has them in its own folder.
-    follow = None if trained.follow is None else str(folder.path)
-    saved = replace(trained, agent=str(folder.agent), follow=follow)
+    saved = folder.with_saved_agent(trained)
     agent_env = ACTIONS[saved.actions](env)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are about training

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import InputWarning
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.data.splits import ImageData, Split
 from vit_patch_env.models.weights.card import WeightsCard
 
@@ -34,9 +36,8 @@ def stand_in_env(
     if trained is not None:
         of_task = {name: getattr(trained, name) for name in _OF_THE_TASK}
     n_images = of_task.get("observe_images") or 1
-    names = ("image_size", "patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
     arguments: dict[str, Any] = {
-        **{name: getattr(card, name) for name in names},
+        **{one.name: getattr(card, one.name) for one in declared(SizeConfig)},
         **of_task,
         "dataset": _black(card, n_images),
         "model": model,
