@@ -18,6 +18,7 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.data import decoding
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
+from vit_patch_env.experiments.figures import files as figure_files
 from vit_patch_env.experiments.process.forkserver import preloading_context
 from vit_patch_env.names import DatasetName
 from vit_patch_env.training import run as training_run
@@ -126,6 +127,18 @@ def images_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(episode_factory, "load_dataset", copied)
         yield
+
+
+@pytest.fixture(autouse=True)
+def pictures_left_out(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write a pixel for each of their pictures, which take longer to draw than tiny runs.
+
+    Those of tests that are marked `draws_pictures` are drawn.
+    """
+    if request.node.get_closest_marker("draws_pictures") is None:
+        pixel = np.zeros((1, 1, 3), np.uint8)
+        for name in ("draw_confusion", "draw_mistakes"):
+            monkeypatch.setattr(figure_files, name, lambda *args: pixel)
 
 
 @pytest.fixture(scope="module")

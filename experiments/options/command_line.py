@@ -8,6 +8,7 @@ import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from functools import cache
 from typing import Annotated, Any, get_origin
 
 import tyro
@@ -43,7 +44,10 @@ def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: 
         InputError: naming a word that is not a command, an option or a value.
         ArgumentError: naming an option whose value is not valid.
     """
-    texts = {name: _text_class(kind, defaults) for name, (kind, defaults) in commands.items()}
+    texts = {
+        name: _text_class(kind, defaults) if name in args[:1] else _unused_class(kind)
+        for name, (kind, defaults) in commands.items()
+    }
     union: Any = None
     for name, one in texts.items():
         subcommand = Annotated[one, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
@@ -70,6 +74,7 @@ def _parsed(union: Any, prog: str, args: list[str]) -> Any:
         raise InputError(" ".join(said.getvalue().translate(_NO_BOX).split())) from stop
 
 
+@cache
 def _text_class(kind: Any, defaults: Any) -> type[Any]:
     """A dataclass with the same arguments as texts, for tyro."""
     fields = []
@@ -79,6 +84,12 @@ def _text_class(kind: Any, defaults: Any) -> type[Any]:
     texts = make_dataclass(kind.__name__, fields, frozen=True)
     texts.__doc__ = kind.__doc__
     return texts
+
+
+@cache
+def _unused_class(kind: Any) -> type[Any]:
+    """A dataclass of a command that is not given, of which only the description is shown."""
+    return make_dataclass(kind.__name__, (), namespace={"__doc__": kind.__doc__})
 
 
 def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
