@@ -141,31 +141,35 @@ def pictures_left_out(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
             monkeypatch.setattr(figure_files, name, lambda *args: pixel)
 
 
-@pytest.fixture(scope="module")
-def flops_counted_once() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def flops_counted_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Environments of the same sizes share counts of FLOPs, as an environment's episodes do.
 
-    Counting takes longer than tiny runs. Not for tests of counting itself.
+    Counting takes longer than tiny runs. It is done anew in tests that are marked `counts_flops`.
     """
-    original = EpisodeFactory.__init__
-    original_cost = vars(EpisodeFactory)["_reference_cost"].fget
+    if request.node.get_closest_marker("counts_flops") is None:
+        monkeypatch.setattr(EpisodeFactory, "__init__", _init)
+        monkeypatch.setattr(EpisodeFactory, "_reference_cost", property(_reference_cost))
 
-    def init(self: EpisodeFactory, config: EnvConfig) -> None:
-        original(self, config)
-        if isinstance(config.dataset, str):
-            key = tuple(getattr(config, name) for name in SIZES)
-            self._known_flops = COUNTED.setdefault(key, {})
-            self._known_references = COUNTED_REFERENCES.setdefault(key, {})
 
-    def reference_cost(self: EpisodeFactory) -> ReferenceCost:
-        cost = original_cost(self)
-        cost._known = getattr(self, "_known_references", cost._known)
-        return cost
+_init_factory = EpisodeFactory.__init__
+_make_reference_cost: Callable[[EpisodeFactory], ReferenceCost] = vars(EpisodeFactory)[
+    "_reference_cost"
+].fget
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpisodeFactory, "__init__", init)
-        patch.setattr(EpisodeFactory, "_reference_cost", property(reference_cost))
-        yield
+
+def _init(self: EpisodeFactory, config: EnvConfig) -> None:
+    _init_factory(self, config)
+    if isinstance(config.dataset, str):
+        key = tuple(getattr(config, name) for name in SIZES)
+        self._known_flops = COUNTED.setdefault(key, {})
+        self._known_references = COUNTED_REFERENCES.setdefault(key, {})
+
+
+def _reference_cost(self: EpisodeFactory) -> ReferenceCost:
+    cost = _make_reference_cost(self)
+    cost._known = getattr(self, "_known_references", cost._known)
+    return cost
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,7 @@ TRANSPARENT = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("wrap", TRANSPARENT.values(), ids=TRANSPARENT)
 def test_wrappers_that_change_nothing_change_nothing(wrap):
     env, plain = trained(wrap), trained()
@@ -539,6 +540,7 @@ BYPASSED = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(BYPASSED))
 def test_evaluate_refuses_an_agent_whose_wrappers_it_would_bypass(name):
     env = trained()
@@ -820,6 +822,7 @@ def raising():
     return Raising(make(), after=2)
 
 
+@pytest.mark.long
 def test_errors_in_other_processes_come_with_their_traceback():
     vec_env = SubprocVecEnv([raising], start_method="forkserver")
     vec_env.reset()

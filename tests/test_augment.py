@@ -28,8 +28,6 @@ from vit_patch_env.training.loss import CrossEntropy
 from vit_patch_env.training.precision import Precision
 from vit_patch_env.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 CPU = torch.device("cpu")
 MIXINGS = {
     "random_erasing": Mixing(random_erasing=0.5),

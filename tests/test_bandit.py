@@ -121,6 +121,7 @@ def test_learns_that_longer_runs_need_more_patches():
     assert np.median(counts(agent, 128)) >= 8
 
 
+@pytest.mark.long
 def test_learns_which_patches_pay():
     bonus = np.zeros(N_PATCHES)
     bonus[:4] = 4.0

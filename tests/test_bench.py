@@ -64,6 +64,7 @@ def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
         assert not parts
 
 
+@pytest.mark.long
 def test_contenders_train_on_the_given_number_of_patches(data):
     seen = []
     agent = OursWithAgent(data, 8, CPU, 16)
@@ -74,6 +75,7 @@ def test_contenders_train_on_the_given_number_of_patches(data):
     assert paper.mask.sum() == 40
 
 
+@pytest.mark.long
 def test_the_papers_agent_learns_every_tenth_step(data, monkeypatch):
     paper = PaperLoop(data, 8, CPU, 40)
     learnt = []
@@ -126,6 +128,7 @@ def test_matrix_ceiling_and_peak_memory_are_plausible():
     assert 5e7 < peak_memory(CPU) < 1e12
 
 
+@pytest.mark.long
 def test_step_shares_sum_to_one_and_print_nothing(data, capfd):
     contender = Ours(data, 8, CPU, 40)
     contender.steps(1)

@@ -16,8 +16,6 @@ from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
 from vit_patch_env.experiments.runs.best_epoch import BestEpoch
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 FAST = ("--agent", "random", "--learning-rate", "0.003", "--epochs", "8")
 """A run whose validation loss soon rises."""
 

@@ -17,6 +17,8 @@ from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flops import FlopCount
 from vit_patch_env.training.schedule import learning_rate_factor
 
+pytestmark = pytest.mark.counts_flops
+
 SIZES = {
     name: TINY[name] for name in ("patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
 }
@@ -311,6 +313,7 @@ def test_expected_steps_are_those_with_the_desired_number_of_patches(n_desired):
     assert abs(env.expected_steps - len(run_episode(env, n_selected=n_desired or 16))) <= 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["simple_vit", "ats_vit", "patch_merger", "tome"])
 def test_no_episode_is_longer_than_max_steps(name):
     env = make(model=name, patch_size=16, n_patches_desired=None, epochs=1)

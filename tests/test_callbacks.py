@@ -202,7 +202,7 @@ def test_a_budget_of_seconds_ends_the_training_without_its_evaluations(
     assert len(in_training(seen)) == 2
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @FRAMEWORKS
 @pytest.mark.parametrize(
     ("vit", "arguments", "message"),

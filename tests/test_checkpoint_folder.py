@@ -11,8 +11,6 @@ from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.checkpoints.interval import CheckpointInterval, parse_interval
 from vit_patch_env.system.files import save_state
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):

@@ -18,8 +18,6 @@ from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
 from vit_patch_env.experiments.options.flat import flat
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 FILES = {
     "config.json", "metrics.csv", "steps.csv", "selected.csv", "result.json", "vit.safetensors",
     "agent.zip", ".lock", "predictions.csv", "confusion.png", "mistakes.png",
@@ -241,6 +239,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
     assert result["test"]["all_patches"]["loss"] is None
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

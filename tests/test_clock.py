@@ -27,6 +27,7 @@ def make(**kwargs):
     return gym.make("ViTPatchSelect-v0", **{**TINY, **kwargs})
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version:UserWarning")
 @pytest.mark.parametrize("wrap", [lambda env: env.unwrapped, CountAction, TopKAction])
 @pytest.mark.parametrize("observation", ["attention_output", "none+run"])
@@ -84,8 +85,7 @@ def episode_length(env, n_selected):
     return n_steps
 
 
-@pytest.mark.one_in(2)
-@pytest.mark.usefixtures("flops_counted_once")
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore:reward .* depends on the time and the loss:UserWarning")
 @pytest.mark.parametrize(
     "kwargs", every(8, VARIANTS), ids=lambda kwargs: "-".join(map(str, kwargs.values()))

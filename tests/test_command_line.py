@@ -26,8 +26,6 @@ from vit_patch_env.models.kernels import build
 from vit_patch_env.reading import read_json
 from vit_patch_env.system.starting import STOP_SIGNALS
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 FOREIGN = b"\xff".decode("utf-8", "surrogateescape")
 """A name of a file that is not UTF-8."""
 

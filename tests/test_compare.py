@@ -70,6 +70,7 @@ def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # as many threads as there are
 
 
+@pytest.mark.long
 def test_runs_of_a_seed_share_weights_and_data(smoke):
     first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in SMALL}
     assert first_losses["random"] != first_losses["simple_vit"]
@@ -149,6 +150,7 @@ def test_other_images_are_not_mixed_in(smoke, capsys):
         path.write_text(text)
 
 
+@pytest.mark.long
 def test_a_comparison_with_fewer_statistics_of_the_images_is_continued(smoke):
     path = smoke / "compare.json"
     comparison = json.loads(path.read_text())
@@ -197,6 +199,7 @@ def test_another_configuration_is_refused_by_name(smoke, capsys):
             path.write_text(text)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -354,6 +357,7 @@ def test_a_presets_values_can_be_changed_one_by_one(name):
     assert changed.env.dataset == PRESETS[name].env.dataset
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_runs_command_gives_its_options(name, tmp_path):
     env = EnvConfig(epochs=3, flip=False, n_patches_desired=None)

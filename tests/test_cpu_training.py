@@ -60,6 +60,7 @@ def test_attention_modules_of_torch_have_the_same_output_and_gradient(batch_firs
     torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_in_bf16_is_without_torchs_kernel_and_otherwise_as_it_was(kind):
     plain, images = make_plain(kind), random_images()

@@ -32,8 +32,6 @@ from vit_patch_env.step_kinds import (
 )
 from vit_patch_env.training import run as training_run
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 VALIDATION = {"reward": "validation", "reward_every": 2, "observation": "attention_output+run"}
 
 
@@ -234,6 +232,7 @@ def tiny(reward, budget, **more):
     return ViTPatchSelectEnv(**TINY | budgets[budget] | more)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("reward", "budget"),

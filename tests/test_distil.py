@@ -163,6 +163,7 @@ AGENTS = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
 @pytest.mark.parametrize("agent", every(4, AGENTS))
 def test_agents_that_rank_or_sample_keep_another_number(agent, tmp_path):
@@ -202,6 +203,7 @@ def test_an_agent_that_ranks_nothing_is_refused(of_pictures):
         selector_of(run, "ppo", "mask", 3)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("images", ["memory", "stream"])
 def test_grey_images_stay_grey(images, tmp_path):
     out = tmp_path / "run"

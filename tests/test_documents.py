@@ -146,8 +146,8 @@ def test_a_block_is_run_or_says_why_not(block):
     assert block.language in {"python", "sh", *NOT_CODE} or block.reason
 
 
-@pytest.mark.one_in(3)
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(20)
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("path", PYTHON_PAGES, ids=lambda path: path.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
@@ -264,6 +264,7 @@ QUICK = {
 """Arguments with which an example takes less time than with its defaults."""
 
 
+@pytest.mark.long
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name

@@ -21,8 +21,6 @@ from vit_patch_env.observation import FEATURES_AFTER_RUN
 from vit_patch_env.penalty import DIVERGED_REWARD
 from vit_patch_env.reward import REWARDS
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
     "skipped", "diverged", "loss_mean", "n_selected_mean",
@@ -63,6 +61,7 @@ def test_both_checkers_pass_for_the_other_observation_and_rendering():
     assert env.observation_space.high.min() == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -462,6 +461,7 @@ def test_the_last_episodes_vit_survives_a_reset(tiny_env):
     assert tiny_env.last_episode.timings.train_seconds > tiny_env.episode.timings.train_seconds == 0
 
 
+@pytest.mark.long
 def test_the_selecting_vit_learns():
     """Random play on four classes: from 25 % to clearly more than chance."""
     env = make(epochs=25, dim=32, depth=2, dim_head=16, mlp_dim=64, learning_rate=3e-3)
@@ -500,6 +500,7 @@ def test_render_shows_the_patches_last_trained_on():
     assert make().unwrapped.render() is None
 
 
+@pytest.mark.one_in(2)
 # Python 3.12 warns of every fork of a process with threads.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
@@ -516,6 +517,7 @@ def test_runs_in_gymnasiums_vector_environments(vectorization_mode):
     envs.close()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
 def test_runs_in_stable_baselines_vector_environments(kind):
     envs = kind([make, make])

@@ -15,8 +15,6 @@ from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule
 from vit_patch_env.experiments import TrainingMonitor
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 ALL = np.ones(16, dtype=np.int8)
 N_STEPS = 14
 """Steps of an episode of `TINY`."""
@@ -213,6 +211,7 @@ def test_an_end_is_loaded_too(tmp_path):
         other.step(ALL)
 
 
+@pytest.mark.one_in(3)
 # Python 3.12 warns of every fork of a process with threads.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(

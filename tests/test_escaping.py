@@ -47,8 +47,6 @@ from vit_patch_env.system.cache import ABOUT, IMAGES
 from vit_patch_env.system.escaping import code_block, html, label, link_target, markdown
 from vit_patch_env.system.shown import escaped, escaped_line
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 HOSTILE = {
     "elements": "<script>alert(1)</script><img src=x onerror=alert(1)>",
     "attributes": "\" onload='alert(1)' x=\"&lt;b&gt;",

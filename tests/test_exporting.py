@@ -55,6 +55,7 @@ def onnx_logits(path):
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), card
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("name", "suffix", "read"),
     [
@@ -104,6 +105,7 @@ def library_run(family, tmp_path, patch):
     return family, out, library
 
 
+@pytest.mark.one_in(2)
 def test_a_library_s_run_is_exported_to_files_that_it_loads(of_library, tmp_path, capsys):
     family, out, library = of_library
     loaded = load_run(out, device="cpu")
@@ -194,6 +196,7 @@ def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.one_in(2)
 def test_a_library_s_run_is_used_without_anything_else(of_library, tmp_path):
     _, out, library = of_library
     result = json.loads((out / "result.json").read_text())

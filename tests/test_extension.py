@@ -14,8 +14,6 @@ from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.resume import resumed_options
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 EXACT = {
     "rule": ["--agent", "random"],
     "paper": ["--agent", "paper", "--dqn.exploration-decay-steps", "10", "--dqn.learning-starts",
@@ -76,6 +74,7 @@ def test_a_run_is_extended_again_and_again(tmp_path):
     assert all(one["dependent"] == [] for one in extensions)
 
 
+@pytest.mark.long
 def test_an_extended_run_that_is_killed_at_once_resumes_from_the_checkpoint_before(
     tmp_path, monkeypatch, capsys
 ):
@@ -106,6 +105,7 @@ DEPENDENT = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", every(3, DEPENDENT))
 def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys):
     run = tmp_path / "run"
@@ -125,6 +125,7 @@ def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys
     assert " and ".join(extension["dependent"]) == what
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -178,6 +179,7 @@ def test_a_run_needs_its_agents_file_no_more(tmp_path, capsys):
     main(["evaluate", str(run)])
 
 
+@pytest.mark.long
 def test_a_run_needs_the_run_it_follows_no_more(tmp_path, random_run):
     followed = shutil.copytree(random_run, tmp_path / "followed")
     words = ["--agent", "matched", "--follow", str(followed)]

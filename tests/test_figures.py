@@ -30,7 +30,7 @@ from vit_patch_env.training.evaluation import Evaluated, Metrics
 from vit_patch_env.training.predictions import predictions
 from vit_patch_env.training.schedule import learning_rate_factor
 
-pytestmark = [pytest.mark.usefixtures("flops_counted_once"), pytest.mark.draws_pictures]
+pytestmark = pytest.mark.draws_pictures
 
 FOREIGN = "$x^2$ [red]\x1b[31m蚂蚁\n|"
 

@@ -13,8 +13,6 @@ from tests.test_resume import stopped, train
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.cli import main
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
@@ -52,6 +50,7 @@ def test_a_run_is_resumed_and_evaluated_without_the_file(
     assert "all patches" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_finished_run_is_extended_without_the_file(weights, tmp_path):
     copy, options = given(weights, tmp_path)
     train(tmp_path / "run", *options)
@@ -115,6 +114,7 @@ def test_a_damaged_copy_of_the_weights_is_named(weights, tmp_path, capsys):
     assert "given_weights.safetensors" in message
 
 
+@pytest.mark.long
 def test_an_overwritten_run_may_be_the_one_that_the_weights_are_of(tmp_path):
     train(tmp_path / "run", "--agent", "random")
     before = load_file(tmp_path / "run" / "vit.safetensors")

@@ -17,6 +17,8 @@ from vit_patch_env.training import flop_meter
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import FlopCount
 
+pytestmark = pytest.mark.counts_flops
+
 SIZES = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
 
 

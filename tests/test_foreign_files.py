@@ -33,8 +33,6 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.models.kernels import build
 from vit_patch_env.system.files import load_state, save_state
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 DEEP = "[" * 200_000 + "]" * 200_000
 
 
@@ -353,6 +351,7 @@ def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
         assert any(f"{newest} cannot be removed: Is a directory" in one for one in said)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

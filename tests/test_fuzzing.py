@@ -50,12 +50,14 @@ def of_processes(tmp_path_factory):
         yield [all_targets(folder) for folder in folders]
 
 
+@pytest.mark.long
 def test_files_are_read_as_they_are(targets):
     for target in targets:
         for name, reader in list(target.readers.items())[: target.n_fast]:
             assert problem_of(reader) is None, (target.path, name)
 
 
+@pytest.mark.long
 def test_damaged_files_work_or_are_refused_in_one_line(targets):
     problems, n_tried = try_cases(targets, 0, range(300), slow_share=0.0)
     assert problems == []

@@ -89,6 +89,7 @@ def test_the_centre_of_a_grid_is_kept(grid, n_keep):
     assert mask[(grid[0] - 1) // 2, (grid[1] - 1) // 2]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("rows", "columns"), every(2, GRIDS))
 def test_rules_and_schedules_run_on_any_grid(rows, columns):
     env = environment((rows, columns), train_fraction=0.15, batch_size=64, observation="none")
@@ -100,6 +101,7 @@ def test_rules_and_schedules_run_on_any_grid(rows, columns):
         assert FixedRule("spread", env, n_keep=count, seed=0).learn(2).num_timesteps == 2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("rows", "columns"), every(2, GRIDS))
 def test_the_bandit_learns_on_any_grid(rows, columns):
     env = environment(

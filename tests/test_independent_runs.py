@@ -11,8 +11,6 @@ from tests.conftest import TINY, every
 from tests.interrupted_runs import identical
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 ACTIONS = np.random.default_rng(0).random((7, 16)) < 0.5
 
 
@@ -157,6 +155,7 @@ def test_the_episode_that_ended_is_not_changed_by_the_environment_it_came_from()
     assert other.evaluate("val", episode="last") == before
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("made", COPIES)
 def test_a_copy_that_is_made_under_inference_mode_trains(made):
     plain, env = begun(), begun()

@@ -237,6 +237,7 @@ FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", FILES)
 @tried(8)
 @given(

@@ -55,6 +55,7 @@ def start(tmp_path):
         process.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moments", every(2, [[*MOMENTS[::2]], [*MOMENTS[1::2]]]))
 def test_a_signal_during_an_import_ends_it_in_one_line(moments, start):
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_weights_of_a_run_go_into_the_plain_model(run):
     import timm
 

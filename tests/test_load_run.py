@@ -62,6 +62,7 @@ def assert_same_metrics(run, test, result):
         assert torch.equal(made.probabilities, made.logits.softmax(dim=1))
 
 
+@pytest.mark.one_in(20)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
 @pytest.mark.parametrize("agent", every(4, AGENTS))
 def test_a_loaded_run_has_the_run_s_test_metrics_exactly(agent, tmp_path):

@@ -8,6 +8,8 @@ import pytest
 
 from vit_patch_env import ViTPatchSelectEnv
 
+pytestmark = pytest.mark.counts_flops
+
 
 def make(precision="fp32"):
     return ViTPatchSelectEnv(

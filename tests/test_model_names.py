@@ -13,6 +13,8 @@ from vit_patch_env.config import EnvConfig
 from vit_patch_env.models.contract import plain_model
 from vit_patch_env.models.families import make_library_vit
 
+pytestmark = pytest.mark.counts_flops
+
 BASE = {
     "dataset": "synthetic", "batch_size": 64, "epochs": 1, "device": "cpu", "precision": "fp32",
 }  # fmt: skip

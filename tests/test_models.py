@@ -20,6 +20,8 @@ from vit_patch_env.models.token_expansion import expand, merge_rest
 from vit_patch_env.models.tome import bipartite_matching, merge
 from vit_patch_env.names import ModelName
 
+pytestmark = pytest.mark.counts_flops
+
 TINY = {
     "n_classes": 4, "image_size": 16, "dim": 16, "depth": 4, "heads": 2, "dim_head": 8,
     "mlp_dim": 32,
@@ -189,6 +191,7 @@ def test_a_models_reduction_adds_to_the_selection(name, n_tokens):
     assert n_last == n_tokens
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [name for name in MODELS if not MODELS[name].data_dependent])
 def test_flops_are_counted_on_shapes_alone(name):
     model = copy.deepcopy(make(name, depth=2)).to("meta").train()

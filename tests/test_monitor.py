@@ -22,8 +22,6 @@ from vit_patch_env.experiments.runs import display as display_module
 from vit_patch_env.experiments.runs.display import Display
 from vit_patch_env.training.run import TrainingRun
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 SCALARS = {
     "vit/train_loss", "vit/val_accuracy", "vit/val_loss", "env/n_selected", "env/reward_loss",
     "env/reward_patch", "time/fps",
@@ -278,6 +276,7 @@ class Repeated(gym.Wrapper):
         return result
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("wrapper", "expected", "n_calls"),
     [

@@ -60,6 +60,7 @@ def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_
     assert mean_reward(model) >= 90
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", every(2, POLICIES))
 def test_learns_which_patches_pay(policy):
     model = MultiOutputDQN(policy, PaidPatches(), seed=0).learn(2000)

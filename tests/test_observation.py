@@ -187,6 +187,7 @@ def test_the_first_images_of_a_batch_are_observed(text, model):
     assert torch.equal(observe(model, images), expected)
 
 
+@pytest.mark.long
 def test_observing_fewer_images_and_earlier_layers_costs_less():
     def flops(**kwargs):
         env = ViTPatchSelectEnv(**TINY | {"depth": 3} | kwargs)

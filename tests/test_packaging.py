@@ -73,6 +73,7 @@ def imported(path):
             yield node.module.split(".")[0]
 
 
+@pytest.mark.long
 def test_a_wheel_installs_one_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}

@@ -14,6 +14,8 @@ from vit_patch_env.integrations.progress import count_step_flops
 from vit_patch_env.integrations.schedule import PatchSchedule
 from vit_patch_env.training.flops import FlopCount
 
+pytestmark = pytest.mark.counts_flops
+
 
 def tokens_and_attention(n_keep):
     return 100 * n_keep + n_keep**2

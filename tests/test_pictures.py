@@ -139,6 +139,7 @@ def test_an_orientation_in_xmp_is_applied(save):
     assert difference(read_picture(path, 32, "crop"), as_pixels(blocks(32, 32))) <= 4
 
 
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 def test_large_jpegs_decoded_at_an_eighth_are_not_displaced(resize, orientation, save, monkeypatch):

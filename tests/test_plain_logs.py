@@ -14,8 +14,6 @@ from vit_patch_env import CountAction, ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, Frozen, MultiOutputDQN, PatchBandit
 from vit_patch_env.experiments import RunCheckpoint, TrainingMonitor
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 POINTS = {"vit/train_loss", "env/n_selected", "env/reward", "env/reward_loss", "env/reward_patch"}
 OF_AN_EPISODE = {
     "vit/val_loss", "vit/val_accuracy", "rollout/ep_rew_mean", "rollout/ep_len_mean",
@@ -199,7 +197,7 @@ def _frozen(agent, log):
     return frozen
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("kind", "log_interval"),
     every(2, [

@@ -20,8 +20,6 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs import pretrain
 from vit_patch_env.experiments.runs.environment import make_env
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 SHORT = [*TINY_OPTIONS, "--epochs", "1", "--episodes", "3"]
 
 
@@ -169,6 +167,7 @@ def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, agent, agent_file, t
     np.testing.assert_allclose(*shares, atol=0.5 / 49)
 
 
+@pytest.mark.long
 def test_the_shipped_agent_trains_on_196_patches(tmp_path):
     words = ["--image-size", "56", "--patch-size", "4", "--n-patches-desired", "auto"]
     train(tmp_path / "run", "--agent", "pretrained", *words, "--epochs", "1")
@@ -261,6 +260,7 @@ def learned(path):
 PPO = ["--agent", "ppo", "--sb3", "n_steps=8", "batch_size=8"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "args",
     every(
@@ -293,6 +293,7 @@ def test_an_interrupted_pretraining_resumes_as_if_it_had_not_been(
     assert all(torch.equal(value, expected[name]) for name, value in learned(out).items())
 
 
+@pytest.mark.long
 def test_what_is_resumed_is_as_it_was_begun(tmp_path, monkeypatch, capsys):
     out = tmp_path / "agent.zip"
     assert "there is no" in refused(capsys, "pretrain", "--resume", str(out))

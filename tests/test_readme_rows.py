@@ -16,8 +16,6 @@ from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.resume import resumed_options
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 README = Path(__file__).parent.parent / "README.md"
 SMALL = [*TINY_OPTIONS, "--budget", "flops", "--epochs", "1", "--seed", "3"]
 METHODS = (
@@ -56,6 +54,7 @@ def agentvit(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("agentvit"), [*SMALL, "--agent", "paper"])
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(("index", "method"), every(3, reversed([*enumerate(METHODS)])))
 def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):

@@ -21,6 +21,8 @@ from vit_patch_env.training.loss import CrossEntropy, UserLoss, balanced_weights
 from vit_patch_env.training.loss_scale import LossScale
 from vit_patch_env.training.precision import Precision
 
+pytestmark = pytest.mark.counts_flops
+
 CPU = torch.device("cpu")
 
 
@@ -254,7 +256,7 @@ def trained(env, n_steps):
     return infos
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("name", [*RECIPES, "fp16"])
 def test_every_recipe_resumes_identically(name, monkeypatch):
     if name == "fp16":

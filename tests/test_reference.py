@@ -14,6 +14,8 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.patches.selection import mask_to_keep
 
+pytestmark = pytest.mark.counts_flops
+
 HEADS, DIM_HEAD, SIDE, PATCH = 2, 32, 4, 4
 
 

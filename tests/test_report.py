@@ -153,7 +153,7 @@ def test_seeds_that_do_not_reach_an_accuracy_are_counted(tmp_path):
     assert any("of 3 reached it" in cell.note for cell in cells(table, "SimpleViT64"))
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("accuracy", "seconds", "outcome", "to_full", "to_control"),
     [
@@ -336,6 +336,7 @@ def test_without_agents_or_rules_there_are_no_sentences_on_them(tmp_path):
     assert readme_table(metrics).columns[-1] == "Accuracy vs. SimpleViT64 (points)"
 
 
+@pytest.mark.long
 def test_runs_of_different_length_are_averaged_at_equal_shares_of_the_budget(equal):
     metrics = ComparisonMetrics(read_comparison(equal))
     runs = metrics.comparison.valid_runs("bandit")
@@ -376,6 +377,7 @@ def test_the_committed_report_is_that_of_its_files(tmp_path, quick_plots):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.long
 def test_diverged_runs_are_named_and_in_no_mean(tmp_path):
     names = ("agentvit__0", *(f"ats_vit__{seed}" for seed in range(3)))
     folder = fabricate(tmp_path / "c", methods=FOUR, diverged=names)

@@ -46,6 +46,7 @@ def folder(tmp_path):
     return fabricate(tmp_path / "c", methods=METHODS_HERE, epochs=2)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

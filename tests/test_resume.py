@@ -22,8 +22,6 @@ from vit_patch_env.experiments.runs import train as training
 from vit_patch_env.experiments.runs.train import Run
 from vit_patch_env.models.kernels import build
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 
 def train(out, *args):
     main(["train", *TINY_OPTIONS, "--epochs", "3", "--out", str(out), *args])
@@ -325,6 +323,7 @@ class Broken:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
 def test_a_run_survives_its_output(error, tmp_path, expected, monkeypatch):
     for stream in ("stdout", "stderr"):

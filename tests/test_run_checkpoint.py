@@ -27,8 +27,6 @@ from vit_patch_env.experiments.checkpoints.snapshot import snapshot
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 USUAL = [("paper", "any"), ("ppo", "any"), ("bandit", "any"), ("dqn", "any"), ("paper", "short")]
 """Evaluations by default; `make faults` tests all."""
 
@@ -94,6 +92,7 @@ def test_resuming_a_completed_run_restores_its_end(tmp_path, monkeypatch):
     assert other_env.last_episode.evaluate("test") == env.last_episode.evaluate("test")
 
 
+@pytest.mark.long
 def test_several_environments_with_wrappers_of_stable_baselines(tmp_path, monkeypatch):
     treat_rollouts_as(monkeypatch, "any")
 
@@ -106,6 +105,7 @@ def test_several_environments_with_wrappers_of_stable_baselines(tmp_path, monkey
     assert learn_logged(new_ppo(), tmp_path / "run", 40, resume=True) == expected
 
 
+@pytest.mark.long
 def test_a_model_may_use_torchs_global_generator(tmp_path, monkeypatch):
     treat_rollouts_as(monkeypatch, "any")
 

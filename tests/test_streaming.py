@@ -378,6 +378,7 @@ def test_the_command_line_says_that_images_are_streamed(make_folder, tmp_path, c
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]
 
 
+@pytest.mark.long
 def test_processes_decode_with_the_programs_settings_of_pillow(make_folder, monkeypatch):
     root = make_folder(n_images=4)
     path = root / "train" / "cat" / "000.png"

@@ -121,6 +121,7 @@ def test_gymnasium_and_stable_baselines_find_nothing_to_complain_about(recwarn):
     assert all("spec" in str(one.message) or "render" in str(one.message) for one in others)
 
 
+@pytest.mark.long
 def test_the_registered_environment_can_be_made_of_its_specification_in_json():
     env = gym.make(vit_patch_env.TEXT_ENV_ID, **DOCSTRINGS, observation="none")
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
@@ -132,6 +133,7 @@ def test_the_registered_environment_can_be_made_of_its_specification_in_json():
     assert env.unwrapped.data.classes[0] == "asyncio"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["attention_output", "attention_received", "none+run"])
 def test_the_same_seed_gives_the_same_run(name):
     one, other = (ViTPatchSelectEnv(**TINY, observation=name) for _ in range(2))
@@ -207,6 +209,7 @@ def test_agents_train(make_agent):
     assert env.last_episode.progress == 1
 
 
+@pytest.mark.long
 def test_a_classifier_learns_from_a_part_of_the_tokens():
     env = ViTPatchSelectEnv(**TINY | {"epochs": 40}, learning_rate=6e-3, observation="none")
     agent = FixedRule("random", env, n_keep=6, seed=0)

@@ -15,8 +15,6 @@ from tests.conftest import TINY, every
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 from vit_patch_env.system.torch_state import float32_by_default
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 WEIGHTS = {
     "simple_vit": "0ce97bc3be2f2ad2",
     "vit": "cbfc37c25bc555a7",
@@ -76,6 +74,7 @@ def test_a_seed_has_the_weights_that_it_always_had(model):
     assert digest(env) == WEIGHTS[model]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("variant", every(2, VARIANTS))
 def test_threads_get_the_runs_of_their_seeds(variant):
     if variant in PACKAGES:
@@ -89,6 +88,7 @@ def test_threads_get_the_runs_of_their_seeds(variant):
     assert torch.get_default_dtype() == before[1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("variant", ["simple_vit", "patch_dropout"])
 def test_a_thread_that_draws_from_the_global_generator_is_not_disturbed(variant):
     if variant in PACKAGES:

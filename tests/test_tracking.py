@@ -13,8 +13,6 @@ from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.runs import tracking
 from vit_patch_env.experiments.runs.tracking import Tracker, numbers
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 
 class Recorder(Tracker):
     """A tracker that keeps what it gets, until it fails."""

@@ -27,8 +27,6 @@ import optuna
 from vit_patch_env.experiments.tune.study import TuningStudy
 from vit_patch_env.experiments.tune.summary import best_command
 
-pytestmark = pytest.mark.usefixtures("flops_counted_once")
-
 FEW = ["--search", "dqn.gamma", "alpha"]
 ARGS = [*TINY_OPTIONS, *FEW, "--trials", "2", "--seeds", "1", "2", "--budget", "flops",
         "--epochs", "1"]  # fmt: skip
@@ -104,6 +102,7 @@ def test_a_study_writes_its_trials_and_the_best(finished):
     assert best["made_by"]["versions"]["optuna"]
 
 
+@pytest.mark.long
 def test_the_command_of_a_trial_gives_its_accuracy(finished, tmp_path):
     prepared = Tuning(parse(["tune", *ARGS, "--out", str(finished)]), Console(quiet=True))
     prepared.prepare()
@@ -141,6 +140,7 @@ def work_on(shared, n_trials):
     return values
 
 
+@pytest.mark.long
 def test_it_finds_better_values_and_what_matters(tmp_path):
     shared = study(tmp_path)
     work_on(shared, 16)
@@ -303,6 +303,7 @@ def states_of(path, pruner, interrupted=()):
     return states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pruner", every(3, ["halving", "median", "none"]))
 def test_interruptions_do_not_change_which_trials_are_pruned(pruner, tmp_path):
     whole = states_of(tmp_path / "whole", pruner)
@@ -361,6 +362,7 @@ def test_runs_are_compared_at_equal_shares_of_their_budget(tmp_path):
     assert len(n_steps) > 3 * 7
 
 
+@pytest.mark.long
 def test_parallel_jobs(tmp_path, capfd):
     table = tune(tmp_path / "study", "--trials", "2", "--jobs", "2", "--epochs", "1")
     assert list(table["state"]) == ["done"] * 2

@@ -37,7 +37,7 @@ def model_of(env):
 either = pytest.mark.parametrize("kind", ["published", "file"])
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(6)
 @either
 @pytest.mark.parametrize("size", [64, SIZE])
 def test_logits_are_those_of_the_library_s_own_loading(library, kind, size):
@@ -48,7 +48,7 @@ def test_logits_are_those_of_the_library_s_own_loading(library, kind, size):
     torch.testing.assert_close(model(images), logits_of(own, images), **CLOSE)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @either
 def test_a_new_head_is_fresh_and_the_rest_loaded(library, kind):
     env = library.env(new_head=True, **given(library, kind))
@@ -99,6 +99,7 @@ def of_two_classes(request):
     return ArraySource(pixels, labels, Parts(np.arange(40)), ("a", "b"), request.form, flip=False)
 
 
+@pytest.mark.one_in(3)
 def test_weights_without_a_head_need_a_new_one(library, tmp_path):
     state = {
         name: one for name, one in library.plain.state_dict().items()
