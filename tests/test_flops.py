@@ -4,6 +4,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.conftest import TINY, every
 from tests.test_training import make_run
@@ -13,7 +14,7 @@ from vit_patch_env.models import make_model, model_class
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.names import ModelName
 from vit_patch_env.observation import make_observation, mean_attention_output, zeros
-from vit_patch_env.training import flop_meter
+from vit_patch_env.training import flop_meter, flops
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import FlopCount
 
@@ -29,6 +30,37 @@ def by_hand(n_tokens, batch=8):
     layer = n_tokens * (4 * dim * inner + 2 * dim * mlp) + 2 * n_tokens**2 * inner
     # Backwards every product needs two; the embedding's follows a LayerNorm with weights.
     return 2 * 3 * batch * (embedding + 2 * layer + dim * classes)
+
+
+class Rounding(nn.Module):
+    """Drops tokens in the middle of the network, whose number it rounds."""
+
+    n_patches = 16
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(48, 4)
+
+    def forward(self, images, keep):
+        return self.layer(images.view(len(images), 16, 48)[:, : round(0.7 * len(keep))])
+
+
+@pytest.mark.parametrize(
+    ("model", "n_counts"),
+    [(make_model("simple_vit", n_classes=4, **SIZES), 7), (Rounding(), 16)],
+    ids=["polynomial", "rounding"],
+)
+def test_other_numbers_of_patches_follow_where_counts_confirm_a_polynomial(
+    model, n_counts, monkeypatch
+):
+    images = torch.zeros(2, 3, 16, 16)
+    alone = {n_keep: FlopCount(model).train_step(images, n_keep) for n_keep in range(1, 17)}
+    counts, count = [], flops._counted
+    monkeypatch.setattr(flops, "_counted", lambda *args: counts.append(args) or count(*args))
+    counter = FlopCount(model)
+    for n_keep in (*range(2, 17), 1):
+        assert counter.train_step(images, n_keep) == alone[n_keep]
+    assert len(counts) == n_counts
 
 
 def test_a_steps_flops_are_those_of_its_matrix_products():

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from vit_patch_env import SimpleViT
 from vit_patch_env.agents import SCHEDULES
 from vit_patch_env.integrations import progress
 from vit_patch_env.integrations.progress import count_step_flops
 from vit_patch_env.integrations.schedule import PatchSchedule
-from vit_patch_env.training.flops import FlopCount
 
 pytestmark = pytest.mark.counts_flops
 
@@ -122,27 +120,6 @@ def test_seconds_count_from_the_first_step_without_pauses(monkeypatch):
     assert resumed.progress(4) == 1
     with pytest.raises(ValueError, match="seconds has no number of steps"):
         len(schedule)
-
-
-@pytest.mark.parametrize("n_patches", [16, 64])
-def test_the_flops_of_a_step_are_counted_at_few_numbers_of_patches(n_patches, monkeypatch):
-    image_size = 4 * round(n_patches**0.5)
-    model = SimpleViT(
-        n_classes=3, image_size=image_size, dim=16, depth=2, heads=2, dim_head=8, mlp_dim=16
-    )
-    images = torch.zeros(2, 3, image_size, image_size)
-    counted, count = [], FlopCount.train_step
-
-    def counting(self, images, n_keep):
-        counted.append(n_keep)
-        return count(self, images, n_keep)
-
-    monkeypatch.setattr(FlopCount, "train_step", counting)
-    step_flops = count_step_flops(model, images)
-    places = (1, 2, 7, n_patches - 1, n_patches)
-    found = [step_flops(n_keep) for n_keep in places]
-    assert len(counted) == 4
-    assert found == [count(FlopCount(model), images, one) for one in places]
 
 
 @pytest.mark.parametrize(

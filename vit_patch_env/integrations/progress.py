@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -121,10 +121,6 @@ def _positive(flops: float) -> float:
     return flops
 
 
-_FITTED = 4
-"""Numbers of patches that FLOPs are counted at before they are known to be a polynomial."""
-
-
 def count_step_flops(model: nn.Module, images: Tensor) -> Callable[[int], float]:
     """FLOPs of a training step as a function of the number of patches.
 
@@ -133,46 +129,19 @@ def count_step_flops(model: nn.Module, images: Tensor) -> Callable[[int], float]
         images: a normalised batch, whose shape counts.
 
     Returns:
-        A function of the number of patches, from 1. A ViT's FLOPs grow with the number of tokens
-        and its square: where four counts confirm that, the others follow from three of them.
+        A function of the number of patches, from 1.
 
     Raises:
         RuntimeError: whatever torch raises for a model whose FLOPs cannot be counted.
     """
-    counter, n_patches = FlopCount(model), _n_patches(model)
-    counted: dict[int, int] = {}
-
-    def count(n_keep: int) -> int:
-        if n_keep not in counted:
-            counted[n_keep] = counter.train_step(images, n_keep)
-        return counted[n_keep]
-
-    places = sorted({1, max(n_patches // 3, 1), max(2 * n_patches // 3, 1), n_patches})
-    if counter.computed or len(places) < _FITTED:
-        return count
-    first, *fitted, last = places
-    fit = _parabola([(x, count(x)) for x in (first, *fitted)])
-    return fit if fit(last) == count(last) else count
+    _check_n_patches(model)
+    return partial(FlopCount(model).train_step, images)
 
 
-def _n_patches(model: Any) -> int:
+def _check_n_patches(model: Any) -> None:
     if not hasattr(model, "n_patches"):
         raise InputError(
             "expected a model with n_patches, as select_patches gives it, got a "
             f"{type(model).__name__}"
         )
-    return int(check(Count, n_patches=model.n_patches))
-
-
-def _parabola(points: list[tuple[int, int]]) -> Callable[[int], int]:
-    """The polynomial of degree 2 through three points of integers (Lagrange's form)."""
-    (a, at_a), (b, at_b), (c, at_c) = points
-
-    def value(x: int) -> int:
-        return round(
-            Fraction(at_a * (x - b) * (x - c), (a - b) * (a - c))
-            + Fraction(at_b * (x - a) * (x - c), (b - a) * (b - c))
-            + Fraction(at_c * (x - a) * (x - b), (c - a) * (c - b))
-        )
-
-    return value
+    check(Count, n_patches=model.n_patches)

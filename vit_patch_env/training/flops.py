@@ -1,7 +1,9 @@
 """FLOPs of training steps, counted by torch on shapes, without computing them."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vit_patch_env.system.torch_state import lending_global_state, own_torch_state
+
+_FITTED_AFTER = 3
+"""Numbers of patches that are counted one by one before a polynomial is tried."""
 
 
 class FlopCount:
@@ -31,15 +36,27 @@ class FlopCount:
         self.model = model
         with own_torch_state(model=model):
             self._shapes = copy.deepcopy(model).to("meta")
+        self._curves: defaultdict[Any, _Curve] = defaultdict(_Curve)
 
     def train_step(self, images: Tensor, n_keep: int | None, **options: Any) -> int:
         """FLOPs forward and backward on `n_keep` patches (None: all) of images.
+
+        A ViT's FLOPs grow with the number of tokens and its square. Where seven numbers of patches
+        confirm that, those of others follow from three of them, as counting takes longer than a
+        step of a small ViT.
 
         Args:
             images: normalised, (batch, channels, height, width).
             n_keep: patches kept.
             options: for the model's forward pass.
         """
+        n_patches = getattr(self.model, "n_patches", None)
+        if n_keep is None or n_patches is None or self.computed:
+            return self._train_step(images, n_keep, options)
+        curve = self._curves[(images.shape, *sorted(options.items()))]
+        return curve.at(n_keep, n_patches, lambda one: self._train_step(images, one, options))
+
+    def _train_step(self, images: Tensor, n_keep: int | None, options: dict[str, Any]) -> int:
 
         def step(model: Any, images: Tensor) -> None:
             model.train()
@@ -61,6 +78,54 @@ class FlopCount:
             except RuntimeError:  # what torch raises where a value is asked for
                 self.computed = True
         return _counted(function, copy.deepcopy(self.model), images)
+
+
+class _Curve:
+    """A step's FLOPs by the number of patches: counted at some, the others by a polynomial."""
+
+    def __init__(self) -> None:
+        self._counted: dict[int, int] = {}
+        self._fit: Callable[[int], int] | None = None
+        self._tried = False
+
+    def at(self, n_keep: int, n_patches: int, count: Callable[[int], int]) -> int:
+        """FLOPs on `n_keep` of `n_patches` patches, which `count` counts."""
+        counted = self._counted
+        if n_keep not in counted:
+            if len(counted) >= _FITTED_AFTER and not self._tried:
+                self._tried = True
+                self._fit = self._fitted(n_patches, count)
+            if self._fit is not None:
+                return self._fit(n_keep)
+            counted[n_keep] = count(n_keep)
+        return counted[n_keep]
+
+    def _fitted(self, n_patches: int, count: Callable[[int], int]) -> Callable[[int], int] | None:
+        """The polynomial through three places, if it is right at all others that are counted."""
+        counted = self._counted
+        places = sorted({1, max(n_patches // 3, 1), max(2 * n_patches // 3, 1), n_patches})
+        for place in places:
+            if place not in counted:
+                counted[place] = count(place)
+        *fitted, _ = places
+        if len(fitted) < 3:
+            return None
+        fit = _parabola([(place, counted[place]) for place in fitted])
+        return fit if all(fit(place) == flops for place, flops in counted.items()) else None
+
+
+def _parabola(points: list[tuple[int, int]]) -> Callable[[int], int]:
+    """The polynomial of degree 2 through three points of integers (Lagrange's form)."""
+    (a, at_a), (b, at_b), (c, at_c) = points
+
+    def value(x: int) -> int:
+        return round(
+            Fraction(at_a * (x - b) * (x - c), (a - b) * (a - c))
+            + Fraction(at_b * (x - a) * (x - c), (b - a) * (b - c))
+            + Fraction(at_c * (x - a) * (x - b), (c - a) * (c - b))
+        )
+
+    return value
 
 
 def _counted(function: Callable[[Any, Tensor], Any], model: nn.Module, images: Tensor) -> int:
