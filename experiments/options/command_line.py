@@ -44,18 +44,19 @@ def parse(commands: Mapping[str, tuple[type[Any], Any]], args: list[str], prog: 
         InputError: naming a word that is not a command, an option or a value.
         ArgumentError: naming an option whose value is not valid.
     """
-    texts = {
-        name: _text_class(kind, defaults) if name in args[:1] else _unused_class(kind)
-        for name, (kind, defaults) in commands.items()
-    }
+    texts: dict[str, Any] = {}
+    kind: Any
+    for name, (kind, defaults) in commands.items():
+        given = name in args[:1]
+        texts[name] = _text_class(kind, defaults) if given else _unused_class(kind)
     union: Any = None
     for name, one in texts.items():
         subcommand = Annotated[one, tyro.conf.subcommand(name)]  # type: ignore[valid-type]
         union = subcommand if union is None else union | subcommand
     check_words({name: kind for name, (kind, _) in commands.items()}, args, prog)
-    given = _parsed(union, prog, args)
-    name = next(name for name, one in texts.items() if isinstance(given, one))
-    return _options(commands[name][0], given)
+    parsed = _parsed(union, prog, args)
+    name = next(name for name, one in texts.items() if isinstance(parsed, one))
+    return _options(commands[name][0], parsed)
 
 
 def _parsed(union: Any, prog: str, args: list[str]) -> Any:
@@ -95,9 +96,10 @@ def _unused_class(kind: Any) -> type[Any]:
 def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
     """Type and default of an argument for tyro."""
     kind = get_origin(argument.annotation) is Annotated and argument.annotation.__origin__
+    annotation: Any = argument.annotation
     if is_dataclass(argument.annotation):
-        group = _text_class(argument.annotation, default)
-        annotation: Any = group
+        group = _text_class(annotation, default)
+        annotation = group
         if argument.name in FLAT_GROUPS:
             annotation = Annotated[group, tyro.conf.OmitArgPrefixes]
         return annotation, field(default_factory=group)

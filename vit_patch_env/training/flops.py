@@ -91,10 +91,10 @@ class _Curve:
     def at(self, n_keep: int, n_patches: int, count: Callable[[int], int]) -> int:
         """FLOPs on `n_keep` of `n_patches` patches, which `count` counts."""
         counted = self._counted
+        if n_keep not in counted and len(counted) >= _FITTED_AFTER and not self._tried:
+            self._tried = True
+            self._fit = self._fitted(n_patches, count)
         if n_keep not in counted:
-            if len(counted) >= _FITTED_AFTER and not self._tried:
-                self._tried = True
-                self._fit = self._fitted(n_patches, count)
             if self._fit is not None:
                 return self._fit(n_keep)
             counted[n_keep] = count(n_keep)
