@@ -834,6 +834,7 @@ def test_errors_in_other_processes_come_with_their_traceback():
     vec_env.close()
 
 
+@pytest.mark.long
 def test_other_environments_in_other_processes_are_refused_and_live_on():
     vec_env = SubprocVecEnv([lambda: gym.make("CartPole-v1")], start_method="forkserver")
     with pytest.raises(ValueError, match="env must hold ViTPatchSelectEnv"):

@@ -43,6 +43,7 @@ def data():
     return load_dataset("digits", train_fraction=0.05, val_fraction=0.2)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "n_keep"),
@@ -116,6 +117,7 @@ def test_random_patches_has_n_keep_patches():
     assert mask.sum() == 40
 
 
+@pytest.mark.long
 def test_step_flops_depend_on_the_patches_and_the_batch():
     one, two = step_flops(16, 1), step_flops(16, 2)
     assert two == 2 * one

@@ -23,6 +23,7 @@ def stopped(stopped_run, tmp_path):
     return shutil.copytree(stopped_run, tmp_path / "stopped")
 
 
+@pytest.mark.long
 def test_a_checkpoint_every_few_steps_and_the_newest_are_kept(tmp_path):
     agent, _ = new_agent("random")
     checkpoint = RunCheckpoint(tmp_path, every="4", checkpoints_kept=2)

@@ -88,7 +88,7 @@ def test_a_run_folder_holds_everything(tmp_path, capsys):
     assert "_hparams_/experiment" in events.summary_metadata
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "agent",
     [
@@ -232,6 +232,7 @@ def test_a_run_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
     assert note.read_text() == "mine"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("agent", ["all", "paper", "ppo", "attended"])
 def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
     result = train(tmp_path / "run", "--agent", agent, "--learning-rate", "1e30")

@@ -27,7 +27,12 @@ RULES = ("agentvit", "random", "random_matched", "simple_vit")
 SMALL = tuple(  # those for 16 patches
     name for name, method in METHODS.items() if (method.n_keep or 0) <= 16
 )
-ALL_OF_SMOKE = ["--seeds", "3", "--methods", *SMALL]
+SOME = (
+    "simple_vit", "agentvit", "random", "random_matched", "random_per_image", "centre", "evit",
+    "flip", "tome",
+)  # fmt: skip
+"""Of each group, with and without an agent to follow."""
+ALL_OF_SMOKE = ["--seeds", "3", "--methods", *SOME]
 
 
 def compare(out, *args):
@@ -40,7 +45,7 @@ def numbers(out, run):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The smoke preset in its smallest form: every method once, two at a time."""
+    """The smoke preset in its smallest form: methods once, two at a time."""
     out = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(out / "cache"))
@@ -49,7 +54,9 @@ def smoke(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
+def test_every_method_is_trained_as_train_would_do_it(tmp_path):
+    smoke = tmp_path / "smoke"
+    compare(smoke, "--seeds", "3", "--methods", *SMALL, "--jobs", "2")
     found = {path.name for path in (smoke / "runs").iterdir()}
     assert found == {f"{name}__3" for name in SMALL}
     comparison = json.loads((smoke / "compare.json").read_text())
@@ -70,11 +77,10 @@ def test_every_method_is_trained_as_train_would_do_it(smoke, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # as many threads as there are
 
 
-@pytest.mark.long
 def test_runs_of_a_seed_share_weights_and_data(smoke):
-    first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in SMALL}
+    first_losses = {name: rows(smoke / "runs" / f"{name}__3")[0]["train_loss"] for name in SOME}
     assert first_losses["random"] != first_losses["simple_vit"]
-    options = {name: RunFolder(smoke / "runs" / f"{name}__3").options for name in SMALL}
+    options = {name: RunFolder(smoke / "runs" / f"{name}__3").options for name in SOME}
     assert {one.seed for one in options.values()} == {3}
     changed = {"model", "keep_rate", "observation", "reward", "n_patches_desired"}
     shared = [
@@ -89,7 +95,7 @@ def test_rules_keep_as_many_patches_as_the_agent(smoke):
     assert len(set(agent)) > 1
     assert numbers(smoke, "random_matched__3") == agent
     mean = round(sum(agent) / len(agent))
-    for name in ("random", "centre", "attended"):
+    for name in ("random", "centre"):
         assert numbers(smoke, f"{name}__3") == [mean] * len(agent)
     options = RunFolder(smoke / "runs" / "random_per_image__3").options
     assert options.env.model == "patch_dropout"
@@ -99,11 +105,9 @@ def test_rules_keep_as_many_patches_as_the_agent(smoke):
 def test_fewer_tokens_are_fewer_flops(smoke):
     flops = {
         name: json.loads((smoke / "runs" / f"{name}__3" / "result.json").read_text())["flops"]
-        for name in SMALL
+        for name in SOME
     }
-    for name in ("evit", "ats_vit"):
-        assert flops[name] <= flops["vit"]
-    for name in ("random", "random_per_image", "pss", "pss_linear", "flip", "centre"):
+    for name in ("random", "random_per_image", "flip", "centre", "evit"):
         assert flops[name] < flops["simple_vit"]
     # Same patches per step, but one also looks.
     assert flops["random_matched"] < flops["agentvit"]

@@ -257,6 +257,7 @@ def test_results_that_were_kept_are_removed_with_the_run(tmp_path):
     assert not (run / "1_epochs").exists()
 
 
+@pytest.mark.long
 def test_extensions_that_are_none_change_nothing(tmp_path, capsys):
     run = stopped(tmp_path / "run", "--agent", "random")
     config = json.loads((run / "config.json").read_text())

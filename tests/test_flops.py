@@ -146,6 +146,7 @@ def observed_of(name):
         yield "attention_output:mean"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("name", "observation"),
     every(3, ((name, one) for name in get_args(ModelName) for one in observed_of(name))),

@@ -253,6 +253,7 @@ def saved(value):
     return buffer.getvalue()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [CARD, "policy.pth", "data"])
 def test_an_agents_file_that_unpacks_to_very_much_is_refused(name, run):
     path = rewritten(run / "agent.zip", {name: bytes(80_000_000)})

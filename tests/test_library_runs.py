@@ -38,6 +38,7 @@ def test_weights_of_a_run_go_into_the_plain_model(run):
     assert plain(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
 
 
+@pytest.mark.long
 def test_a_run_is_evaluated_and_extended(run, capsys):
     before = json.loads((run / "result.json").read_text())["test"]
     main(["evaluate", str(run)])
@@ -70,6 +71,7 @@ def test_what_a_model_does_not_take_is_one_line(changes, said, capsys, tmp_path)
     assert captured.err.strip().count("\n") == 0
 
 
+@pytest.mark.long
 def test_the_best_weights_are_the_library_s_and_evaluated(tmp_path):
     timm = pytest.importorskip("timm")
     run = tmp_path / "run"

@@ -80,6 +80,7 @@ def test_a_wheel_installs_one_name(wheel):
     assert top == {"vit_patch_env"}
 
 
+@pytest.mark.long
 def test_a_wheel_holds_every_file_of_the_package(wheel):
     held = {
         name.removeprefix("vit_patch_env/")

@@ -51,6 +51,7 @@ def test_a_pretrained_agent_trains_another_vit(agent_file, learns, tmp_path, cap
     assert f"{result['test']['agent_patches']['accuracy']:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_frozen_agents_of_other_algorithms_too(tmp_path):
     path = tmp_path / "ppo.zip"
     main(
@@ -70,6 +71,7 @@ def test_frozen_agents_of_other_algorithms_too(tmp_path):
     assert RunFolder(tmp_path / "run").read_result()["n_steps"] == 14
 
 
+@pytest.mark.long
 def test_parallel_environments_of_several_lengths(tmp_path):
     path = tmp_path / "bandit.zip"
     main(["pretrain", *SHORT, "--budgets", "1", "2", "--out", str(path)])

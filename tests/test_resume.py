@@ -112,6 +112,7 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, 
     assert trajectory(broken) == expected
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -72,6 +72,7 @@ def test_every_agent_resumes_identically(name, rollouts, tmp_path, monkeypatch):
         assert identical(snapshot(other.policy), snapshot(agent.policy))
 
 
+@pytest.mark.long
 def test_a_run_can_be_interrupted_several_times(tmp_path):
     expected, *_ = learn(new_agent("ppo")[0], tmp_path / "uninterrupted")
     for stop_at in (3, 11, 16):
@@ -136,6 +137,7 @@ def test_target_networks_updated_within_a_rollout(tmp_path, monkeypatch):
     assert identical(snapshot(other.policy), snapshot(agent.policy))
 
 
+@pytest.mark.long
 def test_off_policy_with_vec_normalize_is_saved_between_rollouts(tmp_path, monkeypatch):
     treat_rollouts_as(monkeypatch, "any")
 

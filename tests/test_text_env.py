@@ -184,6 +184,7 @@ def test_a_budget_of_seconds_ends(clock):
     assert 1 < len(run(env)) < 20
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("reward", ["paper", "validation", "progress", "aic"])
 def test_every_reward_is_given(reward):
     env = ViTPatchSelectEnv(**TINY, reward=reward, reward_every=2, observation="none")
@@ -193,6 +194,7 @@ def test_every_reward_is_given(reward):
     assert any(rewards)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "make_agent",
     [

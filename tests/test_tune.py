@@ -151,6 +151,7 @@ def test_it_finds_better_values_and_what_matters(tmp_path):
     assert importance["alpha"] == max(importance.values()) > 0.5
 
 
+@pytest.mark.long
 def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
     whole = work_on(study(tmp_path / "whole"), 11)
     assert work_on(study(tmp_path / "parts"), 5) == whole[:5]
@@ -252,6 +253,7 @@ def test_a_process_killed_before_its_trial_is_written_leaves_no_gap(tmp_path):
     assert attempt.values["dqn.exploration_decay_steps"] is None  # kept, as it is none to find
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("pruner", ["median", "halving", "none"])
 def test_bad_trials_end_early_but_not_the_first(pruner, tmp_path):
@@ -346,6 +348,7 @@ def test_trials_are_pruned(tmp_path, monkeypatch, capsys):
     assert pruned == list(table["state"]).count("pruned") > 0
 
 
+@pytest.mark.long
 def test_runs_are_compared_at_equal_shares_of_their_budget(tmp_path):
     args = ["tune", *TINY_OPTIONS, "--budget", "flops", "--epochs", "3", "--out", str(tmp_path)]
     prepared = Tuning(parse(args), Console(quiet=True))
@@ -369,7 +372,7 @@ def test_parallel_jobs(tmp_path, capfd):
     assert "Of 2 done, trial " in capfd.readouterr().out
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

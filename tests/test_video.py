@@ -70,6 +70,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr("vit_patch_env.experiments.runs.video.draw_episode", lambda *args: picture)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_resumed_run_has_the_pictures_of_one_that_was_not_interrupted(tmp_path):
     n_steps = 1000
