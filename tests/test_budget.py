@@ -141,6 +141,40 @@ def test_fewer_patches_allow_more_steps_for_the_same_flops():
     assert lengths[2] > 20
 
 
+@pytest.mark.parametrize(("epochs", "n_steps"), [(0.5, 4), (1.5, 10), (0.01, 1)])
+def test_flops_may_be_those_of_a_fraction_of_an_epoch(epochs, n_steps):
+    env = make(epochs=epochs, schedule="cosine", warmup_epochs=epochs / 4)
+    assert env.budget_steps == n_steps
+    assert len(run_episode(env, n_selected=16)) == n_steps
+
+
+def test_an_overhead_is_charged_for_each_step():
+    for overhead in (0.0, 0.25, 4.0):
+        env = make(step_overhead=overhead)
+        assert len(run_episode(env, n_selected=16)) == 14  # a budget of as many steps
+        flops = env.episode.flops() / 14
+        few = run_episode(env, n_selected=4)
+        cost = env.episode.flops() / len(few) + overhead * flops
+        assert len(few) == math.ceil(14 * (1 + overhead) * flops / cost)
+        assert few[-1][4]["progress"] == 1
+        assert len(few) <= env.max_steps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": "epochs", "epochs": 1.5}, "epochs must be an integer in .*, got 1.5"),
+        ({"budget": "epochs", "step_overhead": 0.5}, "step_overhead is of a budget of FLOPs, got"),
+        ({"epochs": 0}, r"epochs must be in \(0, .*, got 0"),
+        ({"epochs": 2, "warmup_epochs": 2.5}, r"warmup_epochs must be in \[0, 2\], got 2.5"),
+        ({"step_overhead": -1.0}, "step_overhead must be in .*, got -1.0"),
+    ],
+)
+def test_lengths_that_a_budget_cannot_have_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
 def test_the_last_step_may_cost_more_than_is_left():
     env = make(epochs=1)
     env.reset(seed=0)

@@ -265,7 +265,7 @@ def test_a_divergence_is_reported_and_leaves_valid_json(agent, tmp_path):
             ["--agent", "pss", "--sampling", "grid"],
             "--sampling must be one of uniform, spread, got 'grid'",
         ),
-        (["--epochs", "0"], "--epochs must be in [1, 10^9], got 0"),
+        (["--epochs", "0"], "--epochs must be in (0, 10^9], got 0"),
         (["--epochs", "many"], "--epochs must be an integer in [1, 10^9], got 'many'"),
         (["--budget", "joules"], "--budget must be one of epochs, flops, seconds, got 'joules'"),
         (["--budget", "seconds"], "--seconds must be given if and only if --budget is seconds"),

@@ -53,10 +53,10 @@ def refused(capsys, *args):
         ("trian", "trian is not a command; did you mean train?"),
         ("fly", "fly is not a command: vit-patch must be followed by a command (train, evaluate,"),
         ("--epochs 3", "vit-patch must be followed by a command (train, evaluate,"),
-        ("train --epochs", "--epochs needs a value, an integer in [1, 10^9], got none"),
+        ("train --epochs", "--epochs needs a value, a number in (0, 10^9], got none"),
         (
             "train --epochs --dim 4",
-            "--epochs needs a value, an integer in [1, 10^9], got the option",
+            "--epochs needs a value, a number in (0, 10^9], got the option",
         ),
         ("evaluate", "vit-patch evaluate needs RUN: folder that `vit-patch train` wrote"),
         ("report --readme x", "vit-patch report needs FOLDER: folder that"),

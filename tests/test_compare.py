@@ -276,7 +276,7 @@ def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeyp
         (["--seeds", "1", "1"], "--seeds must differ from each other, got 1 twice"),
         (["--seeds", "-1"], "--seeds must be a list, each an integer in [0, 4294967295], got -1"),
         (["--jobs", "0"], "jobs must be in [1, 10^9], got 0"),
-        (["--epochs", "0"], "epochs must be in [1, 10^9], got 0"),
+        (["--epochs", "0"], "epochs must be in (0, 10^9], got 0"),
         (["--model", "tome"], "model is set by the methods"),
         (["--reward", "aic"], "reward is set by the methods"),
         (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),

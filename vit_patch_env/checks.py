@@ -316,6 +316,8 @@ def describe(annotation: Any) -> str:
         return f"one of {_listed([*choices, *([None] if types.NoneType in kinds else [])])}"
     words = []
     for kind in kinds:
+        if kind is int and float in kinds:  # which an integer is as well
+            continue
         if get_origin(kind) is Annotated:  # one with a range of its own
             words.append(describe(kind))
             continue

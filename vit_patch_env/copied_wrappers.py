@@ -6,6 +6,7 @@ the batches of a split as the steps of one episode. What wrappers share with oth
 functions, modules, globals) is not copied.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -48,7 +49,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         patch_masks: (n_patches,) of each batch so far.
     """
 
-    epochs: int
+    epochs: float
     budget_steps: int
 
     def __init__(
@@ -83,7 +84,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         if self._n_resets > 1:
             raise InputError("wrappers must reset the environment once, got another reset")
         info = {
-            "epoch": np.int64(self.epochs),
+            "epoch": np.int64(math.ceil(self.epochs)),
             "progress": np.float64(1),
             "budget_steps": np.int64(self.budget_steps),
         }
@@ -107,7 +108,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             "n_selected": n_selected[-1],
             "reward_loss": np.nan,
             "reward_patch": np.nan,
-            "epoch": self.epochs - 1,
+            "epoch": math.ceil(self.epochs) - 1,
             "progress": 1.0,
             "empty_action": self._empty_action,
             "skipped": False,

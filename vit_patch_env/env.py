@@ -153,7 +153,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     grid: tuple[int, int]
     n_patches: int
     batch_size: int
-    epochs: int
+    epochs: float
     device: torch.device
     precision: Precision
     metadata: dict[str, Any] = {  # noqa: RUF012

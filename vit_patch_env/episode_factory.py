@@ -136,8 +136,8 @@ class EpisodeFactory:
 
     @property
     def budget_steps(self) -> int:
-        """Steps of `epochs` passes over the training images."""
-        return self.config.epochs * self.steps_per_epoch
+        """Steps of `epochs` passes over the training images, at least one."""
+        return max(round(self.config.epochs * self.steps_per_epoch), 1)
 
     @property
     def expected_steps(self) -> int:
@@ -336,13 +336,19 @@ class EpisodeFactory:
         if self.config.seconds is not None:
             return Budget("seconds", self.config.seconds)
         if self.config.budget == "flops":
-            return Budget("flops", self._budget_flops)
+            return Budget("flops", self._budget_flops, self._overhead)
         return Budget("epochs", self.budget_steps)
 
     @property
     def _budget_flops(self) -> int:
         """A budget of FLOPs: those of `epochs` passes of the reference model on all patches."""
-        return self.budget_steps * self._reference_cost.step(None)
+        return self.budget_steps * (self._reference_cost.step(None) + self._overhead)
+
+    @property
+    def _overhead(self) -> int:
+        """FLOPs that each step is charged besides its own."""
+        share = self.config.step_overhead
+        return round(share * self._reference_cost.step(None)) if share else 0
 
     def _step_kinds(self, fastest: Mapping[int, float]) -> list[StepKind]:
         """What the steps of an episode can be: see `vit_patch_env.penalty`.
@@ -376,6 +382,7 @@ class EpisodeFactory:
                 n_patches=config.n_patches,
                 validation_images=min(config.reward_images, n_val) if measured else 0,
                 every=config.reward_every,
+                overhead=self._overhead,
             )
         return self._costs
 

@@ -112,7 +112,7 @@ def make_rule(name: str, request: Request) -> BaseAlgorithm:
 
 def make_schedule(name: str, request: Request) -> BaseAlgorithm:
     """Random patches, with their number from a schedule."""
-    count = ScheduledCount(name, request.env.n_patches, request.env.epochs)
+    count = ScheduledCount(name, request.env.n_patches, math.ceil(request.env.epochs))
     rule = RULE_BY_SAMPLING[request.options.sampling]
     return FixedRule(rule, request.training_env, n_keep=count, **request.shared)
 

@@ -141,7 +141,7 @@ class Run:
         loaded(options.env.dataset, lambda: self.env.data, self.console)
         self._check_validation()
         self.agent = make_agent(used, self.env)
-        n_epochs = self.env.epochs if options.env.budget == "epochs" else None
+        n_epochs = int(self.env.epochs) if options.env.budget == "epochs" else None
         self.display = Display(self.console, n_epochs, self.env.steps_per_epoch)
         self.tables = RunTables(self.folder.path)
         self.best = BestEpoch(options.best_by, keep_weights=options.keep_best)
@@ -285,7 +285,7 @@ class Run:
         if options.video:
             self.video = RunVideo(
                 self.folder,
-                env.epochs if env.config.budget == "epochs" else None,
+                int(env.epochs) if env.config.budget == "epochs" else None,
                 grid=env.grid,
                 observation=env.config.observation,
                 steps_done=resumed or 0,

@@ -64,7 +64,7 @@ def train_and_validate(
         if not math.isfinite(metrics.val_loss):
             raise DivergedError("the loss is not finite")
         latest = metrics
-        n_points = options.env.epochs
+        n_points = math.ceil(options.env.epochs)
         # Shares of the budget are exact but for rounding.
         point = min(math.floor(metrics.progress * n_points + 1e-6), n_points)
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """`vit-patch tune`: searches the values of an agent and its reward over many short runs."""
 
+import math
 import re
 import sys
 import warnings
@@ -133,7 +134,7 @@ class Tuning:
             n_trials=options.trials,
             seed=options.search_seed,
             pruner=options.pruner,
-            n_points=options.env.epochs,
+            n_points=math.ceil(options.env.epochs),
         )
         self._introduce(env)
 
@@ -310,7 +311,7 @@ class Tuning:
         The pruner compares the first run with others at every point, and the mean of the finished
         runs after each of them.
         """
-        n_points, n_runs = self.options.env.epochs, len(self.options.seeds)
+        n_points, n_runs = math.ceil(self.options.env.epochs), len(self.options.seeds)
         options = with_values(self.train_options, attempt.values)
         accuracies: list[float] = []
         counts: list[float] = []

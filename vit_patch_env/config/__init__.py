@@ -1,9 +1,11 @@
 """The arguments of `ViTPatchSelect-v0`, each declared once. Importing them does not need torch."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from vit_patch_env.arguments import arguments
-from vit_patch_env.checks import ArgumentError, check_integer, named, shown
+from vit_patch_env.checks import ArgumentError, check, check_integer, named, shown
 from vit_patch_env.config.data import DataConfig
 from vit_patch_env.config.model import ModelConfig
 from vit_patch_env.config.recipe import RecipeConfig
@@ -37,7 +39,10 @@ class EnvConfig(TaskConfig, RecipeConfig, ModelConfig, DataConfig):  # the first
         if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
             object.__setattr__(self, "image_size", self.size[0])
         check_integer(0, min(self.size), crop_padding=self.crop_padding)
-        check_integer(0, self.epochs, warmup_epochs=self.warmup_epochs)
+        self._check_budget()
+        check(
+            Annotated[int | float, Interval(ge=0, le=self.epochs)], warmup_epochs=self.warmup_epochs
+        )
         parse_observation(self.observation)
         if is_own(self.model):
             check_layers(self.observation, self.depth)

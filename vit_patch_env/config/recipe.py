@@ -6,7 +6,7 @@ from annotated_types import Interval
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import SAME_RUN, Alias, OrObject, arguments
-from vit_patch_env.checks import ArgumentError, Count, Share, named, shown
+from vit_patch_env.checks import ArgumentError, Count, Share, check_integer, named, shown
 from vit_patch_env.names import (
     BudgetEndName,
     BudgetName,
@@ -34,7 +34,12 @@ class RecipeConfig:
 
     batch_size: Annotated[Count, Alias("train_batch_size"), Doc("images per training step")] = 64
     epochs: Annotated[
-        Count, Doc("passes over the training images; for a budget of FLOPs, passes on all patches")
+        int | float,
+        Interval(gt=0, le=10**9),
+        Doc(
+            "passes over the training images; for a budget of FLOPs, passes on all patches, also "
+            "a fraction such as 0.5"
+        ),
     ] = 20
     budget: Annotated[
         BudgetName,
@@ -47,6 +52,14 @@ class RecipeConfig:
         Interval(gt=0),
         Doc("budget of seconds: wall-clock time excluding evaluation"),
     ] = None
+    step_overhead: Annotated[
+        float,
+        Interval(ge=0, le=100),
+        Doc(
+            "for a budget of FLOPs: what each step is charged besides its own, as a multiple of a "
+            "step's on all patches; models a machine whose steps have a fixed cost"
+        ),
+    ] = 0.0
     budget_end: Annotated[
         BudgetEndName,
         Doc(
@@ -81,7 +94,9 @@ class RecipeConfig:
         ScheduleName, Doc("learning rate after the warm-up: constant (the paper's) or cosine")
     ] = "constant"
     warmup_epochs: Annotated[
-        int, Interval(ge=0), Doc("epochs of linear warm-up; the same share of other budgets")
+        int | float,
+        Interval(ge=0),
+        Doc("epochs of linear warm-up, also a fraction; the same share of other budgets"),
     ] = 0
     label_smoothing: Annotated[
         float, Interval(ge=0, lt=1), Doc("label smoothing of the training loss")
@@ -133,6 +148,18 @@ class RecipeConfig:
             "scaled loss (CUDA only)"
         ),
     ] = "auto"
+
+    def _check_budget(self) -> None:
+        """Refuse a fraction of an epoch, or an overhead, that only a budget of FLOPs has."""
+        if self.budget == "flops":
+            return
+        check_integer(1, epochs=self.epochs)
+        if self.step_overhead:
+            raise ArgumentError(
+                "step_overhead",
+                f"is of a budget of FLOPs, got {named('budget')} {self.budget} and "
+                f"{self.step_overhead}",
+            )
 
     def _check_optimizer(self) -> None:
         """Refuse a momentum that the optimizer would ignore, or needs."""

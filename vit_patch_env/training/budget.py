@@ -13,10 +13,12 @@ class Budget(NamedTuple):
             steps, observations and rewards, the same on every machine. `seconds`: training time
             since the first step, including the agent's and excluding evaluation.
         total: steps, FLOPs or seconds.
+        overhead: FLOPs that each step is charged besides its own, for a budget of FLOPs.
     """
 
     name: BudgetName
     total: float
+    overhead: int = 0
 
     def share(self, used: float) -> float:
         """Share of the budget that `used` steps, FLOPs or seconds are, in [0, 1]."""

@@ -112,7 +112,7 @@ class TrainingRun:
     def _used(self) -> float:
         """Steps, FLOPs or seconds used so far, in the unit of the budget."""
         if self.budget.name == "flops":
-            return self.flops()
+            return self.flops() + self.budget.overhead * self.steps_done
         return self.steps_done if self.budget.name == "epochs" else self.stopwatch.training
 
     def observe(self, images: Tensor, model: nn.Module | None = None) -> Tensor:

@@ -21,6 +21,7 @@ class RunCosts:
         n_patches: of an image.
         validation_images: whose loss is measured; 0 for none.
         every: steps between measurements.
+        overhead: FLOPs that each step is charged besides its own.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class RunCosts:
         n_patches: int,
         validation_images: int = 0,
         every: int = 1,
+        overhead: int = 0,
     ) -> None:
         self._meter = meter
         self._images = images
         self.n_patches = n_patches
         self._validation_images = validation_images
         self._every = every
+        self._overhead = overhead
         train_rate: Callable[[float], float] | None = getattr(meter.model, "train_rate", None)
         self._rates: list[float | None] = [
             None if train_rate is None else float(train_rate(stage / N_STAGES))
@@ -49,8 +52,8 @@ class RunCosts:
         return bool(getattr(self._meter.model, "data_dependent", False))
 
     def least_step(self, n_patches: int) -> int:
-        """FLOPs of a training step on so many patches, where they are fewest, and observation."""
-        return min(self._train(n_patches)) + self._flops(OBSERVATION)
+        """What a step on so many patches is charged, where that is least, with its observation."""
+        return min(self._train(n_patches)) + self._flops(OBSERVATION) + self._overhead
 
     def shares(self, n_patches: int) -> list[float]:
         """FLOPs of a training step over those of one on all patches, in each part of a run."""
@@ -63,8 +66,8 @@ class RunCosts:
 
     def expected_steps(self, total: int, n_patches: int) -> int:
         """Steps on so many patches that so many FLOPs pay for."""
-        observation = self._flops(OBSERVATION)
-        per_flop = sum(1 / (train + observation) for train in self._train(n_patches))
+        others = self._flops(OBSERVATION) + self._overhead
+        per_flop = sum(1 / (train + others) for train in self._train(n_patches))
         return self._n_steps(total, N_STAGES / per_flop)
 
     def _n_steps(self, total: int, step: float) -> int:
