@@ -383,11 +383,11 @@ def test_the_live_table_shows_states_and_the_time_left(tmp_path):
     )
     comparison = Comparison(options, console)
     comparison.prepare()
-    tasks = comparison.tasks
-    for task, state in zip(tasks, ("done", "running", "failed", "waiting"), strict=True):
-        task.state = state
-    tasks[0].note, tasks[0].seconds, tasks[1].progress = "71.2%", 600.0, 0.5
-    console.print(CompareDisplay(tasks, 1, console).table())
+    entries = comparison.entries
+    for entry, state in zip(entries, ("done", "running", "failed", "waiting"), strict=True):
+        entry.state = state
+    entries[0].note, entries[0].seconds, entries[1].progress = "71.2%", 600.0, 0.5
+    console.print(CompareDisplay(entries, 1, console).table())
     shown = " ".join(console.file.getvalue().split())
     assert "71.2%" in shown
     assert "at 50%" in shown

@@ -1,4 +1,5 @@
 from .fixed_rule import FixedRule
+from .growing import GrowingCount, GrowingOptions
 from .rules import (
     RULES,
     AllPatches,
@@ -16,6 +17,8 @@ __all__ = [
     "AllPatches",
     "CentrePatches",
     "FixedRule",
+    "GrowingCount",
+    "GrowingOptions",
     "MostAttendedPatches",
     "RandomPatches",
     "ScheduledCount",

@@ -15,6 +15,7 @@ from vit_patch_env.agents import (
     RULES,
     SCHEDULES,
     FixedRule,
+    GrowingCount,
     MultiOutputDQN,
     PatchBandit,
     ScheduledCount,
@@ -117,6 +118,13 @@ def make_schedule(name: str, request: Request) -> BaseAlgorithm:
     return FixedRule(rule, request.training_env, n_keep=count, **request.shared)
 
 
+def make_growing(request: Request) -> BaseAlgorithm:
+    """Random patches, a growing number of them."""
+    count = GrowingCount(request.options.growing, request.env.n_patches)
+    rule = RULE_BY_SAMPLING[request.options.sampling]
+    return FixedRule(rule, request.training_env, n_keep=count, **request.shared)
+
+
 def make_matched(request: Request) -> BaseAlgorithm:
     """Random patches, as many in each step as in another run."""
     options = request.options
@@ -200,6 +208,11 @@ AGENTS: dict[str, AgentKind] = {
         )
         for name in SCHEDULES
     },
+    "growing": AgentKind(
+        FixedRule, make_growing, frozenset({"sampling", "growing"}),
+        observation=SelectorPolicy.observation, on_any_grid=True,
+        doc="random patches, whose number grows over the run with a power of the progress",
+    ),
     "matched": AgentKind(
         FixedRule, make_matched, frozenset({"sampling", "follow"}),
         observation=SelectorPolicy.observation,

@@ -29,6 +29,7 @@ from vit_patch_env.experiments.compare.configuration import (
     differences,
 )
 from vit_patch_env.experiments.compare.display import CompareDisplay
+from vit_patch_env.experiments.compare.entries import Entry, make_entries
 from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.results import (
@@ -38,7 +39,6 @@ from vit_patch_env.experiments.compare.results import (
     is_timed,
     read_run,
 )
-from vit_patch_env.experiments.compare.tasks import Task, make_tasks
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_lines
@@ -69,7 +69,7 @@ class Comparison:
     """
 
     images: dict[str, Any]
-    tasks: list[Task]
+    entries: list[Entry]
     threads: int
     lock: FileLock
 
@@ -77,7 +77,7 @@ class Comparison:
         self.options = options
         self.console = console
         self.path = Path(options.out or Path("results") / options.preset)
-        self._running: dict[Task, Worker] = {}
+        self._running: dict[Entry, Worker] = {}
 
     def prepare(self) -> None:
         """Check the options, load the images, and lock the folder and check the runs in it.
@@ -110,38 +110,38 @@ class Comparison:
         if received:
             self._say("Interrupted. Unfinished runs are kept; the same command resumes them.")
             sys.exit(128 + received[0])
-        failed = [task for task in self.tasks if task.state != "done"]
+        failed = [entry for entry in self.entries if entry.state != "done"]
         if failed:
-            for task in failed:
-                self._say(f"{task.name} {task.state}: {task.note}")
+            for entry in failed:
+                self._say(f"{entry.name} {entry.state}: {entry.note}")
             sys.exit(1)
         self._say(
-            f"{_finished(len(self.tasks))} in {self.path / 'runs'}. Write a report with",
+            f"{_finished(len(self.entries))} in {self.path / 'runs'}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
     def _train(self, received: list[int]) -> None:
         """Train until all runs are done or a signal is received; no run outlives this call."""
-        display = CompareDisplay(self.tasks, self.options.jobs, self.console)
+        display = CompareDisplay(self.entries, self.options.jobs, self.console)
         running = self._running
         try:
             with display:
                 while not received:
                     free = self.options.jobs - len(running)
-                    for task in list(islice(self._ready(), free)):
-                        running[task] = self._start(task)
+                    for entry in list(islice(self._ready(), free)):
+                        running[entry] = self._start(entry)
                     if not running:
                         break
                     wait([worker.sentinel for worker in running.values()], timeout=0.5)
                     if received:  # the runs may have heard it too: they have not failed
                         break
-                    for task, worker in list(running.items()):
-                        task.progress = task.folder.progress()
+                    for entry, worker in list(running.items()):
+                        entry.progress = entry.folder.progress()
                         exitcode = worker.exitcode
                         if exitcode is not None:
-                            del running[task]
-                            self._finish(task, exitcode)
-                            display.show_end(task)
+                            del running[entry]
+                            self._finish(entry, exitcode)
+                            display.show_end(entry)
                     display.update()
         finally:
             stop_workers(running.values())
@@ -158,8 +158,8 @@ class Comparison:
         """Check what the folder holds, as far as that does not depend on the images."""
         options = self.options
         check_possible(self.path, "out")
-        self.tasks = make_tasks(self.path, options.methods, options.seeds, options.env)
-        for path in (self.path / "runs", *(task.folder.path for task in self.tasks)):
+        self.entries = make_entries(self.path, options.methods, options.seeds, options.env)
+        for path in (self.path / "runs", *(entry.folder.path for entry in self.entries)):
             if path.is_symlink():
                 raise InputError(
                     f"expected a folder in the comparison's folder, got the link {path}"
@@ -232,32 +232,32 @@ class Comparison:
         Raises:
             ValueError: for one that is damaged or has other options.
         """
-        for task in self.tasks:
-            if not task.folder.is_finished:
+        for entry in self.entries:
+            if not entry.folder.is_finished:
                 continue
-            result = read_run(task.folder.path).result
-            for other in task.needed:
+            result = read_run(entry.folder.path).result
+            for other in entry.needed:
                 if other.state != "done":
                     raise InputError(
-                        f"{task.folder.path} follows {other.name}, which is not finished: "
+                        f"{entry.folder.path} follows {other.name}, which is not finished: "
                         "remove it, or restore that run"
                     )
-            expected = task.options(self.options.env, self.options.checkpoint_every)
-            differing = differences(task.folder.options, expected)
+            expected = entry.options(self.options.env, self.options.checkpoint_every)
+            differing = differences(entry.folder.options, expected)
             if differing:
                 raise InputError(
-                    f"{task.folder.path} is a run of another configuration ({differing}): "
+                    f"{entry.folder.path} is a run of another configuration ({differing}): "
                     f"remove it or choose another {named('out')}"
                 )
-            if METHODS[task.method].agent == "matched" and task.followed is not None:
-                counts = [one.folder.read_steps() for one in (task, task.followed)]
+            if METHODS[entry.method].agent == "matched" and entry.followed is not None:
+                counts = [one.folder.read_steps() for one in (entry, entry.followed)]
                 if counts[0] != counts[1]:
                     raise InputError(
-                        f"{task.folder.path} keeps other numbers of patches than "
-                        f"{task.followed.name}, which was trained again: remove it"
+                        f"{entry.folder.path} keeps other numbers of patches than "
+                        f"{entry.followed.name}, which was trained again: remove it"
                     )
-            task.state = "done"
-            self._note_result(task, result)
+            entry.state = "done"
+            self._note_result(entry, result)
 
     def _write_configuration(self, saved: dict[str, Any]) -> None:
         """Write `compare.json`: what was compared in this call and in those before it."""
@@ -285,41 +285,41 @@ class Comparison:
             },
         )
 
-    def _ready(self) -> Iterator[Task]:
+    def _ready(self) -> Iterator[Entry]:
         """The runs that can start."""
-        for task in self.tasks:
-            if task.state != "waiting":
+        for entry in self.entries:
+            if entry.state != "waiting":
                 continue
-            failed = [other for other in task.needed if other.state == "failed"]
+            failed = [other for other in entry.needed if other.state == "failed"]
             if failed:
-                task.state, task.note = "failed", f"{failed[0].name} failed, which it follows"
-            elif all(other.state == "done" for other in task.needed):
-                yield task
+                entry.state, entry.note = "failed", f"{failed[0].name} failed, which it follows"
+            elif all(other.state == "done" for other in entry.needed):
+                yield entry
 
-    def _start(self, task: Task) -> Worker:
-        task.state = "running"
-        task.attempts += 1
-        task.seconds -= time.monotonic()
-        task.folder.path.mkdir(parents=True, exist_ok=True)
-        if task.folder.log.is_symlink():
-            task.folder.log.unlink()
-        options = task.options(self.options.env, self.options.checkpoint_every)
-        return Worker(train_in_background, options, self.threads, str(task.folder.log))
+    def _start(self, entry: Entry) -> Worker:
+        entry.state = "running"
+        entry.attempts += 1
+        entry.seconds -= time.monotonic()
+        entry.folder.path.mkdir(parents=True, exist_ok=True)
+        if entry.folder.log.is_symlink():
+            entry.folder.log.unlink()
+        options = entry.options(self.options.env, self.options.checkpoint_every)
+        return Worker(train_in_background, options, self.threads, str(entry.folder.log))
 
-    def _finish(self, task: Task, exitcode: int) -> None:
-        task.seconds += time.monotonic()
-        if exitcode == 0 and task.folder.is_finished:
-            task.state = "done"
-            self._note_result(task, task.folder.read_result())
+    def _finish(self, entry: Entry, exitcode: int) -> None:
+        entry.seconds += time.monotonic()
+        if exitcode == 0 and entry.folder.is_finished:
+            entry.state = "done"
+            self._note_result(entry, entry.folder.read_result())
         else:
             killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
-            reason = killed or task.folder.log_end() or f"exit status {exitcode}"
-            task.note = f"{reason} (log: {task.folder.log})"
-            task.state = "failed" if task.attempts == N_ATTEMPTS else "waiting"
+            reason = killed or entry.folder.log_end() or f"exit status {exitcode}"
+            entry.note = f"{reason} (log: {entry.folder.log})"
+            entry.state = "failed" if entry.attempts == N_ATTEMPTS else "waiting"
 
-    def _note_result(self, task: Task, result: dict[str, Any]) -> None:
-        task.note = f"{result['test']['all_patches']['accuracy']:.1%}"
-        task.seconds = task.seconds or result["train_seconds"] + result["agent_seconds"]
+    def _note_result(self, entry: Entry, result: dict[str, Any]) -> None:
+        entry.note = f"{result['test']['all_patches']['accuracy']:.1%}"
+        entry.seconds = entry.seconds or result["train_seconds"] + result["agent_seconds"]
 
     def _say(self, *lines: str) -> None:
         print_lines(lines, self.console)

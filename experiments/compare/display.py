@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.live import Live
 
+from vit_patch_env.experiments.compare.entries import Entry
 from vit_patch_env.experiments.compare.methods import METHODS
-from vit_patch_env.experiments.compare.tasks import Task
 from vit_patch_env.experiments.process.output import TextTable, print_line
 from vit_patch_env.experiments.runs.display import LiveDisplay
 
@@ -13,13 +13,13 @@ class CompareDisplay(LiveDisplay):
     """A live table on a terminal; elsewhere one line per run.
 
     Args:
-        tasks: the runs, whose state changes.
+        entries: the runs, whose state changes.
         n_jobs: runs in parallel.
         console: to print to.
     """
 
-    def __init__(self, tasks: list[Task], n_jobs: int, console: Console) -> None:
-        self.tasks = tasks
+    def __init__(self, entries: list[Entry], n_jobs: int, console: Console) -> None:
+        self.entries = entries
         self.n_jobs = n_jobs
         self.console = console
         self.live = Live(self.table(), console=console, refresh_per_second=2)
@@ -29,20 +29,20 @@ class CompareDisplay(LiveDisplay):
         if self.console.is_terminal:
             self.live.update(self.table())
 
-    def show_end(self, task: Task) -> None:
+    def show_end(self, entry: Entry) -> None:
         """Print a line for a run that has ended, if no table is shown."""
         if not self.console.is_terminal:
-            note = f"{task.note} on all test images" if task.state == "done" else task.note
+            note = f"{entry.note} on all test images" if entry.state == "done" else entry.note
             print_line(
-                f"{task.name} {task.state} after {task.seconds:.0f} s: {note}. {self.summary()}",
+                f"{entry.name} {entry.state} after {entry.seconds:.0f} s: {note}. {self.summary()}",
                 self.console,
             )
 
     def table(self) -> TextTable:
         """One row per method, one column per seed: test accuracy, progress or state."""
-        seeds = list(dict.fromkeys(task.seed for task in self.tasks))
-        methods = list(dict.fromkeys(task.method for task in self.tasks))
-        cells = {(task.method, task.seed): self._cell(task) for task in self.tasks}
+        seeds = list(dict.fromkeys(entry.seed for entry in self.entries))
+        methods = list(dict.fromkeys(entry.method for entry in self.entries))
+        cells = {(entry.method, entry.seed): self._cell(entry) for entry in self.entries}
         table = TextTable("Test accuracy", ["method"], [f"seed {seed}" for seed in seeds])
         table.add_caption(self.summary())
         for method in methods:
@@ -52,8 +52,8 @@ class CompareDisplay(LiveDisplay):
     def summary(self) -> str:
         """Numbers of runs by state, and the estimated time left."""
         counts = dict.fromkeys(("done", "running", "failed", "waiting"), 0)
-        for task in self.tasks:
-            counts[task.state] += 1
+        for entry in self.entries:
+            counts[entry.state] += 1
         parts = [f"{count} {state}" for state, count in counts.items() if count]
         left = self.seconds_left()
         if left is not None:
@@ -67,28 +67,28 @@ class CompareDisplay(LiveDisplay):
             Seconds; None before the first run is done, and at the end.
         """
         known: dict[str, list[float]] = {}
-        for task in self.tasks:
-            if task.state == "done":
-                known.setdefault(task.method, []).append(task.seconds)
+        for entry in self.entries:
+            if entry.state == "done":
+                known.setdefault(entry.method, []).append(entry.seconds)
         all_seconds = [value for values in known.values() for value in values]
-        left = [task for task in self.tasks if task.state in ("waiting", "running")]
+        left = [entry for entry in self.entries if entry.state in ("waiting", "running")]
         if not all_seconds or not left:
             return None
         mean = sum(all_seconds) / len(all_seconds)
         work = 0.0
-        for task in left:
-            seconds = known.get(task.method, [mean])
-            work += sum(seconds) / len(seconds) * (1 - task.progress)
+        for entry in left:
+            seconds = known.get(entry.method, [mean])
+            work += sum(seconds) / len(seconds) * (1 - entry.progress)
         return work / min(self.n_jobs, len(left))
 
-    def _cell(self, task: Task) -> tuple[str, str]:
+    def _cell(self, entry: Entry) -> tuple[str, str]:
         """Text and style of a run."""
         return {
             "waiting": ("-", "dim"),
-            "running": (f"at {task.progress:.0%}", ""),
-            "done": (task.note, ""),
+            "running": (f"at {entry.progress:.0%}", ""),
+            "done": (entry.note, ""),
             "failed": ("failed", "red"),
-        }[task.state]
+        }[entry.state]
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 from vit_patch_env.agents.bandit.options import BanditOptions
+from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.experiments.options.commands import AgentOptions
 from vit_patch_env.names import ModelName, RewardName
 from vit_patch_env.patches.sampling import SamplingName
@@ -39,6 +40,32 @@ class Method(NamedTuple):
     n_keep: int | None = None
     follows: str | None = None
 
+
+def _growing(denominator: int, power: float | None, all_share: float = 0.0) -> Method:
+    """A growing number of spread patches."""
+    title = f"{'Constant' if power is None else 'From'} 1/{denominator}"
+    if power is not None:
+        title += f", power {power:g}"
+    if all_share:
+        title += f", then all for {all_share:.0%}"
+    options = GrowingOptions(first_share=1 / denominator, power=power, all_share=all_share)
+    return Method(
+        title, "rule", "a schedule of the family `growing`, spread over the image",
+        agent="growing", sampling="spread", values=AgentOptions(growing=options),
+    )  # fmt: skip
+
+
+FAMILY: dict[str, Method] = {
+    **{f"constant_{d}": _growing(d, None) for d in (2, 4, 8, 16)},
+    **{
+        f"from_{d}_power_{power}": _growing(d, power)
+        for d, power in (
+            (2, 2), (4, 1), (4, 2), (8, 2), (16, 1), (16, 2), (16, 4), (16, 8), (32, 2), (32, 4),
+        )
+    },
+    **{f"constant_{d}_then_all": _growing(d, None, 0.2) for d in (2, 4, 8)},
+}  # fmt: skip
+"""Fixed rules of one family, which are searched for the best one of a task."""
 
 METHODS: dict[str, Method] = {
     "vit": Method(
@@ -144,6 +171,7 @@ METHODS: dict[str, Method] = {
         )
         for n_keep in (48, 32, 24, 16, 12, 8, 6, 4)
     },
+    **FAMILY,
     "flip": Method(
         "FLIP", "baseline",
         "Li et al. 2023, arXiv:2212.00794: random dropping, then a short phase with all patches",

@@ -7,6 +7,7 @@ from annotated_types import Interval
 from typing_extensions import Doc
 
 from vit_patch_env.agents.bandit.options import BanditOptions
+from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
 from vit_patch_env.checks import PATH, Count, Share
@@ -39,6 +40,7 @@ class AgentOptions:
     ] = ()
     dqn: DQNOptions = field(default_factory=DQNOptions)
     bandit: BanditOptions = field(default_factory=BanditOptions)
+    growing: GrowingOptions = field(default_factory=GrowingOptions)
 
     @property
     def of_agent(self) -> dict[str, Any]:
@@ -54,9 +56,9 @@ class TrainOptions(AgentOptions):
         str,
         Doc(
             "paper, branching or bandit; pretrained, or the file of an agent that pretrain made; a "
-            "fixed rule such as random, or a schedule such as quadratic; matched: as many random "
-            "patches as in another run; or an algorithm of Stable-Baselines3 (ppo, a2c, dqn, sac, "
-            "...). All of them are in docs/agents.md"
+            "fixed rule such as random, or a schedule such as quadratic or growing; matched: as "
+            "many random patches as in another run; or an algorithm of Stable-Baselines3 (ppo, "
+            "a2c, dqn, sac, ...). All of them are in docs/agents.md"
         ),
     ] = "paper"
     agent_learns: Annotated[bool, Doc("let a pre-trained agent continue to learn")] = False

@@ -16,12 +16,12 @@ State = Literal["waiting", "running", "done", "failed"]
 
 
 @dataclass(eq=False)
-class Task:
+class Entry:
     """A run of a method with a seed, and its state.
 
     Attributes:
-        followed: the task whose run determines how many patches to keep.
-        timed: the task whose run determines the budget of seconds.
+        followed: the entry whose run determines how many patches to keep.
+        timed: the entry whose run determines the budget of seconds.
         note: for the user: the accuracy of a finished run, or why it failed.
         attempts: how often it was started in this call.
         seconds: duration so far, for an estimate of the time left.
@@ -31,8 +31,8 @@ class Task:
     method: str
     seed: int
     folder: RunFolder
-    followed: "Task | None" = None
-    timed: "Task | None" = None
+    followed: "Entry | None" = None
+    timed: "Entry | None" = None
     state: State = "waiting"
     note: str = ""
     attempts: int = 0
@@ -45,9 +45,9 @@ class Task:
         return f"{self.method}__{self.seed}"
 
     @property
-    def needed(self) -> "list[Task]":
-        """The tasks whose runs must be finished first."""
-        return [task for task in (self.followed, self.timed) if task is not None]
+    def needed(self) -> "list[Entry]":
+        """The entries whose runs must be finished first."""
+        return [entry for entry in (self.followed, self.timed) if entry is not None]
 
     def options(self, env: EnvConfig, checkpoint_every: str) -> TrainOptions:
         """The options of its run, in a comparison with this environment."""
@@ -58,9 +58,9 @@ class Task:
         return replace(options, checkpoint_every=checkpoint_every)
 
 
-def make_tasks(
+def make_entries(
     path: Path, methods: Sequence[str], seeds: Sequence[int], env: EnvConfig
-) -> list[Task]:
+) -> list[Entry]:
     """All runs, seed by seed, each after those that it needs.
 
     Args:
@@ -69,14 +69,14 @@ def make_tasks(
         seeds: of the runs.
         env: what all runs share.
     """
-    tasks: dict[tuple[str, int], Task] = {}
+    entries: dict[tuple[str, int], Entry] = {}
     timed = FULL if is_timed(vars(env)) else None
     ordered = sorted(methods, key=lambda name: (name != timed, METHODS[name].follows is not None))
     for seed in seeds:
         for name in ordered:
-            task = Task(name, seed, RunFolder(path / "runs" / f"{name}__{seed}"))
+            entry = Entry(name, seed, RunFolder(path / "runs" / f"{name}__{seed}"))
             followed = METHODS[name].follows
-            task.followed = tasks[followed, seed] if followed else None
-            task.timed = tasks[timed, seed] if timed and name != timed else None
-            tasks[name, seed] = task
-    return list(tasks.values())
+            entry.followed = entries[followed, seed] if followed else None
+            entry.timed = entries[timed, seed] if timed and name != timed else None
+            entries[name, seed] = entry
+    return list(entries.values())
