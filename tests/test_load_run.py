@@ -1,7 +1,6 @@
 """Runs that are loaded to be used: the same metrics as in result.json, without their images."""
 
 import json
-import os
 import random
 import shutil
 
@@ -171,15 +170,6 @@ def test_what_is_no_run_is_one_line(content, said, tmp_path):
     with pytest.raises(InputError, match=said) as error:
         load_run(path)
     assert "\n" not in str(error.value)
-
-
-def test_a_run_whose_classes_are_not_utf_8_is_loaded(make_folder, tmp_path):
-    name = os.fsdecode(b"a\xff")
-    folder = make_folder(classes=(name, "dog"))
-    images = ["--dataset", "folder", "--data-dir", str(folder), "--batch-size", "20"]
-    out, test = trained(tmp_path, *images, "--image-size", "32", "--agent", "random")
-    assert set(load_run(out).predict(test.images).classes) <= {name, "dog"}
-    main(["evaluate", str(out)])
 
 
 @pytest.fixture(scope="module")
