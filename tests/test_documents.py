@@ -69,8 +69,8 @@ COMMANDS = [
     if block.reason is None
     for line in shell_lines(block)
 ]
-NOT_CODE = {"", "mermaid"}
-"""Languages of blocks that show what is printed or drawn."""
+NOT_CODE = {"mermaid"}
+"""Languages of blocks that show what is drawn."""
 
 EXTRAS = configparser.ConfigParser()
 EXTRAS.read(ROOT / "setup.cfg")
