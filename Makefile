@@ -1,11 +1,11 @@
-# make train | test | test-all | check | docs | site | bench | compare | results | memory | faults | clients | clean. Choose interpreter and environment:
+# make train | test | test-all | check | docs | bench | compare | results | memory | faults | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-all check docs site bench compare results memory faults clients format clean
+.PHONY: train test test-all check tables docs site bench compare results memory faults clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -30,12 +30,15 @@ check: $(READY)   ## formatting, linting and types, as in continuous integration
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)    ## write the tables in docs/ that are generated from the code
+tables: $(READY)  ## write the tables in docs/ that are generated from the code
 	$(BIN)/python -m vit_patch_env.experiments.docs
 
-site: $(READY)    ## the documentation as a site in build/site: a strict build, which checks all links
+docs: $(READY)    ## check these tables, and build the site in build/site: strictly, with all links checked
+	$(BIN)/python -m vit_patch_env.experiments.docs --check
 	# With --quiet, --strict would not see the warnings.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+site: docs
 
 bench: $(READY)   ## measure steps and epochs against the baselines: make bench BENCH='--dataset cifar10'
 	$(BIN)/vit-patch bench $(BENCH)

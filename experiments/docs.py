@@ -1,4 +1,4 @@
-"""`make docs`: tables of the documentation, generated from the declarations they describe.
+"""`make tables`: tables of the documentation, generated from the declarations they describe.
 
 They are between the markers `<!-- name -->` and `<!-- /name -->` of the pages in `docs/`.
 """
@@ -166,6 +166,17 @@ def _first_line(entry: Any) -> str:
     return (inspect.getdoc(entry) or "").split("\n")[0]
 
 
+def main(args: list[str]) -> None:
+    """Write the tables; with `--check`, exit with a line that names the pages with others."""
+    new = {DOCS / name: updated(DOCS / name) for name in TABLES}
+    if args != ["--check"]:
+        for page, text in new.items():
+            page.write_text(text, encoding="utf-8")
+        return
+    old = [page.name for page, text in new.items() if page.read_text(encoding="utf-8") != text]
+    if old:
+        sys.exit(f"{', '.join(old)}: tables differ from the declarations: run `make tables`")
+
+
 if __name__ == "__main__":
-    for page_name in TABLES:
-        (DOCS / page_name).write_text(updated(DOCS / page_name), encoding="utf-8")
+    main(sys.argv[1:])

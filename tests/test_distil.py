@@ -1,8 +1,11 @@
 """Smaller data sets of a run's images: what is kept, how it is written, and what is refused."""
 
+import io
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from vit_patch_env.experiments.use.distil.choosing import errors, highest, selec
 from vit_patch_env.experiments.use.distil.class_folders import folder_names
 from vit_patch_env.experiments.use.distil.distillation import Distillation
 from vit_patch_env.experiments.use.distil.writing import blanked
+from vit_patch_env.observation import make_observation
 
 SHAPE = (16, 32)
 GRID = (2, 4)
@@ -134,6 +138,82 @@ def test_errors_are_distances_from_the_label_on_the_given_patches(of_pictures):
     assert np.allclose(found[:3], expected[:3].norm(dim=1), atol=1e-5)
     logits = run.logits(run.normalize(images[3:]), torch.arange(2))
     assert found[3] == pytest.approx(2**0.5 * float(logits.softmax(dim=1)[0, 0]), abs=1e-5)
+
+
+def test_images_are_measured_together_where_their_patches_are_alike(of_pictures, monkeypatch):
+    run, calls = load_run(of_pictures), []
+    original = run.logits
+    monkeypatch.setattr(
+        run, "logits", lambda *given: calls.append(len(given[0])) or original(*given)
+    )
+    images = torch.zeros(18, 3, *SHAPE, dtype=torch.uint8)
+    masks = [np.arange(8) < 3, np.arange(8) > 3, np.ones(8, np.bool_)] * 6
+    errors(run, images, torch.zeros(18, dtype=torch.int64), masks)
+    assert calls == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        "attention_output", "attention_output:0", "attention_output:mean",
+        "attention_standardized", "attention_received", "none",
+    ],
+)  # fmt: skip
+def test_images_are_observed_together_as_one_by_one(of_pictures, observation):
+    run = load_run(of_pictures)
+    chosen = make_observation(observation)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((5, 3, *SHAPE), generator=generator)
+    with torch.no_grad():
+        together = chosen.each(run.model, images)
+        one_by_one = torch.stack([chosen.function(run.model, one[None]) for one in images])
+        assert torch.allclose(together, one_by_one, atol=1e-5)
+        assert torch.equal(chosen._replace(of_each=None).each(run.model, images), one_by_one)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_and_elsewhere_a_line_per_minute(
+    of_pictures, tmp_path, monkeypatch
+):
+    said = {}
+    for name, file in (("terminal", Terminal()), ("file", io.StringIO())):
+        monkeypatch.setattr("vit_patch_env.experiments.runs.display.LINE_SECONDS", 0)
+        console = Console(file=file, width=120, force_terminal=name == "terminal")
+        command = Distillation(
+            DistilOptions(run=str(of_pictures), folder=str(tmp_path / name), by="images"), console
+        )
+        command.prepare()
+        command.run()
+        said[name] = file.getvalue()
+    assert "Writing test images" in said["terminal"]
+    for phase in ("Observing images", "Picking patches of images", "Measuring errors"):
+        assert f"{phase}: 28 of 28 images\n" in said["file"]
+    assert "Wrote" in said["file"].splitlines()[-2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_one_line_and_leaves_nothing(
+    of_pictures, tmp_path, capsys, monkeypatch, number
+):
+    original, calls = writing.png, []
+
+    def png(image):
+        calls.append(image)
+        if len(calls) == 10:
+            os.kill(os.getpid(), number)
+        return original(image)
+
+    monkeypatch.setattr(writing, "png", png)
+    with pytest.raises(SystemExit) as stop:
+        main(["distil", str(of_pictures), str(tmp_path / "out")])
+    assert stop.value.code == 128 + number
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vit-patch: "), line
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(

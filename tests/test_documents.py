@@ -69,8 +69,8 @@ COMMANDS = [
     if block.reason is None
     for line in shell_lines(block)
 ]
-NOT_CODE = {"", "mermaid"}
-"""Languages of blocks that show what is printed or drawn."""
+NOT_CODE = {"mermaid"}
+"""Languages of blocks that show what is drawn."""
 
 EXTRAS = configparser.ConfigParser()
 EXTRAS.read(ROOT / "setup.cfg")
@@ -220,9 +220,28 @@ def test_generated_sections_have_their_markers_once(page):
 def test_generated_tables_are_up_to_date(name):
     page = ROOT / "docs" / name
     assert page.read_text() == docs.updated(page), (
-        f"{page} differs from the declarations: run `make docs` "
+        f"{page} differs from the declarations: run `make tables` "
         "(python -m vit_patch_env.experiments.docs)"
     )
+
+
+def test_pages_with_other_tables_are_named(tmp_path, monkeypatch):
+    for name in docs.TABLES:
+        (tmp_path / name).write_text((ROOT / "docs" / name).read_text())
+    monkeypatch.setattr(docs, "DOCS", tmp_path)
+    docs.main(["--check"])
+    page = tmp_path / "models.md"
+    page.write_text(page.read_text().replace("<!-- /models -->", "old\n<!-- /models -->"))
+    with pytest.raises(SystemExit, match=r"^models.md: tables differ .* run `make tables`$"):
+        docs.main(["--check"])
+    docs.main([])
+    docs.main(["--check"])
+
+
+def test_the_diagram_of_the_site_is_that_of_its_page():
+    diagram = runpy.run_path(str(ROOT / "docs" / "site" / "diagram.py"))
+    (code,) = diagram["FENCE"].findall(diagram["PAGE"].read_text())
+    assert diagram["DRAWN"].read_text().startswith(diagram["mark"](code))
 
 
 def test_a_page_keeps_what_is_outside_the_markers(tmp_path):

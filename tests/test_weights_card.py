@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.weighted_vits import Library, randomised
+from vit_patch_env import load_run
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.models.weights.card import KEY, WeightsCard, read_card
 from vit_patch_env.models.weights.positions import with_positions_for
@@ -48,6 +49,8 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         (json.dumps(CARD | {"classes": "ab"}), "classes must be a list"),
         (json.dumps(CARD | {"model": None}), "model must be text, got None"),
         (json.dumps(CARD | {"code": "rm"}), "code is not known, got 'rm'"),
+        (json.dumps(CARD | {"image_size": [32, 10**6]}), r"integer in \[1, 16384\], got 1000000"),
+        (json.dumps(CARD | {"model_config": [1]}), r"model_config must be .*, got \[1\]"),
         (json.dumps(CARD | {"dim": 10**400}), "got: an integer of 401 digits"),
         ("[" * 200 + "]" * 200, "nested more than 64 deep"),
     ],
@@ -56,6 +59,71 @@ def test_a_damaged_card_is_one_line(text, said, tmp_path):
     with pytest.raises(InputError, match=said) as error:
         read_card(written(tmp_path / "w", text))
     assert "\n" not in str(error.value)
+
+
+def test_names_that_are_not_utf_8_are_read_as_they_were_written(tmp_path):
+    names = ("a", os.fsdecode(b"b\xff"))
+    config = {"id2label": {"0": names[1]}}
+    values = {name: tuple(one) if isinstance(one, list) else one for name, one in CARD.items()}
+    card = WeightsCard(**values | {"classes": names, "model_config": config})
+    save_file({"a": torch.zeros(1)}, tmp_path / "w", card.metadata())
+    assert read_card(tmp_path / "w") == card
+
+
+OWN = CARD | {"dim": 16, "depth": 1, "heads": 1, "dim_head": 8, "mlp_dim": 8}
+HUGGING_FACE = {
+    "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dim": 10**9}, "expected a ViT of these sizes to fit into .* GB"),
+        ({"dim": 15}, "dim must be divisible by 4, got 15"),
+        ({"keep_rate": 0.5}, "keep_rate belongs to .*, got model simple_vit"),
+    ],
+)
+def test_sizes_that_no_vit_has_are_one_line_with_the_file(change, said, tmp_path):
+    assert_refused(tmp_path / "w", OWN | change, said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 10**7}, r"num_hidden_layers must be in \[1, 1000\], got 10000000"),
+        ({"hidden_size": 10**12}, r"hidden_size must be in \[1, 10\^9\], got 1000000000000"),
+        ({"hidden_size": "x"}, "hidden_size must be an integer in .*, got 'x'"),
+        ({"intermediate_size": 10**9}, "expected the weights of hf:x to fit into .* GB"),
+        ({"num_attention_heads": 10**6}, "model hf:x must take .*, got: "),
+        ({"model_type": "dinov2", "mlp_ratio": 10**9}, "expected the weights of hf:x to fit into"),
+        (
+            {"model_type": "dinov2_with_registers", "num_register_tokens": 10**10},
+            r"num_register_tokens must be in \[0, 10\^9\]",
+        ),
+        ({"model_type": "llama"}, "model hf:x cannot drop patches: .*, got 'llama'"),
+        ({"model_type": None}, "model hf:x cannot drop patches: .*, got None"),
+        ({"hidden_act": "no"}, "model hf:x must take .*, got: 'no'"),
+        ({"num_labels": 10**12}, None),
+    ],
+)
+def test_a_configuration_that_no_vit_has_is_one_line_with_the_file(change, said, tmp_path):
+    pytest.importorskip("transformers")
+    card = CARD | {"image_size": [32, 32], "model": "hf:x", "model_config": HUGGING_FACE | change}
+    if said is None:  # the number of classes is the card's
+        with pytest.raises(InputError, match="expected the ViT's weights in"):
+            load_run(written(tmp_path / "w", json.dumps(card)))
+        return
+    assert_refused(tmp_path / "w", card, said)
+
+
+def assert_refused(path, card, said):
+    said = rf"^expected a model that the card of {path} describes, got: {said}"
+    with pytest.raises(InputError, match=said) as error:
+        load_run(written(path, json.dumps(card)))
+    assert "\n" not in str(error.value)
+    assert "hf:/" not in str(error.value)
 
 
 def test_files_without_a_card_have_none(tmp_path):

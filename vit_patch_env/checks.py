@@ -24,6 +24,12 @@ Count = Annotated[int, Interval(ge=1, le=10**9)]
 FromZero = Annotated[int, Interval(ge=0, le=10**9)]
 """The same, or none."""
 
+LAYERS = Interval(ge=1, le=1000)
+"""Of a ViT."""
+
+Side = Annotated[int, Interval(ge=1, le=16384)]
+"""Height or width of images, in pixels."""
+
 Share = Annotated[float, Interval(gt=0, le=1)]
 """In (0, 1]."""
 

@@ -18,7 +18,7 @@ from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.model_factory import ModelFactory
-from vit_patch_env.models.families.hugging_face_vits import config_of
+from vit_patch_env.models.families.hugging_face_config import config_of
 from vit_patch_env.models.model_names import family_of
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.observation import make_observation

@@ -41,6 +41,17 @@ def mean_attention_output(model: Any, images: Tensor, layers: Layers = (0,)) -> 
     return outputs.float().mean(dim=(0, 1, 3))
 
 
+def attention_output_of_each(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
+    """`mean_attention_output` of each image by itself: (batch, n_patches)."""
+    if layers == (0,):
+        output: Tensor = model.first_attention(images)  # (batch, n_patches, dim)
+        return output.float().mean(dim=2)
+    if layers == "mean":
+        layers = tuple(range(model.n_layers))
+    outputs: Tensor = model.attention_outputs(images, layers)  # (n, batch, n_patches, dim)
+    return outputs.float().mean(dim=(0, 3))
+
+
 def standardized_attention(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
     """`attention_output`, standardised over the patches: mean 0 and standard deviation 1.
 
@@ -50,16 +61,24 @@ def standardized_attention(model: Any, images: Tensor, layers: Layers = (0,)) ->
     return standardized(mean_attention_output(model, images, layers))
 
 
+def standardized_attention_of_each(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
+    """`standardized_attention` of each image by itself: (batch, n_patches)."""
+    return standardized(attention_output_of_each(model, images, layers))
+
+
 def standardized(values: Tensor) -> Tensor:
-    """Values (n,) with mean 0 and standard deviation 1, float32; zeros if all are the same."""
+    """Values (..., n) with mean 0 and standard deviation 1 over the last axis, float32.
+
+    Zeros if all of them are the same.
+    """
     exact = values.double()
-    centred = exact - exact.mean()
-    deviation = centred.square().mean().sqrt()
+    centred = exact - exact.mean(dim=-1, keepdim=True)
+    deviation = centred.square().mean(dim=-1, keepdim=True).sqrt()
     # Rounding errors give equal values a small spread, which must not be scaled up.
-    same = deviation <= 1e-7 * exact.abs().max()
+    same = deviation <= 1e-7 * exact.abs().amax(dim=-1, keepdim=True)
     return (
         torch.where(same, 0.0, centred / deviation)
-        .clamp(*_standardized_bounds(len(values)))
+        .clamp(*_standardized_bounds(values.shape[-1]))
         .float()
     )
 
@@ -73,6 +92,12 @@ def mean_attention_received(model: Any, images: Tensor) -> Tensor:
     return attention.float().mean(dim=(0, 1, 2)).clamp(0, 1)
 
 
+def attention_received_by_each(model: Any, images: Tensor) -> Tensor:
+    """`mean_attention_received` of each image by itself: (batch, n_patches)."""
+    attention: Tensor = model.first_attention_weights(images)  # (batch, heads, queries, keys)
+    return attention.float().mean(dim=(1, 2)).clamp(0, 1)
+
+
 def mean_class_attention(model: Any, images: Tensor) -> Tensor:
     """First layer's attention of the class token to each patch, mean over the batch: (n_patches,).
 
@@ -82,9 +107,20 @@ def mean_class_attention(model: Any, images: Tensor) -> Tensor:
     return attention.float().mean(dim=0).clamp(0, 1)
 
 
+def class_attention_of_each(model: Any, images: Tensor) -> Tensor:
+    """`mean_class_attention` of each image by itself: (batch, n_patches)."""
+    attention: Tensor = model.class_attention(images)
+    return attention.float().clamp(0, 1)
+
+
 def zeros(model: Any, images: Tensor) -> Tensor:
     """Zeros (n_patches,), at no cost: for rules that do not use an observation."""
     return torch.zeros(model.n_patches, dtype=torch.float32, device=images.device)
+
+
+def zeros_of_each(model: Any, images: Tensor) -> Tensor:
+    """`zeros` of each image: (batch, n_patches)."""
+    return zeros(model, images).expand(len(images), -1)
 
 
 def run_features(progress: float, loss_ratio: float, selected_share: float) -> NDArray[np.float32]:
@@ -111,12 +147,21 @@ class Observation(NamedTuple):
         bounds: of these values, by the number of patches; infinite if they have none.
         with_run: whether `run_features` are appended.
         needs: method of a model that it is computed with, if not all models have it, and in words.
+        of_each: maps model and images to the values of each image by itself, (batch, n_patches),
+            at once; None where that is not known.
     """
 
     function: Callable[..., Tensor]
     bounds: Callable[[int], tuple[float, float]]
     with_run: bool = False
     needs: tuple[str, str] | None = None
+    of_each: Callable[..., Tensor] | None = None
+
+    def each(self, model: Any, images: Tensor) -> Tensor:
+        """The values of each image by itself, as if it were a batch: (batch, n_patches)."""
+        if self.of_each is None:
+            return torch.stack([self.function(model, image[None]) for image in images])
+        return self.of_each(model, images)
 
     def space(self, n_patches: int) -> spaces.Space[NDArray[np.float32]]:
         """Box of shape (n_patches,), or (n_patches + 3,) with run features."""
@@ -143,16 +188,22 @@ def _standardized_bounds(n_patches: int) -> tuple[float, float]:
 
 
 OBSERVATIONS: dict[ObservationName, Observation] = {
-    "attention_output": Observation(mean_attention_output, _unbounded),
-    "attention_standardized": Observation(standardized_attention, _standardized_bounds),
+    "attention_output": Observation(
+        mean_attention_output, _unbounded, of_each=attention_output_of_each
+    ),
+    "attention_standardized": Observation(
+        standardized_attention, _standardized_bounds, of_each=standardized_attention_of_each
+    ),
     "attention_received": Observation(
         mean_attention_received, _shares,
         needs=("first_attention_weights", "the weights of its first attention layer"),
+        of_each=attention_received_by_each,
     ),
     "class_attention": Observation(
         mean_class_attention, _shares, needs=("class_attention", "a class token"),
+        of_each=class_attention_of_each,
     ),
-    "none": Observation(zeros, _shares),
+    "none": Observation(zeros, _shares, of_each=zeros_of_each),
 }  # fmt: skip
 """Every observation by its name; arguments also have layers and run features."""
 
@@ -171,12 +222,13 @@ def make_observation(text: str, n_images: int | None = None) -> Observation:
     """
     name, layers, with_run = parse_observation(text)
     observation = OBSERVATIONS[name]
-    function, needs = observation.function, observation.needs
+    function, needs, of_each = observation.function, observation.needs, observation.of_each
     if layers != (0,):
         function, needs = partial(function, layers=layers), _OF_LAYERS
+        of_each = None if of_each is None else partial(of_each, layers=layers)
     if n_images is not None:
         function = partial(_of_first_images, function, n_images)
-    return observation._replace(function=function, with_run=with_run, needs=needs)
+    return observation._replace(function=function, with_run=with_run, needs=needs, of_each=of_each)
 
 
 def check_observable(text: str, model: Any, n_layers: int | None, name: str) -> None:

@@ -6,11 +6,13 @@ The pages of the API, which only the site has, are made from the names that the 
 """
 
 import ast
+import hashlib
 import json
 import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,8 @@ API = {
 
 _LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)")
 _CODE_LINK = re.compile(rf"(\]\([^)\s#:]+(?:{'|'.join(map(re.escape, CODE))}))(?=\))")
+_DIAGRAM = "architecture.svg"
+_MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -36,8 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     of_theme = [file for file in files if file.src_dir != config.docs_dir]
     pages = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
     linked = {target for page in pages for target in linked_files(page)} - set(pages)
-    style = ROOT / "docs" / "site" / "extra.css"
-    found = [_file(path, config) for path in [*pages, *sorted(linked), style]]
+    of_site = [ROOT / "docs" / "site" / name for name in ("extra.css", _DIAGRAM)]
+    found = [_file(path, config) for path in [*pages, *sorted(linked), *of_site]]
     made = [
         File.generated(config, f"api/{name}.md", content=api_page(title, package))
         for name, (title, package) in API.items()
@@ -46,8 +50,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """The page with links to the pages of scripts and notebooks."""
-    return _CODE_LINK.sub(r"\1.md", markdown)
+    """The page with links to the pages of scripts and notebooks, and with its diagram drawn."""
+    return _CODE_LINK.sub(r"\1.md", _MERMAID.sub(_drawn, markdown))
+
+
+def _drawn(code: re.Match[str]) -> str:
+    """The picture of a diagram, which needs no library in the browser.
+
+    Raises:
+        PluginError: if it is another diagram's.
+    """
+    digest = hashlib.sha256(code[1].encode()).hexdigest()
+    if digest not in (ROOT / "docs" / "site" / _DIAGRAM).read_text(encoding="utf-8"):
+        raise PluginError("a diagram has changed since it was drawn: see docs/site/diagram.py")
+    return f"![The way of a batch and a patch mask through the code](site/{_DIAGRAM})"
 
 
 def linked_files(page: Path) -> set[Path]:

@@ -1,6 +1,7 @@
 """The live display of a run, and the tables at its end."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskProgressColumn,
@@ -45,6 +47,50 @@ class LiveDisplay:
 
 LINE_SECONDS = 60.0
 """Where there is no terminal, an epoch that takes longer has a line after this time."""
+
+
+class PhaseDisplay(LiveDisplay):
+    """A live progress bar on a terminal of what is done with images, one phase after the other.
+
+    Elsewhere a line per minute.
+
+    Args:
+        console: to print to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self.live = Live(self.progress, console=console, refresh_per_second=4, transient=True)
+        self._line_due = time.monotonic() + LINE_SECONDS
+
+    def phase(self, name: str, n_images: int) -> Callable[[int], None]:
+        """Begin a phase; what is returned is called with numbers of images that are done.
+
+        Args:
+            name: such as "Observing".
+            n_images: of the phase.
+        """
+        for former in self.progress.task_ids:
+            self.progress.remove_task(former)
+        task = self.progress.add_task(name, total=n_images)
+
+        def advance(n_done: int) -> None:
+            self.progress.advance(task, n_done)
+            if not self.console.is_terminal and time.monotonic() >= self._line_due:
+                self._line_due = time.monotonic() + LINE_SECONDS
+                done = self.progress.tasks[0].completed
+                print_line(f"{name}: {done:,.0f} of {counted(n_images, 'image')}", self.console)
+
+        return advance
 
 
 class Display(LiveDisplay):

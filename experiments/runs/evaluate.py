@@ -67,7 +67,7 @@ class Evaluation:
         folder.check_files(CONFIG, weights.name, AGENT)
         trained = folder.options
         name, card = str(trained.env.model), read_card(weights)
-        with model_of_run(name, self.options.model, card) as model:
+        with model_of_run(name, self.options.model, card, weights) as model:
             self._load(folder, replace(trained, env=replace(trained.env, model=model)))
         load_weights(self.env.episode.model, weights)
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.models.contract import plain_model
-from vit_patch_env.models.families.hugging_face_vits import named_by_config
+from vit_patch_env.models.families.hugging_face_config import named_by_config
 from vit_patch_env.models.model_names import family_of, is_own
 from vit_patch_env.models.weights.card import WeightsCard
 
 
 @contextmanager
-def model_of_run(name: str, given: Any, card: WeightsCard | None) -> Iterator[Any]:
+def model_of_run(name: str, given: Any, card: WeightsCard | None, file: Path) -> Iterator[Any]:
     """What makes the model of a run, valid within the block.
 
     Code that only a file names is not imported, and a model of Hugging Face is made of the card's
@@ -27,9 +27,10 @@ def model_of_run(name: str, given: Any, card: WeightsCard | None) -> Iterator[An
         name: of the model, in the run's files.
         given: by the user, for a model that is a function in a module: its name, or the function.
         card: of the weights, if they have one.
+        file: with the weights.
 
     Raises:
-        ArgumentError: if the model must be given, or must not.
+        InputError: if the model must be given, or must not, or the card describes none.
     """
     if not (is_own(name) or family_of(name)):
         if given is None:
@@ -43,7 +44,7 @@ def model_of_run(name: str, given: Any, card: WeightsCard | None) -> Iterator[An
     if given not in (None, name):
         raise ArgumentError("model", f"must be that of the run, {name}, got {shown(given)}")
     if family_of(name) == "hf" and card is not None and card.model_config is not None:
-        with named_by_config(card.model_config) as described:
+        with named_by_config(card.model_config, name, file) as described:
             yield described
         return
     yield name

@@ -17,6 +17,7 @@ from vit_patch_env.data.batches import Normalize
 from vit_patch_env.experiments.options.commands import PatchesName
 from vit_patch_env.experiments.use.images import Picture, Preprocessing, as_pictures, in_batches
 from vit_patch_env.models.weights.card import WeightsCard
+from vit_patch_env.observation import make_observation
 from vit_patch_env.patches.selection import mask_to_keep
 from vit_patch_env.system.torch_state import own_torch_state
 
@@ -107,6 +108,20 @@ class LoadedRun:
             images: normalised, (batch, channels, height, width).
         """
         observed = self._env.episode.run.observe(images.to(self.device), self.model)
+        values: NDArray[np.float32] = np.nan_to_num(observed.cpu().numpy())
+        return values
+
+    def observe_each(self, images: Tensor) -> NDArray[np.float32]:
+        """What the agent observes of each image by itself, at once: (batch, n_patches).
+
+        Args:
+            images: normalised, (batch, channels, height, width).
+        """
+        observation = make_observation(self.observation)
+        self.model.eval()
+        precision = self._env.precision
+        with own_torch_state(gradients=False, model=self.model), precision.autocast():
+            observed = observation.each(self.model, images.to(self.device))
         values: NDArray[np.float32] = np.nan_to_num(observed.cpu().numpy())
         return values
 

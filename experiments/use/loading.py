@@ -8,8 +8,10 @@ from typing import Any, get_args
 
 from torch import nn
 
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import ArgumentError, InputError, check_choice
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.config.model import SizeConfig
 from vit_patch_env.data.downloads import without_downloads
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS, make_agent
 from vit_patch_env.experiments.agents_by_name.table import before_images
@@ -26,6 +28,9 @@ from vit_patch_env.models.weights.card import WeightsCard, read_card
 from vit_patch_env.training.precision import resolve_device
 
 Model = str | nn.Module | Callable[[int, int], nn.Module]
+
+_OF_THE_CARD = {"keep_rate", *(one.name for one in declared(SizeConfig))}
+"""Arguments of a model by name that a card has."""
 
 
 def load_run(
@@ -109,9 +114,21 @@ def _load_folder(
 def _with_weights(
     card: WeightsCard, trained: EnvConfig | None, file: Path, *, model: Any, **of_model: str
 ) -> Any:
-    """An environment whose model has the weights in a file."""
-    with model_of_run(card.model, model, card) as made_of, without_downloads():
-        env = stand_in_env(card, trained, model=made_of, **of_model)
+    """An environment whose model has the weights in a file.
+
+    Raises:
+        InputError: as `stand_in_env`; the file is named where its card is to blame.
+    """
+    with model_of_run(card.model, model, card, file) as made_of, without_downloads():
+        try:
+            env = stand_in_env(card, trained, model=made_of, **of_model)
+        except InputError as error:
+            of_another = isinstance(error, ArgumentError) and error.name not in _OF_THE_CARD
+            if made_of != card.model or of_another:
+                raise
+            raise InputError(
+                f"expected a model that the card of {file} describes, got: {error}"
+            ) from error
     load_weights(env.episode.model, file)
     return env
 

@@ -6,7 +6,7 @@ from annotated_types import Interval, MultipleOf
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import OrObject, arguments, declared
-from vit_patch_env.checks import PATH, ArgumentError, named, shown
+from vit_patch_env.checks import LAYERS, PATH, ArgumentError, Side, named, shown
 from vit_patch_env.models.model_names import check_model_name, family_of, has_own_sizes
 from vit_patch_env.names import PublishedFamily
 from vit_patch_env.patches.grid import height_width, patch_grid
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     Sides = int | tuple[int, int]
 else:  # values that can be saved and given on the command line
     Model, Folder, Size = str, str, int | None
-    Side = Annotated[int, Interval(ge=1, le=16384)]
     Sides = Side | tuple[Side, Side] | None
 
 BY_MODEL: Any = None
@@ -58,9 +57,9 @@ class SizeConfig:
     dim: Annotated[
         Size, Interval(ge=1), MultipleOf(4), Doc("token size; None: 128, or the model's own")
     ] = BY_MODEL
-    depth: Annotated[
-        Size, Interval(ge=1, le=1000), Doc("transformer layers; None: 6, or the model's own")
-    ] = BY_MODEL
+    depth: Annotated[Size, LAYERS, Doc("transformer layers; None: 6, or the model's own")] = (
+        BY_MODEL
+    )
     heads: Annotated[
         Size, Interval(ge=1), Doc("attention heads per layer; None: 16, or the model's own")
     ] = BY_MODEL

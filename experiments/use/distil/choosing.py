@@ -1,12 +1,13 @@
 """What is kept of training images: patches of each, or some of the images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vit_patch_env import Selector
 from vit_patch_env.agents.bandit.policies import BanditPolicy
@@ -18,14 +19,27 @@ from vit_patch_env.experiments.options.commands import ActionsName
 from vit_patch_env.experiments.use.loaded_run import LoadedRun
 from vit_patch_env.patches.selection import mask_to_keep, top_k_mask
 
+Advance = Callable[[int], None]
+"""Called with a number of images that are done, for the display of progress."""
 
-def observations(run: LoadedRun, images: Images) -> list[NDArray[np.float32]]:
+
+def observations(
+    run: LoadedRun, images: Images, advance: Advance = lambda _: None
+) -> list[NDArray[np.float32]]:
     """What the run's agent observes of each image by itself, (n_patches,)."""
-    return [run.observe(image) for image in _one_by_one(run, images)]
+    found: list[NDArray[np.float32]] = []
+    for part in in_batches(images, run.batch_size):
+        found.extend(run.observe_each(run.normalize(part.to(run.device))))
+        advance(len(part))
+    return found
 
 
 def errors(
-    run: LoadedRun, images: Images, labels: Tensor, masks: list[NDArray[np.bool_]]
+    run: LoadedRun,
+    images: Images,
+    labels: Tensor,
+    masks: list[NDArray[np.bool_]],
+    advance: Advance = lambda _: None,
 ) -> NDArray[np.float64]:
     """EL2N of each image under the run's ViT, (n_images,): the L2 norm of its error.
 
@@ -37,20 +51,57 @@ def errors(
         run: with the ViT.
         images: (n_images, channels, height, width) uint8.
         labels: (n_images,) int64.
-        masks: patches of each image that the ViT computes with, (n_patches,).
+        masks: patches of each image that the ViT computes with, (n_patches,). Images of a batch
+            with the same ones are computed together.
+        advance: see `Advance`.
 
     Raises:
         InputError: if the ViT's predictions are not finite.
     """
-    found = []
-    for image, label, mask in zip(_one_by_one(run, images), labels.tolist(), masks, strict=True):
-        keep = None if mask.all() else mask_to_keep(mask).to(run.device)
-        error = run.logits(image, keep)[0].double().softmax(dim=0)
-        error[label] -= 1
-        found.append(float(error.norm()))
+    found = np.empty(len(images), np.float64)
+    first = 0
+    for part in in_batches(images, run.batch_size):
+        batch = run.normalize(part.to(run.device))
+        of_part = np.stack(masks[first : first + len(part)])
+        different, which = np.unique(of_part, axis=0, return_inverse=True)
+        for index, mask in enumerate(different):
+            members = np.flatnonzero(which.reshape(-1) == index)
+            keep = None if mask.all() else mask_to_keep(mask).to(run.device)
+            of_error = run.logits(batch[torch.from_numpy(members)], keep).cpu().double().softmax(1)
+            of_error -= functional.one_hot(labels.cpu()[first + members], of_error.shape[1])
+            found[first + members] = of_error.norm(dim=1).numpy()
+        first += len(part)
+        advance(len(part))
     if not np.isfinite(found).all():
         raise InputError("expected a ViT that predicts numbers, got NaN: the run has diverged")
-    return np.array(found)
+    return found
+
+
+class Counted:
+    """A selector that says when it has picked.
+
+    Args:
+        selector: picks.
+        advance: see `Advance`.
+    """
+
+    def __init__(self, selector: Selector, advance: Advance) -> None:
+        self._selector = selector
+        self._advance = advance
+
+    def predict(
+        self,
+        observation: NDArray[np.float32],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """What the selector picks."""
+        picked = self._selector.predict(
+            observation, state=state, episode_start=episode_start, deterministic=deterministic
+        )
+        self._advance(1)
+        return picked
 
 
 def highest(
@@ -182,10 +233,3 @@ class _TopK:
         n_patches = len(action) - 1
         number = 2 * (self._n_keep - 1) / max(n_patches - 1, 1) - 1
         return np.append(action[:-1], number).astype(np.float64), state
-
-
-def _one_by_one(run: LoadedRun, images: Images) -> Iterator[Tensor]:
-    """Normalised images, (1, channels, height, width) each."""
-    for part in in_batches(images, run.batch_size):
-        for image in part:
-            yield run.normalize(image[None].to(run.device))

@@ -20,7 +20,10 @@ from vit_patch_env.experiments.options.commands import DistilOptions, TrainOptio
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum, provenance, write_json
+from vit_patch_env.experiments.runs.display import PhaseDisplay
 from vit_patch_env.experiments.use.distil.choosing import (
+    Advance,
+    Counted,
     errors,
     highest,
     observations,
@@ -61,6 +64,7 @@ class Distillation:
         self.options = options
         self.console = console
         self.out = OutFolder(options.folder, options.overwrite)
+        self.display = PhaseDisplay(console)
 
     def prepare(self) -> None:
         """Check where the folder is written to, and load the run and its images.
@@ -88,6 +92,10 @@ class Distillation:
 
     def run(self) -> dict[str, Any]:
         """Write the folder, print the shares that are kept, and return them."""
+        with self.display:
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         options, data = self.options, self.data
         masks = self.masks()
         chosen: NDArray[np.bool_] | None = None
@@ -100,9 +108,14 @@ class Distillation:
         names = folder_names(data.classes)
         with self.out.writing() as folder:
             folders = ClassFolders(folder, names, self.loaded.batch_size)
-            written = folders.write("train", *data.train, chosen=chosen, change=change)
+            written = folders.write(
+                "train", *data.train, chosen=chosen, change=change,
+                advance=self._phase("Writing training images"),
+            )  # fmt: skip
             for name in SPLITS[1:]:
-                folders.write(name, *getattr(data, name))
+                split = getattr(data, name)
+                advance = self.display.phase(f"Writing {PURPOSES[name]} images", len(split.labels))
+                folders.write(name, *split, advance=advance)
             kept = self._kept(written, masks)
             write_json(folder / DISTIL, self._record(kept, names))
         self._print(written, kept)
@@ -110,12 +123,18 @@ class Distillation:
 
     def masks(self) -> Masks:
         """The patches that the agent keeps of each training image, (n_patches,) each."""
-        observed = observations(self.loaded, self.data.train.images)
-        return self.loaded.masks(observed, self.selector)
+        images = self.data.train.images
+        observed = observations(self.loaded, images, self._phase("Observing images"))
+        counted_one = Counted(self.selector, self._phase("Picking patches of images"))
+        return self.loaded.masks(observed, counted_one)
 
     def scores(self, masks: Masks) -> NDArray[np.float64]:
         """How much each training image still teaches, (n_images,): the highest are kept."""
-        return errors(self.loaded, *self.data.train, masks)
+        return errors(self.loaded, *self.data.train, masks, self._phase("Measuring errors"))
+
+    def _phase(self, name: str) -> Advance:
+        """Show a phase of all training images."""
+        return self.display.phase(name, len(self.data.train.labels))
 
     def _images(self, card: WeightsCard) -> ImageData:
         """The run's images, at the size that its ViT takes.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_patch_env.data.images import Images, in_batches
+from vit_patch_env.experiments.use.distil.choosing import Advance
 
 Change = Callable[[Tensor, slice], Tensor]
 """Maps some images of a split, uint8, and their places in it to the images that are written."""
@@ -52,6 +53,7 @@ class ClassFolders:
         *,
         chosen: NDArray[np.bool_] | None = None,
         change: Change | None = None,
+        advance: Advance = lambda _: None,
     ) -> Written:
         """Write the images of a split.
 
@@ -61,6 +63,7 @@ class ClassFolders:
             labels: (n_images,) int64.
             chosen: which of the images are written, (n_images,); None for all.
             change: what becomes of them; None for nothing.
+            advance: see `Advance`.
         """
         folders = [self._root / split / name for name in self._names]
         for folder in folders:
@@ -80,6 +83,7 @@ class ClassFolders:
                     (folder / f"{place:0{n_digits}}.png").write_bytes(content)
                     n_written, n_bytes = n_written + 1, n_bytes + len(content)
                 place += 1
+            advance(len(part))
         return Written(n_written, n_bytes, n_bytes_before)
 
 

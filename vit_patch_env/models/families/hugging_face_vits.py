@@ -1,12 +1,10 @@
 """Hugging Face's ViT, DeiT and DINOv2 (with and without registers) for image classification."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,15 +14,7 @@ from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.data.downloads import may_download
 from vit_patch_env.models.families.base import Block, LibraryViT
 from vit_patch_env.models.families.embedding import embed_patches, positions_of, with_prefix
-
-_PLAIN = ("vit", "deit", "dinov2", "dinov2_with_registers")
-"""Types of models, in the configuration's words."""
-
-_LOADING_CODE = frozenset({
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-    "experts_implementation", "_experts_implementation", "auto_map", "use_kernels",
-})  # fmt: skip
-"""Names in a configuration."""
+from vit_patch_env.models.families.hugging_face_config import check_type
 
 _POSITIONED = ("cls_token", "distillation_token")
 """Prefix tokens that have a position; registers have none."""
@@ -177,7 +167,7 @@ def wrap(model: nn.Module) -> LibraryViT | None:
         raise ArgumentError(
             "model", f"must be one for image classification, got {type(model).__name__}"
         )
-    _check_type(plain.config.model_type, type(model).__name__)
+    check_type(plain.config.model_type, type(model).__name__)
     height, width = getattr(plain, plain.base_model_prefix).embeddings.patch_embeddings.image_size
     if height != width and plain.config.model_type.startswith("dinov2"):
         raise ArgumentError(
@@ -186,15 +176,6 @@ def wrap(model: nn.Module) -> LibraryViT | None:
             f"got {[height, width]}",
         )
     return HuggingFaceViT(model)
-
-
-def _check_type(model_type: str, name: str) -> None:
-    if model_type not in _PLAIN:
-        raise ArgumentError(
-            "model",
-            f"{name} cannot drop patches: of transformers' models {', '.join(_PLAIN)} can, "
-            f"got {shown(model_type)}",
-        )
 
 
 def make(
@@ -225,7 +206,7 @@ def make(
     except Exception as error:  # of many kinds, by what is missing
         reason = " ".join(str(error).split())[:200]
         raise ArgumentError("model", f"{expected}, got {shown(f'hf:{name}')}: {reason}") from error
-    _check_type(config.model_type, f"hf:{name}")
+    check_type(config.model_type, f"hf:{name}")
     config.num_labels, config.num_channels = n_classes, channels
     if image_size is not None:
         config.image_size = image_size if image_size[0] != image_size[1] else image_size[0]
@@ -233,26 +214,6 @@ def make(
         config.patch_size = patch_size
     model: nn.Module = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]
     return model
-
-
-def config_of(model: nn.Module) -> dict[str, Any]:
-    """A model's configuration as JSON values, without where it was read from."""
-    plain: Any = getattr(model, "plain_model", model)
-    config: dict[str, Any] = json.loads(plain.config.to_json_string())
-    config.pop("_name_or_path", None)
-    return config | {"architectures": [type(plain).__name__]}
-
-
-@contextmanager
-def named_by_config(config: dict[str, Any]) -> Iterator[str]:
-    """The name of a model that a configuration describes, which is valid within the block.
-
-    Without what would let transformers load code: kernels of the hub, and classes in files.
-    """
-    own = {name: value for name, value in config.items() if name not in _LOADING_CODE}
-    with TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(own), encoding="utf-8")
-        yield f"hf:{folder}"
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Interval
 
 from vit_patch_env.arguments import arguments, from_json, to_json
-from vit_patch_env.checks import ArgumentError, Count, InputError, counted
+from vit_patch_env.checks import LAYERS, ArgumentError, Count, InputError, Side, counted
 from vit_patch_env.names import InterpolationName, ResizeName
 from vit_patch_env.patches.grid import patch_grid
 from vit_patch_env.reading import MEGABYTE, open_regular, parse_json
@@ -21,6 +22,9 @@ _HEADER_BYTES = 16 * MEGABYTE
 
 _LENGTH_BYTES = 8
 """Of the number at the beginning of the file, the length of its header."""
+
+_FREE_TEXT: dict[str, Any] = {"classes": ["any"], "model_config": None}
+"""Values with text of any characters, and others in their place."""
 
 
 @arguments
@@ -48,10 +52,10 @@ class WeightsCard:
 
     model: str
     keep_rate: Annotated[float | None, Interval(gt=0, le=1)] = None
-    image_size: tuple[Count, Count]
+    image_size: tuple[Side, Side]
     patch_size: Count
     dim: Annotated[int | None, Interval(ge=1)] = None
-    depth: Annotated[int | None, Interval(ge=1, le=1000)] = None
+    depth: Annotated[int | None, LAYERS] = None
     heads: Annotated[int | None, Interval(ge=1)] = None
     dim_head: Annotated[int | None, Interval(ge=1)] = None
     mlp_dim: Annotated[int | None, Interval(ge=1)] = None
@@ -129,4 +133,10 @@ def parse_card(text: object) -> WeightsCard:
     """
     if not isinstance(text, str):
         raise InputError(f"a card that is no text but {type(text).__name__}")
-    return from_json(WeightsCard, parse_json(text.encode("utf-8", "surrogatepass")))
+    values = parse_json(text.encode("utf-8", "surrogatepass"))
+    if not isinstance(values, dict):
+        return from_json(WeightsCard, values)  # which says so
+    # Names of folders may have bytes that are not UTF-8, which `from_json` does not take.
+    free = {name: values[name] for name in _FREE_TEXT if name in values}
+    card = from_json(WeightsCard, values | {name: _FREE_TEXT[name] for name in free})
+    return replace(card, **free)
