@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "tune": (TuneOptions, "tune.tuning:Tuning"),
     "zoo": (ZooOptions, "zoo.command:Zoo"),
     "bench": (BenchOptions, "bench.benchmark:Bench"),
-    "compare": (CompareOptions, "compare.comparison:Comparison"),
+    "compare": (CompareOptions, "compare.task_comparison:make_comparison"),
     "report": (ReportOptions, "report.report:Report"),
     "cache": (CacheOptions, "runs.cache:CacheView"),
 }

@@ -11,6 +11,7 @@ from vit_patch_env.experiments.compare.results import FULL, is_timed
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.runs.resume import run_config
+from vit_patch_env.names import BudgetName
 
 
 def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
@@ -37,6 +38,25 @@ def check_options(options: CompareOptions) -> None:
     Raises:
         ArgumentError: naming the option that is not valid.
     """
+    check_methods(options, options.env.budget)
+    if is_timed(vars(options.env)) and FULL not in options.methods:
+        chosen = ", ".join(options.methods)
+        raise ArgumentError(
+            "methods",
+            f"must include {FULL}, whose training time is the budget if {named('seconds')} is not "
+            f"given, got {chosen}",
+        )
+    for name in ("model", "keep_rate", "observation", "reward"):
+        if getattr(options.env, name) != getattr(EnvConfig, name):
+            raise ArgumentError(name, f"is set by the methods, got {getattr(options.env, name)}")
+
+
+def check_methods(options: CompareOptions, budget: BudgetName) -> None:
+    """Check what does not depend on the environment but for its budget: methods, seeds, interval.
+
+    Raises:
+        ArgumentError: naming the option that is not valid.
+    """
     parse_interval(options.checkpoint_every)
     for name, values in (("methods", options.methods), ("seeds", options.seeds)):
         if not values:
@@ -53,18 +73,9 @@ def check_options(options: CompareOptions) -> None:
                 "methods",
                 f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
             )
-        if METHODS[method].agent == "matched" and options.env.budget in ("flops", "seconds"):
+        if METHODS[method].agent == "matched" and budget != "epochs":
             raise ArgumentError(
                 "budget",
                 f"must be epochs, so that all runs have as many steps, for method {method}, which "
-                f"repeats another run step by step, got {options.env.budget}",
+                f"repeats another run step by step, got {budget}",
             )
-    if is_timed(vars(options.env)) and FULL not in options.methods:
-        raise ArgumentError(
-            "methods",
-            f"must include {FULL}, whose training time is the budget if {named('seconds')} is not "
-            f"given, got {chosen}",
-        )
-    for name in ("model", "keep_rate", "observation", "reward"):
-        if getattr(options.env, name) != getattr(EnvConfig, name):
-            raise ArgumentError(name, f"is set by the methods, got {getattr(options.env, name)}")

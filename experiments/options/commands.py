@@ -429,6 +429,13 @@ class CompareOptions:
     preset: Annotated[
         str, Doc("smoke, table2, table2-cpu, budget or budget-cpu: defaults of the other values")
     ] = "smoke"
+    tasks: Annotated[
+        Texts,
+        Doc(
+            "compare on each of these tasks, instead of one data set: training, held-out, all, or "
+            "names: see docs/tasks.md; --data-dir then holds the folders of the data sets"
+        ),
+    ] = ()
     methods: Annotated[
         Texts, Doc("methods to compare, in the order of the report: see docs/comparing.md")
     ] = ()

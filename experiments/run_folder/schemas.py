@@ -143,6 +143,13 @@ class BudgetFields(TypedDict):
     images: _ImageFields
 
 
+class TaskSetFields(_Origin):
+    """Fields of tasks.json."""
+
+    tasks: list[str]
+    overheads: dict[str, Annotated[float, Interval(ge=0, le=100)]]
+
+
 class StudyFields(_Origin):
     """Fields of study.json. The options have types of their own: `TuneOptions`."""
 
@@ -154,6 +161,7 @@ CONFIG_FIELDS: TypeAdapter[Any] = TypeAdapter(ConfigFields)
 RESULT_FIELDS: TypeAdapter[Any] = TypeAdapter(ResultFields)
 COMPARE_FIELDS: TypeAdapter[Any] = TypeAdapter(CompareFields)
 BUDGET_FIELDS: TypeAdapter[Any] = TypeAdapter(BudgetFields)
+TASK_SET_FIELDS: TypeAdapter[Any] = TypeAdapter(TaskSetFields)
 STUDY_FIELDS: TypeAdapter[Any] = TypeAdapter(StudyFields)
 TRACKED_FIELDS: TypeAdapter[Any] = TypeAdapter(dict[str, str])
 """Of tracked.json: the run's ids in trackers, by their names."""

@@ -9,7 +9,7 @@ says.
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vit_patch_env.checks import ArgumentError, named
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 
 Currency = Literal["flops", "time"]
@@ -112,7 +112,13 @@ class Task(NamedTuple):
     folder: str | None
     values: dict[str, Any]
 
-    def env(self, data_dir: str | None, overhead: float = 0.0, **values: Any) -> EnvConfig:
+    @property
+    def step_name(self) -> str:
+        """What its steps cost depends on: the grid, the ViT and the batch size."""
+        _, n_patches, vit, *_ = self.name.split("-")
+        return f"{n_patches}-{vit}-{self.values['batch_size']}"
+
+    def env(self, data_dir: Any, overhead: float = 0.0, **values: Any) -> EnvConfig:
         """The arguments of its environment.
 
         Args:
@@ -181,6 +187,6 @@ def tasks_named(names: tuple[str, ...]) -> list[Task]:
             raise ArgumentError(
                 "tasks",
                 f"must be training, held-out, all, or names of tasks such as {next(iter(TASKS))} "
-                f"(all are in docs/tasks.md), got {name!r}: see {named('tasks')}",
+                f"(docs/tasks.md has all), got {name!r}",
             )
     return [task for task in TASKS.values() if {task.name, task.split, "all"} & set(names)]

@@ -1,0 +1,164 @@
+"""`vit-patch compare --tasks`: a comparison for each task of the set, one after the other."""
+
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import ArgumentError, InputError, counted, named
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.compare.comparison import Comparison
+from vit_patch_env.experiments.compare.configuration import check_methods
+from vit_patch_env.experiments.compare.methods import FAMILY
+from vit_patch_env.experiments.compare.presets import PRESETS
+from vit_patch_env.experiments.compare.results import COMPARE, FULL
+from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.process.output import print_lines
+from vit_patch_env.experiments.run_folder.folder import check_possible, provenance, write_json
+from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
+from vit_patch_env.experiments.task_set.overhead import measure_overhead
+from vit_patch_env.experiments.task_set.table import Task, tasks_named
+
+TASK_SET = "tasks.json"
+
+_OF_MACHINE = ("data_dir", "device", "precision", "images")
+"""Arguments of the environment that are not a task's."""
+
+
+class TaskComparison:
+    """Comparisons of the same methods and seeds on several tasks, each in a folder of its name.
+
+    The fixed cost of a step is measured once for each ViT, grid and batch size of tasks in time,
+    and kept in tasks.json, so that a comparison that is resumed or grows has the same one.
+
+    Args:
+        options: what to compare, with tasks.
+        console: where progress is shown.
+    """
+
+    tasks: list[Task]
+    overheads: dict[str, float]
+
+    def __init__(self, options: CompareOptions, console: Console) -> None:
+        self.console = console
+        smoke = PRESETS["smoke"]
+        methods = options.methods if options.methods != smoke.methods else (FULL, *FAMILY)
+        self.options = replace(options, methods=methods)
+        self.path = Path(options.out or Path("results") / "tasks")
+
+    def prepare(self) -> None:
+        """Check the options and the folders, of the comparison and of the images.
+
+        Raises:
+            ValueError: for bad options, missing images, or a folder that holds something else.
+        """
+        options = self.options
+        self.tasks = tasks_named(options.tasks)
+        check_methods(options, "flops")
+        self._check_environment()
+        check_possible(self.path, "out")
+        if (self.path / COMPARE).exists():
+            raise ArgumentError(
+                "out", f"must be a folder without another comparison, got {self.path}"
+            )
+        for task in self.tasks:
+            folder = self._env(task).data_dir
+            if folder is not None and not Path(folder).is_dir():
+                raise ArgumentError(
+                    "data_dir",
+                    f"must hold {task.folder}/, the images of the task {task.name}, got "
+                    f"{options.env.data_dir}",
+                )
+        path = self.path / TASK_SET
+        saved = read_checked(path, TASK_SET_FIELDS) if path.exists() else {"overheads": {}}
+        self.overheads = dict(saved["overheads"])
+
+    def run(self) -> None:
+        """Train the runs of each task that are not finished; exits with status 1 if one failed."""
+        failed = 0
+        for n_done, task in enumerate(self.tasks):
+            self._say(f"Task {n_done + 1} of {len(self.tasks)}: {task.name}")
+            comparison = Comparison(self._options(task), self.console)
+            comparison.prepare()
+            try:
+                comparison.run()
+            except SystemExit as stop:
+                if stop.code != 1:
+                    raise
+                failed += 1
+        if failed:
+            self._say(f"Runs of {counted(failed, 'task')} failed; the same command tries again.")
+            sys.exit(1)
+        self._say(
+            f"{counted(len(self.tasks), 'task')} done in {self.path}. Write a report with",
+            f"  vit-patch report {shlex.quote(str(self.path))}",
+        )
+
+    def _check_environment(self) -> None:
+        """Refuse arguments of the environment that the tasks set."""
+        given, default = asdict(self.options.env), asdict(PRESETS["smoke"].env)
+        for name, value in given.items():
+            if name not in _OF_MACHINE and value != default[name]:
+                raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
+        if self.options.preset != "smoke":
+            raise ArgumentError("preset", f"is not for {named('tasks')}, got {self.options.preset}")
+
+    def _options(self, task: Task) -> CompareOptions:
+        """The options of a task's comparison."""
+        env = self._env(task, overhead=self._overhead(task))
+        return replace(
+            self.options, tasks=(), env=env, out=str(self.path / task.name), preset="smoke"
+        )
+
+    def _env(self, task: Task, **values: Any) -> EnvConfig:
+        """The arguments of a task's environment on this machine."""
+        return task.env(**{name: getattr(self.options.env, name) for name in _OF_MACHINE}, **values)
+
+    def _overhead(self, task: Task) -> float:
+        """The fixed cost of a step of a task in time on this machine."""
+        overhead = 0.0
+        if task.currency == "time":
+            key = task.step_name
+            if key not in self.overheads:
+                self._say(f"Measuring the fixed cost of a step of {key} ...")
+                self.overheads[key] = self._measured(self._env(task, observation="none"))
+            overhead = self.overheads[key]
+        self._write()
+        return overhead
+
+    def _measured(self, env: EnvConfig) -> float:
+        """The fixed cost of a step, with as many threads as a run has."""
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(max(n_threads // self.options.jobs, 1))
+        try:
+            return round(measure_overhead(ViTPatchSelectEnv(**asdict(env))), 4)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    def _write(self) -> None:
+        """Write tasks.json."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        names = {path.parent.name for path in self.path.glob(f"*/{COMPARE}")}
+        names |= {task.name for task in self.tasks}
+        content = {"tasks": sorted(names), "overheads": self.overheads, **provenance()}
+        write_json(self.path / TASK_SET, content)
+
+    def _say(self, *lines: str) -> None:
+        print_lines(lines, self.console)
+
+
+def make_comparison(options: CompareOptions, console: Console) -> Comparison | TaskComparison:
+    """What `vit-patch compare` runs with these options."""
+    if options.tasks:
+        return TaskComparison(options, console)
+    if options.out is not None and (Path(options.out) / TASK_SET).exists():
+        raise InputError(
+            f"{named('out')} must be a folder without another comparison, got {options.out}, a "
+            f"comparison of tasks: add {named('tasks')}"
+        )
+    return Comparison(options, console)
