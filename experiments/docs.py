@@ -19,6 +19,7 @@ from vit_patch_env.experiments.agents_by_name.stable_baselines import SEARCHED
 from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import AgentOptions
+from vit_patch_env.experiments.task_set.table import TASKS
 from vit_patch_env.models import model_class
 from vit_patch_env.names import ModelName
 from vit_patch_env.observation import OBSERVATIONS
@@ -80,6 +81,20 @@ def methods_table() -> str:
     return _table(("`methods`", "title in reports", "source"), rows)
 
 
+def tasks_table() -> str:
+    """The set of tasks."""
+    rows = []
+    for task in TASKS.values():
+        values = task.values
+        vit = f"dim {values['dim']}, depth {values['depth']}, heads {values['heads']}"
+        side = values["image_size"]
+        grid = f"{(side // values['patch_size']) ** 2} of {side} x {side} pixels"
+        epochs = f"{values['epochs']:g}"
+        rows.append((f"`{task.name}`", task.split, task.data, grid, vit, epochs, task.currency))
+    heads = ("`tasks`", "for", "data", "patches", "ViT", "epochs", "currency")
+    return _table(heads, rows)
+
+
 def searched_table() -> str:
     """What `vit-patch tune` searches: values of agents, of rewards, and of other algorithms."""
     rows: list[tuple[str, ...]] = []
@@ -135,6 +150,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "models.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},
+    "tasks.md": {"tasks": tasks_table},
     "tuning.md": {"searched": searched_table},
 }
 """What is generated, by page and marker."""

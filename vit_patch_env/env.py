@@ -118,7 +118,10 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     trained ViT on the validation images, and `is_success`, the same accuracy under the name that
     Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a
     budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
-    `epoch`, `progress` and `budget_steps`, as NumPy's scalars.
+    `epoch`, `progress` and what distinguishes this training from others, as NumPy's scalars:
+    `budget_steps` (the steps on all patches that the budget is worth), `n_images`, `n_classes`,
+    `n_parameters`, and `step_costs`, (5,) float64: the cost of a step on 1/16, 1/8, 1/4, 1/2 and
+    all of the patches over that on all, in the unit of the budget (of seconds: in FLOPs).
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
@@ -548,7 +551,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return {  # NumPy's scalars, as TorchRL's readers need values with a dtype
             "epoch": np.int64(run.steps_done // self.steps_per_epoch),
             "progress": np.float64(run.progress),
-            "budget_steps": np.int64(self.budget_steps),
+            "n_parameters": np.int64(sum(one.numel() for one in run.trainer.model.parameters())),
+            **self._factory.context,
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:

@@ -3,10 +3,13 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
@@ -22,6 +25,7 @@ from vit_patch_env.models.families.hugging_face_config import config_of
 from vit_patch_env.models.model_names import family_of
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.observation import make_observation
+from vit_patch_env.patches.shares import COST_SHARES, counts_at
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.imported import imported
@@ -86,6 +90,7 @@ class EpisodeFactory:
         self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
+        self._step_costs: NDArray[np.float64] | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
@@ -127,7 +132,7 @@ class EpisodeFactory:
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
-        self._data = self._reference = self._costs = None
+        self._data = self._reference = self._costs = self._step_costs = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -154,6 +159,30 @@ class EpisodeFactory:
         if self.config.budget == "flops":
             return self._run_costs.most_steps(self._budget_flops)
         return self.budget_steps if self.config.budget == "epochs" else sys.maxsize
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What distinguishes this training from others, besides the model: known before it."""
+        if self._step_costs is None:
+            self._step_costs = self._charged_shares()
+        return {
+            "budget_steps": np.int64(self.budget_steps),
+            "n_images": np.int64(len(self.data.train.labels)),
+            "n_classes": np.int64(len(self.data.classes)),
+            "step_costs": self._step_costs.copy(),
+        }
+
+    def _charged_shares(self) -> NDArray[np.float64]:
+        """Cost of a step at `COST_SHARES` of the patches over one on all, in the budget's unit.
+
+        For a budget of seconds, which only the clock knows, it is that in FLOPs.
+        """
+        costs = np.ones(len(COST_SHARES))
+        if self.config.budget != "epochs":
+            counts = counts_at(COST_SHARES, self.config.n_patches)
+            with suppress(ValueError):  # a model whose FLOPs cannot be counted
+                costs = np.array([self._run_costs.charged(n) for n in counts])
+        return costs
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:

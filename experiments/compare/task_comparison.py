@@ -17,6 +17,7 @@ from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import COMPARE, FULL
+from vit_patch_env.experiments.compare.task_results import TASK_SET
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.output import print_lines
 from vit_patch_env.experiments.run_folder.folder import check_possible, provenance, write_json
@@ -24,7 +25,7 @@ from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_c
 from vit_patch_env.experiments.task_set.overhead import measure_overhead
 from vit_patch_env.experiments.task_set.table import Task, tasks_named
 
-TASK_SET = "tasks.json"
+
 
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""

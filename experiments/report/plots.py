@@ -102,11 +102,11 @@ def make_plots(metrics: ComparisonMetrics) -> list[Plot]:
         with mpl.rc_context(STYLE):
             figure = plot(metrics)
             if figure is not None:
-                plots.append(Plot(name, title, caption, _png(figure)))
+                plots.append(Plot(name, title, caption, png(figure)))
     return plots
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as PNG; without metadata, equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

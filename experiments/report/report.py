@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.compare.results import Comparison, read_comparison
+from vit_patch_env.experiments.compare.task_results import TASK_SET
 from vit_patch_env.experiments.options.commands import ReportOptions
 from vit_patch_env.experiments.process.output import TextTable, print_lines, print_table
 from vit_patch_env.experiments.report.cells import Table
@@ -29,6 +30,7 @@ from vit_patch_env.experiments.report.tables import (
     table2,
     time_table,
 )
+from vit_patch_env.experiments.report.task_report import task_content
 from vit_patch_env.experiments.report.words import command_lines
 from vit_patch_env.reading import MEGABYTE, read_bytes
 from vit_patch_env.system.escaping import code_block, html, link_target, markdown
@@ -58,6 +60,7 @@ class Report:
         self.console = console
         self.readme = None if options.readme is None else Path(options.readme)
         self.comparison: Comparison | None = None
+        self.of_tasks: dict[str, Any] | None = None
 
     def prepare(self) -> None:
         """Read and check the comparison and the README; nothing is written.
@@ -77,6 +80,9 @@ class Report:
         for path in (self.folder / HTML, self.folder / MARKDOWN):
             if path.is_dir():
                 raise InputError(f"expected a file to replace, got the folder {path}: remove it")
+        if (self.folder / TASK_SET).exists():
+            self._prepare_tasks()
+            return
         comparison = read_comparison(self.folder)
         if not comparison.runs:
             problems = "".join(f"; {problem}" for problem in comparison.problems)
@@ -85,26 +91,42 @@ class Report:
             )
         self.comparison = comparison
 
+    def _prepare_tasks(self) -> None:
+        """Read and check a comparison of tasks, which has no section in a README."""
+        if self.readme is not None:
+            raise ArgumentError(
+                "readme", f"is for a comparison of one data set, got {self.folder}, one of tasks"
+            )
+        self.of_tasks = task_content(self.folder)
+
     def run(self) -> None:
         """Write report.html, report.md, plots/ and, if given, the section of the README."""
+        if self.of_tasks is not None:
+            content = self.of_tasks
+            self._show(content["tables"][0], content["warnings"], self._write_files(content))
+            return
         assert self.comparison is not None, "call prepare first"
         metrics = ComparisonMetrics(self.comparison)
-        plots = make_plots(metrics)
-        content = {**_content(metrics), "plots": plots}
-        written = [self.folder / HTML, self.folder / MARKDOWN]
-        folder = self.folder / PLOTS
-        folder.mkdir(exist_ok=True)
-        for plot in plots:
-            with replacing(folder / f"{plot.name}.png") as partial:
-                partial.write_bytes(plot.png)
-        _write(written[0], _render("report.html.j2", content))
-        _write(written[1], _render("report.md.j2", content))
+        content = {**_content(metrics), "plots": make_plots(metrics)}
+        written = self._write_files(content)
         if self.readme is not None:
             before, after = split_readme(self.readme)
             section = self._readme_section(metrics, content, self.readme)
             self.readme.write_bytes(before + section.encode(errors=_UNKNOWN) + after)
             written.append(self.readme)
         self._show(content["tables"][0], content["warnings"], written)
+
+    def _write_files(self, content: dict[str, Any]) -> list[Path]:
+        """Write the pages and the plots; the pages' paths."""
+        written = [self.folder / HTML, self.folder / MARKDOWN]
+        folder = self.folder / PLOTS
+        folder.mkdir(exist_ok=True)
+        for plot in content["plots"]:
+            with replacing(folder / f"{plot.name}.png") as partial:
+                partial.write_bytes(plot.png)
+        _write(written[0], _render("report.html.j2", content))
+        _write(written[1], _render("report.md.j2", content))
+        return written
 
     def _readme_section(
         self, metrics: ComparisonMetrics, content: dict[str, Any], readme: Path

@@ -60,6 +60,12 @@ class RunCosts:
         pairs = zip(self._train(n_patches), self._train(self.n_patches), strict=True)
         return [few / all_patches for few, all_patches in pairs]
 
+    def charged(self, n_patches: int) -> float:
+        """What a step on so many patches is charged, over one on all, on average over a run."""
+        others = self._flops(OBSERVATION) + self._overhead
+        few, full = (sum(self._train(n)) / N_STAGES + others for n in (n_patches, self.n_patches))
+        return few / full
+
     def most_steps(self, total: int) -> int:
         """The most steps that so many FLOPs can pay for: on one patch."""
         return self._n_steps(total, self.least_step(1))

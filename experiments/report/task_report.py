@@ -1,0 +1,232 @@
+"""`vit-patch report` of a comparison of tasks: regret to the best fixed rule of each task."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_patch_env.checks import InputError, counted
+from vit_patch_env.experiments.compare.results import FULL
+from vit_patch_env.experiments.compare.task_results import TaskResults, read_task_set
+from vit_patch_env.experiments.report.cells import (
+    EMPTY,
+    Block,
+    Cell,
+    Row,
+    Table,
+    mean_cell,
+    points,
+    small_percent,
+)
+from vit_patch_env.experiments.report.regret import (
+    best_on_average,
+    best_on_each,
+    hierarchical,
+    paired_differences,
+    regrets,
+)
+from vit_patch_env.experiments.report.settings import sources
+from vit_patch_env.experiments.report.statistics import Estimate
+from vit_patch_env.experiments.report.task_plots import make_task_plots
+from vit_patch_env.experiments.report.words import command_lines, unique
+from vit_patch_env.experiments.task_set.table import SplitOfTasks
+
+_SPLITS: dict[SplitOfTasks, str] = {"training": "Training tasks", "held-out": "Held-out tasks"}
+
+
+class TaskMetrics:
+    """What a report of tasks states of one split.
+
+    Args:
+        results: of the comparison.
+        split: of the tasks.
+        single: the best single fixed rule, chosen on the training tasks; None to choose it here.
+    """
+
+    def __init__(self, results: TaskResults, split: SplitOfTasks, single: str | None) -> None:
+        self.results, self.split = results, split
+        self.tasks = results.of_split(split)
+        self.scores = results.scores(self.tasks)
+        self.fixed = [name for name in results.methods if results.is_fixed(name)]
+        self.best = best_on_each(self.scores, self.fixed)
+        self.single = single or best_on_average(self.scores, self.fixed)
+        self.regrets = {
+            name: regrets(self.scores, name, self.best) for name in results.methods
+        }
+
+    def order(self) -> list[str]:
+        """Methods by their mean regret; first those that were run on all tasks."""
+        known = [name for name, losses in self.regrets.items() if losses]
+        return sorted(
+            known,
+            key=lambda name: (
+                len(self.regrets[name]) < len(self.tasks),
+                float(np.mean(list(self.regrets[name].values()))),
+            ),
+        )
+
+    def regret(self, method: str) -> Estimate:
+        """Mean regret over tasks; its interval is over tasks and seeds."""
+        return hierarchical(
+            [
+                self.best[task].accuracy - np.array(list(self.scores[task][method].values()))
+                for task in self.regrets[method]
+            ]
+        )
+
+    def against(self, method: str, reference: str) -> Estimate:
+        """Mean paired difference to another method over tasks and seeds."""
+        found = paired_differences(self.scores, method, reference)
+        return hierarchical([np.array(values) for values in found.values()])
+
+
+def task_content(folder: Path) -> dict[str, Any]:
+    """The values of the report's templates.
+
+    Raises:
+        ValueError: for a folder that is damaged or has no finished run.
+    """
+    results = read_task_set(folder)
+    if not results.comparisons:
+        problems = "".join(f"; {problem}" for problem in results.problems)
+        raise InputError(f"expected at least one finished run in {folder}, got none{problems}")
+    training = TaskMetrics(results, "training", None)
+    held_out = TaskMetrics(results, "held-out", training.single)
+    splits = [one for one in (held_out, training) if one.tasks]
+    tables = [table for one in splits for table in (_summary(one), _by_task(one))]
+    return {
+        "title": "Comparison of tasks",
+        "findings": [line for one in splits for line in _findings(one)],
+        "against_paper": [],
+        "settings": _settings(results),
+        "sources": sources(next(iter(results.comparisons.values()))),
+        "warnings": [*results.problems, *_warnings(splits)],
+        "command": command_lines(results.content.get("command", "")),
+        "wide": 3,
+        "tables": tables,
+        "plots": make_task_plots([(_SPLITS[one.split], one) for one in splits]),
+    }
+
+
+def _findings(metrics: TaskMetrics) -> list[str]:
+    """What the results say, in sentences."""
+    results, title = metrics.results, _SPLITS[metrics.split]
+    lines = []
+    if metrics.single is not None and metrics.single in metrics.order():
+        name, loss = results.title(metrics.single), metrics.regret(metrics.single)
+        chosen = "chosen on the training tasks" if metrics.split == "held-out" else "chosen on them"
+        lines.append(
+            f"{title} ({len(metrics.tasks)}): the best single fixed rule, {chosen}, is {name}; it "
+            f"loses {100 * loss.mean:.2f} points to the best fixed rule of each task."
+        )
+    for method in metrics.order():
+        if not results.is_agent(method) or metrics.single is None:
+            continue
+        gain = metrics.against(method, metrics.single)
+        worst = min(
+            (float(np.mean(one)), task)
+            for task, one in paired_differences(metrics.scores, method, metrics.single).items()
+        )
+        bounds = "" if gain.n < 2 else f" [{points(gain.low)}, {points(gain.high)}]"
+        lines.append(
+            f"{title}: {results.title(method)} against it {points(gain.mean)}{bounds} points over "
+            f"{counted(gain.n, 'task')}; at worst {points(worst[0])}, on {worst[1]}."
+        )
+    return lines
+
+
+def _summary(metrics: TaskMetrics) -> Table:
+    """Mean regret of each method."""
+    rows = []
+    for method in metrics.order():
+        losses = list(metrics.regrets[method].values())
+        single = metrics.single
+        gain = Cell(EMPTY)
+        if single is not None and method != single:
+            gain = mean_cell(metrics.against(method, single), points)
+        within = [np.mean([loss <= limit for loss in losses]) for limit in (0.01, 0.03)]
+        cells = [
+            mean_cell(metrics.regret(method), points)._replace(remark=""),
+            gain,
+            Cell(points(max(losses))),
+            *(Cell(f"{share:.0%}") for share in within),
+            Cell(str(len(losses))),
+        ]
+        rows.append(Row(metrics.results.title(method), cells, method))
+    title = _SPLITS[metrics.split]
+    single_title = "" if metrics.single is None else metrics.results.title(metrics.single)
+    return Table(
+        f"{title}: regret",
+        "Regret: percentage points of test accuracy lost to the best fixed rule of each task, "
+        "which is found among all fixed rules of this table (and so is slightly too good, as the "
+        "best of many noisy means). Intervals: 95 %, bootstrap of tasks and of seeds within them. "
+        f"Against the best single rule, {single_title}: paired differences.",
+        ["Regret", "Against the best single rule", "Largest regret", "Within 1 point",
+         "Within 3 points", "Tasks"],
+        [Block("", rows)],
+    )  # fmt: skip
+
+
+def _by_task(metrics: TaskMetrics) -> Table:
+    """Accuracies of the best rule, the best single one, all patches and agents by task."""
+    results = metrics.results
+    shown = [metrics.single] if metrics.single is not None else []
+    shown += [name for name in (FULL,) if name in results.methods and name not in shown]
+    shown += [name for name in metrics.order() if results.is_agent(name)]
+    rows = []
+    for task in metrics.tasks:
+        accuracies = {
+            name: float(np.mean(list(runs.values())))
+            for name, runs in metrics.scores[task].items()
+            if runs
+        }
+        best = metrics.best.get(task)
+        cells = [Cell(EMPTY) if best is None else Cell(
+            small_percent(best.accuracy), remark=results.title(best.method)
+        )]  # fmt: skip
+        cells += [
+            Cell(small_percent(accuracies[name]) if name in accuracies else EMPTY)
+            for name in shown
+        ]
+        rows.append(Row(task, cells, task))
+    return Table(
+        f"{_SPLITS[metrics.split]}: accuracies",
+        "Test accuracy on all patches, means over seeds.",
+        ["Best fixed rule", *(results.title(name) for name in shown)],
+        [Block("", rows)],
+    )
+
+
+def _settings(results: TaskResults) -> dict[str, str]:
+    """Names and values of the settings."""
+    runs = [run for one in results.comparisons.values() for run in one.runs.values()]
+    overheads = results.content["overheads"]
+    return {
+        name: value
+        for name, value in {
+            "Tasks": str(len(results.comparisons)),
+            "Runs": f"{len(runs):,}",
+            "Fixed cost of a step, as a multiple of its cost on all patches": ", ".join(
+                f"{name}: {value:g}" for name, value in overheads.items()
+            ),
+            "Machine": "; ".join(unique(run.result["machine"] for run in runs)),
+            "Precision": ", ".join(unique(run.result["precision"] for run in runs)),
+        }.items()
+        if value
+    }
+
+
+def _warnings(splits: list[TaskMetrics]) -> list[str]:
+    """What a reader should know of the runs that are missing."""
+    lines = []
+    for one in splits:
+        unfinished = sum(len(one.results.comparisons[task].unfinished) for task in one.tasks)
+        if unfinished:
+            lines.append(f"{_SPLITS[one.split]}: {counted(unfinished, 'run')} not finished.")
+        n_seeds = {len(runs) for task in one.tasks for runs in one.scores[task].values()}
+        if min(n_seeds) < 2:
+            lines.append(
+                f"{_SPLITS[one.split]}: some methods have one seed per task: differences of a "
+                "few points on one task mean little."
+            )
+    return lines

@@ -1,0 +1,191 @@
+"""The set of tasks, comparisons on it, and the report over tasks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+from tests.test_cli import refused
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.compare.task_results import read_task_set
+from vit_patch_env.experiments.report.regret import (
+    best_on_average,
+    best_on_each,
+    hierarchical,
+    paired_differences,
+    profile,
+    regrets,
+)
+from vit_patch_env.experiments.task_set.overhead import measure_overhead
+from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
+
+SCORES = {
+    "easy": {"few": {0: 0.9, 1: 0.8}, "all": {0: 0.7, 1: 0.7}, "agent": {0: 0.9, 1: 0.9}},
+    "hard": {"few": {0: 0.2, 1: 0.4}, "all": {0: 0.5, 1: 0.6}, "agent": {1: 0.5}},
+}
+
+
+def tiny_task(name, split, currency="flops", **values):
+    """A task of the synthetic images."""
+    env = {one: TINY[one] for one in TINY if one not in ("device", "precision", "n_patches_desired")}
+    env |= {"budget": "flops", "epochs": 1, **values}
+    return Task(f"{name}-16-xs-1-{currency}", split, "synthetic", currency, None, env)
+
+
+@pytest.fixture
+def tiny_tasks(monkeypatch):
+    """Two tasks in the place of the set's."""
+    tasks = [
+        tiny_task("first", "training"),
+        tiny_task("second", "held-out", "time", epochs=0.5),
+    ]
+    for name in list(TASKS):
+        monkeypatch.delitem(TASKS, name)
+    for task in tasks:
+        monkeypatch.setitem(TASKS, task.name, task)
+    return tasks
+
+
+def compare(out, *args):
+    main(
+        ["compare", "--tasks", "all", "--device", "cpu", "--precision", "fp32", "--methods",
+         "simple_vit", "constant_4", "pretrained", "--seeds", "0", "1", "--out", str(out), *args]
+    )  # fmt: skip
+
+
+def test_held_out_tasks_differ_in_data_vit_and_budget():
+    def parts(split):
+        names = [task.name.split("-") for task in TASKS.values() if task.split == split]
+        data, _, vits, epochs, _ = zip(*names, strict=True)
+        return {one.partition("_")[0] for one in data}, set(vits), set(epochs)
+
+    for learned, tested in zip(parts("training"), parts("held-out"), strict=True):
+        assert learned
+        assert tested
+        assert not learned & tested
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_task_is_an_environment_of_the_patches_in_its_name(name):
+    task = TASKS[name]
+    env = task.env("/data", overhead=0.25, device="cpu")
+    data, n_patches, _, epochs, currency = name.split("-")
+    assert env.n_patches == int(n_patches)
+    assert env.epochs == float(epochs)
+    assert (env.budget, env.step_overhead) == ("flops", 0.25)
+    assert (env.data_dir is None) == (data == "digits")
+    assert task.currency == currency
+
+
+def test_tasks_by_name():
+    assert tasks_named(("all",)) == list(TASKS.values())
+    assert {task.split for task in tasks_named(("training",))} == {"training"}
+    first, last = list(TASKS)[0], list(TASKS)[-1]
+    assert [task.name for task in tasks_named((last, first))] == [first, last]
+    with pytest.raises(ValueError, match="tasks must be training, held-out, all, .* got 'digit'"):
+        tasks_named(("digit",))
+
+
+def test_the_overhead_is_what_does_not_grow_with_the_patches(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(
+        "vit_patch_env.experiments.task_set.overhead.time",
+        type("Clock", (), {"process_time": lambda: now[0]}),
+    )
+    env = ViTPatchSelectEnv(**{**TINY, "observation": "none"})
+    step = ViTPatchSelectEnv.step
+
+    def timed(self, action):
+        result = step(self, action)
+        flops = self.episode.run.step_flops
+        now[0] += 0.3 + flops(np.flatnonzero(action)) / flops()
+        return result
+
+    monkeypatch.setattr(ViTPatchSelectEnv, "step", timed)
+    assert measure_overhead(env) == pytest.approx(0.3, rel=1e-3)
+
+
+def test_the_best_rules_and_what_others_lose_to_them():
+    rules = ["few", "all"]
+    best = best_on_each(SCORES, rules)
+    assert {task: one.method for task, one in best.items()} == {"easy": "few", "hard": "all"}
+    assert regrets(SCORES, "few", best) == pytest.approx({"easy": 0.0, "hard": 0.25})
+    assert regrets(SCORES, "agent", best) == pytest.approx({"easy": -0.05, "hard": 0.05})
+    assert best_on_average(SCORES, rules) == "all"  # 0.625 against 0.575
+    assert best_on_average(SCORES, ["none"]) is None
+    assert paired_differences(SCORES, "agent", "all") == {
+        "easy": pytest.approx([0.2, 0.2]), "hard": pytest.approx([-0.1]),
+    }  # fmt: skip
+    shares = profile([0.0, 0.02, 0.2], np.array([0.0, 0.01, 0.02, 0.3]))
+    assert shares == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
+
+
+def test_the_interval_is_over_tasks_and_seeds():
+    rng = np.random.default_rng(0)
+    covered, n_trials = 0, 60
+    for _ in range(n_trials):
+        groups = [rng.normal(center, 1, 4) for center in rng.normal(0, 2, 12)]
+        found = hierarchical(groups)
+        assert found.low < found.mean < found.high
+        covered += found.low <= 0 <= found.high
+    assert covered / n_trials > 0.85
+    assert hierarchical([np.ones(3), np.ones(2)])[:3] == (1, 1, 1)
+    assert np.isnan(hierarchical([np.ones(3)]).low)  # one task says nothing about others
+
+
+def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
+    compare(tmp_path / "tasks")
+    first, second = (task.name for task in tiny_tasks)
+    content = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
+    assert content["tasks"] == [first, second]
+    assert list(content["overheads"]) == ["16-xs-64"]
+    envs = [
+        json.loads((tmp_path / "tasks" / name / "compare.json").read_text())["env"]
+        for name in (first, second)
+    ]
+    assert [env["step_overhead"] for env in envs] == [0, content["overheads"]["16-xs-64"]]
+    results = read_task_set(tmp_path / "tasks")
+    assert results.of_split("held-out") == [second]
+    assert set(results.scores([first])[first]) == {"simple_vit", "constant_4", "pretrained"}
+    assert results.is_fixed("simple_vit")
+    assert results.is_fixed("constant_4")
+    assert results.is_agent("pretrained")
+    capsys.readouterr()
+    compare(tmp_path / "tasks")  # all runs are finished, and nothing is measured again
+    assert "Measuring" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "tasks" / "tasks.json").read_text())["overheads"] == (
+        content["overheads"]
+    )
+    main(["report", str(tmp_path / "tasks")])
+    report = (tmp_path / "tasks" / "report.md").read_text()
+    assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
+    assert "## Held-out tasks: regret" in report
+    assert (tmp_path / "tasks" / "plots" / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_input_is_one_line(tiny_tasks, tmp_path, capsys):
+    out = str(tmp_path / "tasks")
+    base = ["compare", "--tasks", "all", "--methods", "simple_vit", "--seeds", "0", "--out"]
+    assert "--tasks must be training" in refused(capsys, "compare", "--tasks", "x", "--out", out)
+    assert "--dim is set by --tasks, got 8" in refused(capsys, *base, out, "--dim", "8")
+    assert "--preset is not for --tasks" in refused(capsys, *base, out, "--preset", "budget")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": ["x"], "overheads": {}}')
+    assert "expected names of tasks in tasks.json, got 'x'" in refused(capsys, "report", out)
+    assert "add --tasks" in refused(capsys, "compare", "--out", out)
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": [], "overheads": {"a": -1}}')
+    assert "damaged: overheads.a in tasks.json" in refused(capsys, *base, out)
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": [], "overheads": {}}')
+    assert "expected at least one finished run" in refused(capsys, "report", out)
+
+
+def test_another_task_in_a_folder_is_refused(tiny_tasks, tmp_path, capsys, monkeypatch):
+    name = tiny_tasks[0].name
+    args = ["compare", "--tasks", name, "--device", "cpu", "--methods", "simple_vit", "--seeds"]
+    main([*args, "0", "--out", str(tmp_path / "tasks")])
+    monkeypatch.setitem(TASKS, name, tiny_task("first", "training", dim=24))
+    assert "another task: dim is 16, expected 24" in refused(
+        capsys, "report", str(tmp_path / "tasks")
+    )
