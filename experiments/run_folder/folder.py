@@ -228,7 +228,15 @@ class RunFolder:
                     shutil.copyfile(self.path / file, partial)
             (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
         self._write_config(options, self.compiled_attention, recorded)
+        if kept is not None and self.video.exists():  # not of the longer run
+            self.video.replace(kept / VIDEO)
         return kept
+
+    @property
+    def former_videos(self) -> list[Path]:
+        """The videos of the run before each of its extensions, if it had one."""
+        videos = [self._kept_results(one) / VIDEO for one in self.extensions]
+        return [path for path in videos if path.is_file()]
 
     def write_own(self, contents: Mapping[str, bytes]) -> None:
         """Write files that the run needs, by their paths in the folder.

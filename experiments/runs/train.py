@@ -68,7 +68,11 @@ from vit_patch_env.experiments.runs.resume import (
     with_absolute_paths,
 )
 from vit_patch_env.experiments.runs.tracking import Tracker, check_trackers, start_tracker
-from vit_patch_env.experiments.runs.video import RunVideo, check_can_be_written
+from vit_patch_env.experiments.runs.video import (
+    RunVideo,
+    check_can_be_written,
+    remove_frames,
+)
 from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
@@ -383,8 +387,10 @@ class Run:
         return result
 
     def _write_video(self) -> None:
-        """Make the video, which the run has its result without."""
-        if self.video is None:
+        """Make the video, which the run has its result without; pictures for none are removed."""
+        if self.video is None:  # maybe since it was resumed
+            with suppress(OSError):  # they are in nobody's way
+                remove_frames(self.folder)
             return
         try:
             self._say(self.video.write())
