@@ -12,7 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -153,6 +153,13 @@ class RunFolder:
             ValueError: if another process holds the lock, or the folder cannot be created.
         """
         return lock_folder(self.path, "out")
+
+    def remove_unused(self) -> None:
+        """Remove the locked folder if nothing but its lock is in it."""
+        with suppress(OSError):  # it is in nobody's way
+            if [one.name for one in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
 
     def create(self, options: TrainOptions, compiled_attention: bool | None) -> None:
         """Remove any run from the locked folder and write `config.json`.
