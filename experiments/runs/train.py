@@ -206,6 +206,8 @@ class Run:
             resume=self.resumes,
         )
         self.checkpoint.prepare()
+        if self.checkpoint.resumed_steps is not None:
+            self.tables.resumed_at = [self.checkpoint.resumed_steps]
         if self.trackers:
             ids = {tracker.name: tracker.run_id for tracker in self.trackers}
             self.folder.write_tracked(self._tracked() | ids)
@@ -371,7 +373,9 @@ class Run:
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
             "waiting_share": self.tables.waiting_share(),
-            "slow_share": slow_share(self.tables.steps(), self.options.env.accumulate),
+            "slow_share": slow_share(
+                self.tables.steps(), self.options.env.accumulate, self.tables.resumed_at
+            ),
             "classes": list(env.data.classes),
             "normalize_mean": images["normalize_mean"],
             "normalize_std": images["normalize_std"],
