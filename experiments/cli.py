@@ -130,7 +130,8 @@ def _run(args: list[str], signals: Signals) -> None:
     from vit_patch_env.experiments.process.output import BestEffortOutput
     from vit_patch_env.system.memory import is_out_of_memory
 
-    console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)))
+    # In a notebook rich would display each print by itself, as HTML, and leave the file aside.
+    console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)), force_jupyter=False)
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
     location = next(location for kind, location in COMMANDS.values() if type(options) is kind)

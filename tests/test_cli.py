@@ -1,3 +1,4 @@
+import builtins
 import csv
 import json
 from dataclasses import fields
@@ -369,6 +370,13 @@ def test_by_default_runs_go_to_a_folder_with_a_descriptive_name(tmp_path, monkey
     main(["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "random", "--seed", "5"])
     (out,) = Path("runs").iterdir()
     assert out.name.startswith("synthetic__random__5__")
+
+
+def test_in_a_notebook_commands_print_text(tmp_path, monkeypatch, capsys):
+    shell = type("ZMQInteractiveShell", (), {})  # by whose name rich knows a notebook
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    train(tmp_path / "run", "--epochs", "1", "--agent", "random")
+    assert capsys.readouterr().out.count("Test images") == 1
 
 
 def test_every_value_of_environment_and_agent_is_on_the_command_line():

@@ -132,6 +132,15 @@ def test_steps_that_exceed_the_median_of_their_kind_are_slow():
     assert np.isnan(share([np.nan, 1.0]))
 
 
+def test_the_first_step_after_a_resume_is_not_slow():
+    seconds = [9.0, 1.0, 1.0, 1.0, 9.0, 1.0, 1.0]
+    steps = step_table([8] * 7, seconds, [np.nan] * 7)
+    assert slow_share(steps) == pytest.approx(8 / 14)
+    assert slow_share(steps, resumed_at=[4]) == 0
+    assert slow_share(steps, resumed_at=[3]) == pytest.approx(8 / 13)
+    assert slow_share(steps, resumed_at=[2, 4]) == 0
+
+
 def test_each_heat_map_has_a_scale_of_its_own(folder):
     figure = selected_patches(metrics_of(folder))
     maps = [axes.images[0] for axes in figure.axes if axes.images]

@@ -1,5 +1,7 @@
 """`vit-patch show`: pictures of the patches that a run's agent keeps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +74,37 @@ def test_pictures_of_any_shape_are_as_wide(shape, grid):
     )  # fmt: skip
     assert picture.shape[1:] == (WIDTH, 3)
     assert (picture[-8:] == 255).all()
+
+
+def labels(kept):
+    """The pixels below the titles and pictures, where the classes are: dark in each column."""
+    picture = draw_kept(kept)
+    return (picture[-40:].min(axis=2) < 128).any(axis=0)
+
+
+def test_names_of_classes_are_beside_their_probabilities_below_a_narrow_picture():
+    wide, narrow = (
+        KeptPatches(
+            "a cat", np.full((3, 64, width), 90, dtype=np.uint8), np.ones(8, dtype=bool),
+            (8, 1), [("a long-haired cat", 0.75)], [("a long-haired cat", 0.5)], None, "none",
+        )
+        for width in (64, 8)
+    )  # fmt: skip
+    assert labels(narrow).tolist() == labels(wide).tolist()
+
+
+def test_names_as_long_as_a_file_may_have_are_shown_or_refused_before_anything_is_written(
+    run, pictures, tmp_path, capsys
+):
+    long = Path(pictures[0]).rename(tmp_path / ("é" * 125 + ".jpg"))
+    main(["show", str(run), long.name, "--out", "drawn"])
+    assert [file.name for file in (tmp_path / "drawn").iterdir()] == ["é" * 125 + ".png"]
+    longer = long.rename(tmp_path / (255 * "b"))
+    line = refused(capsys, "show", str(run), pictures[1], longer.name, "--out", "new")
+    assert "IMAGE must have a name that leaves room for a picture's, of at most 255 bytes" in line
+    assert "got bbb" in line
+    assert line.strip().endswith(": 259 bytes")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_shown_is_refused_in_one_line(run, pictures, tmp_path, capsys):

@@ -1,12 +1,15 @@
 """What a run records about other work on its machine."""
 
 import math
+import signal
 import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.test_resume import stopped
+from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.tables import (
     METRICS,
     SELECTED,
@@ -14,8 +17,12 @@ from vit_patch_env.experiments.run_folder.tables import (
     EpochMetrics,
     RunTables,
 )
+from vit_patch_env.experiments.runs import train as training
 from vit_patch_env.experiments.runs.epoch_sums import Clock, EpochSums
+from vit_patch_env.experiments.runs.train import Run
 from vit_patch_env.system.cpu_time import CpuTime, cpu_times, waiting_share
+
+pytestmark = pytest.mark.usefixtures("flops_counted_once")
 
 
 def epoch(**values):
@@ -69,6 +76,29 @@ def test_tables_that_an_earlier_version_began_keep_their_columns(tmp_path):
     assert (tmp_path / STEPS).read_text() == "n_selected\n4\n8\n"
     assert (tmp_path / METRICS).read_text() == "epoch,train_seconds\n1,2.0\n2,1.0\n"
     assert math.isnan(tables.waiting_share())
+
+
+def test_a_run_that_is_resumed_again_and_again_knows_where(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        training, "slow_share", lambda steps, accumulate, resumed_at: given.append(resumed_at) or 0
+    )
+    out = stopped(tmp_path / "run", "--agent", "random")
+    with pytest.MonkeyPatch.context() as patch:
+        end_step = Run._end_step
+
+        def stopping(run, step):
+            end_step(run, step)
+            if step.step == 10:
+                signal.raise_signal(signal.SIGTERM)
+
+        patch.setattr(Run, "_end_step", stopping)
+        with pytest.raises(SystemExit):
+            main(["train", "--resume", str(out)])
+    main(["train", "--resume", str(out)])
+    ((first, second),) = given
+    assert 7 <= first < second
+    assert second in (10, 11)
 
 
 def test_sums_of_an_earlier_version_have_steps_of_unknown_time():

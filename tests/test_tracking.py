@@ -73,6 +73,77 @@ def test_a_missing_tracker_is_named_before_anything_is_loaded(name, tmp_path, mo
     assert not out.exists()
 
 
+class Started(Recorder):
+    """A tracker that is remembered."""
+
+    name, place = "wandb", "nowhere"
+
+    def __init__(self, title, config, run_id=None):
+        super().__init__()
+        self.run_id = run_id or "first"
+        STARTED.append(self)
+
+
+class Refusing(Started):
+    """A tracker without a login."""
+
+    name = "mlflow"
+
+    def __init__(self, title, config, run_id=None):
+        raise PermissionError("no login")
+
+
+STARTED: list[Started] = []
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """One tracker that starts, and a second one that refuses to; those that were started."""
+    monkeypatch.setattr(tracking, "TRACKERS", {"wandb": Started, "mlflow": Refusing})
+    monkeypatch.setattr(tracking, "require_extra", lambda *names: None)
+    STARTED.clear()
+    return STARTED
+
+
+def test_a_tracker_that_refuses_leaves_no_run(refusing, tmp_path, capsys):
+    out = tmp_path / "runs" / "new"
+    words = ["train", *TINY_OPTIONS, "--agent", "random", "--track", "wandb", "mlflow"]
+    message = refused(capsys, *words, "--out", str(out))
+    assert "--track must be trackers that can be written to, got mlflow: no login" in message
+    assert not out.exists()
+    out.mkdir()
+    refused(capsys, *words, "--out", str(out))
+    assert [file.name for file in out.iterdir()] in ([], [".lock"])
+    assert [one.points for one in refusing] == [[(0, {}, [])]] * 2  # ended
+
+
+def written(folder):
+    """When each file was written."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def test_a_tracker_that_refuses_leaves_an_earlier_run_as_it_was(refusing, tmp_path, capsys):
+    out = tmp_path / "run"
+    train(out, "--agent", "random", "--epochs", "1", "--track", "wandb", "--checkpoint-every", "3")
+    before = written(out)
+    for words in (
+        ["--out", str(out), "--overwrite", *TINY_OPTIONS, "--agent", "random"],
+        ["--resume", str(out), "--epochs", "2"],
+    ):
+        refused(capsys, "train", *words, "--track", "wandb", "mlflow")
+        assert written(out) == before
+
+
+def test_an_overwritten_run_is_another_one_in_its_tracker(refusing, tmp_path):
+    out = tmp_path / "run"
+    train(out, "--agent", "random", "--epochs", "1", "--track", "wandb")
+    (out / "tracked.json").write_text('{"wandb": "second", "mlflow": "third"}')
+    train(out, "--agent", "random", "--epochs", "1", "--track", "wandb", "--overwrite")
+    assert [one.run_id for one in refusing] == ["first", "first"]
+    assert json.loads((out / "tracked.json").read_text()) == {"wandb": "first"}
+
+
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch):
     """MLflow's client of a folder."""

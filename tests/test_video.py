@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY_OPTIONS
+from tests.test_cli import refused
+from tests.test_resume import stopped
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments import cli
 from vit_patch_env.experiments.options.commands import TrainOptions
@@ -109,6 +111,65 @@ def test_without_ffmpeg_the_extra_is_named_before_anything_is_loaded(monkeypatch
     (line,) = capsys.readouterr().err.splitlines()
     assert "--video needs imageio-ffmpeg: pip install 'vit-patch-env[video]', got none" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo Unknown encoder >&2; echo more >&2; exit 8", "Unknown encoder"),
+        ("exit 3", "status 3"),
+    ],
+)
+def test_an_ffmpeg_without_the_encoder_is_refused_before_training(
+    script, reason, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("imageio_ffmpeg")
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(f'#!/bin/sh\n[ "$1" = -version ] && exit 0\n{script}\n')
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(ffmpeg))
+    line = refused(capsys, "train", *TINY_OPTIONS, "--video", "--out", str(tmp_path / "run"))
+    assert f"--video needs an ffmpeg with the encoder libx264, got {ffmpeg}: " in line
+    assert line.strip().endswith(reason)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_does_not_exist_is_found_out(monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    check_can_be_written()
+    monkeypatch.setattr("vit_patch_env.experiments.runs.video._CODEC", "libx999")
+    with pytest.raises(ValueError, match=r"libx999, got .*: .*Unknown encoder 'libx999'$"):
+        check_can_be_written()
+
+
+@pytest.mark.usefixtures("undrawn", "flops_counted_once")
+def test_a_run_that_is_resumed_without_a_video_keeps_no_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    out = stopped(tmp_path / "run", "--agent", "random", "--video")
+    assert steps_of(out)
+    (out / "frames" / "mine.txt").write_text("mine")
+    cli.main(["train", "--resume", str(out), "--no-video"])
+    assert [file.name for file in (out / "frames").iterdir()] == ["mine.txt"]
+    assert not (out / "video.mp4").exists()
+
+
+@pytest.mark.usefixtures("undrawn", "flops_counted_once")
+def test_the_video_of_an_extended_run_is_kept_and_named_by_the_longer_runs(tmp_path, capsys):
+    pytest.importorskip("imageio_ffmpeg")
+    out = tmp_path / "run"
+    words = ["--agent", "random", "--video", "--checkpoint-every", "5"]
+    cli.main(["train", "--out", str(out), *TINY_OPTIONS, "--epochs", "1", *words])
+    first = (out / "video.mp4").read_bytes()
+    capsys.readouterr()
+    cli.main(["train", "--resume", str(out), "--epochs", "2"])
+    former = out / "1_epochs" / "video.mp4"
+    assert former.read_bytes() == first
+    assert (out / "video.mp4").exists()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"shows steps 6 to 14 in 9 pictures, as those before are in {former}." in shown
+    cli.main(["train", "--resume", str(out), "--epochs", "3", "--no-video"])
+    assert not (out / "video.mp4").exists()
+    assert (out / "2_epochs" / "video.mp4").exists()
 
 
 # Its reader leaves the pipes of the process that decodes to the garbage collector.

@@ -1,6 +1,8 @@
 """A window, and Gymnasium's videos."""
 
 import importlib.util
+import pickle
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -49,6 +51,73 @@ def test_a_window_has_the_picture_and_can_be_closed_and_opened_again():
         window.close()
         assert not pygame.display.get_init()
     window.close()
+
+
+def human_env():
+    env = ViTPatchSelectEnv(**TINY, render_mode="human")
+    env.metadata = env.metadata | {"render_fps": 1000}
+    env.reset(seed=0)
+    return env
+
+
+@pytest.mark.usefixtures("no_screen")
+@pytest.mark.parametrize("copied", [deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_an_environment_with_an_open_window_can_be_copied(copied):
+    import pygame
+
+    env = human_env()
+    copy = copied(env)
+    action = np.ones(16)
+    assert np.array_equal(copy.step(action)[0], env.step(action)[0])
+    env.close()
+    assert pygame.display.get_init()  # the copy's
+    copy.close()
+    assert not pygame.display.get_init()
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_closing_one_environment_leaves_the_others_window_open():
+    import pygame
+
+    first, second = human_env(), human_env()
+    first.close()
+    assert pygame.display.get_init()
+    second.step(np.ones(16))
+    pygame.quit()  # as Gymnasium's own environments do
+    second.step(np.ones(16))
+    assert pygame.display.get_init()
+    second.close()
+    assert not pygame.display.get_init()
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_training_goes_on_without_a_window_that_the_user_closes_until_a_reset():
+    import pygame
+
+    env, other = human_env(), human_env()
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    for _ in range(2):
+        env.step(np.ones(16))
+        other.step(np.ones(16))
+        assert not pygame.display.get_init()
+    assert env.render() is None
+    env.reset()
+    assert pygame.display.get_init()
+    env.step(np.ones(16))
+    assert pygame.display.get_init()
+    env.close()
+    assert not pygame.display.get_init()
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_events_other_than_the_windows_end_are_left_to_others():
+    import pygame
+
+    env = human_env()
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_a))
+    env.step(np.ones(16))
+    assert pygame.event.get(pygame.KEYDOWN)
+    env.close()
 
 
 @pytest.mark.usefixtures("no_screen")

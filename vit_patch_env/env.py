@@ -322,6 +322,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self._last_episode = before
         self._episode = episode
         if self.render_mode == "human":
+            if self._window is not None:
+                self._window.reopen()
             self.render()
         return episode.view(), self._reset_info()
 
@@ -399,13 +401,15 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def render(self) -> NDArray[np.uint8] | None:
         """The last step as a picture, (height, width, 3): see `vit_patch_env.pictures`.
 
-        With `render_mode="human"`, `reset` and `step` show it in a window, and this does as well.
-        Its time is excluded from the training time.
+        With `render_mode="human"`, `reset` and `step` show it in a window, and this does as well,
+        unless the user has closed the window, which the next `reset` opens again. Its time is
+        excluded from the training time.
 
         Returns:
             The picture with `render_mode="rgb_array"`, otherwise None.
         """
-        if self.render_mode is None:
+        closed_by_user = self._window is not None and self._window.is_closed_by_user
+        if self.render_mode is None or (self.render_mode == "human" and closed_by_user):
             return None
         picture = draw_episode(self.episode, self.grid, self.config.observation, "other")
         if self.render_mode == "rgb_array":

@@ -16,7 +16,7 @@ from vit_patch_env.training.predictions import Predictions, worst_mistakes
 N_SHOWN = 25
 _COLUMNS = 5
 
-_LONGEST = 18
+_LONGEST = 13
 """Columns of a terminal that the longest name of a class takes, as space below an image ends."""
 
 _TRUE, _PREDICTED = "#0072B2", "#B84A00"
@@ -25,11 +25,14 @@ _TRUE, _PREDICTED = "#0072B2", "#B84A00"
 _CELL = 2.0
 """Width of a column, in inches."""
 
-_TEXT = 0.36
+_TEXT = 0.4
 """Height of the text below an image, as a share of a column's width."""
 
-_TITLE = 0.4
+_TITLE = 0.7
 """Height of the title, in inches."""
+
+_FONT_SIZE = 15
+"""In points, so that the text can be read where the picture is 480 pixels wide."""
 
 
 def draw_mistakes(split: Split, found: Predictions, classes: Sequence[str]) -> NDArray[np.uint8]:
@@ -52,31 +55,36 @@ def draw_mistakes(split: Split, found: Predictions, classes: Sequence[str]) -> N
     axes.set_axis_off()
     title_y = 1 - _TITLE / 2 / height_inches
     title = _title(found, n_mistakes, len(chosen))
-    figure.text(0.5, title_y, title, ha="center", va="center", fontsize=11)
+    figure.text(0.5, title_y, title, ha="center", va="center", fontsize=_FONT_SIZE)
     images = split.images[chosen].cpu().numpy() if len(chosen) else ()
     for place, (index, image) in enumerate(zip(chosen, images, strict=True)):
         row, column = divmod(place, _COLUMNS)
         _draw_image(axes, image, column, row * (1 + _TEXT))
         lines = (
-            (f"true: {fitted(classes[found.labels[index]], _LONGEST)}", _TRUE),
-            (f"predicted: {fitted(classes[found.predicted[index]], _LONGEST)}", _PREDICTED),
+            (fitted(classes[found.labels[index]], _LONGEST), _TRUE),
+            (f"✗ {fitted(classes[found.predicted[index]], _LONGEST)}", _PREDICTED),
             (_probability(found.probability[index]), "black"),
         )
         for line, (text, colour) in enumerate(lines):
-            y = row * (1 + _TEXT) + 1.0 + 0.09 * line
-            axes.text(column + 0.5, y, text, color=colour, fontsize=8.5, ha="center", va="center")
+            y = row * (1 + _TEXT) + 1.0 + 0.125 * line
+            axes.text(
+                column + 0.5, y, text, color=colour, fontsize=_FONT_SIZE, ha="center", va="center"
+            )
     axes.set(xlim=(0, _COLUMNS), ylim=(height, 0), aspect="auto")
     return drawn(figure, 100)
 
 
 def _title(found: Predictions, n_mistakes: int, n_shown: int) -> str:
     n_images = counted(len(found.labels), "test image")
-    most = f": the {n_shown} with the highest probability" * (n_mistakes > n_shown)
-    return f"{counted(n_mistakes, 'mistake')} on {n_images}, all patches{most}"
+    title = f"{counted(n_mistakes, 'mistake')} on {n_images}, all patches"
+    if not n_shown:
+        return title
+    most = f"the {n_shown} with the highest probability: " * (n_mistakes > n_shown)
+    return f"{title}\n{most}true class, ✗ prediction"
 
 
 def _probability(value: float) -> str:
-    return f"probability {value:.1%}" if math.isfinite(value) else "probability not finite"
+    return f"{value:.1%}" if math.isfinite(value) else "not finite"
 
 
 def _draw_image(axes: Axes, image: NDArray[np.uint8], x: float, y: float) -> None:

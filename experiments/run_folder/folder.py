@@ -12,7 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -154,6 +154,13 @@ class RunFolder:
         """
         return lock_folder(self.path, "out")
 
+    def remove_unused(self) -> None:
+        """Remove the locked folder if nothing but its lock is in it."""
+        with suppress(OSError):  # it is in nobody's way
+            if [one.name for one in self.path.iterdir()] == [LOCK]:
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
+
     def create(self, options: TrainOptions, compiled_attention: bool | None) -> None:
         """Remove any run from the locked folder and write `config.json`.
 
@@ -228,7 +235,15 @@ class RunFolder:
                     shutil.copyfile(self.path / file, partial)
             (self.path / RESULT).unlink()  # first, as a run with a result counts as finished
         self._write_config(options, self.compiled_attention, recorded)
+        if kept is not None and self.video.exists():  # not of the longer run
+            self.video.replace(kept / VIDEO)
         return kept
+
+    @property
+    def former_videos(self) -> list[Path]:
+        """The videos of the run before each of its extensions, if it had one."""
+        videos = [self._kept_results(one) / VIDEO for one in self.extensions]
+        return [path for path in videos if path.is_file()]
 
     def write_own(self, contents: Mapping[str, bytes]) -> None:
         """Write files that the run needs, by their paths in the folder.

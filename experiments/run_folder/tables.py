@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ METRICS, STEPS, SELECTED = "metrics.csv", "steps.csv", "selected.csv"
 
 TABLE_BYTES = 256 * MEGABYTE
 """Of a table: about 20 million steps."""
+
+_RESUMED_AT = "resumed_at"
 
 _COLUMNS = 2**17
 """Of a table: the epoch, and a column for each patch of 4 x 4 pixels of 1,448 x 1,448."""
@@ -55,12 +57,16 @@ class RunTables:
 
     Args:
         folder: of the run.
+
+    Attributes:
+        resumed_at: steps after which the run was resumed, in order.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._texts = dict.fromkeys((METRICS, STEPS, SELECTED), "")
         self._progress_factor = 1.0
+        self.resumed_at: list[int] = []
 
     def append_epoch(
         self, metrics: EpochMetrics, selected: NDArray[np.float64], steps: pd.DataFrame
@@ -123,13 +129,15 @@ class RunTables:
         """Multiply the progress in the tables that are loaded, as of a run that is extended."""
         self._progress_factor = factor
 
-    def state_dict(self) -> dict[str, str]:
-        """The tables' texts."""
-        return dict(self._texts)
+    def state_dict(self) -> dict[str, Any]:
+        """The tables' texts, and where the run was resumed."""
+        return {**self._texts, _RESUMED_AT: list(self.resumed_at)}
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after these rows; later rows of the files are removed."""
-        self._texts.update(state)
+        self._texts.update({name: state[name] for name in self._texts if name in state})
+        # A checkpoint of an earlier version does not say where that was.
+        self.resumed_at = [*state.get(_RESUMED_AT, []), *self.resumed_at]
         if self._progress_factor != 1 and self._texts[METRICS]:
             metrics = pd.read_csv(io.StringIO(self._texts[METRICS]), dtype=str)
             progress = metrics["progress"].astype(float) * self._progress_factor

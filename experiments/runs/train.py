@@ -68,7 +68,11 @@ from vit_patch_env.experiments.runs.resume import (
     with_absolute_paths,
 )
 from vit_patch_env.experiments.runs.tracking import Tracker, check_trackers, start_tracker
-from vit_patch_env.experiments.runs.video import RunVideo, check_can_be_written
+from vit_patch_env.experiments.runs.video import (
+    RunVideo,
+    check_can_be_written,
+    remove_frames,
+)
 from vit_patch_env.models.contract import plain_model
 
 RETRY_SECONDS = 60.0
@@ -152,22 +156,36 @@ class Run:
             on_epoch=self._end_epoch,
             on_step=self._end_step,
         )
+        self.trackers = []
+        is_new = not self.folder.path.exists()
         self.lock = self.folder.lock()
         with releasing_on_error(self.lock):
-            self._prepare_folder()
-            self.trackers = self._start_trackers()
+            try:
+                self._check_locked()
+                self._start_trackers()  # before anything is written, as they may refuse to
+                self._prepare_folder()
+            except BaseException:
+                for tracker in self.trackers:
+                    tracker.finish(None)
+                if is_new:
+                    self.folder.remove_unused()
+                raise
+
+    def _check_locked(self) -> None:
+        """Check again what another process may have changed before the folder was locked."""
+        if self.resumes:
+            if self.folder.is_finished and self.extension is None:
+                raise ArgumentError("resume", f"must be an unfinished run, got {self.options.out}")
+        elif not self.options.overwrite:
+            self.folder.check_free()
 
     def _prepare_folder(self) -> None:
         """Create the locked folder's files, or read the checkpoint to resume from."""
         options = self.options
         if self.resumes:
-            if self.folder.is_finished and self.extension is None:
-                raise ArgumentError("resume", f"must be an unfinished run, got {options.out}")
             self.folder.prepare()
             use_same_attention(self.folder, self.env)
         else:
-            if not options.overwrite:
-                self.folder.check_free()  # again, as another process may have created one
             own_files = read_own_files(options)  # before a run is removed that they may be of
             self.folder.create(options, compiled_attention(self.env))
             self.folder.write_own(own_files)
@@ -188,6 +206,11 @@ class Run:
             resume=self.resumes,
         )
         self.checkpoint.prepare()
+        if self.checkpoint.resumed_steps is not None:
+            self.tables.resumed_at = [self.checkpoint.resumed_steps]
+        if self.trackers:
+            ids = {tracker.name: tracker.run_id for tracker in self.trackers}
+            self.folder.write_tracked(self._tracked() | ids)
         former = self.checkpoint.extended_from
         if former is not None:  # its progress was a share of less
             name = next(name for name in LENGTHS if former[name] != config[name])
@@ -195,23 +218,18 @@ class Run:
         if self.extension is not None:
             self._extend(self.extension)
 
-    def _start_trackers(self) -> list[Tracker]:
+    def _start_trackers(self) -> None:
         """Start the run in trackers, or continue it in those that it was in before."""
-        options, ids = self.options, self.folder.tracked
-        config = flat(options, agent_kind(self.agent_used).options)
-        trackers: list[Tracker] = []
-        for name in options.track:
-            try:
-                tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
-            except BaseException:
-                for started in trackers:
-                    started.finish(None)
-                raise
-            trackers.append(tracker)
-            ids[name] = tracker.run_id
+        ids = self._tracked()
+        config = flat(self.options, agent_kind(self.agent_used).options)
+        for name in self.options.track:
+            tracker = start_tracker(name, self.folder.path.name, config, ids.get(name))
+            self.trackers.append(tracker)
             self._say(f"Tracked in {name}: {tracker.place}")
-            self.folder.write_tracked(ids)
-        return trackers
+
+    def _tracked(self) -> dict[str, str]:
+        """The resumed run's ids in trackers, by their names; none of a new one."""
+        return self.folder.tracked if self.resumes else {}
 
     @property
     def _seeks_best(self) -> bool:
@@ -355,7 +373,9 @@ class Run:
             "peak_memory_bytes": self.monitor.peak_memory_bytes,
             "diverged": self.monitor.diverged,
             "waiting_share": self.tables.waiting_share(),
-            "slow_share": slow_share(self.tables.steps(), self.options.env.accumulate),
+            "slow_share": slow_share(
+                self.tables.steps(), self.options.env.accumulate, self.tables.resumed_at
+            ),
             "classes": list(env.data.classes),
             "normalize_mean": images["normalize_mean"],
             "normalize_std": images["normalize_std"],
@@ -383,8 +403,10 @@ class Run:
         return result
 
     def _write_video(self) -> None:
-        """Make the video, which the run has its result without."""
-        if self.video is None:
+        """Make the video, which the run has its result without; pictures for none are removed."""
+        if self.video is None:  # maybe since it was resumed
+            with suppress(OSError):  # they are in nobody's way
+                remove_frames(self.folder)
             return
         try:
             self._say(self.video.write())

@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 import time
 import warnings
 from collections.abc import Sequence
@@ -28,24 +29,50 @@ _END_SECONDS = 2
 _NAME = re.compile(r"step-(\d{1,18})\.jpg")
 
 
+_CODEC = "libx264"
+_QUALITY = ("-crf", "20", "-preset", "veryfast")
+
+
 def check_can_be_written() -> None:
-    """Refuse to make a video without what encodes it.
+    """Refuse to make a video without what encodes it, which is tried on a few pixels.
 
     Raises:
-        ArgumentError: naming the extra that has it.
+        ArgumentError: naming the extra that has it, or the encoder that its ffmpeg lacks.
     """
     reason = "got none"
     if find_spec("imageio_ffmpeg") is not None:
         from imageio_ffmpeg import get_ffmpeg_exe
 
         try:
-            get_ffmpeg_exe()
+            _try_encoder(get_ffmpeg_exe())
             return
         except RuntimeError as error:
             reason = f"got: {str(error).splitlines()[0]}"
     raise ArgumentError(
         "video", f"needs imageio-ffmpeg: pip install 'vit-patch-env[video]', {reason}"
     )
+
+
+def _try_encoder(ffmpeg: str) -> None:
+    """Encode a picture of 16 by 16 pixels, and drop the result.
+
+    Raises:
+        ArgumentError: if that fails, with ffmpeg's reason.
+    """
+    tried = subprocess.run(
+        [
+            ffmpeg, "-hide_banner", "-loglevel", "error",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16", "-r", str(FPS), "-i", "-",
+            "-vcodec", _CODEC, "-pix_fmt", "yuv420p", *_QUALITY, "-f", "null", "-",
+        ],
+        input=bytes(16 * 16 * 3), capture_output=True, check=False,
+    )  # fmt: skip
+    if tried.returncode:
+        said = tried.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[0] if said else f"exit status {tried.returncode}"
+        raise ArgumentError(
+            "video", f"needs an ffmpeg with the encoder {_CODEC}, got {ffmpeg}: {reason}"
+        )
 
 
 class RunVideo:
@@ -74,7 +101,7 @@ class RunVideo:
         self._observation = observation
         self._last = None if steps_done else -1
         self._warned = False
-        for step, file in self._files():
+        for step, file in _files(folder):
             if step > steps_done:
                 file.unlink()
 
@@ -112,18 +139,15 @@ class RunVideo:
         Raises:
             OSError: if it cannot be written.
         """
-        files = self._files()
+        files = _files(self._folder)
         if not files:  # another process ended between the video and the result, or a full disk
             video = self._folder.video
             return f"{video} is complete." if video.exists() else "No picture could be written."
         shown = thinned(files)
         self._folder.write(self._folder.video, lambda path: _encode(path, [f for _, f in shown]))
-        for _, file in files:
-            file.unlink()
-        with suppress(OSError):  # a file of somebody else is in it
-            self._folder.frames.rmdir()
+        remove_frames(self._folder)
         first, last = shown[0][0], shown[-1][0]
-        without = "" if first == 1 else ", as there are no pictures of the steps before"
+        without = "" if first == 1 else f", as {self._before(first)}"
         return (
             f"{self._folder.video} shows steps {first:,} to {last:,} in {len(shown)} "
             f"pictures{without}."
@@ -140,12 +164,28 @@ class RunVideo:
         with replacing(self._folder.frames / f"step-{step:09d}.jpg") as partial:
             Image.fromarray(picture).save(partial, "JPEG", quality=92)
 
-    def _files(self) -> list[tuple[int, Path]]:
-        """The pictures so far, and their steps, in order."""
-        if not self._folder.frames.is_dir():
-            return []
-        names = ((_NAME.fullmatch(one.name), one) for one in self._folder.frames.iterdir())
-        return sorted((int(match[1]), file) for match, file in names if match is not None)
+    def _before(self, first: int) -> str:
+        """Why the video begins with another step than the first, in words."""
+        former = self._folder.former_videos
+        if not former:
+            return "there are no pictures of the steps before"
+        return f"those before are in {' and '.join(map(str, former))}"
+
+
+def remove_frames(folder: RunFolder) -> None:
+    """Remove the pictures of a run that needs them no longer."""
+    for _, file in _files(folder):
+        file.unlink()
+    with suppress(OSError):  # there is none, or a file of somebody else is in it
+        folder.frames.rmdir()
+
+
+def _files(folder: RunFolder) -> list[tuple[int, Path]]:
+    """A run's pictures so far, and their steps, in order."""
+    if not folder.frames.is_dir():
+        return []
+    names = ((_NAME.fullmatch(one.name), one) for one in folder.frames.iterdir())
+    return sorted((int(match[1]), file) for match, file in names if match is not None)
 
 
 def frames_of(n_epochs: int | None) -> int:
@@ -174,8 +214,8 @@ def _encode(path: Path, files: Sequence[Path]) -> None:
     with Image.open(files[0]) as first:
         size = first.size
     writer = write_frames(
-        str(path.absolute()), size, fps=FPS, codec="libx264", quality=None,
-        output_params=["-crf", "20", "-preset", "veryfast", "-f", "mp4", "-movflags", "+faststart"],
+        str(path.absolute()), size, fps=FPS, codec=_CODEC, quality=None,
+        output_params=[*_QUALITY, "-f", "mp4", "-movflags", "+faststart"],
     )  # fmt: skip
     writer.send(None)
     try:

@@ -1,5 +1,6 @@
 """`vit-patch show`: the patches that a run's agent keeps of images, and what its ViT predicts."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,15 @@ class Show:
         """Find the images, check the folder, and load the run.
 
         Raises:
-            ValueError: for a path without images, a picture that exists, or as `load_run`.
+            ValueError: for a path without images, a picture that exists, an image whose name is
+                too long for a picture's, or as `load_run`.
         """
         options = self.options
         images = [picture for path in options.image for picture in find_pictures(path)]
         out = Path(options.out)
         check_possible(out, "out")
         self.files = _files(images, out)
+        _check_names(self.files, out)
         inputs = {Path(image).resolve() for image in images}
         drawn_over = next((one for one in self.files.values() if one.resolve() in inputs), None)
         if drawn_over is not None:
@@ -128,3 +131,21 @@ def _files(images: list[str], out: Path) -> dict[str, Path]:
         taken.add(name.casefold())
         files[image] = out / f"{name}.png"
     return files
+
+
+def _check_names(files: dict[str, Path], out: Path) -> None:
+    """Refuse images whose pictures would have names that are too long for the file system.
+
+    Raises:
+        ArgumentError: naming the first one.
+    """
+    existing = next(one for one in (out, *out.absolute().parents) if one.exists())
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    for image, file in files.items():
+        n_bytes = len(os.fsencode(file.name))
+        if n_bytes > longest:
+            raise ArgumentError(
+                "image",
+                f"must have a name that leaves room for a picture's, of at most {longest} bytes "
+                f"with {file.suffix}, got {image}: {n_bytes} bytes",
+            )

@@ -66,7 +66,8 @@ def draw_kept(kept: KeptPatches) -> Picture:
         x = _MARGIN + place * (_COLUMN + _GAP)
         canvas.text(x, 44, title, width=_COLUMN, size=20)
         canvas.paste(drawn, x, _TOP)
-        _draw_chances(canvas, Box(x, _TOP + height + 8, width, 0), chances)
+        # As wide as the titles, since the names of classes do not fit below a narrow picture.
+        _draw_chances(canvas, Box(x, _TOP + height + 8, _COLUMN, 0), chances)
     x = _MARGIN + 2 * (_COLUMN + _GAP)
     canvas.text(x, 44, kept.observation, width=_COLUMN, size=20)
     if kept.values is not None:

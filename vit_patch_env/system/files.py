@@ -22,6 +22,9 @@ _VERSION = 2
 _HEADER = _MAGIC + _VERSION.to_bytes(4, "big")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
+_NAME_BYTES = 100
+"""Of a file's name in that of the temporary file that becomes it."""
+
 
 class VersionError(InputError):
     """A state was written by another version of this package."""
@@ -41,7 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # Shortened, so that every name that a file may have leaves room for what is added.
+    name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
+    partial = path.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
     try:
         yield partial
         _flush(partial)
