@@ -245,7 +245,11 @@ def test_run_features_follow_the_patches(observation):
     env = make(observation=observation, batch_size=16, train_fraction=0.5, epochs=4)
     plain = make(observation=observation.removesuffix("+run"), batch_size=16, train_fraction=0.5)
     seen, info = env.reset(seed=0)
-    assert info == {"epoch": 0, "progress": 0, "budget_steps": 56}
+    assert (info["epoch"], info["progress"]) == (0, 0)
+    assert (info["budget_steps"], info["n_images"], info["n_classes"]) == (56, 230, 4)
+    parameters = env.unwrapped.episode.run.trainer.model.parameters()
+    assert info["n_parameters"] == sum(one.numel() for one in parameters)
+    assert info["step_costs"].tolist() == [1] * 5  # of a budget of epochs
     assert seen.tolist() == [*plain.reset(seed=0)[0], 0, 1, 1]
     results = run_episode(env)
     assert len(results) == 56
@@ -259,6 +263,17 @@ def test_run_features_follow_the_patches(observation):
         assert seen[-3] == np.float32(info["progress"]) == np.float32(step / 56)
         assert seen[-2] == pytest.approx(loss / results[0][4]["loss"], rel=1e-5)
         assert seen[-1] == pytest.approx(share, rel=1e-5)
+
+
+def test_the_costs_of_steps_are_known_before_a_run_of_flops():
+    plain, slow = (
+        make(budget="flops", observation="none", step_overhead=one) for one in (0.0, 1.0)
+    )
+    costs, slowed = (env.reset(seed=0)[1]["step_costs"] for env in (plain, slow))
+    flops = plain.unwrapped.episode.run.step_flops
+    shares = [flops(torch.arange(n)) / flops() for n in (1, 2, 4, 8, 16)]
+    assert costs == pytest.approx(shares)
+    assert slowed == pytest.approx((np.array(shares) + 1) / 2)
 
 
 def test_run_features_stay_in_bounds_after_a_divergence():
@@ -557,7 +572,7 @@ def test_runs_in_stable_baselines_vector_environments(kind):
         ({"learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
         ({"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
         ({"warmup_epochs": 3}, r"warmup_epochs must be in \[0, 2\], got 3"),
-        ({"epochs": 0}, r"epochs must be in \[1, 10\^9\], got 0"),
+        ({"epochs": 0}, r"epochs must be in \(0, 10\^9\], got 0"),
         ({"budget": "steps"}, "budget must be one of epochs, flops, seconds, got 'steps'"),
         ({"budget": None}, "budget must be one of epochs, flops, seconds, got None"),
         (

@@ -29,7 +29,9 @@ SCORES = {
 
 def tiny_task(name, split, currency="flops", **values):
     """A task of the synthetic images."""
-    env = {one: TINY[one] for one in TINY if one not in ("device", "precision", "n_patches_desired")}
+    env = {
+        one: TINY[one] for one in TINY if one not in ("device", "precision", "n_patches_desired")
+    }
     env |= {"budget": "flops", "epochs": 1, **values}
     return Task(f"{name}-16-xs-1-{currency}", split, "synthetic", currency, None, env)
 
@@ -82,9 +84,9 @@ def test_each_task_is_an_environment_of_the_patches_in_its_name(name):
 def test_tasks_by_name():
     assert tasks_named(("all",)) == list(TASKS.values())
     assert {task.split for task in tasks_named(("training",))} == {"training"}
-    first, last = list(TASKS)[0], list(TASKS)[-1]
+    first, *_, last = TASKS
     assert [task.name for task in tasks_named((last, first))] == [first, last]
-    with pytest.raises(ValueError, match="tasks must be training, held-out, all, .* got 'digit'"):
+    with pytest.raises(ValueError, match=r"tasks must be training, held-out, all, .* got 'digit'"):
         tasks_named(("digit",))
 
 
@@ -155,8 +157,9 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     capsys.readouterr()
     compare(tmp_path / "tasks")  # all runs are finished, and nothing is measured again
     assert "Measuring" not in capsys.readouterr().out
-    assert json.loads((tmp_path / "tasks" / "tasks.json").read_text())["overheads"] == (
-        content["overheads"]
+    assert (
+        json.loads((tmp_path / "tasks" / "tasks.json").read_text())["overheads"]
+        == (content["overheads"])
     )
     main(["report", str(tmp_path / "tasks")])
     report = (tmp_path / "tasks" / "report.md").read_text()

@@ -21,7 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import InputError, shown
-from vit_patch_env.episode import select_patches
+from vit_patch_env.episode import context_info, select_patches
 from vit_patch_env.layers import is_transparent, is_vectorised
 from vit_patch_env.patches.selection import valid_actions
 from vit_patch_env.system.copying import copy_with
@@ -50,7 +50,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     """
 
     epochs: float
-    budget_steps: int
+    context: dict[str, Any]
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class SplitEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         info = {
             "epoch": np.int64(math.ceil(self.epochs)),
             "progress": np.float64(1),
-            "budget_steps": np.int64(self.budget_steps),
+            **context_info(self.context),
         }
         return self._views[0].copy(), info
 

@@ -30,7 +30,7 @@ from vit_patch_env.checks import (
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData
-from vit_patch_env.episode import Episode, Selector, early_end, percent
+from vit_patch_env.episode import Episode, Selector, context_info, early_end, percent
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.names import SplitName
@@ -281,6 +281,11 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def budget_steps(self) -> int:
         """The budget in steps on all patches; for a budget of seconds, those of `epochs` passes."""
         return self._factory.budget_steps
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What distinguishes this training from others, as in the info of `reset`: plain data."""
+        return self._factory.context
 
     @property
     def expected_steps(self) -> int:
@@ -555,8 +560,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         return {  # NumPy's scalars, as TorchRL's readers need values with a dtype
             "epoch": np.int64(run.steps_done // self.steps_per_epoch),
             "progress": np.float64(run.progress),
-            "n_parameters": np.int64(sum(one.numel() for one in run.trainer.model.parameters())),
-            **self._factory.context,
+            **context_info(self.context),
         }
 
     def _loaded_episode(self, state: dict[str, Any]) -> Episode:

@@ -74,6 +74,14 @@ def select_patches(action: Any, values: NDArray[np.float32]) -> Selection:
     return Selection(patch_mask, empty)
 
 
+def context_info(context: Mapping[str, Any]) -> dict[str, Any]:
+    """A context of plain data as NumPy's numbers and arrays, as TorchRL's readers need a dtype."""
+    return {
+        name: np.array(value) if isinstance(value, tuple) else np.int64(value)
+        for name, value in context.items()
+    }
+
+
 def percent(progress: float) -> str:
     """A share of the budget in words, rounded down: 100 % is all of it."""
     return f"{math.floor(100 * progress)} %"

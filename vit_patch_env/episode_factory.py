@@ -7,9 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
@@ -90,7 +88,8 @@ class EpisodeFactory:
         self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
-        self._step_costs: NDArray[np.float64] | None = None
+        self._step_costs: tuple[float, ...] | None = None
+        self._n_parameters: int | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
@@ -162,27 +161,30 @@ class EpisodeFactory:
 
     @property
     def context(self) -> dict[str, Any]:
-        """What distinguishes this training from others, besides the model: known before it."""
+        """What distinguishes this training from others, known before it begins: plain data."""
         if self._step_costs is None:
             self._step_costs = self._charged_shares()
+        if self._n_parameters is None:
+            model = self.models.same(len(self.data.classes), self.data.channels)
+            self._n_parameters = _n_parameters(model)
         return {
-            "budget_steps": np.int64(self.budget_steps),
-            "n_images": np.int64(len(self.data.train.labels)),
-            "n_classes": np.int64(len(self.data.classes)),
-            "step_costs": self._step_costs.copy(),
+            "budget_steps": self.budget_steps,
+            "n_images": len(self.data.train.labels),
+            "n_classes": len(self.data.classes),
+            "n_parameters": self._n_parameters,
+            "step_costs": self._step_costs,
         }
 
-    def _charged_shares(self) -> NDArray[np.float64]:
+    def _charged_shares(self) -> tuple[float, ...]:
         """Cost of a step at `COST_SHARES` of the patches over one on all, in the budget's unit.
 
         For a budget of seconds, which only the clock knows, it is that in FLOPs.
         """
-        costs = np.ones(len(COST_SHARES))
         if self.config.budget != "epochs":
             counts = counts_at(COST_SHARES, self.config.n_patches)
             with suppress(ValueError):  # a model whose FLOPs cannot be counted
-                costs = np.array([self._run_costs.charged(n) for n in counts])
-        return costs
+                return tuple(self._run_costs.charged(n) for n in counts)
+        return (1.0,) * len(COST_SHARES)
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
@@ -227,6 +229,7 @@ class EpisodeFactory:
             ema=config.ema,
             compiled=config.compile,
         )
+        self._n_parameters = _n_parameters(trainer.model)
         run = TrainingRun(
             trainer,
             stream,
@@ -427,3 +430,7 @@ class EpisodeFactory:
     def _blank_images(self, n_images: int | None = None) -> Tensor:
         """A model's input, by default a batch whose FLOPs are counted, on the device."""
         return self.data.blank(n_images or self.config.batch_size, self.precision.device)
+
+
+def _n_parameters(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters())

@@ -25,8 +25,6 @@ from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_c
 from vit_patch_env.experiments.task_set.overhead import measure_overhead
 from vit_patch_env.experiments.task_set.table import Task, tasks_named
 
-
-
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""
 
@@ -102,12 +100,12 @@ class TaskComparison:
 
     def _check_environment(self) -> None:
         """Refuse arguments of the environment that the tasks set."""
+        if self.options.preset != "smoke":
+            raise ArgumentError("preset", f"is not for {named('tasks')}, got {self.options.preset}")
         given, default = asdict(self.options.env), asdict(PRESETS["smoke"].env)
         for name, value in given.items():
             if name not in _OF_MACHINE and value != default[name]:
                 raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
-        if self.options.preset != "smoke":
-            raise ArgumentError("preset", f"is not for {named('tasks')}, got {self.options.preset}")
 
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""

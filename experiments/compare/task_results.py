@@ -88,7 +88,8 @@ def read_task_set(folder: str | Path) -> TaskResults:
         raise InputError(
             f"{folder}: damaged: expected names of tasks in {TASK_SET}, got {unknown[0]!r}"
         )
-    comparisons, problems = {}, []
+    comparisons: dict[str, Comparison] = {}
+    problems: list[str] = []
     for name in TASKS:
         path = folder / name
         if name not in content["tasks"] or not (path / COMPARE).exists():

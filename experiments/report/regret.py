@@ -28,9 +28,7 @@ def means(scores: Scores) -> dict[str, dict[str, float]]:
     """Mean accuracies over seeds, by task and method."""
     return {
         task: {
-            method: float(np.mean(list(runs.values())))
-            for method, runs in methods.items()
-            if runs
+            method: float(np.mean(list(runs.values()))) for method, runs in methods.items() if runs
         }
         for task, methods in scores.items()
     }
@@ -50,9 +48,7 @@ def best_on_each(scores: Scores, methods: Collection[str]) -> dict[str, Best]:
 def best_on_average(scores: Scores, methods: Collection[str]) -> str | None:
     """The method with the lowest mean regret, of those that were run on every task."""
     accuracies = means(scores)
-    everywhere = [
-        method for method in methods if all(method in one for one in accuracies.values())
-    ]
+    everywhere = [method for method in methods if all(method in one for one in accuracies.values())]
     if not everywhere or not accuracies:
         return None
     average = {

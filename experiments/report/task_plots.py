@@ -1,7 +1,6 @@
 """The plots of a report of tasks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -10,16 +9,14 @@ from matplotlib.figure import Figure
 from vit_patch_env.experiments.report.plot_style import LINES, PALETTE, STYLE, percent_axis
 from vit_patch_env.experiments.report.plots import Plot, png
 from vit_patch_env.experiments.report.regret import profile
+from vit_patch_env.experiments.report.task_metrics import TaskMetrics
 from vit_patch_env.system.escaping import label
-
-if TYPE_CHECKING:
-    from vit_patch_env.experiments.report.task_report import TaskMetrics
 
 _MOST_LINES = 8
 _LIMITS = np.linspace(0, 0.15, 301)
 
 
-def make_task_plots(splits: "Sequence[tuple[str, TaskMetrics]]") -> list[Plot]:
+def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
     """The profile of the methods on each split."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * len(splits) + 2.6, 3.4), layout="constrained")
@@ -47,8 +44,8 @@ def make_task_plots(splits: "Sequence[tuple[str, TaskMetrics]]") -> list[Plot]:
             Plot(
                 "profile",
                 "Share of the tasks within so many points of the best fixed rule",
-                "The best fixed rule of each task is found by search. Higher is better; at 0 points "
-                "is the share of the tasks on which a method is at least as good.",
+                "The best fixed rule of each task is found by search. Higher is better; at 0 "
+                "points is the share of the tasks on which a method is at least as good.",
                 png(figure),
             )
         ]

@@ -18,66 +18,14 @@ from vit_patch_env.experiments.report.cells import (
     points,
     small_percent,
 )
-from vit_patch_env.experiments.report.regret import (
-    best_on_average,
-    best_on_each,
-    hierarchical,
-    paired_differences,
-    regrets,
-)
+from vit_patch_env.experiments.report.regret import paired_differences
 from vit_patch_env.experiments.report.settings import sources
-from vit_patch_env.experiments.report.statistics import Estimate
+from vit_patch_env.experiments.report.task_metrics import TaskMetrics
 from vit_patch_env.experiments.report.task_plots import make_task_plots
 from vit_patch_env.experiments.report.words import command_lines, unique
 from vit_patch_env.experiments.task_set.table import SplitOfTasks
 
 _SPLITS: dict[SplitOfTasks, str] = {"training": "Training tasks", "held-out": "Held-out tasks"}
-
-
-class TaskMetrics:
-    """What a report of tasks states of one split.
-
-    Args:
-        results: of the comparison.
-        split: of the tasks.
-        single: the best single fixed rule, chosen on the training tasks; None to choose it here.
-    """
-
-    def __init__(self, results: TaskResults, split: SplitOfTasks, single: str | None) -> None:
-        self.results, self.split = results, split
-        self.tasks = results.of_split(split)
-        self.scores = results.scores(self.tasks)
-        self.fixed = [name for name in results.methods if results.is_fixed(name)]
-        self.best = best_on_each(self.scores, self.fixed)
-        self.single = single or best_on_average(self.scores, self.fixed)
-        self.regrets = {
-            name: regrets(self.scores, name, self.best) for name in results.methods
-        }
-
-    def order(self) -> list[str]:
-        """Methods by their mean regret; first those that were run on all tasks."""
-        known = [name for name, losses in self.regrets.items() if losses]
-        return sorted(
-            known,
-            key=lambda name: (
-                len(self.regrets[name]) < len(self.tasks),
-                float(np.mean(list(self.regrets[name].values()))),
-            ),
-        )
-
-    def regret(self, method: str) -> Estimate:
-        """Mean regret over tasks; its interval is over tasks and seeds."""
-        return hierarchical(
-            [
-                self.best[task].accuracy - np.array(list(self.scores[task][method].values()))
-                for task in self.regrets[method]
-            ]
-        )
-
-    def against(self, method: str, reference: str) -> Estimate:
-        """Mean paired difference to another method over tasks and seeds."""
-        found = paired_differences(self.scores, method, reference)
-        return hierarchical([np.array(values) for values in found.values()])
 
 
 def task_content(folder: Path) -> dict[str, Any]:
@@ -185,8 +133,7 @@ def _by_task(metrics: TaskMetrics) -> Table:
             small_percent(best.accuracy), remark=results.title(best.method)
         )]  # fmt: skip
         cells += [
-            Cell(small_percent(accuracies[name]) if name in accuracies else EMPTY)
-            for name in shown
+            Cell(small_percent(accuracies[name]) if name in accuracies else EMPTY) for name in shown
         ]
         rows.append(Row(task, cells, task))
     return Table(
