@@ -14,7 +14,13 @@ from .fixed_rules import (
     SelectorPolicy,
     SpreadPatches,
 )
-from .multi_output_dqn import BranchingMlpPolicy, DQNOptions, MlpPolicy, MultiOutputDQN
+from .multi_output_dqn import (
+    BranchingMlpPolicy,
+    CountMlpPolicy,
+    DQNOptions,
+    MlpPolicy,
+    MultiOutputDQN,
+)
 
 __all__ = [
     "RULES",
@@ -24,6 +30,7 @@ __all__ = [
     "BanditPolicy",
     "BranchingMlpPolicy",
     "CentrePatches",
+    "CountMlpPolicy",
     "DQNOptions",
     "FixedRule",
     "Frozen",

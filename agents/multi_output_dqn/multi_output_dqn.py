@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vit_patch_env.agents.common.logged_algorithm import LoggedAlgorithm
 from vit_patch_env.agents.common.patch_policy import count_patches
 from vit_patch_env.agents.common.saved_files import Count
+from vit_patch_env.agents.multi_output_dqn.count_policy import CountMlpPolicy
 from vit_patch_env.agents.multi_output_dqn.exploration import (
     PAPER_DECAY_STEPS,
     default_decay_steps,
@@ -29,6 +30,7 @@ from vit_patch_env.agents.multi_output_dqn.policies import (
     MultiOutputPolicy,
 )
 from vit_patch_env.checks import check
+from vit_patch_env.patches.sampling import grid_of, known_grid
 
 SelfMultiOutputDQN = TypeVar("SelfMultiOutputDQN", bound="MultiOutputDQN")
 
@@ -42,7 +44,8 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
 
     Args:
         policy: `MlpPolicy`, the paper's (one value per action; the greedy action selects all above
-            the mean value), or `BranchingMlpPolicy` (two values per action).
+            the mean value), `BranchingMlpPolicy` (two values per action), or `CountMlpPolicy` (one
+            value per number of patches, on any grid).
         env: with a MultiBinary action space.
         learning_rate: η, a number or a schedule of the remaining progress (from 1 to 0).
         buffer_size: transitions in the replay buffer.
@@ -82,6 +85,7 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "BranchingMlpPolicy": BranchingMlpPolicy,
+        "CountMlpPolicy": CountMlpPolicy,
     }
     renamed: ClassVar[Mapping[str, str]] = {
         "eps_start": "exploration_initial_eps",
@@ -183,6 +187,22 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         rng = self._exploration_rng
         super()._setup_model()
         self._exploration_rng = rng
+        self._place_policy()
+
+    def _place_policy(self) -> None:
+        """Tell a policy that samples patches the seed, and the grid of the environment."""
+        policy: Any = self.policy
+        if isinstance(policy, CountMlpPolicy):
+            policy.seed = self.seed
+            if self.env is not None and self.env.has_attr("grid"):
+                grid = self.env.get_attr("grid", indices=[0])[0]
+                policy.grid = known_grid(policy.n_actions, grid)
+            grid_of(policy.n_actions, policy.grid)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Use another environment, whose grid of patches may be another."""
+        super().set_env(env, force_reset)
+        self._place_policy()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the agent, its exploration, its environment and the global generators."""
@@ -190,6 +210,8 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         if seed is not None:
             self.seed = int(seed)
             self._exploration_rng = np.random.default_rng(self.seed)
+            if hasattr(self, "policy"):
+                self._place_policy()
 
     @classmethod
     def load(
@@ -280,6 +302,16 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
             self.exploration_decay_steps,
         )
 
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Random actions before learning starts, then those of `predict`."""
+        if self.num_timesteps >= learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        rng = self._exploration_rng
+        actions = np.array([self.policy.random_action(rng) for _ in range(n_envs)])
+        return actions, actions
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the Q-network on replayed transitions, and the target network softly."""
         assert self.replay_buffer is not None
@@ -324,6 +356,6 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
             masks = np.atleast_2d(actions)
             explore = self._exploration_rng.random(len(masks)) < self.exploration_rate
             for index in np.flatnonzero(explore):
-                masks[index] = self.action_space.sample()
+                masks[index] = self.policy.random_action(self._exploration_rng)
             actions = masks.reshape(actions.shape)
         return actions, state

@@ -3,9 +3,11 @@
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
@@ -61,13 +63,29 @@ class MultiOutputPolicy(DQNPolicy):
             **kwargs,
         )
 
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network: `values_per_action` for each of the n_actions."""
+        return self.values_per_action * self.n_actions
+
+    @property
+    def n_actions(self) -> int:
+        """Binary actions."""
+        return int(self.action_space.shape[0])  # type: ignore[index]
+
+    def random_action(self, rng: np.random.Generator) -> NDArray[np.int8]:
+        """An action (n_actions,) to explore with: by default each is equally likely.
+
+        Args:
+            rng: the generator of the exploration; the default uses that of the action space.
+        """
+        del rng
+        action: NDArray[np.int8] = self.action_space.sample()
+        return action
+
     def make_q_net(self) -> QNetwork:
-        """A Q-network with `values_per_action` outputs for each of the n_actions."""
-        n_actions = self.action_space.shape[0]  # type: ignore[index]
-        net_args = {
-            **self.net_args,
-            "action_space": spaces.MultiBinary(self.values_per_action * n_actions),
-        }
+        """A Q-network with `n_outputs` outputs."""
+        net_args = {**self.net_args, "action_space": spaces.MultiBinary(self.n_outputs)}
         return QNetwork(**self._update_features_extractor(net_args)).to(self.device)
 
     def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:

@@ -189,6 +189,12 @@ AGENTS: dict[str, AgentKind] = {
         "can represent any mask",
         depends_on_length=_scales_exploration,
     ),
+    "counting": AgentKind(
+        MultiOutputDQN, partial(make_dqn, "CountMlpPolicy"), frozenset({"dqn"}), "none+run",
+        doc="`CountMlpPolicy`: one value per number of patches, by how far the run is; spread "
+        "patches, on any grid",
+        depends_on_length=_scales_exploration, on_any_grid=True,
+    ),
     "bandit": AgentKind(
         PatchBandit, make_bandit, frozenset({"bandit"}), "none+run", on_any_grid=True,
         doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
