@@ -1,13 +1,16 @@
 """The set of tasks, comparisons on it, and the report over tasks."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from tests.conftest import TINY
-from tests.test_cli import refused
+from tests.test_cli import refused, train
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.experiments.agents_by_name.agent_file import read_card
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.task_results import read_task_set
 from vit_patch_env.experiments.report.regret import (
@@ -18,6 +21,7 @@ from vit_patch_env.experiments.report.regret import (
     profile,
     regrets,
 )
+from vit_patch_env.experiments.task_set.env import TaskSetEnv
 from vit_patch_env.experiments.task_set.overhead import measure_overhead
 from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
 
@@ -53,7 +57,7 @@ def tiny_tasks(monkeypatch):
 def compare(out, *args):
     main(
         ["compare", "--tasks", "all", "--device", "cpu", "--precision", "fp32", "--methods",
-         "simple_vit", "constant_4", "pretrained", "--seeds", "0", "1", "--out", str(out), *args]
+         "simple_vit", "constant_4", "pretrained", "--seeds", "0", "--out", str(out), *args]
     )  # fmt: skip
 
 
@@ -166,6 +170,64 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
     assert "## Held-out tasks: regret" in report
     assert (tmp_path / "tasks" / "plots" / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_environment_of_tasks_has_one_interface_and_resumes(tiny_tasks):
+    configs = [
+        task.env(None, device="cpu", precision="fp32", observation="none+run", reward="validation")
+        for task in tiny_tasks
+    ]
+    env, other = TaskSetEnv(configs, seed=0), TaskSetEnv(configs, seed=1)
+    check_env(env, skip_render_check=True)
+    observation, info = env.reset(seed=3)
+    assert observation in env.observation_space
+    mask = np.arange(64) < 16  # a quarter of the patches, also of a grid of 16
+    *_, info = env.step(mask.astype(np.int8))
+    assert info["n_selected"] == 4
+    other.reset(seed=5)
+    other.load_state_dict(copy.deepcopy(env.state_dict()))
+    for _ in range(60):
+        results = [one.step(mask.astype(np.int8)) for one in (env, other)]
+        assert results[0][0].tolist() == results[1][0].tolist()
+        assert results[0][1:4] == results[1][1:4]
+        if results[0][3]:
+            for one in (env, other):
+                one.reset()
+            assert env._place == other._place
+
+
+@pytest.mark.parametrize("agent", ["counting", "bandit"])
+def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys):
+    path = tmp_path / "agent.zip"
+    more = ["--dqn.learning-starts", "4"] if agent == "counting" else []
+    main(
+        ["pretrain", "--agent", agent, "--tasks", "all", "--episodes", "3", "--device", "cpu",
+         "--precision", "fp32", "--out", str(path), *more]
+    )  # fmt: skip
+    card = read_card(path)
+    assert (card.agent, card.grid, card.observation) == (agent, None, "none+run")
+    assert "--step-overheads" in card.provenance["command"]
+    assert card.provenance["episodes"] == 3
+    train(tmp_path / "run", "--agent", str(path), "--epochs", "1")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--agent", "paper"], "--agent must decide in shares of the patches for --tasks, got"),
+        (["--dim", "8"], "--dim is set by --tasks, got 8"),
+        (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
+        (["--step-overheads", "0.1", "0.2"], "--step-overheads must be 1 number, for 16-xs-64"),
+        (["--tasks", "none"], "--tasks must be training, held-out, all, or names"),
+    ],
+)
+def test_bad_input_of_pretraining_is_one_line(args, message, tiny_tasks, tmp_path, capsys):
+    out = tmp_path / "agent.zip"
+    line = refused(
+        capsys, "pretrain", "--tasks", "all", "--step-overheads", "0.1", *args, "--out", str(out)
+    )
+    assert message in line
+    assert not out.exists()
 
 
 def test_bad_input_is_one_line(tiny_tasks, tmp_path, capsys):

@@ -2,16 +2,13 @@
 
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
-from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY
@@ -22,11 +19,12 @@ from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.output import print_lines
 from vit_patch_env.experiments.run_folder.folder import check_possible, provenance, write_json
 from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
-from vit_patch_env.experiments.task_set.overhead import measure_overhead
+from vit_patch_env.experiments.task_set.environments import (
+    check_not_of_tasks,
+    env_of_task,
+    measured_overhead,
+)
 from vit_patch_env.experiments.task_set.table import Task, tasks_named
-
-_OF_MACHINE = ("data_dir", "device", "precision", "images")
-"""Arguments of the environment that are not a task's."""
 
 
 class TaskComparison:
@@ -59,20 +57,16 @@ class TaskComparison:
         options = self.options
         self.tasks = tasks_named(options.tasks)
         check_methods(options, "flops")
-        self._check_environment()
+        if options.preset != "smoke":
+            raise ArgumentError("preset", f"is not for {named('tasks')}, got {options.preset}")
+        check_not_of_tasks(options.env, PRESETS["smoke"].env)
         check_possible(self.path, "out")
         if (self.path / COMPARE).exists():
             raise ArgumentError(
                 "out", f"must be a folder without another comparison, got {self.path}"
             )
         for task in self.tasks:
-            folder = self._env(task).data_dir
-            if folder is not None and not Path(folder).is_dir():
-                raise ArgumentError(
-                    "data_dir",
-                    f"must hold {task.folder}/, the images of the task {task.name}, got "
-                    f"{options.env.data_dir}",
-                )
+            env_of_task(task, options.env)
         path = self.path / TASK_SET
         saved = read_checked(path, TASK_SET_FIELDS) if path.exists() else {"overheads": {}}
         self.overheads = dict(saved["overheads"])
@@ -98,25 +92,12 @@ class TaskComparison:
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
-    def _check_environment(self) -> None:
-        """Refuse arguments of the environment that the tasks set."""
-        if self.options.preset != "smoke":
-            raise ArgumentError("preset", f"is not for {named('tasks')}, got {self.options.preset}")
-        given, default = asdict(self.options.env), asdict(PRESETS["smoke"].env)
-        for name, value in given.items():
-            if name not in _OF_MACHINE and value != default[name]:
-                raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
-
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""
-        env = self._env(task, overhead=self._overhead(task))
+        env = env_of_task(task, self.options.env, self._overhead(task))
         return replace(
             self.options, tasks=(), env=env, out=str(self.path / task.name), preset="smoke"
         )
-
-    def _env(self, task: Task, **values: Any) -> EnvConfig:
-        """The arguments of a task's environment on this machine."""
-        return task.env(**{name: getattr(self.options.env, name) for name in _OF_MACHINE}, **values)
 
     def _overhead(self, task: Task) -> float:
         """The fixed cost of a step of a task in time on this machine."""
@@ -125,19 +106,11 @@ class TaskComparison:
             key = task.step_name
             if key not in self.overheads:
                 self._say(f"Measuring the fixed cost of a step of {key} ...")
-                self.overheads[key] = self._measured(self._env(task, observation="none"))
+                n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
+                self.overheads[key] = measured_overhead(task, self.options.env, n_threads)
             overhead = self.overheads[key]
         self._write()
         return overhead
-
-    def _measured(self, env: EnvConfig) -> float:
-        """The fixed cost of a step, with as many threads as a run has."""
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(max(n_threads // self.options.jobs, 1))
-        try:
-            return round(measure_overhead(ViTPatchSelectEnv(**asdict(env))), 4)
-        finally:
-            torch.set_num_threads(n_threads)
 
     def _write(self) -> None:
         """Write tasks.json."""

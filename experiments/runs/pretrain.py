@@ -37,6 +37,7 @@ from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
 from vit_patch_env.experiments.checkpoints.environments import SavedLayers
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.options.commands import (
+    PRETRAIN_ENV,
     ActionsName,
     PretrainOptions,
     TrainOptions,
@@ -57,6 +58,13 @@ from vit_patch_env.experiments.runs.attention import compiled_attention, use_sam
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.runs.resume import absolute, run_config
+from vit_patch_env.experiments.task_set.env import TaskSetEnv
+from vit_patch_env.experiments.task_set.environments import (
+    check_not_of_tasks,
+    env_of_task,
+    measured_overhead,
+)
+from vit_patch_env.experiments.task_set.table import tasks_named
 from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
@@ -77,6 +85,7 @@ class Pretraining:
     lock: FileLock
     checkpoint: RunCheckpoint
     episodes: "_Episodes"
+    configs: list[EnvConfig]
 
     def __init__(self, options: PretrainOptions, console: Console) -> None:
         self.options = options
@@ -110,6 +119,8 @@ class Pretraining:
                 raise ArgumentError(
                     "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
                 )
+        if options.tasks:
+            options = self.options = self._with_tasks(options)
         from_file = agent_path(options.agent) is not None
         if from_file or agent_kind(options.agent).algorithm is FixedRule:
             raise ArgumentError(
@@ -126,14 +137,55 @@ class Pretraining:
             )
         )
         check_possible(self.path.parent, "out")
-        self.env = make_env(self.train_options.env)
+        self.env = make_env(self.configs[0] if options.tasks else self.train_options.env)
+        if options.tasks and not agent_kind(options.agent).on_any_grid:
+            raise ArgumentError(
+                "agent",
+                f"must decide in shares of the patches for {named('tasks')}, got {options.agent}",
+            )
         check_agent(self.train_options, self.env)
         # Loaded now, so that a damaged image is reported here.
-        loaded(options.env.dataset, lambda: self.env.data, self.console)
+        loaded(self.env.config.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
         self.lock = lock_folder(self.folder.path, "out")
         with releasing_on_error(self.lock):
             self._prepare_folder()
+
+    def _with_tasks(self, options: PretrainOptions) -> PretrainOptions:
+        """The options with the fixed costs of the tasks' steps, measured if they are not given."""
+        if not self.resumes:
+            check_not_of_tasks(options.env, PRETRAIN_ENV)
+        if options.budgets:
+            raise ArgumentError("budgets", f"are those of {named('tasks')}, got {options.budgets}")
+        tasks = tasks_named(options.tasks)
+        for task in tasks:
+            env_of_task(task, options.env)
+        timed = {task.step_name: task for task in tasks if task.currency == "time"}
+        overheads = options.step_overheads
+        if not overheads and timed:
+            self._say("Measuring the fixed costs of steps ...")
+            overheads = tuple(measured_overhead(one, options.env, 1) for one in timed.values())
+        if len(overheads) != len(timed):
+            raise ArgumentError(
+                "step_overheads",
+                f"must be {counted(len(timed), 'number')}, for {', '.join(timed)}, got "
+                f"{len(overheads)}",
+            )
+        known = dict(zip(timed, overheads, strict=True))
+        values = {
+            name: getattr(PRETRAIN_ENV, name)
+            for name in ("observation", "reward", "reward_every", "reward_images")
+        }
+        self.configs = [
+            env_of_task(
+                task,
+                options.env,
+                known[task.step_name] if task.currency == "time" else 0.0,
+                **values,
+            )
+            for task in tasks
+        ]
+        return replace(options, step_overheads=overheads)
 
     def _prepare_folder(self) -> None:
         options = self.options
@@ -208,10 +260,15 @@ class Pretraining:
     def _environments(self) -> Iterator[VecEnv]:
         """The environments of the runs; no process of theirs outlives the block."""
         options = self.options
-        given = [
+        given: list[tuple[Any, ActionsName]] = [
             (replace(self.train_options.env, epochs=epochs), options.actions)
             for epochs in options.budgets or (options.env.epochs,) * options.jobs
         ]
+        if options.tasks:
+            given = [
+                (partial(TaskSetEnv, self.configs, options.seed + job), options.actions)
+                for job in range(options.jobs)
+            ]
         if len(given) == 1:
             with closing(DummyVecEnv([partial(_make_env, *given[0])])) as vec_env:
                 yield vec_env
@@ -237,13 +294,14 @@ class Pretraining:
         print_lines(lines, self.console)
 
 
-def _make_env(options: EnvConfig, actions: ActionsName) -> Any:
-    """An environment in this process."""
+def _make_env(made: EnvConfig | Callable[[], Any], actions: ActionsName) -> Any:
+    """An environment in this process, of arguments or of a function that makes it."""
     torch.set_num_threads(1)
-    return Monitor(ACTIONS[actions](make_env(options)))
+    env: Any = make_env(made) if isinstance(made, EnvConfig) else made()
+    return Monitor(ACTIONS[actions](env))
 
 
-def _make_env_of_process(options: EnvConfig, actions: ActionsName, compiled: bool | None) -> Any:
+def _make_env_of_process(options: Any, actions: ActionsName, compiled: bool | None) -> Any:
     """An environment in a process of its own, which this is."""
     become_server()
     enable(compiled is not False)

@@ -1,0 +1,67 @@
+"""The environments of tasks on this machine, from the options of a command."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import ArgumentError, named
+from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.task_set.overhead import measure_overhead
+from vit_patch_env.experiments.task_set.table import Task
+
+_OF_MACHINE = ("data_dir", "device", "precision", "images")
+"""Arguments of the environment that are not a task's."""
+
+
+def check_not_of_tasks(given: EnvConfig, default: EnvConfig) -> None:
+    """Refuse arguments of the environment that the tasks set.
+
+    Raises:
+        ArgumentError: naming the first one that is not the default.
+    """
+    values = asdict(default)
+    for name, value in asdict(given).items():
+        if name not in _OF_MACHINE and value != values[name]:
+            raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
+
+
+def env_of_task(task: Task, given: EnvConfig, overhead: float = 0.0, **values: Any) -> EnvConfig:
+    """The arguments of a task's environment.
+
+    Args:
+        task: of the set.
+        given: options of the command, of which those of the machine count.
+        overhead: the fixed cost of a step.
+        values: other arguments that do not belong to the task.
+
+    Raises:
+        ArgumentError: if the folder of the data sets does not hold the task's.
+    """
+    of_machine = {name: getattr(given, name) for name in _OF_MACHINE}
+    env = task.env(overhead=overhead, **of_machine, **values)
+    if env.data_dir is not None and not Path(env.data_dir).is_dir():
+        raise ArgumentError(
+            "data_dir",
+            f"must hold {task.folder}/, the images of the task {task.name}, got {given.data_dir}",
+        )
+    return env
+
+
+def measured_overhead(task: Task, given: EnvConfig, n_threads: int) -> float:
+    """The fixed cost of a step of a task on this machine, with so many threads.
+
+    Args:
+        task: of the set.
+        given: options of the command.
+        n_threads: of a run.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        env = ViTPatchSelectEnv(**asdict(env_of_task(task, given, observation="none")))
+        return round(measure_overhead(env), 4)
+    finally:
+        torch.set_num_threads(before)
