@@ -14,6 +14,7 @@ from vit_patch_env.experiments.report.cells import (
     Cell,
     Row,
     Table,
+    lost,
     mean_cell,
     points,
     small_percent,
@@ -94,9 +95,9 @@ def _summary(metrics: TaskMetrics) -> Table:
             gain = mean_cell(metrics.against(method, single), points)
         within = [np.mean([loss <= limit for loss in losses]) for limit in (0.01, 0.03)]
         cells = [
-            mean_cell(metrics.regret(method), points)._replace(remark=""),
+            mean_cell(metrics.regret(method), lost),
             gain,
-            Cell(points(max(losses))),
+            Cell(lost(max(losses))),
             *(Cell(f"{share:.0%}") for share in within),
             Cell(str(len(losses))),
         ]
@@ -111,8 +112,19 @@ def _summary(metrics: TaskMetrics) -> Table:
         f"Against the best single rule, {single_title}: paired differences.",
         ["Regret", "Against the best single rule", "Largest regret", "Within 1 point",
          "Within 3 points", "Tasks"],
-        [Block("", rows)],
+        _blocks(metrics, rows),
     )  # fmt: skip
+
+
+def _blocks(metrics: TaskMetrics, rows: list[Row]) -> list[Block]:
+    """Rows of methods by what the methods are."""
+    results = metrics.results
+    kinds: dict[str, list[Row]] = {"Agents": [], "Fixed rules": [], "Others": []}
+    for row in rows:
+        is_rule = results.is_fixed(row.method)
+        kind = "Agents" if results.is_agent(row.method) else "Fixed rules" if is_rule else "Others"
+        kinds[kind].append(row)
+    return [Block(title, of_kind) for title, of_kind in kinds.items() if of_kind]
 
 
 def _by_task(metrics: TaskMetrics) -> Table:
@@ -140,7 +152,7 @@ def _by_task(metrics: TaskMetrics) -> Table:
         f"{_SPLITS[metrics.split]}: accuracies",
         "Test accuracy on all patches, means over seeds.",
         ["Best fixed rule", *(results.title(name) for name in shown)],
-        [Block("", rows)],
+        [Block(_SPLITS[metrics.split], rows)],
     )
 
 
