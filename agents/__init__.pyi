@@ -21,6 +21,7 @@ from .multi_output_dqn import (
     MlpPolicy,
     MultiOutputDQN,
 )
+from .schedule_bandit import RunContext, ScheduleBandit, ScheduleOptions, SchedulePolicy
 
 __all__ = [
     "RULES",
@@ -41,6 +42,10 @@ __all__ = [
     "MultiOutputDQN",
     "PatchBandit",
     "RandomPatches",
+    "RunContext",
+    "ScheduleBandit",
+    "ScheduleOptions",
+    "SchedulePolicy",
     "ScheduledCount",
     "SelectorPolicy",
     "SpreadPatches",

@@ -120,8 +120,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
     `epoch`, `progress` and what distinguishes this training from others, as NumPy's scalars:
     `budget_steps` (the steps on all patches that the budget is worth), `n_images`, `n_classes`,
-    `n_parameters`, and `step_costs`, (5,) float64: the cost of a step on 1/16, 1/8, 1/4, 1/2 and
-    all of the patches over that on all, in the unit of the budget (of seconds: in FLOPs).
+    `n_patches`, `n_parameters`, and `step_costs`, (5,) float64: the cost of a step on 1/16, 1/8,
+    1/4, 1/2 and all of the patches over that on all, in the unit of the budget (of seconds: in
+    FLOPs).
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also

@@ -171,6 +171,7 @@ class EpisodeFactory:
             "budget_steps": self.budget_steps,
             "n_images": len(self.data.train.labels),
             "n_classes": len(self.data.classes),
+            "n_patches": self.config.n_patches,
             "n_parameters": self._n_parameters,
             "step_costs": self._step_costs,
         }

@@ -16,6 +16,7 @@ from vit_patch_env import CountAction, TopKAction, ViTPatchSelectEnv
 from vit_patch_env.agents import (
     Frozen,
     PatchBandit,
+    ScheduleBandit,
 )
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
@@ -140,7 +141,7 @@ def make_agent(
     except Exception as error:  # networks and optimizers raise anything for others' states
         reason = str(error).split("\n")[0]
         raise InputError(f"{named('agent')} {options.agent} cannot be loaded: {reason}") from error
-    if isinstance(agent, PatchBandit):
+    if isinstance(agent, PatchBandit | ScheduleBandit):
         agent.learning = options.agent_learns
         return agent
     return agent if options.agent_learns else Frozen(agent)

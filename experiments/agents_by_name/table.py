@@ -18,6 +18,7 @@ from vit_patch_env.agents import (
     GrowingCount,
     MultiOutputDQN,
     PatchBandit,
+    ScheduleBandit,
     ScheduledCount,
     SelectorPolicy,
 )
@@ -99,6 +100,14 @@ def make_bandit(request: Request) -> BaseAlgorithm:
     """The bandit."""
     keywords = request.options.bandit.keywords()
     return PatchBandit("BanditPolicy", request.training_env, **keywords, **request.shared)
+
+
+def make_schedule_bandit(request: Request) -> BaseAlgorithm:
+    """The bandit on schedules."""
+    keywords = asdict(request.options.schedule_bandit)
+    return ScheduleBandit(
+        "SchedulePolicy", request.training_env, policy_kwargs=keywords, **request.shared
+    )
 
 
 def make_rule(name: str, request: Request) -> BaseAlgorithm:
@@ -199,6 +208,12 @@ AGENTS: dict[str, AgentKind] = {
         PatchBandit, make_bandit, frozenset({"bandit"}), "none+run", on_any_grid=True,
         doc="`BanditPolicy`: a contextual bandit on the number of patches at each point of the "
         "run, with a score for each patch; needs an observation with `+run`",
+    ),
+    "schedule_bandit": AgentKind(
+        ScheduleBandit, make_schedule_bandit, frozenset({"schedule_bandit"}), "none+run",
+        doc="`SchedulePolicy`: a contextual bandit on schedules of the family `growing`, with the "
+        "training as context; needs an observation with `+run`",
+        on_any_grid=True,
     ),
     **{
         name: AgentKind(

@@ -9,6 +9,7 @@ from typing_extensions import Doc
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.multi_output_dqn.options import DQNOptions
+from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
 from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments, declared
 from vit_patch_env.checks import PATH, Count, Share
 from vit_patch_env.config import EnvConfig
@@ -42,6 +43,7 @@ class AgentOptions:
     dqn: DQNOptions = field(default_factory=DQNOptions)
     bandit: BanditOptions = field(default_factory=BanditOptions)
     growing: GrowingOptions = field(default_factory=GrowingOptions)
+    schedule_bandit: ScheduleOptions = field(default_factory=ScheduleOptions)
 
     @property
     def of_agent(self) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What distinguishes a training from others, as numbers of order 1."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_patch_env.checks import InputError
+
+N_COSTS = 5
+"""Numbers of patches, from a sixteenth to all, whose cost is known."""
+
+
+class RunContext(NamedTuple):
+    """What is known of a training before it begins: see the info of the environment's `reset`.
+
+    Attributes:
+        budget_steps: steps on all patches that the budget is worth.
+        n_images: to train on.
+        n_classes: of them.
+        n_patches: of an image.
+        n_parameters: of the ViT.
+        step_costs: of steps on 1/16, 1/8, 1/4, 1/2 and all of the patches, over that on all.
+    """
+
+    budget_steps: float
+    n_images: float
+    n_classes: float
+    n_patches: float
+    n_parameters: float
+    step_costs: tuple[float, ...]
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> "RunContext":
+        """The context in the info of a reset.
+
+        Raises:
+            InputError: naming what it lacks.
+        """
+        missing = [name for name in cls._fields if name not in info]
+        if missing:
+            raise InputError(
+                f"expected an environment whose reset has {', '.join(cls._fields)} in its info, "
+                f"got one without {', '.join(missing)}"
+            )
+        costs = tuple(float(one) for one in info["step_costs"])
+        if len(costs) != N_COSTS:
+            raise InputError(f"expected {N_COSTS} step_costs in the info of reset, got {costs}")
+        return cls.from_numbers([*(float(info[name]) for name in cls._fields[:-1]), *costs])
+
+    def numbers(self) -> list[float]:
+        """All of it as a row of numbers."""
+        return [*self[:-1], *self.step_costs]
+
+    @classmethod
+    def from_numbers(cls, row: list[float]) -> "RunContext":
+        """The inverse of `numbers`."""
+        steps, images, classes, patches, parameters, *costs = row
+        return cls(steps, images, classes, patches, parameters, tuple(costs))
+
+    def features(self) -> NDArray[np.float64]:
+        """Logarithms, centred and scaled so that usual trainings are within about [-1, 1]."""
+        return np.array(
+            [
+                (np.log2(max(self.budget_steps, 1)) - 8) / 4,
+                (np.log2(max(self.n_images, 1)) - 13) / 3,
+                (np.log2(max(self.n_classes, 1)) - 4) / 3,
+                (np.log2(max(self.n_patches, 1)) - 6.5) / 1.5,
+                (np.log2(max(self.n_parameters, 1)) - 17) / 3,
+                (np.log2(max(self.step_costs[0], 1e-3)) + 3) / 2,
+            ]
+        )

@@ -1,0 +1,175 @@
+"""The policy of a ScheduleBandit: the schedule that is best for a training, and its patches."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
+from vit_patch_env.agents.schedule_bandit.context import RunContext
+from vit_patch_env.agents.schedule_bandit.model import ScheduleModel
+from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
+from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
+
+RUN_FEATURES = 3
+"""Number of run features at the end of an observation; the first is the progress."""
+
+_N_CONTEXT = 10
+_N_ROW = _N_CONTEXT + 4
+"""Numbers of a finished run: its context, the three of its schedule (power 0: none), its value."""
+
+
+class SchedulePolicy(PatchPolicy):
+    """Keeps as many patches as the schedule that is best for the training, sampled for each batch.
+
+    It holds the finished runs that it has learned from, and so can learn from more.
+
+    Types and ranges of its hyperparameters are declared in `ScheduleOptions`.
+
+    Args:
+        observation_space: Box(n_patches + 3,), the run features last.
+        action_space: MultiBinary(n_patches).
+        prior_precision: prior precision of the weights.
+        context_precision: of those by which a schedule's value depends on the training.
+        sampling: how patches are sampled: `uniform`, or `spread` evenly over the image.
+        seed: of the samples of the model and of patches.
+        grid: rows and columns of patches, if they are known.
+
+    Attributes:
+        runs: finished runs, (n_runs, 14) float64.
+        schedule: that is used now.
+
+    Raises:
+        ValueError: for an observation without run features, a value outside its range, or `spread`
+            where the grid is not known and no square.
+    """
+
+    runs: Tensor
+    context: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.MultiBinary,
+        prior_precision: float = ScheduleOptions.prior_precision,
+        context_precision: float = ScheduleOptions.context_precision,
+        sampling: SamplingName = ScheduleOptions.sampling,
+        seed: int | None = None,
+        grid: Grid | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, seed, grid)
+        shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
+        if shape != expected:
+            raise InputError(
+                f"the bandit needs an {named('observation')} with run features, such as none+run, "
+                f"of shape {expected}, got {shape}"
+            )
+        options = ScheduleOptions(  # checks the values
+            prior_precision=prior_precision,
+            context_precision=context_precision,
+            sampling=sampling,
+        )
+        if options.sampling == "spread":
+            grid_of(self.n_patches, self.grid)
+        self.sampling = options.sampling
+        self.model = ScheduleModel(options.prior_precision, options.context_precision)
+        self.schedule = GrowingOptions()
+        self.register_buffer("runs", torch.zeros((0, _N_ROW), dtype=torch.float64))
+        # Of the run that it is used in; before the first one, as of a small ViT on CIFAR-10.
+        usual = RunContext(700, 45_000, 10, self.n_patches, 140_000, (0.05, 0.1, 0.2, 0.5, 1.0))
+        self.register_buffer("context", torch.tensor(usual.numbers(), dtype=torch.float64))
+
+    def record(self, context: RunContext, schedule: GrowingOptions, value: float) -> None:
+        """Learn from a finished run.
+
+        Args:
+            context: of the training.
+            schedule: that it followed.
+            value: the higher, the better; compared with those of other runs of this training.
+        """
+        power = 0.0 if schedule.power is None else schedule.power
+        row = [*context.numbers(), schedule.first_share, power, schedule.all_share, value]
+        self.runs = torch.cat((self.runs, torch.tensor([row], dtype=torch.float64)))
+        self._fit()
+
+    def use(self, context: RunContext, schedule: GrowingOptions | None = None) -> None:
+        """Use a schedule in a training; by default the best one by the posterior mean."""
+        self.context = torch.tensor(context.numbers(), dtype=torch.float64)
+        self.schedule = self.model.best(context, self.model.mean) if schedule is None else schedule
+
+    def sampled_schedule(self, context: RunContext) -> GrowingOptions:
+        """The best schedule for a training under sampled weights."""
+        return self.model.best(context, self.model.sample(self.rng))
+
+    def n_keep(self, progress: float) -> int:
+        """The number of patches at a share of the budget."""
+        return max(round(self.schedule.share(progress) * self.n_patches), 1)
+
+    def sample_patches(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int8]:
+        """A mask (n_patches,) of so many patches."""
+        return SAMPLERS[self.sampling](np.zeros(self.n_patches), n_keep, rng, self.grid)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what a policy has learned, on any number of patches.
+
+        Raises:
+            ValueError: for runs that are not finite numbers, or of another form.
+        """
+        runs, context = state_dict.get("runs"), state_dict.get("context")
+        if (
+            not isinstance(runs, Tensor)
+            or runs.ndim != 2
+            or runs.shape[1] != _N_ROW
+            or not isinstance(context, Tensor)
+            or context.shape != (_N_CONTEXT,)
+        ):
+            raise InputError(f"expected runs of {_N_ROW} numbers each, and a context")
+        self.runs = torch.zeros_like(runs, dtype=torch.float64)
+        result = super().load_state_dict(state_dict, strict, assign)
+        self._fit()
+        self.use(RunContext.from_numbers(self.context.tolist()))
+        return result
+
+    def _fit(self) -> None:
+        """Fit the model to the runs."""
+        rows = self.runs.tolist()
+        if not rows:
+            return
+        if not np.isfinite(rows).all():
+            raise InputError("expected runs of finite numbers")
+        contexts = [RunContext.from_numbers(row[:_N_CONTEXT]) for row in rows]
+        schedules = [
+            GrowingOptions(first_share=first, power=power or None, all_share=all_share)
+            for *_, first, power, all_share, _ in rows
+        ]
+        self.model.fit(contexts, schedules, [row[-1] for row in rows])
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """As many patches as the schedule keeps; the same for the same observation if asked for."""
+        masks = []
+        for one in observation.cpu().numpy():
+            rng = self.rng
+            if deterministic:
+                rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
+            masks.append(self.sample_patches(self.n_keep(self._progress(one)), rng))
+        return torch.from_numpy(np.stack(masks))
+
+    def _progress(self, observation: NDArray[Any]) -> float:
+        """The share of the budget used, which an observation has after those of the patches."""
+        progress = observation[self.n_patches]
+        if not 0 <= progress <= 1:
+            raise ArgumentError(
+                "observation",
+                f"must have the share of the budget used, in [0, 1], as number {self.n_patches} "
+                f"(VecNormalize with norm_obs changes it), got {progress}",
+            )
+        return float(progress)

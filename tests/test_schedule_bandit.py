@@ -1,0 +1,150 @@
+"""ScheduleBandit: learns which schedule suits which training, whatever their difficulty."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tests.conftest import TINY
+from tests.test_cli import train
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit
+from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, description
+from vit_patch_env.experiments.agents_by_name.agent_file import read_parameters
+
+N_PATCHES, N_STEPS = 64, 10
+
+
+def context(budget_steps=256, n_classes=10, **values):
+    costs = (0.05, 0.1, 0.2, 0.5, 1.0)
+    usual = RunContext(budget_steps, 10_000, n_classes, N_PATCHES, 100_000, costs)
+    return usual._replace(**values)
+
+
+class Trainings(gym.Env):
+    """Short trainings want few patches throughout, long ones many; trainings differ in difficulty.
+
+    A step earns less the more factors of two its number of patches is away from the wanted one.
+    """
+
+    def __init__(self, budgets=(16, 64, 256, 1024), noise=0.05, seed=0):
+        self.observation_space = spaces.Box(0, 1, (N_PATCHES + 3,), np.float32)
+        self.action_space = spaces.MultiBinary(N_PATCHES)
+        self.budgets, self.noise, self.place = budgets, noise, 0
+        self.rng = np.random.default_rng(seed)
+
+    @property
+    def budget(self):
+        return self.budgets[self.place % len(self.budgets)]
+
+    @property
+    def wanted(self):
+        return N_PATCHES * 2.0 ** (np.log2(self.budget / 1024) * 4 / 6)  # 4 of 64 for 16 steps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.n_steps = self.place + 1, 0
+        info = context(self.budget)._asdict()
+        return self._observation(), {**info, "step_costs": np.array(info["step_costs"])}
+
+    def step(self, action):
+        distance = abs(np.log2(action.sum() / self.wanted))
+        reward = (100 / self.budget - distance + self.rng.normal(0, self.noise)) / N_STEPS
+        self.n_steps += 1
+        info = {"progress": self.n_steps / N_STEPS}
+        return self._observation(), reward, False, self.n_steps == N_STEPS, info
+
+    def _observation(self):
+        observation = np.zeros(self.observation_space.shape, np.float32)
+        observation[N_PATCHES] = self.n_steps / N_STEPS
+        return observation
+
+
+def mean_log_share(schedule):
+    return float(np.mean([np.log2(schedule.share(place)) for place in np.linspace(0, 1, 20)]))
+
+
+def test_learns_which_schedule_suits_which_training():
+    agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).learn(N_STEPS * 200)
+    for budget in (16, 64, 256, 1024, 128):  # the last one is new to it
+        agent.policy.use(context(budget))
+        wanted = np.log2(budget / 1024) * 4 / 6
+        assert abs(mean_log_share(agent.policy.schedule) - wanted) < 1
+    assert len(agent.policy.runs) == 200
+
+
+def test_difficulty_does_not_count():
+    """The same differences in an easy and in a hard training are learned as the same."""
+    agents = []
+    for offset in (0.0, 50.0):
+        agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0)
+        for power in (None, 1.0, 2.0, 4.0):
+            options = GrowingOptions(power=power)
+            agent.policy.record(context(64), options, 1.0 - (power or 0) / 10)
+            agent.policy.record(context(64, n_classes=100), options, offset - (power or 0) / 10)
+        agents.append(agent)
+    assert agents[0].policy.model.mean == pytest.approx(agents[1].policy.model.mean)
+
+
+def test_all_patches_and_constants_are_candidates():
+    assert GrowingOptions(first_share=1.0, power=None) in CANDIDATES
+    assert GrowingOptions(first_share=0.25, power=None) in CANDIDATES
+    assert len(set(CANDIDATES)) == len(CANDIDATES)
+    for one in CANDIDATES:
+        assert (np.abs(description(one)) <= 1 + 1e-9).all()
+
+
+def test_a_loaded_agent_has_its_runs_and_decides_the_same_on_another_grid(tmp_path):
+    agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).learn(N_STEPS * 40)
+    agent.save(tmp_path / "agent.zip")
+    loaded = ScheduleBandit.load(tmp_path / "agent.zip")
+    assert loaded.policy.runs.tolist() == agent.policy.runs.tolist()
+    for one in (agent, loaded):
+        one.policy.use(context(128))
+    assert loaded.policy.schedule == agent.policy.schedule
+    other = ScheduleBandit(
+        "SchedulePolicy",
+        ViTPatchSelectEnv(**{**TINY, "observation": "none+run"}),
+    )
+    other.policy.load_state_dict(agent.policy.state_dict())
+    other.policy.use(context(128))
+    assert other.policy.schedule == agent.policy.schedule
+    assert other.policy.n_keep(0.0) == max(round(agent.policy.schedule.share(0) * 16), 1)
+
+
+def test_an_agent_that_does_not_learn_uses_the_best_schedule():
+    agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).learn(N_STEPS * 60)
+    agent.learning = False
+    agent.learn(N_STEPS * 4)
+    assert len(agent.policy.runs) == 60
+    best = agent.policy.model.best(context(16), agent.policy.model.mean)
+    agent.policy.use(context(16))
+    assert agent.policy.schedule == best
+
+
+@pytest.mark.parametrize("damage", [lambda runs: runs[:, :3], lambda runs: runs * np.nan])
+def test_damaged_files_are_refused(damage):
+    agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).learn(N_STEPS * 8)
+    state = agent.policy.state_dict()
+    with pytest.raises(ValueError, match="expected"):
+        agent.policy.load_state_dict({**state, "runs": damage(state["runs"])})
+
+
+def test_environments_that_do_not_say_what_the_training_is_are_refused():
+    class Silent(Trainings):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], {}
+
+    with pytest.raises(ValueError, match="one without budget_steps, n_images, n_classes"):
+        ScheduleBandit("SchedulePolicy", Silent(), seed=0).learn(5)
+
+
+def test_a_run_trains_with_it_and_its_file_is_used(tmp_path):
+    train(
+        tmp_path / "run", "--agent", "schedule_bandit", "--reward", "validation", "--reward-every",
+        "5", "--budget", "flops",
+    )  # fmt: skip
+    saved = tmp_path / "run" / "agent.zip"
+    assert read_parameters(saved)["policy"]["runs"].shape == (1, 14)
+    result = train(tmp_path / "again", "--agent", str(saved), "--budget", "flops")
+    assert 1 <= result["n_selected_mean"] <= 16
