@@ -255,7 +255,6 @@ def test_a_process_killed_before_its_trial_is_written_leaves_no_gap(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("pruner", ["median", "halving", "none"])
 def test_bad_trials_end_early_but_not_the_first(pruner, tmp_path):
     shared = study(tmp_path, pruner=pruner, n_points=3)
