@@ -91,6 +91,7 @@ def test_the_folder_is_read_as_it_was_written(of_pictures, tmp_path, capsys):
     main(["distil", str(of_pictures), str(out)])
     said = " ".join(capsys.readouterr().out.split())
     assert "28 training images, with 37.5% of the patches, 100.0% of the images and" in said
+    assert said.endswith(f"--data-dir {out} --image-size 16 32 --patch-size 8")
     content = json.loads((out / "distil.json").read_text())
     assert content["by"] == "patches"
     assert content["kept"]["patches"] == {"share": 0.375, "of": 8}
