@@ -1,6 +1,6 @@
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -66,19 +66,6 @@ SIZES = (
 COUNTED: dict[tuple[Any, ...], dict[Work, int]] = {}
 
 COUNTED_REFERENCES: dict[tuple[Any, ...], dict[int | None, int]] = {}
-
-
-def every(n: int, cases: Iterable[Any]) -> list[Any]:
-    """Cases of a parametrised test, of which `make test` takes one in n and `make test-all` all."""
-    return [
-        case if index % n == 0 else pytest.param(*_values(case), marks=pytest.mark.long)
-        for index, case in enumerate(cases)
-    ]
-
-
-def _values(case: Any) -> tuple[Any, ...]:
-    """The values of one or several parameters."""
-    return case if type(case) is tuple else (case,)
 
 
 def pytest_configure() -> None:

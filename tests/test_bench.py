@@ -7,7 +7,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.conftest import every
 from vit_patch_env import SimpleViT, load_dataset
 from vit_patch_env.experiments.bench.baselines import PaperLoop, VitPytorch
 from vit_patch_env.experiments.bench.benchmark import Bench
@@ -44,10 +43,9 @@ def data():
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "n_keep"),
-    every(4, [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)]),
+    [(VitPytorch, 64), (Ours, 40), (PaperLoop, 40), (Ours, 64), (OursWithAgent, 16)],
 )
 def test_every_contender_trains_steps_and_epochs(kind, n_keep, data):
     contender = kind(data, 8, CPU, n_keep)
@@ -389,16 +387,14 @@ def test_bad_options_are_one_line(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("model", "sizes", "patches"),
-    every(
-        2,
-        [
-            ("timm:test_vit", {}, [100, 50, 25, 100, 50]),
-            ("simple_vit", {}, [64, 32, 16]),
-            ("vit_pytorch:SimpleViT", {"image_size": (32, 48), "patch_size": 8}, [24, 12, 6, 24]),
-        ],
-    ),
+    [
+        ("timm:test_vit", {}, [100, 50, 25, 100, 50]),
+        ("simple_vit", {}, [64, 32, 16]),
+        ("vit_pytorch:SimpleViT", {"image_size": (32, 48), "patch_size": 8}, [24, 12, 6, 24]),
+    ],
 )
 def test_steps_of_a_model_are_measured_beside_its_library_s_own(model, sizes, patches, tmp_path):
     pytest.importorskip("timm")

@@ -147,7 +147,6 @@ def test_a_block_is_run_or_says_why_not(block):
 
 
 @pytest.mark.one_in(20)
-@pytest.mark.one_in(20)
 @pytest.mark.parametrize("path", PYTHON_PAGES, ids=lambda path: path.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
@@ -284,7 +283,6 @@ QUICK = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import TINY_OPTIONS, every
+from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused
 from tests.test_load_run import assert_same_metrics, trained
 from tests.weighted_vits import Library
@@ -82,7 +82,7 @@ def test_what_is_exported_gives_the_vits_logits_and_its_card(
             assert (compute(images) - logits_of(loaded, images)).abs().max() < TOLERANCE
 
 
-@pytest.fixture(scope="module", params=[*every(2, ["hf", "torchvision"]), "timm"])
+@pytest.fixture(scope="module", params=["hf", "torchvision", "timm"])
 def of_library(request, tmp_path_factory):
     """A run of a library's model, of which nothing else is left."""
     with pytest.MonkeyPatch.context() as patch:
@@ -105,7 +105,7 @@ def library_run(family, tmp_path, patch):
     return family, out, library
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 def test_a_library_s_run_is_exported_to_files_that_it_loads(of_library, tmp_path, capsys):
     family, out, library = of_library
     loaded = load_run(out, device="cpu")
@@ -196,7 +196,7 @@ def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 def test_a_library_s_run_is_used_without_anything_else(of_library, tmp_path):
     _, out, library = of_library
     result = json.loads((out / "result.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import TINY, every
+from tests.conftest import TINY
 from tests.test_training import make_run
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data.batches import Batch
@@ -146,10 +146,10 @@ def observed_of(name):
         yield "attention_output:mean"
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(9)
 @pytest.mark.parametrize(
     ("name", "observation"),
-    every(3, ((name, one) for name in get_args(ModelName) for one in observed_of(name))),
+    [(name, one) for name in get_args(ModelName) for one in observed_of(name)],
 )
 def test_every_models_steps_and_observations_are_counted(name, observation):
     model = make_model(name, n_classes=4, **SIZES)

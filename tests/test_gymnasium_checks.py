@@ -8,11 +8,10 @@ import os
 
 import pytest
 
-from tests.conftest import every
 from tests.gymnasium_checks import CHECKS, VALUES, crossed, expected_warnings, pairwise
 
 PAIRWISE = pairwise()
-VARIANTS = crossed() if os.environ.get("VARIANTS") == "all" else every(6, PAIRWISE)
+VARIANTS = crossed() if os.environ.get("VARIANTS") == "all" else PAIRWISE
 
 
 def test_every_two_values_occur_together():
@@ -21,7 +20,7 @@ def test_every_two_values_occur_together():
         assert together == set(itertools.product(VALUES[one], VALUES[other]))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(19)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_variant(variant, check):

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from tests.conftest import every
-
 SCRIPT = """
 import sys
 from vit_patch_env.experiments.cli import main
@@ -56,7 +54,7 @@ def start(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("moments", every(2, [[*MOMENTS[::2]], [*MOMENTS[1::2]]]))
+@pytest.mark.parametrize("moments", [[*MOMENTS[::2]], [*MOMENTS[1::2]]])
 def test_a_signal_during_an_import_ends_it_in_one_line(moments, start):
     numbers = (signal.SIGINT, signal.SIGTERM)
     signalled = [(numbers[index % 2], at) for index, at in enumerate(moments)]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.conftest import every
 from tests.library_vits import make_classifier
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.training.parameter_groups import parameter_groups
@@ -21,7 +20,8 @@ def make(kind):
     return lambda n_classes, channels: make_classifier(kind, n_classes)
 
 
-@pytest.mark.parametrize("kind", every(2, KINDS))
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("kind", KINDS)
 def test_frozen_parts_layers_and_weight_decay_of_libraries_models(kind):
     env = ViTPatchSelectEnv(
         **ARGUMENTS, model=make(kind), freeze=("embedding", "blocks:0"), layer_decay=0.5,

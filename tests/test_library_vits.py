@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.conftest import every
 from tests.library_vits import KINDS, SIZE, logits_of, make_plain, reference
 from vit_patch_env import select_patches
 from vit_patch_env.training.flops import FlopCount
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
-some_kinds = pytest.mark.parametrize("kind", every(4, KINDS))
 
 KEEP = torch.tensor([0, 3, 4, 9, 15])
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -74,7 +72,8 @@ def test_gradients_are_those_of_the_library_s_computation(kind, per_image):
     assert sum(weight.grad is None for weight in plain.parameters()) <= 1
 
 
-@some_kinds
+@pytest.mark.one_in(4)
+@every_kind
 def test_weights_go_back_into_the_plain_model(kind):
     model = select_patches(make_plain(kind)).eval()
     plain = make_plain(kind, seed=1).eval()
@@ -93,8 +92,8 @@ def test_only_kept_pixels_are_embedded(kind):
     assert same == (kind != "torchvision:stem")  # whose convolutions overlap
 
 
-@pytest.mark.one_in(3)
-@some_kinds
+@pytest.mark.one_in(12)
+@every_kind
 def test_flops_fall_with_the_patches(kind):
     counter = FlopCount(select_patches(make_plain(kind)))
     images = random_images()
@@ -103,7 +102,8 @@ def test_flops_fall_with_the_patches(kind):
     assert 0 < few < half < whole
 
 
-@some_kinds
+@pytest.mark.one_in(4)
+@every_kind
 def test_bf16_and_copies(kind):
     model = copy.deepcopy(select_patches(make_plain(kind))).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -11,7 +11,7 @@ from PIL import Image
 from stable_baselines3.common.utils import set_random_seed
 from torch.nn import functional as F
 
-from tests.conftest import TINY_OPTIONS, every
+from tests.conftest import TINY_OPTIONS
 from tests.wide_pictures import wide_pictures
 from vit_patch_env import load_run
 from vit_patch_env.checks import ArgumentError, InputError
@@ -64,7 +64,7 @@ def assert_same_metrics(run, test, result):
 
 @pytest.mark.one_in(20)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
-@pytest.mark.parametrize("agent", every(4, AGENTS))
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_loaded_run_has_the_run_s_test_metrics_exactly(agent, tmp_path):
     if agent == "vit_pytorch":
         pytest.importorskip("vit_pytorch")

@@ -10,7 +10,6 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import every
 from vit_patch_env.agents import BranchingMlpPolicy, MlpPolicy, MultiOutputDQN
 from vit_patch_env.agents.multi_output_dqn.exploration import exponential_epsilon
 
@@ -52,7 +51,8 @@ def make_policy(kind, n_actions=4):
     )
 
 
-@pytest.mark.parametrize("seed", every(2, [0, 1]))
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("seed", [0, 1])
 def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_sixteen(seed):
     model = MultiOutputDQN("BranchingMlpPolicy", IdentityEnvMultiBinary(4), seed=seed)
     assert mean_reward(model) < 40  # untrained; random play has 6 of 100
@@ -61,7 +61,7 @@ def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("policy", every(2, POLICIES))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_learns_which_patches_pay(policy):
     model = MultiOutputDQN(policy, PaidPatches(), seed=0).learn(2000)
     random = [

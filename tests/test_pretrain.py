@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY, TINY_OPTIONS, every
+from tests.conftest import TINY, TINY_OPTIONS
 from tests.test_cli import refused, train
 from vit_patch_env.agents import PatchBandit
 from vit_patch_env.config import EnvConfig
@@ -150,7 +150,8 @@ GRIDS = {7: (28, 4), 14: (56, 4), 24: (96, 4)}
 """Image and patch sizes by rows of patches."""
 
 
-@pytest.mark.parametrize("side", every(2, GRIDS))
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("side", GRIDS)
 @pytest.mark.parametrize("agent", ["pretrained", "a file of former versions"])
 def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, agent, agent_file, tmp_path):
     if agent != "pretrained":
@@ -265,16 +266,13 @@ PPO = ["--agent", "ppo", "--sb3", "n_steps=8", "batch_size=8"]
 @pytest.mark.long
 @pytest.mark.parametrize(
     "args",
-    every(
-        5,
-        [
-            ["--jobs", "2"],
-            [],
-            ["--actions", "count", "--agent", "dqn", "--sb3", "learning_starts=4", "--jobs", "2"],
-            PPO,
-            [*PPO, "--budgets", "1", "2"],
-        ],
-    ),
+    [
+        ["--jobs", "2"],
+        [],
+        ["--actions", "count", "--agent", "dqn", "--sb3", "learning_starts=4", "--jobs", "2"],
+        PPO,
+        [*PPO, "--budgets", "1", "2"],
+    ],
     ids=str,
 )
 def test_an_interrupted_pretraining_resumes_as_if_it_had_not_been(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import TINY, every
+from tests.conftest import TINY
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv
 
 
@@ -40,17 +40,14 @@ def dropout_model(n_classes, channels):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "kwargs",
-    every(
-        2,
-        [
-            {},
-            {"precision": "bf16", "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1},
-            {"budget": "flops", "model": "ats_vit"},
-            {"model": "patch_dropout"},
-            {"reward": "validation", "reward_every": 3, "observation": "attention_received+run"},
-            {"reward": "progress", "observation": "none+run"},
-        ],
-    ),
+    [
+        {},
+        {"precision": "bf16", "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1},
+        {"budget": "flops", "model": "ats_vit"},
+        {"model": "patch_dropout"},
+        {"reward": "validation", "reward_every": 3, "observation": "attention_received+run"},
+        {"reward": "progress", "observation": "none+run"},
+    ],
 )
 def test_a_loaded_run_continues_identically(kwargs, tmp_path):
     env = ViTPatchSelectEnv(**TINY | kwargs)

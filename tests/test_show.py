@@ -118,5 +118,8 @@ def test_what_cannot_be_shown_is_refused_in_one_line(run, pictures, tmp_path, ca
     assert "must be the folder of a run, which has an agent" in line
     (tmp_path / "no.png").write_text("no picture")
     assert "no.png" in refused(capsys, "show", str(run), "no.png")
+    named_as_one = refused(capsys, "show", str(run), pictures[0], "--out", "cat.PNG")
+    assert "--out must be a folder, which gets a picture of each image, got cat.PNG" in named_as_one
+    assert not (tmp_path / "cat.PNG").exists()
     main([*shown, "--overwrite"])
     assert read(tmp_path / "drawn" / "cat.png").shape[1] == WIDTH

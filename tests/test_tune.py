@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tests.conftest import TINY_OPTIONS, every
+from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused
 from vit_patch_env.episode import Episode
 from vit_patch_env.experiments.cli import main, parse
@@ -161,7 +161,8 @@ def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
     assert other[1] != whole[1]
 
 
-@pytest.mark.parametrize("number", every(2, [signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys, monkeypatch):
     whole = tune(tmp_path / "whole", "--trials", "2")
     run, calls = tuning.train_and_validate, []
@@ -254,7 +255,6 @@ def test_a_process_killed_before_its_trial_is_written_leaves_no_gap(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("pruner", ["median", "halving", "none"])
 def test_bad_trials_end_early_but_not_the_first(pruner, tmp_path):
     shared = study(tmp_path, pruner=pruner, n_points=3)
@@ -306,7 +306,7 @@ def states_of(path, pruner, interrupted=()):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pruner", every(3, ["halving", "median", "none"]))
+@pytest.mark.parametrize("pruner", ["halving", "median", "none"])
 def test_interruptions_do_not_change_which_trials_are_pruned(pruner, tmp_path):
     whole = states_of(tmp_path / "whole", pruner)
     assert ("pruned" in whole.values()) == (pruner != "none")

@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import Tensor
 
 from vit_patch_env.checks import ArgumentError, counted, named
+from vit_patch_env.data.pictures import SUFFIXES
 from vit_patch_env.experiments.options.commands import ShowOptions
 from vit_patch_env.experiments.process.output import print_line
 from vit_patch_env.experiments.run_folder.folder import check_possible
@@ -38,12 +39,16 @@ class Show:
 
         Raises:
             ValueError: for a path without images, a picture that exists, an image whose name is
-                too long for a picture's, or as `load_run`.
+                too long for a picture's, a folder that is named like one, or as `load_run`.
         """
         options = self.options
         images = [picture for path in options.image for picture in find_pictures(path)]
         out = Path(options.out)
         check_possible(out, "out")
+        if out.suffix.lower() in SUFFIXES and not out.exists():
+            raise ArgumentError(
+                "out", f"must be a folder, which gets a picture of each image, got {out}"
+            )
         self.files = _files(images, out)
         _check_names(self.files, out)
         inputs = {Path(image).resolve() for image in images}

@@ -16,6 +16,7 @@ def check_all() -> str:
     """In a process per core, where pytest-xdist is installed."""
     # pytest-benchmark, which a client may bring, warns that it cannot measure beside pytest-xdist.
     options = ["-n", "auto", "--maxprocesses", "8", "-p", "no:benchmark"]
+    options += ["-m", "long or not long"]
     command = [sys.executable, "-m", "pytest", *options, "tests/test_gymnasium_checks.py"]
     done = subprocess.run(
         command, env=os.environ | {"VARIANTS": "all"}, cwd=ROOT, capture_output=True, text=True

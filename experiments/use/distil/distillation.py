@@ -252,6 +252,7 @@ class Distillation:
         )
         config = self.trained.env
         words = ["--image-size", *map(str, data.size if len({*data.size}) > 1 else data.size[:1])]
+        words += ["--patch-size", str(self.loaded.card.patch_size)]
         if not (data.flip if config.flip is None else config.flip):
             words += ["--flip", "False"]
         words = ["vit-patch", "train", "--dataset", "folder", "--data-dir", options.folder, *words]
