@@ -163,6 +163,7 @@ def test_learning_in_two_calls_is_learning_in_one(kind, n_first):
         assert halved.policy.of_counts.mean().tolist() == whole.policy.of_counts.mean().tolist()
 
 
+@pytest.mark.long
 def test_learning_with_a_reset_starts_again():
     agent = rule(n_keep=lambda progress: round(2 + 12 * progress))
     first = actions_over(agent, 5).sum(axis=1)

@@ -58,6 +58,7 @@ def early(tmp_path_factory):
         return out, train(out, *FAST, *options), (*FAST, *options)
 
 
+@pytest.mark.long
 def test_a_run_ends_early_as_a_finished_one(early):
     out, result, _ = early
     losses = [float(row["val_loss"]) for row in rows(out)]

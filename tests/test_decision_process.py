@@ -254,6 +254,7 @@ def test_what_was_earned_before_a_divergence_does_not_make_up_for_it():
     assert whole_return(env, ONE)[0] > 30
 
 
+@pytest.mark.long
 def test_a_diverged_run_returns_less_than_one_whose_validation_loss_rises(monkeypatch):
     def rising(run, batches):
         return 400.0 + 4 * run.steps_done

@@ -159,6 +159,7 @@ def test_a_compiled_model_uses_the_kernel_and_equals_the_model(model, images, dt
         assert relative_error(gradient, results[0][1]) < tolerance(dtype)
 
 
+@pytest.mark.long
 @needs_kernel
 def test_a_compiled_observation_equals_the_observation(model, images):
     torch.compiler.reset()

@@ -217,6 +217,7 @@ def test_the_recorded_command_of_an_extended_run_is_that_of_a_new_one(tmp_path, 
     assert not config["options"]["extend"]
 
 
+@pytest.mark.long
 def test_a_run_that_replaces_the_one_it_takes_its_agent_from(tmp_path):
     run = tmp_path / "run"
     words = ["--agent", "bandit", "--observation", "none+run", "--reward", "validation"]

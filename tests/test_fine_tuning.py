@@ -31,6 +31,7 @@ def given(weights, tmp_path):
     return copy, ["--agent", "random", "--weights", str(copy), "--new-head"]
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("with_checkpoint", [True, False])
 def test_a_run_is_resumed_and_evaluated_without_the_file(

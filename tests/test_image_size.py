@@ -142,6 +142,7 @@ def test_the_grid_cannot_be_assigned_and_belongs_to_saved_runs(tmp_path):
         upright.load(tmp_path / "run.state")
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_its_size(tmp_path, capsys):
     out = str(tmp_path / "run")
     args = ["train", *TINY_OPTIONS, "--epochs", "1", "--agent", "spread", "--out", out]

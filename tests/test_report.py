@@ -197,6 +197,7 @@ def test_a_difference_whose_interval_contains_0_is_not_significant(tmp_path):
     assert [cell.remark for cell in control] == ["", "", "equal"]
 
 
+@pytest.mark.long
 def test_few_seeds_are_warned_about_and_enough_are_not(tmp_path):
     few = " ".join(findings(metrics_of(tmp_path / "few", methods=FOUR)))
     assert "With 3 seeds" in few

@@ -41,6 +41,7 @@ def test_exploration_ends_within_the_run(budget):
     assert of_the_step_before == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_schedules_span_all_the_runs_that_are_monitored():
     env = make("flops")
     agent = dqn(env, exploration_fraction=1.0)

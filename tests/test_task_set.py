@@ -246,6 +246,7 @@ def test_bad_input_is_one_line(tiny_tasks, tmp_path, capsys):
     assert "expected at least one finished run" in refused(capsys, "report", out)
 
 
+@pytest.mark.long
 def test_another_task_in_a_folder_is_refused(tiny_tasks, tmp_path, capsys, monkeypatch):
     name = tiny_tasks[0].name
     args = ["compare", "--tasks", name, "--device", "cpu", "--methods", "simple_vit", "--seeds"]

@@ -221,6 +221,7 @@ def test_runs_that_diverge_are_failed_trials(tmp_path, capsys):
     assert "no trial was done (1 failed): the loss is not finite" in last
 
 
+@pytest.mark.long
 def test_processes_share_a_study(tmp_path):
     workers = [study(tmp_path, n_trials=3) for _ in range(4)]
     attempts = [worker.next() for worker in workers]
