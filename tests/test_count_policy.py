@@ -103,6 +103,27 @@ def test_the_same_observation_gets_the_same_patches_and_each_step_others():
     assert (following != masks[0]).any()
 
 
+def test_numbers_that_are_the_same_on_a_small_grid_are_one():
+    agent = MultiOutputDQN("CountMlpPolicy", Wanted(16), seed=0)
+    assert agent.policy.counts[:2] == [1, 1]
+    with torch.no_grad():
+        for network in (agent.policy.q_net, agent.policy.q_net_target):
+            network.q_net[-1].bias[1] = 1000.0
+    observation = torch.rand(3, 19)
+    assert (agent.policy.next_value(observation) < 100).all()
+    assert agent.policy._possible(agent.policy.q_net(observation)).argmax(dim=1).ne(1).all()
+
+
+def test_a_saved_agent_of_a_flat_grid_is_loaded_without_an_environment(tmp_path):
+    env = ViTPatchSelectEnv(
+        **{**TINY, "observation": "none+run", "image_size": (16, 24), "patch_size": 4}
+    )
+    MultiOutputDQN("CountMlpPolicy", env, seed=0).save(tmp_path / "agent.zip")
+    loaded = MultiOutputDQN.load(tmp_path / "agent.zip")
+    assert loaded.policy.grid == (4, 6)
+    assert loaded.predict(np.zeros(27, np.float32))[0].shape == (24,)
+
+
 def test_observations_without_run_features_are_refused():
     env = ViTPatchSelectEnv(**{**TINY, "observation": "none"})
     with pytest.raises(ValueError, match=r"needs an observation with run features, such as none"):

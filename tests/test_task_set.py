@@ -42,10 +42,11 @@ def tiny_task(name, split, currency="flops", **values):
 
 @pytest.fixture
 def tiny_tasks(monkeypatch):
-    """Two tasks in the place of the set's."""
+    """Three tasks in the place of the set's."""
     tasks = [
         tiny_task("first", "training"),
         tiny_task("second", "held-out", "time", epochs=0.5),
+        tiny_task("third", "training", "time", batch_size=32),
     ]
     for name in list(TASKS):
         monkeypatch.delitem(TASKS, name)
@@ -143,10 +144,10 @@ def test_the_interval_is_over_tasks_and_seeds():
 
 def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     compare(tmp_path / "tasks")
-    first, second = (task.name for task in tiny_tasks)
+    first, second, third = (task.name for task in tiny_tasks)
     content = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
-    assert content["tasks"] == [first, second]
-    assert list(content["overheads"]) == ["16-xs-64"]
+    assert content["tasks"] == [first, second, third]
+    assert list(content["overheads"]) == ["16-xs-64", "16-xs-32"]
     envs = [
         json.loads((tmp_path / "tasks" / name / "compare.json").read_text())["env"]
         for name in (first, second)
@@ -165,6 +166,9 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
         json.loads((tmp_path / "tasks" / "tasks.json").read_text())["overheads"]
         == (content["overheads"])
     )
+    (tmp_path / "tasks" / "tasks.json").unlink()  # what was measured is in the comparisons too
+    compare(tmp_path / "tasks")
+    assert "Measuring" not in capsys.readouterr().out
     main(["report", str(tmp_path / "tasks")])
     report = (tmp_path / "tasks" / "report.md").read_text()
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
@@ -201,7 +205,7 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
     path = tmp_path / "agent.zip"
     more = ["--dqn.learning-starts", "4"] if agent == "counting" else []
     main(
-        ["pretrain", "--agent", agent, "--tasks", "all", "--episodes", "3", "--device", "cpu",
+        ["pretrain", "--agent", agent, "--tasks", "training", "--episodes", "3", "--device", "cpu",
          "--precision", "fp32", "--out", str(path), *more]
     )  # fmt: skip
     card = read_card(path)
@@ -217,17 +221,50 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
         (["--agent", "paper"], "--agent must decide in shares of the patches for --tasks, got"),
         (["--dim", "8"], "--dim is set by --tasks, got 8"),
         (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
-        (["--step-overheads", "0.1", "0.2"], "--step-overheads must be 1 number, for 16-xs-64"),
+        (["--step-overheads", "0.1", "0.2"], "--step-overheads must be 1 number, for 16-xs-32"),
+        (["--tasks", "all"], "--tasks must be for training, got second-16-xs-1-time, which is"),
         (["--tasks", "none"], "--tasks must be training, held-out, all, or names"),
     ],
 )
 def test_bad_input_of_pretraining_is_one_line(args, message, tiny_tasks, tmp_path, capsys):
     out = tmp_path / "agent.zip"
     line = refused(
-        capsys, "pretrain", "--tasks", "all", "--step-overheads", "0.1", *args, "--out", str(out)
+        capsys,
+        "pretrain",
+        "--tasks",
+        "training",
+        "--step-overheads",
+        "0.1",
+        *args,
+        "--out",
+        str(out),
     )
     assert message in line
     assert not out.exists()
+
+
+def test_agents_and_rules_without_a_seed_in_common_are_reported(tiny_tasks, tmp_path, capsys):
+    name, out = tiny_tasks[0].name, str(tmp_path / "tasks")
+    base = ["compare", "--tasks", name, "--device", "cpu", "--out", out, "--methods"]
+    main([*base, "constant_4", "--seeds", "0"])
+    main([*base, "pretrained", "--seeds", "1"])
+    main(["report", out])
+    report = (tmp_path / "tasks" / "report.md").read_text()
+    assert "Constant 1/4" in report
+    assert "against it" not in report
+
+
+def test_a_task_that_cannot_be_compared_does_not_stop_the_others(tiny_tasks, tmp_path, capsys):
+    first, _, third = (task.name for task in tiny_tasks)
+    folder = tmp_path / "tasks" / first
+    folder.mkdir(parents=True)
+    (folder / "compare.json").write_text("{}")
+    args = ["compare", "--tasks", first, third, "--device", "cpu", "--methods", "simple_vit"]
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--seeds", "0", "--out", str(tmp_path / "tasks")])
+    assert stop.value.code == 1
+    assert "damaged: expected" in capsys.readouterr().err
+    assert (tmp_path / "tasks" / third / "runs" / "simple_vit__0" / "result.json").exists()
 
 
 def test_bad_input_is_one_line(tiny_tasks, tmp_path, capsys):

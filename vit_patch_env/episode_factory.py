@@ -77,6 +77,14 @@ class EpisodeFactory:
                 f"must be given if and only if {named('budget')} is seconds, "
                 f"got {named('budget')} {config.budget} and {named('seconds')} {config.seconds}",
             )
+        if config.budget != "flops":
+            check_integer(1, epochs=config.epochs)
+            if config.step_overhead:
+                raise ArgumentError(
+                    "step_overhead",
+                    f"is of a budget of FLOPs, got {named('budget')} {config.budget} and "
+                    f"{config.step_overhead}",
+                )
         self.config = config
         device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, device)

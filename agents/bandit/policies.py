@@ -13,12 +13,9 @@ from torch.nn import functional
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
-from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, PatchPolicy
 from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of, known_grid
-
-RUN_FEATURES = 3
-"""Number of run features at the end of an observation; the first is the progress."""
 
 _PRIOR = (0.0, 0.0, -0.1)
 """Prior means of the weights of 1, x and x², where x in [-1, 1] is the log number of patches."""

@@ -9,6 +9,9 @@ from stable_baselines3.common.policies import BasePolicy
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.patches.sampling import Grid, known_grid
 
+RUN_FEATURES = 3
+"""Number of run features at the end of an observation; the first is the progress."""
+
 
 class PatchPolicy(BasePolicy):
     """A policy for MultiBinary(n_patches) with its own random generator.

@@ -11,12 +11,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from vit_patch_env.agents.common.patch_policy import RUN_FEATURES
 from vit_patch_env.agents.multi_output_dqn.policies import MultiOutputPolicy, TakenValues
 from vit_patch_env.checks import InputError, named
 from vit_patch_env.patches.sampling import Grid, grid_of, sample_spread
-
-RUN_FEATURES = 3
-"""Number of run features at the end of an observation."""
 
 SHARES = tuple(2 ** (-step / 2) for step in range(8, -1, -1))
 """Of the patches, from a sixteenth to all: what the network has an output for."""
@@ -93,7 +91,7 @@ class CountMlpPolicy(MultiOutputPolicy):
     def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
         """Masks (batch, n_patches) int8 of the best number of patches."""
         assert isinstance(obs, Tensor)
-        best = self.q_net(obs).argmax(dim=1).tolist()
+        best = self._possible(self.q_net(obs)).argmax(dim=1).tolist()
         masks = [
             self._sample(place, [self.seed or 0, zlib.crc32(one.tobytes())])
             for place, one in zip(best, obs.cpu().numpy(), strict=True)
@@ -102,12 +100,12 @@ class CountMlpPolicy(MultiOutputPolicy):
 
     def random_action(self, rng: np.random.Generator) -> NDArray[np.int8]:
         """A mask of one of the numbers of patches, each of which is equally likely."""
-        place = int(rng.integers(len(SHARES)))
+        place = self.counts.index(int(rng.choice(sorted(set(self.counts)))))
         return self._sample(place, [int(rng.integers(2**32))])
 
     def greedy(self, q_values: Tensor) -> Tensor:
         """A mask (batch, n_patches) bool of the best number of patches."""
-        best = q_values.argmax(dim=1).tolist()
+        best = self._possible(q_values).argmax(dim=1).tolist()
         return torch.from_numpy(np.stack([self._sample(one, [self.seed or 0]) for one in best])) > 0
 
     def preferences(self, q_values: Tensor) -> Tensor:
@@ -124,8 +122,12 @@ class CountMlpPolicy(MultiOutputPolicy):
 
     def next_value(self, next_obs: PyTorchObs) -> Tensor:
         """The highest value of the next state."""
-        q_values: Tensor = self.q_net_target(next_obs)
-        return q_values.amax(dim=1, keepdim=True)
+        return self._possible(self.q_net_target(next_obs)).amax(dim=1, keepdim=True)
+
+    def _possible(self, q_values: Tensor) -> Tensor:
+        """The values, without those of numbers that an output before has on a small grid."""
+        again = [count in self.counts[:place] for place, count in enumerate(self.counts)]
+        return q_values.masked_fill(torch.tensor(again, device=q_values.device), -torch.inf)
 
     def _sample(self, place: int, key: list[int]) -> NDArray[np.int8]:
         """A mask of so many patches, spread evenly over the image."""

@@ -30,7 +30,7 @@ from vit_patch_env.agents.multi_output_dqn.policies import (
     MultiOutputPolicy,
 )
 from vit_patch_env.checks import check
-from vit_patch_env.patches.sampling import grid_of, known_grid
+from vit_patch_env.patches.sampling import Grid, grid_of, known_grid
 
 SelfMultiOutputDQN = TypeVar("SelfMultiOutputDQN", bound="MultiOutputDQN")
 
@@ -77,6 +77,7 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
     Attributes:
         exploration_rate: current ε.
         exploration_decay_steps: time constant of ε in use, in steps.
+        grid: rows and columns of patches, for a policy that samples them; None for a square.
 
     Raises:
         ValueError: for a value outside its range.
@@ -98,6 +99,7 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
 
     options = DQNOptions
     policy: MultiOutputPolicy
+    grid: Grid | None = None
 
     def __init__(
         self,
@@ -195,8 +197,8 @@ class MultiOutputDQN(LoggedAlgorithm, OffPolicyAlgorithm):
         if isinstance(policy, CountMlpPolicy):
             policy.seed = self.seed
             if self.env is not None and self.env.has_attr("grid"):
-                grid = self.env.get_attr("grid", indices=[0])[0]
-                policy.grid = known_grid(policy.n_actions, grid)
+                self.grid = self.env.get_attr("grid", indices=[0])[0]
+            policy.grid = known_grid(policy.n_actions, self.grid)
             grid_of(policy.n_actions, policy.grid)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -10,16 +10,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.agents.common.patch_policy import PatchPolicy
+from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, PatchPolicy
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.model import ScheduleModel
 from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
 from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
-
-RUN_FEATURES = 3
-"""Number of run features at the end of an observation; the first is the progress."""
 
 _N_CONTEXT = 10
 _N_ROW = _N_CONTEXT + 4

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
@@ -13,18 +13,29 @@ from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY
 from vit_patch_env.experiments.compare.presets import PRESETS
-from vit_patch_env.experiments.compare.results import COMPARE, FULL
+from vit_patch_env.experiments.compare.results import COMPARE, FULL, complete_env
 from vit_patch_env.experiments.compare.task_results import TASK_SET
 from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.output import print_lines
-from vit_patch_env.experiments.run_folder.folder import check_possible, provenance, write_json
-from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
+from vit_patch_env.experiments.run_folder.folder import (
+    check_possible,
+    lock_folder,
+    provenance,
+    releasing_on_error,
+    write_json,
+)
+from vit_patch_env.experiments.run_folder.schemas import (
+    COMPARE_FIELDS,
+    TASK_SET_FIELDS,
+    read_checked,
+)
 from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
     env_of_task,
     measured_overhead,
 )
-from vit_patch_env.experiments.task_set.table import Task, tasks_named
+from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
 
 
 class TaskComparison:
@@ -40,11 +51,12 @@ class TaskComparison:
 
     tasks: list[Task]
     overheads: dict[str, float]
+    lock: FileLock
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
         self.console = console
-        smoke = PRESETS["smoke"]
-        methods = options.methods if options.methods != smoke.methods else (FULL, *FAMILY)
+        of_smoke = "methods" not in options.given and options.methods == PRESETS["smoke"].methods
+        methods = (FULL, *FAMILY) if of_smoke else options.methods
         self.options = replace(options, methods=methods)
         self.path = Path(options.out or Path("results") / "tasks")
 
@@ -59,7 +71,7 @@ class TaskComparison:
         check_methods(options, "flops")
         if options.preset != "smoke":
             raise ArgumentError("preset", f"is not for {named('tasks')}, got {options.preset}")
-        check_not_of_tasks(options.env, PRESETS["smoke"].env)
+        check_not_of_tasks(options.env, PRESETS["smoke"].env, options.given)
         check_possible(self.path, "out")
         if (self.path / COMPARE).exists():
             raise ArgumentError(
@@ -67,23 +79,31 @@ class TaskComparison:
             )
         for task in self.tasks:
             env_of_task(task, options.env)
+        self.lock = lock_folder(self.path, "out")
+        with releasing_on_error(self.lock):
+            self.overheads = self._known_overheads()
+
+    def _known_overheads(self) -> dict[str, float]:
+        """The fixed costs of steps that finished runs were made with, and others measured before.
+
+        Raises:
+            ValueError: for a damaged file.
+        """
         path = self.path / TASK_SET
-        saved = read_checked(path, TASK_SET_FIELDS) if path.exists() else {"overheads": {}}
-        self.overheads = dict(saved["overheads"])
+        known = dict(read_checked(path, TASK_SET_FIELDS)["overheads"]) if path.exists() else {}
+        for task in TASKS.values():
+            made = self.path / task.name / COMPARE
+            if task.currency == "time" and made.exists():
+                env = complete_env(read_checked(made, COMPARE_FIELDS)["env"])
+                known[task.step_name] = float(env["step_overhead"])
+        return known
 
     def run(self) -> None:
         """Train the runs of each task that are not finished; exits with status 1 if one failed."""
-        failed = 0
-        for n_done, task in enumerate(self.tasks):
-            self._say(f"Task {n_done + 1} of {len(self.tasks)}: {task.name}")
-            comparison = Comparison(self._options(task), self.console)
-            comparison.prepare()
-            try:
-                comparison.run()
-            except SystemExit as stop:
-                if stop.code != 1:
-                    raise
-                failed += 1
+        try:
+            failed = sum(not self._is_compared(task) for task in self.tasks)
+        finally:
+            self.lock.release()
         if failed:
             self._say(f"Runs of {counted(failed, 'task')} failed; the same command tries again.")
             sys.exit(1)
@@ -91,6 +111,22 @@ class TaskComparison:
             f"{counted(len(self.tasks), 'task')} done in {self.path}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
+
+    def _is_compared(self, task: Task) -> bool:
+        """Compare on a task, unless its folder or images do not allow that; whether all is done."""
+        self._say(f"Task {self.tasks.index(task) + 1} of {len(self.tasks)}: {task.name}")
+        comparison = Comparison(self._options(task), self.console)
+        try:
+            comparison.prepare()
+            comparison.run()
+        except InputError as error:  # the other tasks go on
+            say(error_message(error))
+            return False
+        except SystemExit as stop:
+            if stop.code != 1:
+                raise
+            return False
+        return True
 
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""
@@ -106,8 +142,7 @@ class TaskComparison:
             key = task.step_name
             if key not in self.overheads:
                 self._say(f"Measuring the fixed cost of a step of {key} ...")
-                n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
-                self.overheads[key] = measured_overhead(task, self.options.env, n_threads)
+                self.overheads[key] = measured_overhead(task, self.options.env)
             overhead = self.overheads[key]
         self._write()
         return overhead

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_patch_env.agents import FixedRule
 from vit_patch_env.checks import InputError
-from vit_patch_env.experiments.compare.results import COMPARE, FULL, Comparison, read_comparison
+from vit_patch_env.experiments.agents_by_name.factory import agent_kind
+from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.results import COMPARE, Comparison, read_comparison
 from vit_patch_env.experiments.run_folder.folder import check_holds
 from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
 from vit_patch_env.experiments.task_set.table import TASKS
@@ -65,7 +68,13 @@ class TaskResults:
 
     def is_fixed(self, method: str) -> bool:
         """Whether a method is a fixed rule: it learns nothing, and trains the same ViT."""
-        return method == FULL or self._of_any(lambda one: one.group(method), method) == "rule"
+        known = METHODS.get(method)
+        return (
+            known is not None
+            and known.follows is None
+            and known.model == "simple_vit"
+            and agent_kind(known.agent).algorithm is FixedRule
+        )
 
     def is_agent(self, method: str) -> bool:
         """Whether a method is an agent, of this package or the paper's."""

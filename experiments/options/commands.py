@@ -460,6 +460,9 @@ class CompareOptions:
         str | None, PATH, Doc("the comparison's folder; by default results/<preset>")
     ] = None
     jobs: Annotated[Count, Doc("parallel runs; on a CPU they share its cores")] = 1
+    given: Annotated[
+        Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
+    ] = field(default=(), compare=False)
     checkpoint_every: Annotated[str, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=EnvConfig)
 

@@ -20,16 +20,20 @@ class TaskMetrics:
     Args:
         results: of the comparison.
         split: of the tasks.
-        single: the best single fixed rule, chosen on the training tasks; None to choose it here.
+        single: the best single fixed rule, which is chosen on the training tasks.
     """
 
-    def __init__(self, results: TaskResults, split: SplitOfTasks, single: str | None) -> None:
+    def __init__(
+        self, results: TaskResults, split: SplitOfTasks, single: str | None = None
+    ) -> None:
         self.results, self.split = results, split
         self.tasks = results.of_split(split)
         self.scores = results.scores(self.tasks)
         self.fixed = [name for name in results.methods if results.is_fixed(name)]
         self.best = best_on_each(self.scores, self.fixed)
-        self.single = single or best_on_average(self.scores, self.fixed)
+        if split == "training":
+            single = best_on_average(self.scores, self.fixed)
+        self.single = single
         self.regrets = {name: regrets(self.scores, name, self.best) for name in results.methods}
 
     def order(self) -> list[str]:

@@ -39,7 +39,7 @@ def task_content(folder: Path) -> dict[str, Any]:
     if not results.comparisons:
         problems = "".join(f"; {problem}" for problem in results.problems)
         raise InputError(f"expected at least one finished run in {folder}, got none{problems}")
-    training = TaskMetrics(results, "training", None)
+    training = TaskMetrics(results, "training")
     held_out = TaskMetrics(results, "held-out", training.single)
     splits = [one for one in (held_out, training) if one.tasks]
     tables = [table for one in splits for table in (_summary(one), _by_task(one))]
@@ -71,11 +71,11 @@ def _findings(metrics: TaskMetrics) -> list[str]:
     for method in metrics.order():
         if not results.is_agent(method) or metrics.single is None:
             continue
+        differences = paired_differences(metrics.scores, method, metrics.single)
+        if not differences:  # no seed in common
+            continue
         gain = metrics.against(method, metrics.single)
-        worst = min(
-            (float(np.mean(one)), task)
-            for task, one in paired_differences(metrics.scores, method, metrics.single).items()
-        )
+        worst = min((float(np.mean(one)), task) for task, one in differences.items())
         bounds = "" if gain.n < 2 else f" [{points(gain.low)}, {points(gain.high)}]"
         lines.append(
             f"{title}: {results.title(method)} against it {points(gain.mean)}{bounds} points over "
@@ -178,6 +178,11 @@ def _settings(results: TaskResults) -> dict[str, str]:
 def _warnings(splits: list[TaskMetrics]) -> list[str]:
     """What a reader should know of the runs that are missing."""
     lines = []
+    if any(one.single is None for one in splits):
+        lines.append(
+            "No best single fixed rule: none has a finished run on every training task, on which "
+            "it is chosen."
+        )
     for one in splits:
         unfinished = sum(len(one.results.comparisons[task].unfinished) for task in one.tasks)
         if unfinished:

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
+from vit_patch_env.agents.multi_output_dqn.exploration import PAPER_DECAY_STEPS
 from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, save_agent
@@ -154,17 +155,25 @@ class Pretraining:
     def _with_tasks(self, options: PretrainOptions) -> PretrainOptions:
         """The options with the fixed costs of the tasks' steps, measured if they are not given."""
         if not self.resumes:
-            check_not_of_tasks(options.env, PRETRAIN_ENV)
+            check_not_of_tasks(options.env, PRETRAIN_ENV, options.given)
+        if "dqn" in agent_kind(options.agent).options and not options.dqn.exploration_decay_steps:
+            # The paper's, as the tasks have any number of steps.
+            dqn = replace(options.dqn, exploration_decay_steps=float(PAPER_DECAY_STEPS))
+            options = replace(options, dqn=dqn)
         if options.budgets:
             raise ArgumentError("budgets", f"are those of {named('tasks')}, got {options.budgets}")
         tasks = tasks_named(options.tasks)
         for task in tasks:
+            if task.split != "training":
+                raise ArgumentError(
+                    "tasks", f"must be for training, got {task.name}, which is held out"
+                )
             env_of_task(task, options.env)
         timed = {task.step_name: task for task in tasks if task.currency == "time"}
         overheads = options.step_overheads
         if not overheads and timed:
             self._say("Measuring the fixed costs of steps ...")
-            overheads = tuple(measured_overhead(one, options.env, 1) for one in timed.values())
+            overheads = tuple(measured_overhead(one, options.env) for one in timed.values())
         if len(overheads) != len(timed):
             raise ArgumentError(
                 "step_overheads",
@@ -218,14 +227,16 @@ class Pretraining:
         """The signals received, which end it early."""
         options, episodes, resumed = self.options, self.episodes, self.checkpoint.resumed_steps
         self._say(
-            f"{options.agent} learns over {counted(options.episodes, 'run')} of about "
-            f"{counted(self.env.expected_steps, 'step')}, {options.jobs:,} at a time"
+            f"{options.agent} learns over {counted(options.episodes, 'run')} {self._of_what}, "
+            f"{options.jobs:,} at a time"
             f"{'' if resumed is None else f', resumed at step {resumed}'}."
         )
         with stopping(self._request_stop) as received, self._environments() as vec_env:
             agent = make_agent(self.train_options, self.env, vec_env)
             with self.checkpoint.naming_errors():
-                agent.learn(self.env.max_steps * options.episodes, callback=self.checkpoint)
+                # The callback ends it after so many episodes, which bound the steps of one task.
+                n_steps = sys.maxsize if options.tasks else self.env.max_steps * options.episodes
+                agent.learn(n_steps, callback=self.checkpoint)
         self._save(agent)
         if self.checkpoint.stopped:
             n_runs = counted(len(episodes.returns), "run")
@@ -240,6 +251,13 @@ class Pretraining:
             f"  vit-patch train --agent {shlex.quote(str(self.path))}",
         )
         return []
+
+    @property
+    def _of_what(self) -> str:
+        """What the runs are of, in words."""
+        if self.options.tasks:
+            return f"of {counted(len(self.configs), 'task')}"
+        return f"of about {counted(self.env.expected_steps, 'step')}"
 
     def _save(self, agent: BaseAlgorithm) -> None:
         """Write the agent's file."""

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import InputError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.observation import RUN_FEATURES
 from vit_patch_env.patches.sampling import sample_spread
@@ -71,6 +72,10 @@ class TaskSetEnv(gym.Env[NDArray[np.float32], NDArray[np.int8]]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Train on as large a share of the patches as the action selects."""
         env = self.env
+        if np.shape(action) != self.action_space.shape:
+            raise InputError(
+                f"action must have shape {self.action_space.shape}, got {np.shape(action)}"
+            )
         share = float(np.mean(np.asarray(action) != 0))
         n_keep = max(round(share * env.n_patches), 1)
         mask = sample_spread(np.zeros(env.n_patches), n_keep, self._rng, env.grid)

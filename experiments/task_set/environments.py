@@ -1,5 +1,6 @@
 """The environments of tasks on this machine, from the options of a command."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,20 @@ _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""
 
 
-def check_not_of_tasks(given: EnvConfig, default: EnvConfig) -> None:
+def check_not_of_tasks(env: EnvConfig, default: EnvConfig, given: Collection[str]) -> None:
     """Refuse arguments of the environment that the tasks set.
 
+    Args:
+        env: options of the command.
+        default: those that are used if none is given.
+        given: names of the options that were typed.
+
     Raises:
-        ArgumentError: naming the first one that is not the default.
+        ArgumentError: naming the first one that was given, or is not the default.
     """
     values = asdict(default)
-    for name, value in asdict(given).items():
-        if name not in _OF_MACHINE and value != values[name]:
+    for name, value in asdict(env).items():
+        if name not in _OF_MACHINE and (name in given or value != values[name]):
             raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
 
 
@@ -50,18 +56,17 @@ def env_of_task(task: Task, given: EnvConfig, overhead: float = 0.0, **values: A
     return env
 
 
-def measured_overhead(task: Task, given: EnvConfig, n_threads: int) -> float:
-    """The fixed cost of a step of a task on this machine, with so many threads.
+def measured_overhead(task: Task, given: EnvConfig) -> float:
+    """The fixed cost of a step of a task on this machine, with one thread.
 
     Args:
         task: of the set.
         given: options of the command.
-        n_threads: of a run.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         env = ViTPatchSelectEnv(**asdict(env_of_task(task, given, observation="none")))
         return round(measure_overhead(env), 4)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(n_threads)

@@ -39,7 +39,6 @@ class EnvConfig(TaskConfig, RecipeConfig, ModelConfig, DataConfig):  # the first
         if self.size[0] == self.size[1]:  # so that a size has one form, in files as well
             object.__setattr__(self, "image_size", self.size[0])
         check_integer(0, min(self.size), crop_padding=self.crop_padding)
-        self._check_budget()
         check(
             Annotated[int | float, Interval(ge=0, le=self.epochs)], warmup_epochs=self.warmup_epochs
         )

@@ -6,7 +6,7 @@ from annotated_types import Interval
 from typing_extensions import Doc
 
 from vit_patch_env.arguments import SAME_RUN, Alias, OrObject, arguments
-from vit_patch_env.checks import ArgumentError, Count, Share, check_integer, named, shown
+from vit_patch_env.checks import ArgumentError, Count, Share, named, shown
 from vit_patch_env.names import (
     BudgetEndName,
     BudgetName,
@@ -148,18 +148,6 @@ class RecipeConfig:
             "scaled loss (CUDA only)"
         ),
     ] = "auto"
-
-    def _check_budget(self) -> None:
-        """Refuse a fraction of an epoch, or an overhead, that only a budget of FLOPs has."""
-        if self.budget == "flops":
-            return
-        check_integer(1, epochs=self.epochs)
-        if self.step_overhead:
-            raise ArgumentError(
-                "step_overhead",
-                f"is of a budget of FLOPs, got {named('budget')} {self.budget} and "
-                f"{self.step_overhead}",
-            )
 
     def _check_optimizer(self) -> None:
         """Refuse a momentum that the optimizer would ignore, or needs."""

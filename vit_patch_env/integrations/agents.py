@@ -5,7 +5,7 @@ import math
 from gymnasium import spaces
 
 from vit_patch_env.agents import BanditPolicy
-from vit_patch_env.agents.bandit.policies import RUN_FEATURES
+from vit_patch_env.agents.common.patch_policy import RUN_FEATURES
 from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.experiments.agents_by_name.agent_file import (
     AgentCard,

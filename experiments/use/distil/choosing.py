@@ -12,6 +12,7 @@ from torch.nn import functional
 from vit_patch_env import Selector
 from vit_patch_env.agents.bandit.policies import BanditPolicy
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
+from vit_patch_env.agents.multi_output_dqn.count_policy import CountMlpPolicy
 from vit_patch_env.agents.multi_output_dqn.policies import MultiOutputPolicy
 from vit_patch_env.checks import ArgumentError, InputError, check_integer
 from vit_patch_env.data.images import Images, in_batches
@@ -142,7 +143,7 @@ def selector_of(run: LoadedRun, name: str, actions: ActionsName, n_keep: int | N
     if isinstance(policy, SelectorPolicy) and policy.check_n_keep(n_keep) == n_keep:
         policy.n_keep = n_keep
         return agent  # type: ignore[no-any-return]
-    if isinstance(policy, MultiOutputPolicy):
+    if isinstance(policy, MultiOutputPolicy) and not isinstance(policy, CountMlpPolicy):
         return _Preferred(policy, n_keep)
     if isinstance(policy, BanditPolicy):
         return _Sampled(policy, n_keep)
