@@ -66,6 +66,7 @@ def test_a_seed_set_later_is_that_of_a_new_agent(kind):
         assert np.array_equal(masks(agent, deterministic), masks(kind(seed=7), deterministic))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "agent",
     [
@@ -146,7 +147,7 @@ def test_an_agent_loaded_with_a_seed_explores_by_it(kind, tmp_path):
     assert not np.array_equal(masks(again), masks(type(agent).load(tmp_path / "agent.zip", seed=7)))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("n_first", [5, 14])
 @pytest.mark.parametrize("kind", [rule, bandit])
 def test_learning_in_two_calls_is_learning_in_one(kind, n_first):

@@ -145,6 +145,7 @@ def worker_of(setup, batch_size):
     return Worker(setup, data, batch_size=batch_size, device="cpu", precision="fp32")
 
 
+@pytest.mark.long
 def test_a_worker_measures_and_reports_failures():
     worker = worker_of(Setup("ours", 16), 8)
     assert worker.ask("steps", 1) > 0

@@ -121,6 +121,7 @@ def test_bad_options_are_one_line(args, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_recipes_are_options_and_a_run_can_be_evaluated_without_its_loss(
     tmp_path, monkeypatch, capsys
 ):

@@ -213,6 +213,7 @@ def test_validation_losses_count_against_the_flops():
     assert len(results) == 13
 
 
+@pytest.mark.long
 def test_a_budget_that_the_first_measurement_uses_up_allows_one_step():
     env = make(reward="validation", epochs=1, model=maker(CostlyAlone))
     _, info = env.reset(seed=0)

@@ -164,6 +164,7 @@ def test_batches_of_a_step_have_the_same_patches(framework, tmp_path, seen):
     assert in_training(seen) == [keep for keep in expected(range(N_STEPS)) for _ in range(2)]
 
 
+@pytest.mark.one_in(2)
 @FRAMEWORKS
 def test_a_resumed_run_has_the_same_patches(framework, tmp_path, seen):
     train(framework, tmp_path, PatchSchedule(**SCHEDULE), save_steps=4)

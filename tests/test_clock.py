@@ -141,5 +141,8 @@ def test_the_info_of_reset_has_dtypes_and_that_of_step_is_plain():
     _, info = env.reset(seed=0)
     step_info = env.step(np.ones(16))[-1]
     dtypes = {name: value.dtype for name, value in info.items()}
-    assert dtypes == {"epoch": np.int64, "progress": np.float64, "budget_steps": np.int64}
+    numbers = ("epoch", "budget_steps", "n_images", "n_classes", "n_patches", "n_parameters")
+    assert dtypes == {
+        **dict.fromkeys(numbers, np.int64), "progress": np.float64, "step_costs": np.float64
+    }  # fmt: skip
     assert json.loads(json.dumps(step_info))["progress"] == 1 / 14

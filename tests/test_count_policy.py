@@ -130,6 +130,7 @@ def test_observations_without_run_features_are_refused():
         MultiOutputDQN("CountMlpPolicy", env)
 
 
+@pytest.mark.long
 def test_it_is_pretrained_and_trains_another_vit(tmp_path):
     main(
         ["pretrain", "--agent", "counting", "--episodes", "2", "--dataset", "synthetic",

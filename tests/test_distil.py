@@ -284,6 +284,7 @@ def test_an_agent_that_ranks_nothing_is_refused(of_pictures):
         selector_of(run, "ppo", "mask", 3)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("images", ["memory", "stream"])
 def test_grey_images_stay_grey(images, tmp_path):

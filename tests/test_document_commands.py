@@ -27,6 +27,7 @@ NOT_RUN = {
     "runs-and-resuming.md": "test_resume.py and test_pretrain.py run these with tiny sizes",
     "start-images.md": "it downloads weights",
     "start-rl.md": "it trains and compares for minutes",
+    "tasks.md": "test_task_set.py compares and learns on tiny tasks",
     "tuning.md": "test_tune.py runs searches with tiny sizes",
 }
 """Other pages with such commands, which are only parsed (`test_documents.py`), and why."""

@@ -61,6 +61,7 @@ def test_both_checkers_pass_for_the_other_observation_and_rendering():
     assert env.observation_space.high.min() == 1
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "kwargs",

@@ -321,6 +321,7 @@ def test_the_links_of_a_readme_lead_to_the_report(report):
     assert shlex.split(command) == ["vit-patch", "report", name, "--readme", "README.md"]
 
 
+@pytest.mark.long
 def test_plots_are_drawn_whatever_the_titles_are(tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "figure.dpi", 30)
     names = ("formula", "long", "terminal", "bidirectional", "undecoded", "cells")

@@ -105,7 +105,7 @@ def library_run(family, tmp_path, patch):
     return family, out, library
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 def test_a_library_s_run_is_exported_to_files_that_it_loads(of_library, tmp_path, capsys):
     family, out, library = of_library
     loaded = load_run(out, device="cpu")

@@ -125,7 +125,7 @@ def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys
     assert " and ".join(extension["dependent"]) == what
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -177,6 +177,7 @@ def test_evaluate_shows_metrics_of_a_folder_that_it_cannot_write_to(
     assert not (out / "mistakes.png").exists()
 
 
+@pytest.mark.long
 def test_an_extended_run_keeps_the_figures_of_the_shorter_one(run, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(run[0], out)

@@ -73,6 +73,7 @@ def change_config(run, **env):
 # config.json
 
 
+@pytest.mark.long
 def test_another_configuration_of_a_finished_run_is_noticed_by_its_checksum(run, capsys):
     change_config(run, heads=4, dim_head=4)
     line = refused(capsys, "evaluate", str(run))
@@ -337,6 +338,7 @@ def checkpoints(stopped, tmp_path):
     return CheckpointFolder(Path(shutil.copytree(stopped, tmp_path / "checkpoints")))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
     newest, older = checkpoints.files

@@ -84,6 +84,7 @@ def test_other_errors_are_problems(error, problem):
     assert problem_of(reader) == problem
 
 
+@pytest.mark.long
 def test_a_reader_that_changes_files_or_raises_is_found_and_the_case_repeats(targets):
     target = targets[0]
     written = target.folder / "stray"

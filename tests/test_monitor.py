@@ -186,7 +186,7 @@ def test_episodes_and_second_runs_are_counted():
     assert monitor.clock.total > monitor.clock.train > 0
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
 def test_several_environments_are_averaged(kind):
     epochs = []

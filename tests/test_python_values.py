@@ -58,7 +58,7 @@ def test_options_take_paths_and_devices_as_well():
 def test_numbers_are_no_paths():
     with pytest.raises(ArgumentError, match="data_dir must be a path or None, got 3"):
         EnvConfig(data_dir=3)
-    with pytest.raises(ArgumentError, match="epochs must be an integer"):
+    with pytest.raises(ArgumentError, match="epochs must be a number"):
         EnvConfig(epochs=Path("3"))
 
 

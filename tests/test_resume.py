@@ -104,6 +104,7 @@ def test_a_stopped_run_prints_how_to_resume(tmp_path, capsys):
     assert points[0] == points[1]
 
 
+@pytest.mark.long
 def test_a_run_without_a_checkpoint_starts_from_the_beginning(broken, expected, capsys):
     for path in (broken / "checkpoints").iterdir():
         path.unlink()

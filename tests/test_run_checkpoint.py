@@ -150,6 +150,7 @@ def test_off_policy_with_vec_normalize_is_saved_between_rollouts(tmp_path, monke
     assert learn_logged(new_dqn(), tmp_path / "run", 30, resume=True) == expected
 
 
+@pytest.mark.long
 def test_epsilon_resumes(tmp_path):
     agent, _ = new_agent("paper")
     learn(agent, tmp_path, stop_at=13)

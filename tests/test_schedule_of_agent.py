@@ -14,6 +14,7 @@ from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.integrations import count_step_flops
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
 def test_it_keeps_as_many_patches_as_the_agent_in_training(budget, epochs, tmp_path):

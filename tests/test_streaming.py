@@ -235,6 +235,7 @@ def test_a_killed_process_loses_ten_seconds_of_decoding_at_most(
     assert not list(own_cache.glob("**/*.tmp"))
 
 
+@pytest.mark.long
 def test_many_files_are_decoded_by_processes_with_the_same_result(
     make_folder, own_cache, monkeypatch
 ):

@@ -52,6 +52,7 @@ def tiny_tasks(monkeypatch):
         monkeypatch.delitem(TASKS, name)
     for task in tasks:
         monkeypatch.setitem(TASKS, task.name, task)
+    monkeypatch.setattr("vit_patch_env.experiments.task_set.overhead._ROUNDS", 2)
     return tasks
 
 
@@ -101,6 +102,7 @@ def test_the_overhead_is_what_does_not_grow_with_the_patches(monkeypatch):
         "vit_patch_env.experiments.task_set.overhead.time",
         type("Clock", (), {"process_time": lambda: now[0]}),
     )
+    monkeypatch.setattr("vit_patch_env.experiments.task_set.overhead._ROUNDS", 2)
     env = ViTPatchSelectEnv(**{**TINY, "observation": "none"})
     step = ViTPatchSelectEnv.step
 
@@ -200,6 +202,7 @@ def test_an_environment_of_tasks_has_one_interface_and_resumes(tiny_tasks):
             assert env._place == other._place
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("agent", ["counting", "bandit"])
 def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys):
     path = tmp_path / "agent.zip"
@@ -243,6 +246,7 @@ def test_bad_input_of_pretraining_is_one_line(args, message, tiny_tasks, tmp_pat
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_agents_and_rules_without_a_seed_in_common_are_reported(tiny_tasks, tmp_path, capsys):
     name, out = tiny_tasks[0].name, str(tmp_path / "tasks")
     base = ["compare", "--tasks", name, "--device", "cpu", "--out", out, "--methods"]
@@ -254,6 +258,7 @@ def test_agents_and_rules_without_a_seed_in_common_are_reported(tiny_tasks, tmp_
     assert "against it" not in report
 
 
+@pytest.mark.long
 def test_a_task_that_cannot_be_compared_does_not_stop_the_others(tiny_tasks, tmp_path, capsys):
     first, _, third = (task.name for task in tiny_tasks)
     folder = tmp_path / "tasks" / first

@@ -161,6 +161,7 @@ def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
     assert other[1] != whole[1]
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys, monkeypatch):
