@@ -96,7 +96,10 @@ def test_tasks_by_name():
         tasks_named(("digit",))
 
 
-def test_the_overhead_is_what_does_not_grow_with_the_patches(monkeypatch):
+@pytest.mark.parametrize(
+    ("fixed", "rate", "overhead"), [(0.3, 1.0, 0.3), (1.0, 0.0, 100.0), (1.0, 0.001, 100.0)]
+)
+def test_the_overhead_is_what_does_not_grow_with_the_patches(fixed, rate, overhead, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(
         "vit_patch_env.experiments.task_set.overhead.time",
@@ -109,11 +112,11 @@ def test_the_overhead_is_what_does_not_grow_with_the_patches(monkeypatch):
     def timed(self, action):
         result = step(self, action)
         flops = self.episode.run.step_flops
-        now[0] += 0.3 + flops(np.flatnonzero(action)) / flops()
+        now[0] += fixed + rate * flops(np.flatnonzero(action)) / flops()
         return result
 
     monkeypatch.setattr(ViTPatchSelectEnv, "step", timed)
-    assert measure_overhead(env) == pytest.approx(0.3, rel=1e-3)
+    assert measure_overhead(env) == pytest.approx(overhead, rel=1e-3)
 
 
 def test_the_best_rules_and_what_others_lose_to_them():

@@ -8,6 +8,9 @@ import torch
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.patches.shares import COST_SHARES, counts_at
 
+LARGEST = 100.0
+"""What `step_overhead` may be: then steps on any number of patches cost nearly the same."""
+
 _ROUNDS = 15
 _STEPS = 3
 """Steps in a row of one number of patches, in each of the rounds."""
@@ -24,7 +27,7 @@ def measure_overhead(env: ViTPatchSelectEnv) -> float:
         env: a fresh environment, which is reset.
 
     Returns:
-        At least 0: an argument `step_overhead` of the environment.
+        In [0, 100]: an argument `step_overhead` of the environment.
     """
     clock = time.process_time if env.device.type == "cpu" else time.perf_counter
     env.reset(seed=0)
@@ -43,7 +46,9 @@ def measure_overhead(env: ViTPatchSelectEnv) -> float:
     flops = np.array([env.episode.run.step_flops(torch.arange(n)) for n in counts])
     design = np.stack([np.ones(len(counts)), flops / flops[-1]], axis=1)
     fixed, rate = np.linalg.lstsq(design / shortest[:, None], np.ones(len(counts)), rcond=None)[0]
-    return float(max(fixed / rate, 0.0)) if rate > 0 else 0.0
+    if rate <= 0:  # steps take as long on any number of patches
+        return LARGEST
+    return float(np.clip(fixed / rate, 0.0, LARGEST))
 
 
 def _step(env: ViTPatchSelectEnv, mask: np.ndarray) -> None:
