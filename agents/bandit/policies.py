@@ -13,8 +13,11 @@ from torch.nn import functional
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.regression import BayesianRegression
-from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, PatchPolicy
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.agents.common.patch_policy import (
+    PatchPolicy,
+    check_run_features,
+    observed_progress,
+)
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of, known_grid
 
 _PRIOR = (0.0, 0.0, -0.1)
@@ -83,12 +86,7 @@ class BanditPolicy(PatchPolicy):
         grid: Grid | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, seed, grid)
-        shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
-        if shape != expected:
-            raise InputError(
-                f"the bandit needs an {named('observation')} with run features, such as none+run, "
-                f"of shape {expected}, got {shape}"
-            )
+        check_run_features(observation_space, self.n_patches, "the bandit")
         options = BanditOptions(  # checks the values
             n_stages=n_stages,
             prior_precision=prior_precision,
@@ -177,17 +175,8 @@ class BanditPolicy(PatchPolicy):
             rng = self.rng
             if deterministic:
                 rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
-            n_keep = self.best_count(self._progress(one), int(self.budget_steps), weights)
+            n_keep = self.best_count(
+                observed_progress(one, self.n_patches), int(self.budget_steps), weights
+            )
             masks.append(self.sample_patches(scores, n_keep, rng))
         return torch.from_numpy(np.stack(masks))
-
-    def _progress(self, observation: NDArray[Any]) -> float:
-        """The share of the budget used, which an observation has after those of the patches."""
-        progress = observation[self.n_patches]
-        if not 0 <= progress <= 1:
-            raise ArgumentError(
-                "observation",
-                f"must have the share of the budget used, in [0, 1], as number {self.n_patches} "
-                f"(VecNormalize with norm_obs changes it), got {progress}",
-            )
-        return float(progress)

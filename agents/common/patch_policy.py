@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, InputError, named, shown
 from vit_patch_env.patches.sampling import Grid, known_grid
 
 RUN_FEATURES = 3
@@ -66,3 +67,38 @@ def count_patches(action_space: spaces.Space[Any]) -> int:
     if not isinstance(action_space, spaces.MultiBinary) or len(action_space.shape) != 1:
         raise ArgumentError("action_space", f"must be MultiBinary(n_patches), got {action_space}")
     return int(action_space.shape[0])
+
+
+def check_run_features(observation_space: spaces.Space[Any], n_patches: int, who: str) -> None:
+    """Require an observation of a value per patch and the run features.
+
+    Args:
+        observation_space: of the environment.
+        n_patches: number of patches.
+        who: needs them, in words.
+
+    Raises:
+        InputError: for one of another shape.
+    """
+    shape, expected = observation_space.shape, (n_patches + RUN_FEATURES,)
+    if shape != expected:
+        raise InputError(
+            f"{who} needs an {named('observation')} with run features, such as none+run, "
+            f"of shape {expected}, got {shape}"
+        )
+
+
+def observed_progress(observation: NDArray[Any], n_patches: int) -> float:
+    """The share of the budget used, which an observation has after the values of the patches.
+
+    Raises:
+        ArgumentError: if it is not in [0, 1].
+    """
+    progress = observation[n_patches]
+    if not 0 <= progress <= 1:
+        raise ArgumentError(
+            "observation",
+            f"must have the share of the budget used, in [0, 1], as number {n_patches} "
+            f"(VecNormalize with norm_obs changes it), got {progress}",
+        )
+    return float(progress)

@@ -11,10 +11,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from vit_patch_env.agents.common.patch_policy import RUN_FEATURES
+from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, check_run_features
 from vit_patch_env.agents.multi_output_dqn.policies import MultiOutputPolicy, TakenValues
-from vit_patch_env.checks import InputError, named
 from vit_patch_env.patches.sampling import Grid, grid_of, sample_spread
+from vit_patch_env.patches.shares import counts_at
 
 SHARES = tuple(2 ** (-step / 2) for step in range(8, -1, -1))
 """Of the patches, from a sixteenth to all: what the network has an output for."""
@@ -65,15 +65,10 @@ class CountMlpPolicy(MultiOutputPolicy):
         **kwargs: Any,
     ) -> None:
         n_patches = int(action_space.shape[0])
-        shape, expected = observation_space.shape, (n_patches + RUN_FEATURES,)
-        if shape != expected:
-            raise InputError(
-                f"CountMlpPolicy needs an {named('observation')} with run features, such as "
-                f"none+run, of shape {expected}, got {shape}"
-            )
+        check_run_features(observation_space, n_patches, "CountMlpPolicy")
         self.seed: int | None = None
         self.grid: Grid | None = None
-        self.counts = [max(round(share * n_patches), 1) for share in SHARES]
+        self.counts = counts_at(SHARES, n_patches)
         super().__init__(
             observation_space,
             action_space,

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_patch_env.checks import InputError
+from vit_patch_env.patches.shares import COST_SHARES
 
-N_COSTS = 5
+N_COSTS = len(COST_SHARES)
 """Numbers of patches, from a sixteenth to all, whose cost is known."""
 
 

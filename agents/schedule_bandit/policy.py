@@ -10,12 +10,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, PatchPolicy
-from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
+from vit_patch_env.agents.common.patch_policy import (
+    PatchPolicy,
+    check_run_features,
+    observed_progress,
+)
+from vit_patch_env.agents.fixed_rules.growing import GrowingCount, GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.model import ScheduleModel
 from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
-from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.checks import InputError
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
 
 _N_CONTEXT = 10
@@ -62,12 +66,7 @@ class SchedulePolicy(PatchPolicy):
         grid: Grid | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, seed, grid)
-        shape, expected = observation_space.shape, (self.n_patches + RUN_FEATURES,)
-        if shape != expected:
-            raise InputError(
-                f"the bandit needs an {named('observation')} with run features, such as none+run, "
-                f"of shape {expected}, got {shape}"
-            )
+        check_run_features(observation_space, self.n_patches, "the bandit")
         options = ScheduleOptions(  # checks the values
             prior_precision=prior_precision,
             context_precision=context_precision,
@@ -107,7 +106,7 @@ class SchedulePolicy(PatchPolicy):
 
     def n_keep(self, progress: float) -> int:
         """The number of patches at a share of the budget."""
-        return max(round(self.schedule.share(progress) * self.n_patches), 1)
+        return GrowingCount(self.schedule, self.n_patches)(progress)
 
     def sample_patches(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int8]:
         """A mask (n_patches,) of so many patches."""
@@ -157,16 +156,7 @@ class SchedulePolicy(PatchPolicy):
             rng = self.rng
             if deterministic:
                 rng = np.random.default_rng([self.seed or 0, zlib.crc32(one.tobytes())])
-            masks.append(self.sample_patches(self.n_keep(self._progress(one)), rng))
-        return torch.from_numpy(np.stack(masks))
-
-    def _progress(self, observation: NDArray[Any]) -> float:
-        """The share of the budget used, which an observation has after those of the patches."""
-        progress = observation[self.n_patches]
-        if not 0 <= progress <= 1:
-            raise ArgumentError(
-                "observation",
-                f"must have the share of the budget used, in [0, 1], as number {self.n_patches} "
-                f"(VecNormalize with norm_obs changes it), got {progress}",
+            masks.append(
+                self.sample_patches(self.n_keep(observed_progress(one, self.n_patches)), rng)
             )
-        return float(progress)
+        return torch.from_numpy(np.stack(masks))
