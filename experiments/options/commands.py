@@ -58,10 +58,11 @@ class TrainOptions(AgentOptions):
     agent: Annotated[
         str,
         Doc(
-            "paper, branching or bandit; pretrained, or the file of an agent that pretrain made; a "
-            "fixed rule such as random, or a schedule such as quadratic or growing; matched: as "
-            "many random patches as in another run; or an algorithm of Stable-Baselines3 (ppo, "
-            "a2c, dqn, sac, ...). All of them are in docs/agents.md"
+            "paper, branching, counting, bandit or schedule_bandit; pretrained, or the file of an "
+            "agent that pretrain made; a fixed rule such as random, or a schedule such as quadratic "
+            "or growing; matched: as many random patches as in another run; or an "
+            "algorithm of Stable-Baselines3 (ppo, a2c, dqn, sac, ...). All of them are in "
+            "docs/agents.md"
         ),
     ] = "paper"
     agent_learns: Annotated[bool, Doc("let a pre-trained agent continue to learn")] = False
@@ -223,9 +224,13 @@ PRETRAIN_ENV = EnvConfig(
 class PretrainOptions(AgentOptions):
     """Train an agent over many short training runs, and save it for `train --agent FILE`."""
 
-    agent: Annotated[str, Doc("bandit, paper, branching, or an algorithm of Stable-Baselines3")] = (
-        "bandit"
-    )
+    agent: Annotated[
+        str,
+        Doc(
+            "bandit, schedule_bandit, counting, paper, branching, or an algorithm of "
+            "Stable-Baselines3"
+        ),
+    ] = "bandit"
     episodes: Annotated[Count, Doc("short training runs to learn from")] = 200
     jobs: Annotated[
         Count, Doc("parallel environments, each in its own process with one thread")
