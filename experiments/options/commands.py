@@ -59,8 +59,8 @@ class TrainOptions(AgentOptions):
         str,
         Doc(
             "paper, branching, counting, bandit or schedule_bandit; pretrained, or the file of an "
-            "agent that pretrain made; a fixed rule such as random, or a schedule such as quadratic "
-            "or growing; matched: as many random patches as in another run; or an "
+            "agent that pretrain made; a fixed rule such as random, or a schedule such as "
+            "quadratic or growing; matched: as many random patches as in another run; or an "
             "algorithm of Stable-Baselines3 (ppo, a2c, dqn, sac, ...). All of them are in "
             "docs/agents.md"
         ),
