@@ -89,9 +89,9 @@ def tasks_table() -> str:
         vit = f"dim {values['dim']}, depth {values['depth']}, heads {values['heads']}"
         side = values["image_size"]
         grid = f"{(side // values['patch_size']) ** 2} of {side} x {side} pixels"
-        epochs = f"{values['epochs']:g}"
-        rows.append((f"`{task.name}`", task.split, task.data, grid, vit, epochs, task.currency))
-    heads = ("`tasks`", "for", "data", "patches", "ViT", "epochs", "currency")
+        numbers = (f"{values[name]:g}" for name in ("epochs", "step_overhead"))
+        rows.append((f"`{task.name}`", task.split, task.data, grid, vit, *numbers))
+    heads = ("`tasks`", "for", "data", "patches", "ViT", "epochs", "fixed cost")
     return _table(heads, rows)
 
 

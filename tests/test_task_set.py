@@ -9,7 +9,6 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.conftest import TINY
 from tests.test_cli import refused, train
-from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.task_results import read_task_set
@@ -22,7 +21,6 @@ from vit_patch_env.experiments.report.regret import (
     regrets,
 )
 from vit_patch_env.experiments.task_set.env import TaskSetEnv
-from vit_patch_env.experiments.task_set.overhead import measure_overhead
 from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
 
 SCORES = {
@@ -45,14 +43,13 @@ def tiny_tasks(monkeypatch):
     """Three tasks in the place of the set's."""
     tasks = [
         tiny_task("first", "training"),
-        tiny_task("second", "held-out", "time", epochs=0.5),
-        tiny_task("third", "training", "time", batch_size=32),
+        tiny_task("second", "held-out", "time", epochs=0.5, step_overhead=0.5),
+        tiny_task("third", "training", batch_size=32),
     ]
     for name in list(TASKS):
         monkeypatch.delitem(TASKS, name)
     for task in tasks:
         monkeypatch.setitem(TASKS, task.name, task)
-    monkeypatch.setattr("vit_patch_env.experiments.task_set.overhead._ROUNDS", 2)
     return tasks
 
 
@@ -78,11 +75,12 @@ def test_held_out_tasks_differ_in_data_vit_and_budget():
 @pytest.mark.parametrize("name", TASKS)
 def test_each_task_is_an_environment_of_the_patches_in_its_name(name):
     task = TASKS[name]
-    env = task.env("/data", overhead=0.25, device="cpu")
+    env = task.env("/data", device="cpu")
     data, n_patches, _, epochs, currency = name.split("-")
     assert env.n_patches == int(n_patches)
     assert env.epochs == float(epochs)
-    assert (env.budget, env.step_overhead) == ("flops", 0.25)
+    assert env.budget == "flops"
+    assert (env.step_overhead > 0) == (currency == "time")
     assert (env.data_dir is None) == (data == "digits")
     assert task.currency == currency
 
@@ -94,29 +92,6 @@ def test_tasks_by_name():
     assert [task.name for task in tasks_named((last, first))] == [first, last]
     with pytest.raises(ValueError, match=r"tasks must be training, held-out, all, .* got 'digit'"):
         tasks_named(("digit",))
-
-
-@pytest.mark.parametrize(
-    ("fixed", "rate", "overhead"), [(0.3, 1.0, 0.3), (1.0, 0.0, 100.0), (1.0, 0.001, 100.0)]
-)
-def test_the_overhead_is_what_does_not_grow_with_the_patches(fixed, rate, overhead, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(
-        "vit_patch_env.experiments.task_set.overhead.time",
-        type("Clock", (), {"process_time": lambda: now[0]}),
-    )
-    monkeypatch.setattr("vit_patch_env.experiments.task_set.overhead._ROUNDS", 2)
-    env = ViTPatchSelectEnv(**{**TINY, "observation": "none"})
-    step = ViTPatchSelectEnv.step
-
-    def timed(self, action):
-        result = step(self, action)
-        flops = self.episode.run.step_flops
-        now[0] += fixed + rate * flops(np.flatnonzero(action)) / flops()
-        return result
-
-    monkeypatch.setattr(ViTPatchSelectEnv, "step", timed)
-    assert measure_overhead(env) == pytest.approx(overhead, rel=1e-3)
 
 
 def test_the_best_rules_and_what_others_lose_to_them():
@@ -152,12 +127,11 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     first, second, third = (task.name for task in tiny_tasks)
     content = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
     assert content["tasks"] == [first, second, third]
-    assert list(content["overheads"]) == ["16-xs-64", "16-xs-32"]
     envs = [
         json.loads((tmp_path / "tasks" / name / "compare.json").read_text())["env"]
         for name in (first, second)
     ]
-    assert [env["step_overhead"] for env in envs] == [0, content["overheads"]["16-xs-64"]]
+    assert [env["step_overhead"] for env in envs] == [0, 0.5]
     results = read_task_set(tmp_path / "tasks")
     assert results.of_split("held-out") == [second]
     assert set(results.scores([first])[first]) == {"simple_vit", "constant_4", "pretrained"}
@@ -165,15 +139,8 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert results.is_fixed("constant_4")
     assert results.is_agent("pretrained")
     capsys.readouterr()
-    compare(tmp_path / "tasks")  # all runs are finished, and nothing is measured again
-    assert "Measuring" not in capsys.readouterr().out
-    assert (
-        json.loads((tmp_path / "tasks" / "tasks.json").read_text())["overheads"]
-        == (content["overheads"])
-    )
-    (tmp_path / "tasks" / "tasks.json").unlink()  # what was measured is in the comparisons too
-    compare(tmp_path / "tasks")
-    assert "Measuring" not in capsys.readouterr().out
+    compare(tmp_path / "tasks")  # all runs are finished
+    assert "done after" not in capsys.readouterr().out
     main(["report", str(tmp_path / "tasks")])
     report = (tmp_path / "tasks" / "report.md").read_text()
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
@@ -216,7 +183,6 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
     )  # fmt: skip
     card = read_card(path)
     assert (card.agent, card.grid, card.observation) == (agent, None, "none+run")
-    assert "--step-overheads" in card.provenance["command"]
     assert card.provenance["episodes"] == 3
     train(tmp_path / "run", "--agent", str(path), "--epochs", "1")
 
@@ -227,7 +193,6 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
         (["--agent", "paper"], "--agent must decide in shares of the patches for --tasks, got"),
         (["--dim", "8"], "--dim is set by --tasks, got 8"),
         (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
-        (["--step-overheads", "0.1", "0.2"], "--step-overheads must be 1 number, for 16-xs-32"),
         (["--tasks", "all"], "--tasks must be for training, got second-16-xs-1-time, which is"),
         (["--tasks", "none"], "--tasks must be training, held-out, all, or names"),
     ],
@@ -239,8 +204,6 @@ def test_bad_input_of_pretraining_is_one_line(args, message, tiny_tasks, tmp_pat
         "pretrain",
         "--tasks",
         "training",
-        "--step-overheads",
-        "0.1",
         *args,
         "--out",
         str(out),
@@ -282,12 +245,12 @@ def test_bad_input_is_one_line(tiny_tasks, tmp_path, capsys):
     assert "--dim is set by --tasks, got 8" in refused(capsys, *base, out, "--dim", "8")
     assert "--preset is not for --tasks" in refused(capsys, *base, out, "--preset", "budget")
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": ["x"], "overheads": {}}')
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": ["x"]}')
     assert "expected names of tasks in tasks.json, got 'x'" in refused(capsys, "report", out)
     assert "add --tasks" in refused(capsys, "compare", "--out", out)
-    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": [], "overheads": {"a": -1}}')
-    assert "damaged: overheads.a in tasks.json" in refused(capsys, *base, out)
-    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": [], "overheads": {}}')
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": "a"}')
+    assert "damaged: tasks in tasks.json" in refused(capsys, *base, out)
+    (tmp_path / "tasks" / "tasks.json").write_text('{"tasks": []}')
     assert "expected at least one finished run" in refused(capsys, "report", out)
 
 

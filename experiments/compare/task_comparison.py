@@ -13,7 +13,7 @@ from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY
 from vit_patch_env.experiments.compare.presets import PRESETS
-from vit_patch_env.experiments.compare.results import COMPARE, FULL, complete_env
+from vit_patch_env.experiments.compare.results import COMPARE, FULL
 from vit_patch_env.experiments.compare.task_results import TASK_SET
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.messages import error_message, say
@@ -26,23 +26,18 @@ from vit_patch_env.experiments.run_folder.folder import (
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import (
-    COMPARE_FIELDS,
     TASK_SET_FIELDS,
     read_checked,
 )
 from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
     env_of_task,
-    measured_overhead,
 )
-from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
+from vit_patch_env.experiments.task_set.table import Task, tasks_named
 
 
 class TaskComparison:
     """Comparisons of the same methods and seeds on several tasks, each in a folder of its name.
-
-    The fixed cost of a step is measured once for each ViT, grid and batch size of tasks in time,
-    and kept in tasks.json, so that a comparison that is resumed or grows has the same one.
 
     Args:
         options: what to compare, with tasks.
@@ -50,7 +45,6 @@ class TaskComparison:
     """
 
     tasks: list[Task]
-    overheads: dict[str, float]
     lock: FileLock
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
@@ -81,22 +75,8 @@ class TaskComparison:
             env_of_task(task, options.env)
         self.lock = lock_folder(self.path, "out")
         with releasing_on_error(self.lock):
-            self.overheads = self._known_overheads()
-
-    def _known_overheads(self) -> dict[str, float]:
-        """The fixed costs of steps that finished runs were made with, and others measured before.
-
-        Raises:
-            ValueError: for a damaged file.
-        """
-        path = self.path / TASK_SET
-        known = dict(read_checked(path, TASK_SET_FIELDS)["overheads"]) if path.exists() else {}
-        for task in TASKS.values():
-            made = self.path / task.name / COMPARE
-            if task.currency == "time" and made.exists():
-                env = complete_env(read_checked(made, COMPARE_FIELDS)["env"])
-                known[task.step_name] = float(env["step_overhead"])
-        return known
+            if (self.path / TASK_SET).exists():
+                read_checked(self.path / TASK_SET, TASK_SET_FIELDS)
 
     def run(self) -> None:
         """Train the runs of each task that are not finished; exits with status 1 if one failed."""
@@ -115,6 +95,7 @@ class TaskComparison:
     def _is_compared(self, task: Task) -> bool:
         """Compare on a task, unless its folder or images do not allow that; whether all is done."""
         self._say(f"Task {self.tasks.index(task) + 1} of {len(self.tasks)}: {task.name}")
+        self._write()
         comparison = Comparison(self._options(task), self.console)
         try:
             comparison.prepare()
@@ -130,29 +111,17 @@ class TaskComparison:
 
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""
-        env = env_of_task(task, self.options.env, self._overhead(task))
+        env = env_of_task(task, self.options.env)
         return replace(
             self.options, tasks=(), env=env, out=str(self.path / task.name), preset="smoke"
         )
-
-    def _overhead(self, task: Task) -> float:
-        """The fixed cost of a step of a task in time on this machine."""
-        overhead = 0.0
-        if task.currency == "time":
-            key = task.step_name
-            if key not in self.overheads:
-                self._say(f"Measuring the fixed cost of a step of {key} ...")
-                self.overheads[key] = measured_overhead(task, self.options.env)
-            overhead = self.overheads[key]
-        self._write()
-        return overhead
 
     def _write(self) -> None:
         """Write tasks.json."""
         self.path.mkdir(parents=True, exist_ok=True)
         names = {path.parent.name for path in self.path.glob(f"*/{COMPARE}")}
         names |= {task.name for task in self.tasks}
-        content = {"tasks": sorted(names), "overheads": self.overheads, **provenance()}
+        content = {"tasks": sorted(names), **provenance()}
         write_json(self.path / TASK_SET, content)
 
     def _say(self, *lines: str) -> None:

@@ -104,7 +104,7 @@ def read_task_set(folder: str | Path) -> TaskResults:
         if name not in content["tasks"] or not (path / COMPARE).exists():
             continue
         comparison = read_comparison(path)
-        _check_task(comparison, name, content["overheads"])
+        _check_task(comparison, name)
         problems += comparison.problems
         if comparison.runs:
             comparisons[name] = comparison
@@ -113,12 +113,9 @@ def read_task_set(folder: str | Path) -> TaskResults:
     return TaskResults(folder, content, comparisons, tuple(problems))
 
 
-def _check_task(comparison: Comparison, name: str, overheads: Mapping[str, float]) -> None:
+def _check_task(comparison: Comparison, name: str) -> None:
     """Refuse a comparison of other data, another ViT or another budget than its folder says."""
-    task = TASKS[name]
-    overhead = overheads.get(task.step_name, 0.0) if task.currency == "time" else 0.0
-    expected = {**task.values, "step_overhead": overhead}
-    for key, value in expected.items():
+    for key, value in TASKS[name].values.items():
         found = comparison.env[key]
         if found != value:
             raise InputError(

@@ -30,7 +30,6 @@ TrackerName = Literal["wandb", "mlflow"]
 
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what Stable-Baselines3 takes
 Texts = tuple[str, ...]
-Overhead = Annotated[float, Interval(ge=0, le=100)]
 
 
 @arguments
@@ -248,10 +247,6 @@ class PretrainOptions(AgentOptions):
             "learn across these tasks, for agents on any grid: training, or names: see "
             "docs/tasks.md; --data-dir then holds the folders of the data sets"
         ),
-    ] = ()
-    step_overheads: Annotated[
-        tuple[Overhead, ...],
-        Doc("fixed cost of a step of each of the tasks in time; by default they are measured"),
     ] = ()
     actions: Annotated[ActionsName, Doc("as for train")] = "mask"
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0

@@ -159,15 +159,11 @@ def _by_task(metrics: TaskMetrics) -> Table:
 def _settings(results: TaskResults) -> dict[str, str]:
     """Names and values of the settings."""
     runs = [run for one in results.comparisons.values() for run in one.runs.values()]
-    overheads = results.content["overheads"]
     return {
         name: value
         for name, value in {
             "Tasks": str(len(results.comparisons)),
             "Runs": f"{len(runs):,}",
-            "Fixed cost of a step, as a multiple of its cost on all patches": ", ".join(
-                f"{name}: {value:g}" for name, value in overheads.items()
-            ),
             "Machine": "; ".join(unique(run.result["machine"] for run in runs)),
             "Precision": ", ".join(unique(run.result["precision"] for run in runs)),
         }.items()

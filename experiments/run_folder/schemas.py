@@ -147,7 +147,6 @@ class TaskSetFields(_Origin):
     """Fields of tasks.json."""
 
     tasks: list[str]
-    overheads: dict[str, Annotated[float, Interval(ge=0, le=100)]]
 
 
 class StudyFields(_Origin):

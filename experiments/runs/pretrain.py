@@ -63,7 +63,6 @@ from vit_patch_env.experiments.task_set.env import TaskSetEnv
 from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
     env_of_task,
-    measured_overhead,
 )
 from vit_patch_env.experiments.task_set.table import tasks_named
 from vit_patch_env.models.kernels.build import enable
@@ -153,7 +152,7 @@ class Pretraining:
             self._prepare_folder()
 
     def _with_tasks(self, options: PretrainOptions) -> PretrainOptions:
-        """The options with the fixed costs of the tasks' steps, measured if they are not given."""
+        """The options for runs on tasks, whose environments are made."""
         if not self.resumes:
             check_not_of_tasks(options.env, PRETRAIN_ENV, options.given)
         if "dqn" in agent_kind(options.agent).options and not options.dqn.exploration_decay_steps:
@@ -169,32 +168,12 @@ class Pretraining:
                     "tasks", f"must be for training, got {task.name}, which is held out"
                 )
             env_of_task(task, options.env)
-        timed = {task.step_name: task for task in tasks if task.currency == "time"}
-        overheads = options.step_overheads
-        if not overheads and timed:
-            self._say("Measuring the fixed costs of steps ...")
-            overheads = tuple(measured_overhead(one, options.env) for one in timed.values())
-        if len(overheads) != len(timed):
-            raise ArgumentError(
-                "step_overheads",
-                f"must be {counted(len(timed), 'number')}, for {', '.join(timed)}, got "
-                f"{len(overheads)}",
-            )
-        known = dict(zip(timed, overheads, strict=True))
         values = {
             name: getattr(PRETRAIN_ENV, name)
             for name in ("observation", "reward", "reward_every", "reward_images")
         }
-        self.configs = [
-            env_of_task(
-                task,
-                options.env,
-                known[task.step_name] if task.currency == "time" else 0.0,
-                **values,
-            )
-            for task in tasks
-        ]
-        return replace(options, step_overheads=overheads)
+        self.configs = [env_of_task(task, options.env, **values) for task in tasks]
+        return options
 
     def _prepare_folder(self) -> None:
         options = self.options

@@ -5,12 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.task_set.overhead import measure_overhead
 from vit_patch_env.experiments.task_set.table import Task
 
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
@@ -34,39 +30,22 @@ def check_not_of_tasks(env: EnvConfig, default: EnvConfig, given: Collection[str
             raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
 
 
-def env_of_task(task: Task, given: EnvConfig, overhead: float = 0.0, **values: Any) -> EnvConfig:
+def env_of_task(task: Task, given: EnvConfig, **values: Any) -> EnvConfig:
     """The arguments of a task's environment.
 
     Args:
         task: of the set.
         given: options of the command, of which those of the machine count.
-        overhead: the fixed cost of a step.
         values: other arguments that do not belong to the task.
 
     Raises:
         ArgumentError: if the folder of the data sets does not hold the task's.
     """
     of_machine = {name: getattr(given, name) for name in _OF_MACHINE}
-    env = task.env(overhead=overhead, **of_machine, **values)
+    env = task.env(**of_machine, **values)
     if env.data_dir is not None and not Path(env.data_dir).is_dir():
         raise ArgumentError(
             "data_dir",
             f"must hold {task.folder}/, the images of the task {task.name}, got {given.data_dir}",
         )
     return env
-
-
-def measured_overhead(task: Task, given: EnvConfig) -> float:
-    """The fixed cost of a step of a task on this machine, with one thread.
-
-    Args:
-        task: of the set.
-        given: options of the command.
-    """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        env = ViTPatchSelectEnv(**asdict(env_of_task(task, given, observation="none")))
-        return round(measure_overhead(env), 4)
-    finally:
-        torch.set_num_threads(n_threads)

@@ -3,7 +3,7 @@
 A task is a data set, a ViT, a grid of patches, a budget, and the currency that the budget is in.
 Held-out tasks share neither data nor ViT nor length of the budget with training tasks. The budget
 is a number of epochs on all patches: fewer patches per step buy more steps, as many as the currency
-says.
+says. In `time` each step has a fixed cost besides its FLOPs, of the size that machines have.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 
 Currency = Literal["flops", "time"]
-"""What steps are charged: their FLOPs, or these and this machine's fixed cost of a step."""
+"""What steps are charged: their FLOPs, or these and a fixed cost, as on a machine."""
 
 SplitOfTasks = Literal["training", "held-out"]
 
@@ -63,34 +63,38 @@ _PHOTO_GRIDS = {
 }
 """Sizes of images and patches by the number of patches; of photographs, 96 pixels."""
 
-_ROWS: tuple[tuple[SplitOfTasks, str, int, str, float, Currency], ...] = (
-    ("training", "digits", 64, "xs", 2, "flops"),
-    ("training", "digits", 64, "xs", 16, "flops"),
-    ("training", "digits", 49, "s", 8, "flops"),
-    ("training", "digits", 64, "s", 1, "time"),
-    ("training", "digits", 144, "xs", 4, "time"),
-    ("training", "cifar10", 64, "s", 0.5, "flops"),
-    ("training", "cifar10_half", 64, "xs", 0.5, "flops"),
-    ("training", "cifar10_half", 49, "xs", 8, "time"),
-    ("training", "cifar10_quarter", 64, "s", 4, "flops"),
-    ("training", "cifar10_quarter", 64, "s", 4, "time"),
-    ("training", "cifar10_quarter", 144, "xs", 2, "time"),
-    ("training", "cifar10_eighth", 64, "xs", 1, "flops"),
-    ("training", "cifar10_eighth", 64, "xs", 4, "flops"),
-    ("training", "cifar10_eighth", 64, "xs", 32, "flops"),
-    ("training", "cifar10_eighth", 49, "s", 2, "time"),
-    ("training", "cifar10_eighth", 144, "s", 2, "flops"),
-    ("held-out", "cifar100_half", 64, "m", 0.75, "flops"),
-    ("held-out", "cifar100_quarter", 64, "m", 3, "flops"),
-    ("held-out", "cifar100_quarter", 64, "m", 3, "time"),
-    ("held-out", "cifar100_eighth", 64, "m", 12, "flops"),
-    ("held-out", "cifar100_eighth", 49, "m", 6, "time"),
-    ("held-out", "cifar100_eighth", 144, "m", 3, "time"),
-    ("held-out", "cifar100_eighth", 196, "m", 1.5, "flops"),
-    ("held-out", "ants_bees", 64, "m", 12, "time"),
-    ("held-out", "ants_bees", 144, "m", 6, "flops"),
-    ("held-out", "ants_bees", 144, "m", 24, "flops"),
+_ROWS: tuple[tuple[SplitOfTasks, str, int, str, float, float], ...] = (
+    ("training", "digits", 64, "xs", 2, 0),
+    ("training", "digits", 64, "xs", 16, 0),
+    ("training", "digits", 49, "s", 8, 0),
+    ("training", "digits", 64, "s", 1, 1),
+    ("training", "digits", 144, "xs", 4, 0.3),
+    ("training", "cifar10", 64, "s", 0.5, 0),
+    ("training", "cifar10_half", 64, "xs", 0.5, 0),
+    ("training", "cifar10_half", 49, "xs", 8, 3),
+    ("training", "cifar10_quarter", 64, "s", 4, 0),
+    ("training", "cifar10_quarter", 64, "s", 4, 0.3),
+    ("training", "cifar10_quarter", 144, "xs", 2, 0.1),
+    ("training", "cifar10_eighth", 64, "xs", 1, 0),
+    ("training", "cifar10_eighth", 64, "xs", 4, 0),
+    ("training", "cifar10_eighth", 64, "xs", 32, 0),
+    ("training", "cifar10_eighth", 49, "s", 2, 1),
+    ("training", "cifar10_eighth", 144, "s", 2, 0),
+    ("held-out", "cifar100_half", 64, "m", 0.75, 0),
+    ("held-out", "cifar100_quarter", 64, "m", 3, 0),
+    ("held-out", "cifar100_quarter", 64, "m", 3, 0.5),
+    ("held-out", "cifar100_eighth", 64, "m", 12, 0),
+    ("held-out", "cifar100_eighth", 49, "m", 6, 2),
+    ("held-out", "cifar100_eighth", 144, "m", 3, 0.2),
+    ("held-out", "cifar100_eighth", 196, "m", 1.5, 0),
+    ("held-out", "ants_bees", 64, "m", 12, 0.5),
+    ("held-out", "ants_bees", 144, "m", 6, 0),
+    ("held-out", "ants_bees", 144, "m", 24, 0),
 )
+"""Split, data, patches, ViT, epochs, and the fixed cost of a step over its cost on all patches.
+
+Of 0.1 on a CPU with small ViTs, and up to several times the rest on a fast GPU.
+"""
 
 
 class Task(NamedTuple):
@@ -102,7 +106,7 @@ class Task(NamedTuple):
         data: name of the data set and the part of it.
         currency: what its budget is counted in.
         folder: of its images, within that of all data sets; None for the digits.
-        values: arguments of the environment, without the folder and the fixed cost of a step.
+        values: arguments of the environment, without the folder.
     """
 
     name: str
@@ -112,18 +116,11 @@ class Task(NamedTuple):
     folder: str | None
     values: dict[str, Any]
 
-    @property
-    def step_name(self) -> str:
-        """What its steps cost depends on: the grid, the ViT and the batch size."""
-        _, n_patches, vit, *_ = self.name.split("-")
-        return f"{n_patches}-{vit}-{self.values['batch_size']}"
-
-    def env(self, data_dir: Any, overhead: float = 0.0, **values: Any) -> EnvConfig:
+    def env(self, data_dir: Any, **values: Any) -> EnvConfig:
         """The arguments of its environment.
 
         Args:
             data_dir: the folder with the folders of the data sets.
-            overhead: the fixed cost of a step on this machine: see `EnvConfig.step_overhead`.
             values: other arguments that do not belong to the task, such as the device.
 
         Raises:
@@ -138,13 +135,14 @@ class Task(NamedTuple):
                     "None",
                 )
             folder = str(Path(data_dir) / self.folder)
-        return EnvConfig(**{**self.values, **values}, data_dir=folder, step_overhead=overhead)
+        return EnvConfig(**{**self.values, **values}, data_dir=folder)
 
 
 def _task(
-    split: SplitOfTasks, data: str, n_patches: int, vit: str, epochs: float, currency: Currency
+    split: SplitOfTasks, data: str, n_patches: int, vit: str, epochs: float, step_overhead: float
 ) -> Task:
     images = _DATA[data]
+    currency: Currency = "time" if step_overhead else "flops"
     grid = _PHOTO_GRIDS if images.folder == "ants-bees" else _GRIDS
     return Task(
         f"{data}-{n_patches}-{vit}-{epochs:g}-{currency}",
@@ -158,6 +156,7 @@ def _task(
             "batch_size": images.batch_size,
             "epochs": epochs,
             "budget": "flops",
+            "step_overhead": float(step_overhead),
             "optimizer": "adamw",
             "learning_rate": 2e-3,
             "weight_decay": 0.05,
