@@ -137,7 +137,7 @@ def test_max_steps_suffice_with_a_budget_of_seconds():
 
 
 def test_the_info_of_reset_has_dtypes_and_that_of_step_is_plain():
-    env = make()
+    env = make(observation="none+run")
     _, info = env.reset(seed=0)
     step_info = env.step(np.ones(16))[-1]
     dtypes = {name: value.dtype for name, value in info.items()}

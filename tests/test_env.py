@@ -20,6 +20,7 @@ from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.observation import FEATURES_AFTER_RUN
 from vit_patch_env.penalty import DIVERGED_REWARD
 from vit_patch_env.reward import REWARDS
+from vit_patch_env.training.run import TrainingRun
 
 INFO_KEYS = {
     "loss", "n_selected", "reward_loss", "reward_patch", "epoch", "progress", "empty_action",
@@ -268,13 +269,37 @@ def test_run_features_follow_the_patches(observation):
 
 def test_the_costs_of_steps_are_known_before_a_run_of_flops():
     plain, slow = (
-        make(budget="flops", observation="none", step_overhead=one) for one in (0.0, 1.0)
+        make(budget="flops", observation="none+run", step_overhead=one) for one in (0.0, 1.0)
     )
     costs, slowed = (env.reset(seed=0)[1]["step_costs"] for env in (plain, slow))
     flops = plain.unwrapped.episode.run.step_flops
     shares = [flops(torch.arange(n)) / flops() for n in (1, 2, 4, 8, 16)]
     assert costs == pytest.approx(shares)
     assert slowed == pytest.approx((np.array(shares) + 1) / 2)
+    without_features = make(budget="flops", observation="none")
+    assert set(without_features.reset(seed=0)[1]) == {"epoch", "progress", "budget_steps"}
+
+
+def test_steps_are_timed_for_a_budget_of_seconds(monkeypatch):
+    """The clock is a model of a machine: 2 s per step and 0.5 s per patch."""
+    now, train = [0.0], TrainingRun.step
+
+    def step(self, keep=None):
+        now[0] += 2 + 0.5 * (16 if keep is None else len(keep))
+        return train(self, keep)
+
+    monkeypatch.setattr(TrainingRun, "step", step)
+    clock = type("Clock", (), {"perf_counter": lambda: now[0]})
+    monkeypatch.setattr("vit_patch_env.training.step_times.time", clock)
+    for seconds, rounds in ((100.0, 2), (3000.0, 3), (1e6, 6)):
+        now[0] = 0.0
+        env = make(budget="seconds", seconds=seconds, observation="none+run")
+        _, info = env.reset(seed=0)
+        assert info["step_costs"] == pytest.approx([0.25, 0.3, 0.4, 0.6, 1])
+        assert info["budget_steps"] == seconds / 10
+        assert now[0] == rounds * 25.5
+        assert env.reset()[1]["step_costs"].tolist() == info["step_costs"].tolist()
+        assert now[0] == rounds * 25.5  # once
 
 
 def test_run_features_stay_in_bounds_after_a_divergence():

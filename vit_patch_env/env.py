@@ -118,11 +118,13 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     trained ViT on the validation images, and `is_success`, the same accuracy under the name that
     Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a
     budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
-    `epoch`, `progress` and what distinguishes this training from others, as NumPy's scalars:
-    `budget_steps` (the steps on all patches that the budget is worth), `n_images`, `n_classes`,
-    `n_patches`, `n_parameters`, and `step_costs`, (5,) float64: the cost of a step on 1/16, 1/8,
-    1/4, 1/2 and all of the patches over that on all, in the unit of the budget (of seconds: in
-    FLOPs).
+    `epoch`, `progress` and `budget_steps` (the steps on all patches that the budget is worth), as
+    NumPy's scalars. With run features it also has what else distinguishes this training from
+    others: `n_images`, `n_classes`, `n_patches`, `n_parameters`, and `step_costs`, (5,) float64:
+    the cost of a step on 1/16, 1/8, 1/4, 1/2 and all of the patches over that on all, in the unit
+    of the budget. For a budget of seconds these steps are timed on a spare model at the first
+    reset, which takes about 2 % of the budget, or at least ten steps, and `budget_steps` is what
+    the budget allows at this speed.
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also

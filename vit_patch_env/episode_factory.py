@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -40,6 +39,7 @@ from vit_patch_env.training.precision import resolve_device, resolve_precision
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
 from vit_patch_env.training.schedule import learning_rate_factor
+from vit_patch_env.training.step_times import step_times
 from vit_patch_env.training.trainer import Trainer
 
 
@@ -96,8 +96,7 @@ class EpisodeFactory:
         self._data: ImageData | TextData | None = None
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
-        self._step_costs: tuple[float, ...] | None = None
-        self._n_parameters: int | None = None
+        self._context: dict[str, Any] | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
@@ -139,7 +138,7 @@ class EpisodeFactory:
 
     def free(self) -> None:
         """Free the images; they are loaded again when needed."""
-        self._data = self._reference = self._costs = self._step_costs = None
+        self._data = self._reference = self._costs = self._context = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -169,31 +168,40 @@ class EpisodeFactory:
 
     @property
     def context(self) -> dict[str, Any]:
-        """What distinguishes this training from others, known before it begins: plain data."""
-        if self._step_costs is None:
-            self._step_costs = self._charged_shares()
-        if self._n_parameters is None:
-            model = self.models.same(len(self.data.classes), self.data.channels)
-            self._n_parameters = _n_parameters(model)
-        return {
-            "budget_steps": self.budget_steps,
-            "n_images": len(self.data.train.labels),
-            "n_classes": len(self.data.classes),
-            "n_patches": self.config.n_patches,
-            "n_parameters": self._n_parameters,
-            "step_costs": self._step_costs,
-        }
+        """What is known of this training before it begins: plain data.
 
-    def _charged_shares(self) -> tuple[float, ...]:
-        """Cost of a step at `COST_SHARES` of the patches over one on all, in the budget's unit.
-
-        For a budget of seconds, which only the clock knows, it is that in FLOPs.
+        With run features, all that distinguishes it from others; otherwise its length.
         """
-        if self.config.budget != "epochs":
-            counts = counts_at(COST_SHARES, self.config.n_patches)
-            with suppress(ValueError):  # a model whose FLOPs cannot be counted
-                return tuple(self._run_costs.charged(n) for n in counts)
-        return (1.0,) * len(COST_SHARES)
+        if not self.observation.with_run:
+            return {"budget_steps": self.budget_steps}
+        if self._context is None:
+            budget_steps, step_costs = self._in_steps()
+            model = self.models.same(len(self.data.classes), self.data.channels)
+            self._context = {
+                "budget_steps": budget_steps,
+                "n_images": len(self.data.train.labels),
+                "n_classes": len(self.data.classes),
+                "n_patches": self.config.n_patches,
+                "n_parameters": _n_parameters(model),
+                "step_costs": step_costs,
+            }
+        return dict(self._context)
+
+    def _in_steps(self) -> tuple[int, tuple[float, ...]]:
+        """The budget in steps on all patches, and the costs of steps on `COST_SHARES` of them.
+
+        These are over the cost of a step on all. For a budget of seconds, steps are timed.
+        """
+        budget, n_patches = self.config.budget, self.config.n_patches
+        counts = counts_at(COST_SHARES, n_patches)
+        if budget == "seconds":
+            times = step_times(self.make(0, 0).run, counts, n_patches)
+            costs = tuple(seconds / times[-1] for seconds in times)
+            return max(round(self._new_budget().total / times[-1]), 1), costs
+        costs = (1.0,) * len(counts)
+        if budget == "flops":
+            costs = tuple(self._run_costs.charged(n) for n in counts)
+        return self.budget_steps, costs
 
     @own_torch_state()
     def make(self, weights_seed: int, stream_seed: int) -> Episode:
@@ -238,7 +246,6 @@ class EpisodeFactory:
             ema=config.ema,
             compiled=config.compile,
         )
-        self._n_parameters = _n_parameters(trainer.model)
         run = TrainingRun(
             trainer,
             stream,
