@@ -10,8 +10,8 @@
  *              zeros after n
  *
  * scale must be positive. A unit is 32 bits: one float or two bf16. d, the size of a head, must be a
- * multiple of 16 units. Products run over units; sums and the softmax are in float. Vectors have 16
- * lanes, whatever the width of the processor's registers.
+ * multiple of 16 units. Products run over units; sums and the softmax are in float. Vectors are as wide
+ * as the processor's registers: compilers keep wider ones in memory.
  */
 #include <math.h>
 #include <omp.h>
@@ -25,9 +25,17 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t units __attribute__((vector_size(64), aligned(4), may_alias));
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t units __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #define LOAD(type, address) (*(const type *)(address))
 #define STORE(type, address, value) (*(type *)(address) = (value))
@@ -35,7 +43,7 @@ typedef uint32_t units __attribute__((vector_size(64), aligned(4), may_alias));
 #ifdef BF16
 #define PER_UNIT 2
 typedef uint16_t number;
-typedef uint16_t numbers __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint16_t numbers __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 INLINE units widen(const number *x) { return __builtin_convertvector(LOAD(numbers, x), units); }
 INLINE floats load(const number *x) { return (floats)(widen(x) << 16); }
@@ -79,7 +87,13 @@ INLINE floats select_lanes(ints where, floats x, floats otherwise) {
 
 /* A mask of the first `count` lanes. */
 INLINE ints lanes_below(int count) {
+#if LANES == 16
     const ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif LANES == 8
+    const ints lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    const ints lane = {0, 1, 2, 3};
+#endif
     return lane < count;
 }
 
@@ -104,7 +118,7 @@ INLINE float sum_lanes(floats x) {
 #ifdef __AVX512F__
     return _mm512_reduce_add_ps((__m512)x);
 #else
-    for (int half = 8; half; half /= 2)
+    for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) x[i] += x[i + half];
     return x[0];
 #endif
@@ -114,7 +128,7 @@ INLINE float max_lanes(floats x) {
 #ifdef __AVX512F__
     return _mm512_reduce_max_ps((__m512)x);
 #else
-    for (int half = 8; half; half /= 2)
+    for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
     return x[0];
 #endif
@@ -146,7 +160,7 @@ static int line_offsets(int n, long row, int parts, long part, int d, int32_t *o
     return count;
 }
 
-/* A tile of rows x (16 * vectors) of C = A B over units.
+/* A tile of rows x (LANES * vectors) of C = A B over units.
  * A: the unit of row m and step k is a[m * am + k * ak].
  * B: the units of step k start at b + k * ldb.
  * C: stored as float (c32, stride ldc) or as numbers (c, stride ldc). */
@@ -158,7 +172,7 @@ INLINE void tile(const int rows, const int vectors, const int steps, const uint3
     for (int k = 0; k < steps; k++) {
         units right[4];
         fetch(ahead);
-        UNROLL for (int v = 0; v < vectors; v++) right[v] = LOAD(units, b + k * ldb + 16 * v);
+        UNROLL for (int v = 0; v < vectors; v++) right[v] = LOAD(units, b + k * ldb + LANES * v);
         UNROLL for (int m = 0; m < rows; m++) {
             uint32_t left = a[m * am + k * ak];
             UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = dot(sum[m][v], left, right[v]);
@@ -167,9 +181,9 @@ INLINE void tile(const int rows, const int vectors, const int steps, const uint3
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int v = 0; v < vectors; v++) {
             if (c32)
-                STORE(floats, c32 + m * ldc + 16 * v, sum[m][v]);
+                STORE(floats, c32 + m * ldc + LANES * v, sum[m][v]);
             else
-                store(c + m * ldc + 16 * v, sum[m][v]);
+                store(c + m * ldc + LANES * v, sum[m][v]);
         }
 }
 
@@ -196,8 +210,12 @@ static void multiply(int rows, int columns, int steps, const uint32_t *a, long a
             case 16: ROWS(8, 1) break;
         }
     }
-#else /* 16 registers of 8 lanes: 12 sums */
-    for (int j = 0; j < columns; j += 16) ROWS(6, 1)
+#elif defined(__AVX__) /* 16 registers of 8 lanes: 12 sums */
+    for (int j = 0; j < columns; j += 16) ROWS(6, 2)
+#elif defined(__aarch64__) /* 32 registers of 4 lanes: up to 24 sums */
+    for (int j = 0; j < columns; j += 16) ROWS(6, 4)
+#else /* 16 registers of 4 lanes: 12 sums */
+    for (int j = 0; j < columns; j += 16) ROWS(3, 4)
 #endif
 }
 
@@ -228,6 +246,28 @@ INLINE void transpose16(const uint32_t *x, long ldx, int rows, uint32_t *y, long
         _mm512_storeu_si512(y + j * ldy, low);
         _mm512_storeu_si512(y + (j + 8) * ldy, high);
     }
+#elif defined(__AVX__)
+    UNROLL for (int block = 0; block < 4; block++) {
+        const int top = block / 2 * 8, left = block % 2 * 8;
+        __m256 r[8], t[8];
+        UNROLL for (int i = 0; i < 8; i++)
+            r[i] = top + i < rows ? _mm256_loadu_ps((const float *)x + (top + i) * ldx + left)
+                                  : _mm256_setzero_ps();
+        UNROLL for (int i = 0; i < 8; i += 2) {
+            t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+            t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+        }
+        UNROLL for (int i = 0; i < 8; i += 4)
+            UNROLL for (int j = 0; j < 2; j++) {
+                r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+                r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+            }
+        UNROLL for (int j = 0; j < 4; j++) {
+            float *column = (float *)y + (left + j) * ldy + top;
+            _mm256_storeu_ps(column, _mm256_permute2f128_ps(r[j], r[j + 4], 0x20));
+            _mm256_storeu_ps(column + 4 * ldy, _mm256_permute2f128_ps(r[j], r[j + 4], 0x31));
+        }
+    }
 #else
     for (int j = 0; j < 16; j++)
         for (int i = 0; i < 16; i++) y[j * ldy + i] = i < rows ? x[i * ldx + j] : 0;
@@ -251,7 +291,7 @@ static void transpose(const number *x, long ldx, int n, int steps, uint32_t *y, 
 static const uint32_t *stack(const number *x, long ldx, int n, int columns, uint32_t *y) {
 #ifdef BF16
     for (int i = 0; i < n; i += 2)
-        for (int j = 0; j < columns; j += 16) {
+        for (int j = 0; j < columns; j += LANES) {
             const number *even = x + i * ldx + j;
             units pairs = widen(even);
             if (i + 1 < n) pairs |= widen(even + ldx) << 16;
@@ -266,20 +306,21 @@ static const uint32_t *stack(const number *x, long ldx, int n, int columns, uint
 }
 
 /* Largest of the first n scores of a row. */
-INLINE float highest_of(const float *row, int n, int np) {
-    floats top = LOAD(floats, row + np - 16);
-    top = select_lanes(lanes_below(n - np + 16), top, (floats){0} - INFINITY);
-    for (int j = 0; j + 16 < np; j += 16) {
+INLINE float highest_of(const float *row, int n) {
+    const floats lowest = (floats){0} - INFINITY;
+    floats top = lowest;
+    for (int j = 0; j < n; j += LANES) {
         floats x = LOAD(floats, row + j);
+        if (j + LANES > n) x = select_lanes(lanes_below(n - j), x, lowest);
         top = select_lanes(x > top, x, top);
     }
     return max_lanes(top);
 }
 
-/* exp(scale * score - shift) of elements j to j + 15 of a row, zeros after n */
+/* exp(scale * score - shift) of elements of a row from j, zeros after n */
 INLINE floats numerators_of(const float *row, int j, int n, float scale, float shift) {
     floats x = exp_lanes(LOAD(floats, row + j) * scale - shift);
-    return j + 16 <= n ? x : (floats)((ints)x & lanes_below(n - j));
+    return j + LANES <= n ? x : (floats)((ints)x & lanes_below(n - j));
 }
 
 /* softmax(scale * s) of `rows` rows (n of np columns), computed together to hide latencies.
@@ -289,10 +330,10 @@ INLINE void softmax_group(const int rows, float *s, int n, int np, float scale, 
     float shift[4], share[4];
     floats sum[4], attended[4];
     UNROLL for (int m = 0; m < rows; m++) {
-        shift[m] = scale * highest_of(s + m * np, n, np);
+        shift[m] = scale * highest_of(s + m * np, n);
         sum[m] = attended[m] = (floats){0};
     }
-    for (int j = 0; j < np; j += 16)
+    for (int j = 0; j < np; j += LANES)
         UNROLL for (int m = 0; m < rows; m++) {
             floats x = numerators_of(s + m * np, j, n, scale, shift[m]);
             sum[m] += x;
@@ -306,7 +347,7 @@ INLINE void softmax_group(const int rows, float *s, int n, int np, float scale, 
         UNROLL for (int m = 0; m < rows; m++) sums[m] += sum_lanes(attended[m]) * share[m];
         return;
     }
-    for (int j = 0; j < np; j += 16)
+    for (int j = 0; j < np; j += LANES)
         UNROLL for (int m = 0; m < rows; m++)
             store(p + m * np + j, LOAD(floats, s + m * np + j) * share[m]);
 }
@@ -332,9 +373,9 @@ static void softmax_backward_rows(const number *p, const float *dp, int n, int n
         const number *weights = p + (long)m * np;
         const float *row = dp + (long)m * np;
         floats sum = {0};
-        for (int j = 0; j < np; j += 16) sum += load(weights + j) * LOAD(floats, row + j);
+        for (int j = 0; j < np; j += LANES) sum += load(weights + j) * LOAD(floats, row + j);
         const float mean = sum_lanes(sum);
-        for (int j = 0; j < np; j += 16)
+        for (int j = 0; j < np; j += LANES)
             store(ds + (long)m * np + j, load(weights + j) * (LOAD(floats, row + j) - mean) * scale);
     }
 }
