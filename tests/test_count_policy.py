@@ -62,8 +62,8 @@ def chosen(agent, env):
 def test_learns_a_number_of_patches_at_each_point_of_a_run_and_keeps_it_on_another_grid(tmp_path):
     agent = MultiOutputDQN(
         "CountMlpPolicy", Wanted(), gamma=0.0, train_freq=1, learning_rate=3e-3,
-        exploration_decay_steps=400, buffer_size=4000, seed=0,
-    ).learn(2500)  # fmt: skip
+        exploration_decay_steps=200, buffer_size=4000, seed=0,
+    ).learn(1200)  # fmt: skip
     counts, total = chosen(agent, Wanted())
     assert total > 15  # of 20; random numbers earn about -10
     assert np.mean(counts[:8]) < 8 < 20 < np.mean(counts[12:])

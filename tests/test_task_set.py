@@ -53,10 +53,10 @@ def tiny_tasks(monkeypatch):
     return tasks
 
 
-def compare(out, *args):
+def compare(out, *tasks):
     main(
-        ["compare", "--tasks", "all", "--device", "cpu", "--precision", "fp32", "--methods",
-         "simple_vit", "constant_4", "pretrained", "--seeds", "0", "--out", str(out), *args]
+        ["compare", "--tasks", *tasks, "--device", "cpu", "--precision", "fp32", "--methods",
+         "constant_4", "pretrained", "--seeds", "0", "--out", str(out)]
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_the_best_rules_and_what_others_lose_to_them():
 
 def test_the_interval_is_over_tasks_and_seeds():
     rng = np.random.default_rng(0)
-    covered, n_trials = 0, 60
+    covered, n_trials = 0, 30
     for _ in range(n_trials):
         groups = [rng.normal(center, 1, 4) for center in rng.normal(0, 2, 12)]
         found = hierarchical(groups)
@@ -123,10 +123,10 @@ def test_the_interval_is_over_tasks_and_seeds():
 
 
 def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
-    compare(tmp_path / "tasks")
-    first, second, third = (task.name for task in tiny_tasks)
+    first, second, _ = (task.name for task in tiny_tasks)
+    compare(tmp_path / "tasks", first, second)
     content = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
-    assert content["tasks"] == [first, second, third]
+    assert content["tasks"] == [first, second]
     envs = [
         json.loads((tmp_path / "tasks" / name / "compare.json").read_text())["env"]
         for name in (first, second)
@@ -134,12 +134,12 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert [env["step_overhead"] for env in envs] == [0, 0.5]
     results = read_task_set(tmp_path / "tasks")
     assert results.of_split("held-out") == [second]
-    assert set(results.scores([first])[first]) == {"simple_vit", "constant_4", "pretrained"}
+    assert set(results.scores([first])[first]) == {"constant_4", "pretrained"}
     assert results.is_fixed("simple_vit")
     assert results.is_fixed("constant_4")
     assert results.is_agent("pretrained")
     capsys.readouterr()
-    compare(tmp_path / "tasks")  # all runs are finished
+    compare(tmp_path / "tasks", first, second)  # all runs are finished
     assert "done after" not in capsys.readouterr().out
     main(["report", str(tmp_path / "tasks")])
     report = (tmp_path / "tasks" / "report.md").read_text()
