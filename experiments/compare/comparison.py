@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 
-from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
@@ -53,7 +52,7 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.run_folder.schemas import COMPARE_FIELDS, read_checked
 from vit_patch_env.experiments.runs.background import train_in_background
-from vit_patch_env.experiments.runs.environment import make_env
+from vit_patch_env.experiments.runs.environment import make_env, make_env_on
 from vit_patch_env.experiments.runs.resume import absolute
 
 N_ATTEMPTS = 2
@@ -179,7 +178,7 @@ class Comparison:
         self.images = shared.image_statistics()  # a later call must have the same
         for name in self.options.methods:
             options = self._method_options(name, given)
-            env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
+            env = make_env_on(data, options.env)
             env.data  # noqa: B018  (raises if the model is not possible)
             if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)

@@ -10,6 +10,9 @@ from vit_patch_env import ENV_ID, Selector, ViTPatchSelectEnv
 from vit_patch_env.agent_evaluation import EpisodeName, predict_with_agent
 from vit_patch_env.checks import counted
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.config.data import LOADING
+from vit_patch_env.data.splits import ImageData
+from vit_patch_env.data.texts import TextData
 from vit_patch_env.experiments.agents_by_name.factory import ACTIONS
 from vit_patch_env.experiments.figures.numbers import Evaluations
 from vit_patch_env.experiments.options.commands import ActionsName
@@ -22,6 +25,12 @@ def make_env(config: EnvConfig) -> ViTPatchSelectEnv:
         ValueError: as `ViTPatchSelectEnv`.
     """
     return cast("ViTPatchSelectEnv", gym.make(ENV_ID, **asdict(config)).unwrapped)
+
+
+def make_env_on(items: ImageData | TextData, config: EnvConfig) -> ViTPatchSelectEnv:
+    """The environment with these arguments, on items that were loaded as they say."""
+    loading = {name: getattr(EnvConfig, name) for name in LOADING}
+    return ViTPatchSelectEnv(**{**asdict(config), **loading, "dataset": items})
 
 
 def evaluate_on_test(

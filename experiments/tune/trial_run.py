@@ -3,15 +3,14 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import NamedTuple
 
-from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData
 from vit_patch_env.experiments.agents_by_name.factory import make_agent
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.tables import EpochMetrics
+from vit_patch_env.experiments.runs.environment import make_env_on
 from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
 from vit_patch_env.experiments.runs.monitor import TrainingMonitor
 
@@ -55,7 +54,7 @@ def train_and_validate(
         DivergedError: if the loss was not finite.
         ValueError: for values that are not possible.
     """
-    env = ViTPatchSelectEnv(**{**asdict(options.env), "dataset": data})
+    env = make_env_on(data, options.env)
     reached = 0
     latest: EpochMetrics | None = None
 

@@ -29,7 +29,7 @@ Alpha = Annotated[float, Interval(ge=0)]
 _MIN_ALPHA = 0.01
 """Below, samples of the Beta distribution underflow to equal shares in float32."""
 
-_OF_NAMES = ("data_dir", "train_fraction", "val_fraction", "skip_corrupt", "resize", "images")
+LOADING = ("data_dir", "train_fraction", "val_fraction", "skip_corrupt", "resize", "images")
 """How the images of a name are loaded."""
 
 
@@ -109,7 +109,7 @@ class DataConfig:
         """Refuse how to load images that are loaded already."""
         if isinstance(self.dataset, str):
             return
-        for name in _OF_NAMES:
+        for name in LOADING:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default:
                 raise ArgumentError(
