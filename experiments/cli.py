@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "show": (ShowOptions, "use.show:Show"),
     "export": (ExportOptions, "use.export:Export"),
     "distil": (DistilOptions, "use.distil.distillation:Distillation"),
-    "pretrain": (PretrainOptions, "runs.pretrain:Pretraining"),
+    "pretrain": (PretrainOptions, "compare.learning:make_pretraining"),
     "tune": (TuneOptions, "tune.tuning:Tuning"),
     "zoo": (ZooOptions, "zoo.command:Zoo"),
     "bench": (BenchOptions, "bench.benchmark:Bench"),

@@ -10,6 +10,7 @@ from tests.test_cli import train
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit
 from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, description
+from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 from vit_patch_env.experiments.agents_by_name.agent_file import read_parameters
 
 N_PATCHES, N_STEPS = 64, 10
@@ -80,8 +81,10 @@ def test_difficulty_does_not_count():
         agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0)
         for power in (None, 1.0, 2.0, 4.0):
             options = GrowingOptions(power=power)
-            agent.policy.record(context(64), options, 1.0 - (power or 0) / 10)
-            agent.policy.record(context(64, n_classes=100), options, offset - (power or 0) / 10)
+            agent.policy.record(FinishedRun(context(64), options, 1.0 - (power or 0) / 10))
+            agent.policy.record(
+                FinishedRun(context(64, n_classes=100), options, offset - (power or 0) / 10)
+            )
         agents.append(agent)
     assert agents[0].policy.model.mean == pytest.approx(agents[1].policy.model.mean)
 

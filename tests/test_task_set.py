@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.conftest import TINY
 from tests.test_cli import refused, train
-from vit_patch_env.experiments.agents_by_name.agent_file import read_card
+from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.task_results import read_task_set
 from vit_patch_env.experiments.report.regret import (
@@ -56,7 +57,7 @@ def tiny_tasks(monkeypatch):
 def compare(out, *tasks):
     main(
         ["compare", "--tasks", *tasks, "--device", "cpu", "--precision", "fp32", "--methods",
-         "constant_4", "pretrained", "--seeds", "0", "--out", str(out)]
+         "simple_vit", "constant_4", "pretrained", "--seeds", "0", "--out", str(out)]
     )  # fmt: skip
 
 
@@ -134,13 +135,30 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert [env["step_overhead"] for env in envs] == [0, 0.5]
     results = read_task_set(tmp_path / "tasks")
     assert results.of_split("held-out") == [second]
-    assert set(results.scores([first])[first]) == {"constant_4", "pretrained"}
+    assert set(results.scores([first])[first]) == {"simple_vit", "constant_4", "pretrained"}
     assert results.is_fixed("simple_vit")
     assert results.is_fixed("constant_4")
     assert results.is_agent("pretrained")
     capsys.readouterr()
     compare(tmp_path / "tasks", first, second)  # all runs are finished
     assert "done after" not in capsys.readouterr().out
+    agent = tmp_path / "agent.zip"
+    learn = ["pretrain", "--agent", "schedule_bandit", "--device", "cpu", "--out", str(agent)]
+    main([*learn, "--runs", str(tmp_path / "tasks")])
+    assert f"{first}: " in capsys.readouterr().out
+    card = read_card(agent)
+    assert (card.agent, card.grid, card.provenance["runs"]) == ("schedule_bandit", None, 2)
+    runs = read_parameters(agent)["policy"]["runs"]
+    assert runs[:, 10:13].tolist() == [[1, 0, 0], [0.25, 0, 0]]  # schedules, of a training task
+    assert (runs[:, 13] < 0).all()
+    held_out = tmp_path / "held-out"
+    shutil.copytree(
+        tmp_path / "tasks", held_out, ignore=lambda _, names: [first] * (first in names)
+    )
+    learn[-1] = str(tmp_path / "other.zip")
+    assert "runs of two schedules of the family" in refused(capsys, *learn, "--runs", str(held_out))
+    learn[-1] = str(agent)
+    assert "--out must be a new file" in refused(capsys, *learn, "--runs", str(tmp_path / "tasks"))
     main(["report", str(tmp_path / "tasks")])
     report = (tmp_path / "tasks" / "report.md").read_text()
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
@@ -195,6 +213,9 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
         (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
         (["--tasks", "all"], "--tasks must be for training, got second-16-xs-1-time, which is"),
         (["--tasks", "none"], "--tasks must be training, held-out, all, or names"),
+        (["--runs", "x"], "--agent must be schedule_bandit for --runs, got bandit"),
+        (["--runs", "x", "--agent", "schedule_bandit", "--jobs", "2"], "--jobs is of new runs"),
+        (["--runs", "x", "--agent", "schedule_bandit"], "vit-patch compare --tasks wrote, got x"),
     ],
 )
 def test_bad_input_of_pretraining_is_one_line(args, message, tiny_tasks, tmp_path, capsys):

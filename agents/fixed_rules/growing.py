@@ -36,6 +36,15 @@ class GrowingOptions:
         Doc("share of the budget at the end of the run that is spent on all patches"),
     ] = 0.0
 
+    def described(self) -> str:
+        """The schedule in words."""
+        if self.first_share == 1:
+            return "all patches"
+        words = f"{self.first_share:.3g} of the patches"
+        if self.power is not None:
+            words += f", growing to all with power {self.power:g}"
+        return words + (f", all for the last {self.all_share:.0%}" if self.all_share else "")
+
     def share(self, progress: float) -> float:
         """Share of the patches, in (0, 1], at a share of the budget, in [0, 1]."""
         progress /= 1 - self.all_share

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,20 @@ from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
 _N_CONTEXT = 10
 _N_ROW = _N_CONTEXT + 4
 """Numbers of a finished run: its context, the three of its schedule (power 0: none), its value."""
+
+
+class FinishedRun(NamedTuple):
+    """A run that a policy learns from.
+
+    Attributes:
+        context: of the training.
+        schedule: that it followed.
+        value: the higher, the better; compared with those of other runs of this training.
+    """
+
+    context: RunContext
+    schedule: GrowingOptions
+    value: float
 
 
 class SchedulePolicy(PatchPolicy):
@@ -82,17 +96,14 @@ class SchedulePolicy(PatchPolicy):
         usual = RunContext(700, 45_000, 10, self.n_patches, 140_000, (0.05, 0.1, 0.2, 0.5, 1.0))
         self.register_buffer("context", torch.tensor(usual.numbers(), dtype=torch.float64))
 
-    def record(self, context: RunContext, schedule: GrowingOptions, value: float) -> None:
-        """Learn from a finished run.
-
-        Args:
-            context: of the training.
-            schedule: that it followed.
-            value: the higher, the better; compared with those of other runs of this training.
-        """
-        power = 0.0 if schedule.power is None else schedule.power
-        row = [*context.numbers(), schedule.first_share, power, schedule.all_share, value]
-        self.runs = torch.cat((self.runs, torch.tensor([row], dtype=torch.float64)))
+    def record(self, *runs: FinishedRun) -> None:
+        """Learn from finished runs."""
+        rows = [
+            [*run.context.numbers(), run.schedule.first_share, run.schedule.power or 0.0,
+             run.schedule.all_share, run.value]
+            for run in runs
+        ]  # fmt: skip
+        self.runs = torch.cat((self.runs, torch.tensor(rows, dtype=torch.float64)))
         self._fit()
 
     def use(self, context: RunContext, schedule: GrowingOptions | None = None) -> None:

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
-from vit_patch_env.agents.schedule_bandit.policy import SchedulePolicy
+from vit_patch_env.agents.schedule_bandit.policy import FinishedRun, SchedulePolicy
 from vit_patch_env.checks import check
 
 
@@ -136,7 +136,9 @@ class ScheduleBandit(OnlineAlgorithm):
             if not dones[index]:
                 continue
             if self.learning:
-                self.policy.record(decision.context, decision.schedule, decision.reward)
+                self.policy.record(
+                    FinishedRun(decision.context, decision.schedule, decision.reward)
+                )
                 self.logger.record("agent/value", decision.reward)
                 self.logger.record("agent/n_runs", float(len(self.policy.runs)))
             self._decisions[index] = self._decide(index)

@@ -248,6 +248,14 @@ class PretrainOptions(AgentOptions):
             "docs/tasks.md; --data-dir then holds the folders of the data sets"
         ),
     ] = ()
+    runs: Annotated[
+        str | None,
+        PATH,
+        Doc(
+            "folder of vit-patch compare --tasks: learn from its finished runs on the training "
+            "tasks instead of new ones, for schedule_bandit"
+        ),
+    ] = None
     actions: Annotated[ActionsName, Doc("as for train")] = "mask"
     seed: Annotated[Seed, Doc("seed of the agent and of the ViTs")] = 0
     out: Annotated[str, PATH, SAME_RUN, Doc("the agent's file")] = "agent.zip"

@@ -62,9 +62,8 @@ from vit_patch_env.experiments.runs.resume import absolute, run_config
 from vit_patch_env.experiments.task_set.env import TaskSetEnv
 from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
-    env_of_task,
+    envs_to_learn_on,
 )
-from vit_patch_env.experiments.task_set.table import tasks_named
 from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
@@ -103,9 +102,7 @@ class Pretraining:
         self.path = Path(options.resume or options.out)
         self.folder = PretrainFolder(self.path)
         self.folder.check_path()
-        if self.path.suffix != ".zip":
-            name = "resume" if self.resumes else "out"
-            raise ArgumentError(name, f"must end in .zip, got {self.path}")
+        check_agent_path("resume" if self.resumes else "out", self.path)
         if self.resumes:
             options = self.options = self.folder.resumed_options(options)
         elif not options.overwrite:
@@ -115,10 +112,7 @@ class Pretraining:
                     f"must be a new file, got {self.path}, whose pretraining was interrupted: "
                     f"resume it ({named('resume')} {self.path}), or add {named('overwrite')}",
                 )
-            if self.path.exists():
-                raise ArgumentError(
-                    "out", f"must be a new file, got {self.path}: add {named('overwrite')}"
-                )
+            check_new(self.path)
         if options.tasks:
             options = self.options = self._with_tasks(options)
         from_file = agent_path(options.agent) is not None
@@ -161,18 +155,11 @@ class Pretraining:
             options = replace(options, dqn=dqn)
         if options.budgets:
             raise ArgumentError("budgets", f"are those of {named('tasks')}, got {options.budgets}")
-        tasks = tasks_named(options.tasks)
-        for task in tasks:
-            if task.split != "training":
-                raise ArgumentError(
-                    "tasks", f"must be for training, got {task.name}, which is held out"
-                )
-            env_of_task(task, options.env)
         values = {
             name: getattr(PRETRAIN_ENV, name)
             for name in ("observation", "reward", "reward_every", "reward_images")
         }
-        self.configs = [env_of_task(task, options.env, **values) for task in tasks]
+        self.configs = list(envs_to_learn_on(options.tasks, options.env, **values).values())
         return options
 
     def _prepare_folder(self) -> None:
@@ -303,6 +290,18 @@ def _make_env_of_process(options: Any, actions: ActionsName, compiled: bool | No
     become_server()
     enable(compiled is not False)
     return SavedLayers(_make_env(options, actions))
+
+
+def check_agent_path(name: str, path: Path) -> None:
+    """Refuse a path that is not an agent's file by its ending."""
+    if path.suffix != ".zip":
+        raise ArgumentError(name, f"must end in .zip, got {path}")
+
+
+def check_new(path: Path) -> None:
+    """Refuse a file that exists."""
+    if path.exists():
+        raise ArgumentError("out", f"must be a new file, got {path}: add {named('overwrite')}")
 
 
 class _Episodes(BaseCallback):

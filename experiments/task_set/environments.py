@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.task_set.table import Task
+from vit_patch_env.experiments.task_set.table import Task, tasks_named
 
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""
@@ -49,3 +49,26 @@ def env_of_task(task: Task, given: EnvConfig, **values: Any) -> EnvConfig:
             f"must hold {task.folder}/, the images of the task {task.name}, got {given.data_dir}",
         )
     return env
+
+
+def envs_to_learn_on(
+    names: tuple[str, ...], given: EnvConfig, **values: Any
+) -> dict[str, EnvConfig]:
+    """The arguments of the environments of tasks that agents may learn on, by the tasks' names.
+
+    Args:
+        names: of tasks, or `training`.
+        given: options of the command, of which those of the machine count.
+        values: other arguments that do not belong to the tasks.
+
+    Raises:
+        ArgumentError: for an unknown task or one that is held out, or if the folder of the data
+            sets does not hold its images.
+    """
+    tasks = tasks_named(names)
+    for task in tasks:
+        if task.split != "training":
+            raise ArgumentError(
+                "tasks", f"must be for training, got {task.name}, which is held out"
+            )
+    return {task.name: env_of_task(task, given, **values) for task in tasks}
