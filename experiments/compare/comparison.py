@@ -44,6 +44,7 @@ from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
+    STEPS,
     check_possible,
     lock_folder,
     provenance,
@@ -234,7 +235,8 @@ class Comparison:
         for entry in self.entries:
             if not entry.folder.is_finished:
                 continue
-            result = read_run(entry.folder.path).result
+            with_steps = (entry.folder.path / STEPS).exists()  # published runs may lack them
+            result = read_run(entry.folder.path, with_steps=with_steps).result
             for other in entry.needed:
                 if other.state != "done":
                     raise InputError(

@@ -109,8 +109,12 @@ class Comparison:
         return [run for (name, _), run in self.runs.items() if name == method]
 
 
-def read_comparison(folder: str | Path) -> Comparison:
+def read_comparison(folder: str | Path, *, with_steps: bool = True) -> Comparison:
     """The comparison in a folder; damaged runs and those of other configurations are excluded.
+
+    Args:
+        folder: that `vit-patch compare` wrote.
+        with_steps: see `read_run`.
 
     Raises:
         ValueError: if compare.json is missing or damaged.
@@ -128,7 +132,7 @@ def read_comparison(folder: str | Path) -> Comparison:
             continue
         try:
             check_run(path, content["env"])
-            runs[method, seed] = read_run(path)
+            runs[method, seed] = read_run(path, with_steps=with_steps)
         except ValueError as error:
             problems.append(" ".join(str(error).split()))
     warn_without_checksum(runs.values())

@@ -52,7 +52,7 @@ class RunResult:
         config: content of config.json.
         result: content of result.json.
         epochs: content of metrics.csv, one row per epoch.
-        n_selected: (n_steps,) patches selected at each training step.
+        n_selected: (n_steps,) patches selected at each training step; empty if it was not read.
         selected: (n_epochs, n_patches) share of an epoch's steps that selected each patch.
     """
 
@@ -129,8 +129,12 @@ class RunResult:
         return _number(self.result["test"][patches][name])
 
 
-def read_run(path: Path) -> RunResult:
+def read_run(path: Path, *, with_steps: bool = True) -> RunResult:
     """A finished run.
+
+    Args:
+        path: its folder.
+        with_steps: whether to read what each step selected, which a report over tasks needs not.
 
     Raises:
         ValueError: naming the folder, if the run is not finished or damaged: a file that cannot be
@@ -142,12 +146,15 @@ def read_run(path: Path) -> RunResult:
     if CONFIG in result["files"]:
         _content(path / CONFIG, result["files"])
     options = _options(path, config)
+    expected_columns: dict[str, Sequence[str]] = {METRICS: METRICS_COLUMNS, SELECTED: ()}
+    if with_steps:
+        expected_columns[STEPS] = ("n_selected",)
     tables = {
         name: _read_table(path / name, result["files"], columns)
-        for name, columns in (
-            (METRICS, METRICS_COLUMNS), (STEPS, ("n_selected",)), (SELECTED, ()),
-        )
-    }  # fmt: skip
+        for name, columns in expected_columns.items()
+    }
+    if not with_steps:
+        tables[STEPS] = pd.DataFrame({"n_selected": np.zeros(0)})
     if not result["diverged"]:
         _check_budget_used(path / METRICS, tables[METRICS], options.env)
     _check_values(path, tables)
