@@ -21,6 +21,8 @@ AGENTS = {
     "a2c": {},
     "trpo": {},
     "bandit": {"bandit": BanditOptions(decision_steps=5)},
+    "schedule_bandit": {},
+    "counting": {"dqn": DQNOptions(learning_starts=5)},
     "random": {},
     "spread": {},
     "centre": {},

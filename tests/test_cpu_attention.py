@@ -222,9 +222,10 @@ def test_a_cache_that_is_not_writable_gives_a_warning(monkeypatch, tmp_path):
 @needs_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("fresh_library")
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
 @pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="needs AVX2")
-def test_the_kernel_is_correct_on_processors_without_avx512(dtype, monkeypatch):
-    flags = ["-march=x86-64-v3" if flag == "-march=native" else flag for flag in build._FLAGS]
+def test_the_kernel_is_correct_on_processors_without_avx512(dtype, processor, monkeypatch):
+    flags = [f"-march={processor}" if flag == "-march=native" else flag for flag in build._FLAGS]
     monkeypatch.setattr(build, "_FLAGS", flags)
     torch.manual_seed(0)
     for n_tokens in (1, 19, 64):
@@ -235,6 +236,15 @@ def test_the_kernel_is_correct_on_processors_without_avx512(dtype, monkeypatch):
         expected.sum().backward()
         assert relative_error(out, expected) < TOLERANCE[dtype]
         assert (qkv.grad - exact.grad).norm() < 2 * TOLERANCE[dtype] * exact.grad.norm() + 1e-4
+        tokens = torch.randn(2, n_tokens, 32).to(dtype)
+        weight = (torch.randn(2 * 64, 32) / 32**0.5).to(dtype)
+        values = torch.randn(2, n_tokens, 2)
+        query, key = split_heads(tokens.double() @ weight.double().t(), 2, 2)
+        weights = attention_weights(query, key, 0.2)
+        expected = torch.einsum("bhqk,bkh->bq", weights, values.double())
+        scale = torch.einsum("bhqk,bkh->bq", weights, values.double().abs())
+        out = attend_scalars(tokens, weight, values, 0.2)
+        assert ((out - expected).norm() / scale.norm()).item() < TOLERANCE[dtype]
 
 
 def test_keep_freed_memory_returns_whether_it_took_effect():

@@ -1,5 +1,6 @@
 import json
 import pickle
+import time
 from dataclasses import replace
 from operator import methodcaller
 
@@ -300,6 +301,33 @@ def test_steps_are_timed_for_a_budget_of_seconds(monkeypatch):
         assert now[0] == rounds * 25.5
         assert env.reset()[1]["step_costs"].tolist() == info["step_costs"].tolist()
         assert now[0] == rounds * 25.5  # once
+
+
+@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode])
+def test_timing_steps_is_independent_of_torch_s_state_and_leaves_it(state):
+    env = make(budget="seconds", seconds=1.0, observation="none+run")
+    generator = torch.get_rng_state()
+    with state():
+        env.reset(seed=0)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_loaded_run_does_not_pay_for_timing_steps(tmp_path, monkeypatch):
+    env = make(budget="seconds", seconds=30.0, observation="none+run").unwrapped
+    env.reset(seed=0)
+    env.step(np.ones(16))
+    env.save(tmp_path / "state")
+    saved = env.episode.run.stopwatch.training
+    slow = vit_patch_env.episode_factory.step_times
+
+    def slower(*args):
+        time.sleep(3.0)
+        return slow(*args)
+
+    monkeypatch.setattr(vit_patch_env.episode_factory, "step_times", slower)
+    other = make(budget="seconds", seconds=30.0, observation="none+run").unwrapped
+    other.load(tmp_path / "state")
+    assert other.episode.run.stopwatch.training < saved + 2.0
 
 
 def test_run_features_stay_in_bounds_after_a_divergence():

@@ -27,7 +27,10 @@ from vit_patch_env.experiments.checkpoints.snapshot import snapshot
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.runs.train import make_env
 
-USUAL = [("paper", "any"), ("ppo", "any"), ("bandit", "any"), ("dqn", "any"), ("paper", "short")]
+USUAL = [
+    ("paper", "any"), ("schedule_bandit", "any"), ("bandit", "any"), ("dqn", "any"),
+    ("ppo", "any"), ("paper", "short"),
+]  # fmt: skip
 """Evaluations by default; `make faults` tests all."""
 
 

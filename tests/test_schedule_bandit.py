@@ -9,7 +9,12 @@ from tests.conftest import TINY
 from tests.test_cli import train
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit
-from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, description
+from vit_patch_env.agents.schedule_bandit.model import (
+    CANDIDATES,
+    description,
+    features,
+    schedule_features,
+)
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 from vit_patch_env.experiments.agents_by_name.agent_file import read_parameters
 
@@ -95,6 +100,52 @@ def test_all_patches_and_constants_are_candidates():
     assert len(set(CANDIDATES)) == len(CANDIDATES)
     for one in CANDIDATES:
         assert (np.abs(description(one)) <= 1 + 1e-9).all()
+    assert len({tuple(description(one).round(9)) for one in CANDIDATES}) == len(CANDIDATES)
+
+
+def learned(runs):
+    """The posterior mean of a policy after these runs: (training, schedule, value)."""
+    policy = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).policy
+    policy.record(*(FinishedRun(*run) for run in runs))
+    return policy.model
+
+
+SCHEDULES = [GrowingOptions(power=power) for power in (None, 1.0, 2.0, 4.0)]
+
+
+def test_times_that_were_measured_again_are_of_the_same_training():
+    rng = np.random.default_rng(0)
+    runs = [(context(), one, float(value)) for value, one in enumerate(SCHEDULES)]
+    noisy = []
+    for _, *rest in runs:
+        costs = tuple(rng.uniform(0.97, 1.03) * cost for cost in context().step_costs)
+        noisy.append((context(int(256 * rng.uniform(0.95, 1.05)), step_costs=costs), *rest))
+    assert learned(noisy).mean == pytest.approx(learned(runs).mean, abs=0.05)
+    assert learned(runs).mean.any()
+    others = [(context(256 * 2**place), *rest) for place, (_, *rest) in enumerate(runs)]
+    assert not learned(others).mean.any()  # nothing to compare with
+    assert learned(others)._noise == 1
+
+
+def test_a_run_that_diverged_does_not_outweigh_the_others():
+    runs = [(context(), one, -((place - 2) ** 2) / 10) for place, one in enumerate(SCHEDULES)]
+    diverged = [*runs, (context(), GrowingOptions(first_share=1.0, power=None), -100.0)]
+    for each in (runs, diverged):
+        model = learned(each)
+        worth = features(context(), schedule_features(SCHEDULES)) @ model.mean
+        assert np.argmax(worth) == 2
+
+
+def test_a_value_that_is_no_number_is_refused_and_nothing_is_lost():
+    policy = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).policy
+    fresh = {name: value.clone() for name, value in policy.state_dict().items()}
+    policy.record(*(FinishedRun(context(), one, 1.0 * i) for i, one in enumerate(SCHEDULES)))
+    with pytest.raises(ValueError, match="runs of finite numbers"):
+        policy.record(FinishedRun(context(), SCHEDULES[0], np.nan))
+    assert len(policy.runs) == 4
+    policy.load_state_dict(fresh)
+    assert len(policy.runs) == 0
+    assert not policy.model.mean.any()
 
 
 def test_a_loaded_agent_has_its_runs_and_decides_the_same_on_another_grid(tmp_path):
@@ -109,6 +160,7 @@ def test_a_loaded_agent_has_its_runs_and_decides_the_same_on_another_grid(tmp_pa
         "SchedulePolicy",
         ViTPatchSelectEnv(**{**TINY, "observation": "none+run"}),
     )
+    ScheduleBandit.load(tmp_path / "agent.zip", env=other.env)
     other.policy.load_state_dict(agent.policy.state_dict())
     other.policy.use(context(128))
     assert other.policy.schedule == agent.policy.schedule

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tests.conftest import TINY
 from tests.interrupted_runs import advance_generators
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import GrowingOptions
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.checkpoints.generators import (
     restore_generators,
@@ -29,6 +30,23 @@ def test_numpy_generators_of_every_kind_are_restored(bits, tmp_path):
     save_state(tmp_path / "state", snapshot(generator))
     restore(other, load_state(tmp_path / "state"))
     assert other.random() == generator.random()
+
+
+def test_objects_that_never_change_are_replaced():
+    """One object in two places, in one of which it is a constant of the program."""
+
+    class Holder:
+        def __init__(self, first, second):
+            self.first, self.second = first, second
+
+    few, many = GrowingOptions(first_share=0.25), GrowingOptions(first_share=0.5)
+    state = snapshot(Holder(few, few))
+    other = Holder(many, many)
+    restore(other, state)
+    assert (other.first, other.second) == (few, few)
+    assert many == GrowingOptions(first_share=0.5)
+    with pytest.raises(InputError, match=r"first must be a .*GrowingOptions, .*, got 1"):
+        restore(Holder(1, 1), state)
 
 
 def test_global_generators_are_restored():

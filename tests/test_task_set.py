@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.conftest import TINY
 from tests.test_cli import refused, train
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.agents import RunContext
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.compare.results import read_run
 from vit_patch_env.experiments.compare.task_results import read_task_set
 from vit_patch_env.experiments.report.regret import (
     best_on_average,
@@ -152,7 +156,21 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert (card.agent, card.grid, card.provenance["runs"]) == ("schedule_bandit", None, 2)
     runs = read_parameters(agent)["policy"]["runs"]
     assert runs[:, 10:13].tolist() == [[1, 0, 0], [0.25, 0, 0]]  # schedules, of a training task
-    assert (runs[:, 13] < 0).all()
+    folders = [
+        tmp_path / "tasks" / first / "runs" / f"{name}__0" for name in ("simple_vit", "constant_4")
+    ]
+    losses = [float(read_run(one, with_steps=False).epochs["val_loss"].iloc[-1]) for one in folders]
+    assert runs[:, 13].tolist() == pytest.approx(-np.array(losses) / np.log(4))
+    env = tiny_tasks[0].env(None, device="cpu", observation="none+run")
+    info = ViTPatchSelectEnv(**asdict(env)).reset(seed=0)[1]
+    assert runs[0, :10].tolist() == RunContext.from_info(info).numbers()
+    result = train(tmp_path / "run", "--agent", str(agent), "--budget", "flops", "--epochs", "1")
+    assert result["n_selected_mean"] <= 16
+    other = ["--out", str(tmp_path / "other.zip"), "--runs", str(tmp_path / "tasks"), "--agent"]
+    assert "--agent must be schedule_bandit" in refused(capsys, "pretrain", *other, str(agent))
+    assert "--actions must be mask" in refused(
+        capsys, "pretrain", *other, "schedule_bandit", "--actions", "count"
+    )
     held_out = tmp_path / "held-out"
     shutil.copytree(
         tmp_path / "tasks", held_out, ignore=lambda _, names: [first] * (first in names)

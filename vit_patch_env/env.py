@@ -117,14 +117,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     episode so far. The last info of an episode also has `val_loss` and `val_accuracy` of the
     trained ViT on the validation images, and `is_success`, the same accuracy under the name that
     Stable-Baselines3 logs as `rollout/success_rate`. It contains no times except the share of a
-    budget of seconds, so that it is reproducible with any other budget. The info of `reset` has
-    `epoch`, `progress` and `budget_steps` (the steps on all patches that the budget is worth), as
-    NumPy's scalars. With run features it also has what else distinguishes this training from
-    others: `n_images`, `n_classes`, `n_patches`, `n_parameters`, and `step_costs`, (5,) float64:
-    the cost of a step on 1/16, 1/8, 1/4, 1/2 and all of the patches over that on all, in the unit
-    of the budget. For a budget of seconds these steps are timed on a spare model at the first
-    reset, which takes about 2 % of the budget, or at least ten steps, and `budget_steps` is what
-    the budget allows at this speed.
+    budget of seconds, so that it is reproducible with any other budget. The info of `reset` has, as
+    NumPy's scalars, `epoch`, `progress` and `budget_steps`: the steps on all patches that the
+    budget is worth, unless it is of seconds. With run features it also has what else distinguishes
+    this training from others: `n_images`, `n_classes`, `n_patches`, `n_parameters`, and
+    `step_costs`, (5,) float64: the cost of a step on 1/16, 1/8, 1/4, 1/2 and all of the patches
+    over that on all, in the unit of the budget. With a budget of seconds these steps are timed on a
+    second model at the first reset, which takes up to 2 % of the budget, or ten steps, and
+    `budget_steps` is what the budget buys at this speed.
 
     ## Saving
     `env.unwrapped.save(path)` writes the complete state of the run; `load(path)` resumes it, also
@@ -287,7 +287,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     @property
     def context(self) -> dict[str, Any]:
-        """What distinguishes this training from others, as in the info of `reset`: plain data."""
+        """What the info of `reset` says of this training, as plain data."""
         return self._factory.context
 
     @property
@@ -461,7 +461,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 images.
         """
         self.load_state_dict(load_state(Path(path)))
-        return self.episode.view(), self._reset_info()
+        with self.episode.run.stopwatch.span("other"):  # steps may be timed
+            info = self._reset_info()
+        return self.episode.view(), info
 
     def state_dict(self) -> dict[str, Any]:
         """What `save` writes, as plain data and tensors, which later steps do not change.

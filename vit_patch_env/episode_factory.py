@@ -97,6 +97,7 @@ class EpisodeFactory:
         self._reference: ReferenceCost | None = None
         self._costs: RunCosts | None = None
         self._context: dict[str, Any] | None = None
+        self._n_parameters: int | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
 
     @property
@@ -170,19 +171,22 @@ class EpisodeFactory:
     def context(self) -> dict[str, Any]:
         """What is known of this training before it begins: plain data.
 
-        With run features, all that distinguishes it from others; otherwise its length.
+        With run features, all that distinguishes it from others; otherwise its length, if that is
+        known.
         """
         if not self.observation.with_run:
-            return {"budget_steps": self.budget_steps}
+            return {} if self.config.budget == "seconds" else {"budget_steps": self.budget_steps}
         if self._context is None:
             budget_steps, step_costs = self._in_steps()
-            model = self.models.same(len(self.data.classes), self.data.channels)
+            if self._n_parameters is None:
+                model = self.models.same(len(self.data.classes), self.data.channels)
+                self._n_parameters = _n_parameters(model)
             self._context = {
                 "budget_steps": budget_steps,
                 "n_images": len(self.data.train.labels),
                 "n_classes": len(self.data.classes),
                 "n_patches": self.config.n_patches,
-                "n_parameters": _n_parameters(model),
+                "n_parameters": self._n_parameters,
                 "step_costs": step_costs,
             }
         return dict(self._context)
@@ -246,6 +250,7 @@ class EpisodeFactory:
             ema=config.ema,
             compiled=config.compile,
         )
+        self._n_parameters = _n_parameters(trainer.model)
         run = TrainingRun(
             trainer,
             stream,

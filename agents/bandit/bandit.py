@@ -1,9 +1,7 @@
 """PatchBandit: Thompson sampling over the number of patches at each point of a run."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.policies import BanditPolicy
-from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
+from vit_patch_env.agents.common.run_algorithm import RunAlgorithm
 from vit_patch_env.checks import ArgumentError, check
 
 
@@ -47,7 +45,7 @@ class _Decision:
     progress: float = 0.0
 
 
-class PatchBandit(OnlineAlgorithm):
+class PatchBandit(RunAlgorithm):
     """A contextual bandit for MultiBinary actions: how many patches to keep, and which.
 
     Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The
@@ -119,29 +117,6 @@ class PatchBandit(OnlineAlgorithm):
         self.learning = check(bool, learning=learning)
         if _init_setup_model:
             self._setup_model()
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: Any = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> "PatchBandit":
-        """Load a bandit; arguments as in Stable-Baselines3.
-
-        The environment may have another number of patches than the one it learned in.
-
-        Raises:
-            ValueError: for a hyperparameter outside its range, or patches whose grid is not known
-                and that form no square.
-        """
-        if env is not None:
-            of_env = {"observation_space": env.observation_space, "action_space": env.action_space}
-            custom_objects = {**of_env, **(custom_objects or {})}
-        return super().load(path, env, device, custom_objects, *args, **kwargs)
 
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
@@ -220,13 +195,6 @@ class PatchBandit(OnlineAlgorithm):
             if dones[index] or decision.n_steps == self.decision_steps:
                 self._learn_from(decision)
                 self._decisions[index] = self._decide(index, 0.0 if dones[index] else after)
-
-    def _progress(self, info: dict[str, Any], new_observation: NDArray[Any]) -> float:
-        """The share of the budget used; from the observation if the environment's info lacks it."""
-        if "progress" in info:
-            return float(info["progress"])
-        observation = info.get("terminal_observation", new_observation)
-        return float(observation[self.policy.n_patches])
 
     def _learn_from(self, decision: _Decision) -> None:
         """Update the model with a finished decision."""

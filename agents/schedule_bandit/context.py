@@ -60,6 +60,15 @@ class RunContext(NamedTuple):
         steps, images, classes, patches, parameters, *costs = row
         return cls(steps, images, classes, patches, parameters, tuple(costs))
 
+    def is_of_training(self, other: "RunContext") -> bool:
+        """Whether runs of both are of the same training, but for times that were measured."""
+        if self[1:5] != other[1:5]:
+            return False
+        longer = max(self.budget_steps, other.budget_steps, 1)
+        shorter = max(min(self.budget_steps, other.budget_steps), 1)
+        costs = zip(self.step_costs, other.step_costs, strict=True)
+        return longer <= 1.25 * shorter and max(abs(one - two) for one, two in costs) < 0.1
+
     def features(self) -> NDArray[np.float64]:
         """Logarithms, centred and scaled so that usual trainings are within about [-1, 1]."""
         return np.array(

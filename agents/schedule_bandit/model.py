@@ -21,34 +21,43 @@ CANDIDATES: tuple[GrowingOptions, ...] = (
 )
 """The schedules to choose from."""
 
-_PLACES = (0.02, 0.35, 0.7, 0.98)
+_PLACES = (0.02, 0.35, 0.7, 0.85, 0.98)
 """Shares of the budget at which a schedule is described."""
+
+N_SCHEDULE = 20
+"""Terms of a schedule: its description, the squares, and the products of two."""
+
+N_MIXED = 6 * len(_PLACES)
+"""Products of the description and the features of a training."""
+
+_WORST = 4.0
+"""The least value of a run, in distances from the median to the best of its training."""
 
 
 def description(options: GrowingOptions) -> NDArray[np.float64]:
-    """A schedule as logarithms of its shares of the patches over the run: (4,), within [-1, 1]."""
+    """A schedule as logarithms of its shares of the patches over the run: (5,), within [-1, 1]."""
     shares = np.array([options.share(place) for place in _PLACES])
     described: NDArray[np.float64] = 1 + np.log2(shares) / 2.5
     return described
 
 
 def schedule_features(options: Iterable[GrowingOptions]) -> NDArray[np.float64]:
-    """Linear, square and mixed terms of each schedule: (n, 14)."""
+    """Linear, square and mixed terms of each schedule: (n, 20)."""
     z = np.stack([description(one) for one in options])
     mixed = [z[:, first] * z[:, second] for first, second in combinations(range(z.shape[1]), 2)]
     return np.concatenate((z, z**2, np.stack(mixed, axis=1)), axis=1)
 
 
 def features(context: RunContext, of_schedules: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Regression features of schedules in a training: (n, 14 + 6 * 8).
+    """Regression features of schedules in a training: (n, 20 + 30).
 
-    They are the schedules' terms, and linear and square ones times each feature of the context.
+    They are the schedules' terms, and their descriptions times each feature of the context.
 
     Args:
         context: of the training.
-        of_schedules: `schedule_features`, (n, 14).
+        of_schedules: `schedule_features`, (n, 20).
     """
-    of_context, terms = context.features(), of_schedules[:, :8]
+    of_context, terms = context.features(), of_schedules[:, : len(_PLACES)]
     mixed = (of_context[None, :, None] * terms[:, None, :]).reshape(len(terms), -1)
     return np.concatenate((of_schedules, mixed), axis=1)
 
@@ -58,7 +67,8 @@ class ScheduleModel:
 
     Only differences between runs of one training count: values and features are centred there, so
     that how hard a training is need not be known. They are scaled there by the spread of the
-    values, so that trainings in which accuracies differ more do not count more.
+    values, so that trainings in which accuracies differ more do not count more. Runs that are far
+    worse than most, such as diverged ones, count as worse by a bounded amount.
 
     Args:
         prior_precision: of the weights of schedules, relative to the noise's.
@@ -66,10 +76,12 @@ class ScheduleModel:
     """
 
     def __init__(self, prior_precision: float, context_precision: float) -> None:
-        n_schedule, n_mixed = 14, 48
-        self._prior = np.diag([prior_precision] * n_schedule + [context_precision] * n_mixed)
+        self._prior = np.diag([prior_precision] * N_SCHEDULE + [context_precision] * N_MIXED)
         self._of_candidates = schedule_features(CANDIDATES)
-        self.mean: NDArray[np.float64] = np.zeros(n_schedule + n_mixed)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.mean: NDArray[np.float64] = np.zeros(len(self._prior))
         self._factor: NDArray[Any] = np.linalg.cholesky(self._prior)
         self._noise = 1.0
 
@@ -79,21 +91,29 @@ class ScheduleModel:
         schedules: Sequence[GrowingOptions],
         values: Sequence[float],
     ) -> None:
-        """Learn from finished runs: one entry of each argument for each run."""
+        """Learn from finished runs, and from no others: one entry of each argument for each run."""
+        self._forget()
         rows, targets = [], []
-        for context in dict.fromkeys(contexts):
-            own = [place for place, one in enumerate(contexts) if one == context]
-            x = features(context, schedule_features(schedules[place] for place in own))
-            y = np.array([values[place] for place in own])
-            spread = max(float(y.std()), 1e-3)
+        for training in _by_training(contexts):
+            if len(training) < 2:
+                continue  # nothing to compare with
+            x = features(
+                contexts[training[0]], schedule_features(schedules[one] for one in training)
+            )
+            y = np.array([values[one] for one in training])
+            best = y.max()
+            y = np.maximum(y, best - _WORST * max(best - np.median(y), 1e-3))
             rows.append(x - x.mean(axis=0))
-            targets.append((y - y.mean()) / spread)
+            targets.append((y - y.mean()) / max(float(y.std()), 1e-3))
+        if not rows:
+            return
         x, y = np.concatenate(rows), np.concatenate(targets)
         precision = self._prior + x.T @ x
         self.mean = np.asarray(np.linalg.solve(precision, x.T @ y), dtype=np.float64)
         self._factor = np.linalg.cholesky(precision)
         residual = y - x @ self.mean
-        self._noise = float((1 + residual @ residual) / (1 + len(y)))
+        # Centring has used a degree of freedom of each training.
+        self._noise = float((1 + residual @ residual) / (1 + len(y) - len(rows)))
 
     def sample(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Weights sampled from the posterior."""
@@ -104,3 +124,16 @@ class ScheduleModel:
     def best(self, context: RunContext, weights: NDArray[np.float64]) -> GrowingOptions:
         """The candidate of the highest value in a training under these weights."""
         return CANDIDATES[int(np.argmax(features(context, self._of_candidates) @ weights))]
+
+
+def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:
+    """Places of the runs of each training."""
+    trainings: list[list[int]] = []
+    for place, one in enumerate(contexts):
+        for training in trainings:
+            if one.is_of_training(contexts[training[0]]):
+                training.append(place)
+                break
+        else:
+            trainings.append([place])
+    return trainings

@@ -97,13 +97,19 @@ class SchedulePolicy(PatchPolicy):
         self.register_buffer("context", torch.tensor(usual.numbers(), dtype=torch.float64))
 
     def record(self, *runs: FinishedRun) -> None:
-        """Learn from finished runs."""
+        """Learn from finished runs.
+
+        Raises:
+            ValueError: for a value that is not a finite number.
+        """
         rows = [
             [*run.context.numbers(), run.schedule.first_share, run.schedule.power or 0.0,
              run.schedule.all_share, run.value]
             for run in runs
         ]  # fmt: skip
-        self.runs = torch.cat((self.runs, torch.tensor(rows, dtype=torch.float64)))
+        new = torch.tensor(rows, dtype=torch.float64).reshape(-1, _N_ROW)
+        _check_finite(new)
+        self.runs = torch.cat((self.runs, new))
         self._fit()
 
     def use(self, context: RunContext, schedule: GrowingOptions | None = None) -> None:
@@ -140,6 +146,8 @@ class SchedulePolicy(PatchPolicy):
             or context.shape != (_N_CONTEXT,)
         ):
             raise InputError(f"expected runs of {_N_ROW} numbers each, and a context")
+        _check_finite(runs)
+        _check_finite(context)
         self.runs = torch.zeros_like(runs, dtype=torch.float64)
         result = super().load_state_dict(state_dict, strict, assign)
         self._fit()
@@ -149,10 +157,6 @@ class SchedulePolicy(PatchPolicy):
     def _fit(self) -> None:
         """Fit the model to the runs."""
         rows = self.runs.tolist()
-        if not rows:
-            return
-        if not np.isfinite(rows).all():
-            raise InputError("expected runs of finite numbers")
         contexts = [RunContext.from_numbers(row[:_N_CONTEXT]) for row in rows]
         schedules = [
             GrowingOptions(first_share=first, power=power or None, all_share=all_share)
@@ -171,3 +175,8 @@ class SchedulePolicy(PatchPolicy):
                 self.sample_patches(self.n_keep(observed_progress(one, self.n_patches)), rng)
             )
         return torch.from_numpy(np.stack(masks))
+
+
+def _check_finite(numbers: Tensor) -> None:
+    if not torch.isfinite(numbers).all():
+        raise InputError("expected runs of finite numbers")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from vit_patch_env.agents.common.online_algorithm import OnlineAlgorithm
+from vit_patch_env.agents.common.run_algorithm import RunAlgorithm
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun, SchedulePolicy
@@ -27,7 +27,7 @@ class _Decision:
     reward: float = 0.0
 
 
-class ScheduleBandit(OnlineAlgorithm):
+class ScheduleBandit(RunAlgorithm):
     """A contextual bandit for MultiBinary actions: one schedule for each training run.
 
     Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The arms
@@ -131,7 +131,7 @@ class ScheduleBandit(OnlineAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         for index, decision in enumerate(self._decisions):
-            decision.progress = float(infos[index]["progress"])
+            decision.progress = self._progress(infos[index], new_observations[index])
             decision.reward += float(rewards[index])
             if not dones[index]:
                 continue

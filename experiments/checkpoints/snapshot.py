@@ -11,6 +11,7 @@ import io
 import random
 import types
 from collections import deque
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,8 @@ def _snapshot(thing: Any, name: str, seen: set[int]) -> Any:
             "dict",
             [(key, _snapshot(item, f"{name}[{key!r}]", seen)) for key, item in thing.items()],
         )
+    if _is_value(thing):
+        return ("value", _class_name(thing), _snapshot(_values(thing), name, seen))
     if id(thing) in seen:
         return ("static",)  # stored where it occurred first
     seen.add(id(thing))
@@ -192,6 +195,11 @@ def _restore(thing: Any, state: Any, name: str) -> Any:
         target.clear()
         target.update(items)
         return target
+    if kind == "value":
+        if _class_name(thing) != content[0]:
+            raise InputError(f"{name} must be a {content[0]}, as in the saved state, got {thing!r}")
+        # A new one, as others may hold the old one.
+        return type(thing)(**_restore(_values(thing), content[1], name))
     if kind == "generator":
         generator = np.random.default_rng() if thing is None else thing
         generator.bit_generator.state = _restore(None, content[0], name)
@@ -260,6 +268,16 @@ def _restore_items(thing: Any, kind: str, states: list[Any], name: str) -> Any:
     if isinstance(thing, tuple) and hasattr(thing, "_fields"):
         return type(thing)(*items)
     return tuple(items)
+
+
+def _is_value(thing: Any) -> bool:
+    """Whether an object never changes, as those of frozen dataclasses."""
+    parameters = getattr(type(thing), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
+def _values(thing: Any) -> dict[str, Any]:
+    return {one.name: getattr(thing, one.name) for one in fields(thing)}
 
 
 def _excluded(thing: Any) -> set[str]:

@@ -44,7 +44,6 @@ from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 from vit_patch_env.experiments.run_folder.folder import (
-    STEPS,
     check_possible,
     lock_folder,
     provenance,
@@ -52,6 +51,7 @@ from vit_patch_env.experiments.run_folder.folder import (
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import COMPARE_FIELDS, read_checked
+from vit_patch_env.experiments.run_folder.tables import STEPS
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env, make_env_on
 from vit_patch_env.experiments.runs.resume import absolute

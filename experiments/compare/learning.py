@@ -2,7 +2,6 @@
 
 import math
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.agents_by_name.agent_file import save_agent
+from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
     agent_kind,
     make_agent,
@@ -32,7 +31,9 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain import Pretraining, check_agent_path, check_new
+from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.task_set.environments import check_not_of_tasks, envs_to_learn_on
+from vit_patch_env.penalty import DIVERGED_REWARD
 from vit_patch_env.system.files import replacing
 
 _OF_EPISODES = ("episodes", "jobs", "budgets", "resume", "checkpoint_every")
@@ -53,7 +54,7 @@ class LearningFromRuns:
     results: TaskResults
 
     def __init__(self, options: PretrainOptions, console: Console) -> None:
-        self.options = replace(options, tasks=options.tasks or ("training",))
+        self.options = options
         self.console = console
         self.path = Path(options.out)
 
@@ -65,7 +66,8 @@ class LearningFromRuns:
         """
         options = self.options
         assert options.runs is not None
-        if agent_kind(options.agent).algorithm is not ScheduleBandit:
+        from_file = agent_path(options.agent) is not None
+        if from_file or agent_kind(options.agent).algorithm is not ScheduleBandit:
             raise ArgumentError(
                 "agent", f"must be schedule_bandit for {named('runs')}, got {options.agent}"
             )
@@ -77,10 +79,14 @@ class LearningFromRuns:
         check_agent_path("out", self.path)
         if not options.overwrite:
             check_new(self.path)
+            PretrainFolder(self.path).check_none_unfinished()
         check_possible(self.path.parent, "out")
         check_not_of_tasks(options.env, PRETRAIN_ENV, options.given)
         self.results = read_task_set(options.runs)
-        configs = envs_to_learn_on(options.tasks, options.env, observation=PRETRAIN_ENV.observation)
+        for problem in self.results.problems:
+            self._say(f"Excluded: {problem}")
+        names = options.tasks or tuple(self.results.of_split("training"))
+        configs = envs_to_learn_on(names, options.env, observation=PRETRAIN_ENV.observation)
         self.configs = {
             name: one
             for name, one in configs.items()
@@ -90,7 +96,8 @@ class LearningFromRuns:
             raise ArgumentError(
                 "runs",
                 "must be a comparison with finished runs of two schedules of the family growing "
-                f"on a task of {' '.join(options.tasks)}, got {options.runs}, which has none",
+                f"on a task of {' '.join(options.tasks or ('training',))}, got {options.runs}, "
+                "which has none",
             )
 
     def run(self) -> None:
@@ -99,12 +106,16 @@ class LearningFromRuns:
         first = make_env(next(iter(self.configs.values())))
         of_agent = resolve_agent(
             TrainOptions(
-                agent=options.agent, seed=options.seed, env=first.config, **options.of_agent
+                agent=options.agent,
+                actions=options.actions,
+                seed=options.seed,
+                env=first.config,
+                **options.of_agent,
             )
         )
         agent = make_agent(of_agent, first)
         assert isinstance(agent, ScheduleBandit)
-        contexts = {name: self._context(config) for name, config in self.configs.items()}
+        contexts = {name: self._context(name, config) for name, config in self.configs.items()}
         finished = [
             FinishedRun(context, schedule, _value(run, context))
             for name, context in contexts.items()
@@ -115,20 +126,31 @@ class LearningFromRuns:
             agent.policy.use(context)
             self._say(f"{name}: {agent.policy.schedule.described()}")
         made = provenance(command("pretrain", options, PretrainOptions()))
+        card = make_card(of_agent, first, {**made, "runs": len(finished)})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as unfinished:
-            save_agent(
-                unfinished, agent, make_card(of_agent, first, {**made, "runs": len(finished)})
-            )
+            save_agent(unfinished, agent, card)
         self._say(
             f"The agent, which learned from {counted(len(finished), 'run')} of "
             f"{counted(len(contexts), 'task')}, is in {self.path}. Use it with",
             f"  vit-patch train --agent {shlex.quote(str(self.path))}",
         )
 
-    def _context(self, config: EnvConfig) -> RunContext:
-        """What is known of a task before a run."""
+    def _context(self, task: str, config: EnvConfig) -> RunContext:
+        """What is known of a task before a run.
+
+        Raises:
+            InputError: if the images are not those that the runs were trained on.
+        """
         env = make_env(config)
-        loaded(config.dataset, lambda: env.data, self.console)
+        n_train = len(loaded(config.dataset, lambda: env.data, self.console).train.labels)
+        of_runs = self.results.comparisons[task].content["images"]["train"]
+        if n_train != of_runs:
+            raise ArgumentError(
+                "data_dir",
+                f"must hold the {counted(of_runs, 'training image')} that the runs of {task} were "
+                f"made with, got {n_train:,}",
+            )
         return RunContext.from_info(env.context)
 
     def _runs(self, task: str) -> list[tuple[GrowingOptions, RunResult]]:
@@ -136,7 +158,7 @@ class LearningFromRuns:
         comparison = self.results.comparisons.get(task)
         if comparison is None:
             return []
-        runs = [run for method in comparison.methods for run in comparison.valid_runs(method)]
+        runs = [run for method in comparison.methods for run in comparison.finished_runs(method)]
         schedules = [(_schedule(run), run) for run in runs]
         return [(schedule, run) for schedule, run in schedules if schedule is not None]
 
@@ -156,6 +178,8 @@ def _schedule(run: RunResult) -> GrowingOptions | None:
 
 def _value(run: RunResult, context: RunContext) -> float:
     """What a run is worth: the reward `validation` over a run, but for a constant of the task."""
+    if run.diverged:
+        return DIVERGED_REWARD
     return -float(run.epochs["val_loss"].iloc[-1]) / math.log(max(context.n_classes, 2))
 
 

@@ -106,12 +106,7 @@ class Pretraining:
         if self.resumes:
             options = self.options = self.folder.resumed_options(options)
         elif not options.overwrite:
-            if self.folder.exists:
-                raise ArgumentError(
-                    "out",
-                    f"must be a new file, got {self.path}, whose pretraining was interrupted: "
-                    f"resume it ({named('resume')} {self.path}), or add {named('overwrite')}",
-                )
+            self.folder.check_none_unfinished()
             check_new(self.path)
         if options.tasks:
             options = self.options = self._with_tasks(options)

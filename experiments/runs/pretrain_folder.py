@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from vit_patch_env.arguments import from_json, to_json
-from vit_patch_env.checks import ArgumentError, InputError
+from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.options.commands import PretrainOptions
 from vit_patch_env.experiments.options.flat import replaced
@@ -56,6 +56,19 @@ class PretrainFolder:
         """
         if self.path.is_symlink():
             raise ArgumentError("out", f"must have no link beside it, got {self.path}")
+
+    def check_none_unfinished(self) -> None:
+        """Refuse to begin where a pretraining was interrupted.
+
+        Raises:
+            ArgumentError: saying how to resume it.
+        """
+        if self.exists:
+            raise ArgumentError(
+                "out",
+                f"must be a new file, got {self.agent}, whose pretraining was interrupted: resume "
+                f"it ({named('resume')} {self.agent}), or add {named('overwrite')}",
+            )
 
     @property
     def compiled_attention(self) -> bool | None:
