@@ -1,5 +1,6 @@
 """Patch schedules in Hugging Face's and Lightning's trainers."""
 
+import gc
 import sys
 
 import pytest
@@ -20,6 +21,12 @@ def tiny_vit():
     return SimpleViT(
         n_classes=2, image_size=32, patch_size=8, dim=16, depth=1, heads=2, dim_head=8, mlp_dim=16
     )
+
+
+@pytest.fixture(autouse=True)
+def _quick_trainer(monkeypatch):
+    """Hugging Face's trainer collects garbage several times, each a second in a process of tests."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 @pytest.fixture
