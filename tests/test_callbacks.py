@@ -25,7 +25,7 @@ def tiny_vit():
 
 @pytest.fixture(autouse=True)
 def _quick_trainer(monkeypatch):
-    """Hugging Face's trainer collects garbage several times, each a second in a process of tests."""
+    """Hugging Face's trainer collects garbage, which takes a second in a process of tests."""
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 

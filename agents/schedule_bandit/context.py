@@ -1,4 +1,4 @@
-"""What distinguishes a training from others, as numbers of order 1."""
+"""What distinguishes a training from others."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -70,14 +70,14 @@ class RunContext(NamedTuple):
         return longer <= 1.25 * shorter and max(abs(one - two) for one, two in costs) < 0.1
 
     def features(self) -> NDArray[np.float64]:
-        """Logarithms, centred and scaled so that usual trainings are within about [-1, 1]."""
+        """What the best schedule depends on, (2,): the length, and what few patches cost.
+
+        Logarithms, centred and scaled so that usual trainings are within about [-1, 1]. Images,
+        classes, patches and parameters were tried as well, and did not help (docs/research.md).
+        """
         return np.array(
             [
                 (np.log2(max(self.budget_steps, 1)) - 8) / 4,
-                (np.log2(max(self.n_images, 1)) - 13) / 3,
-                (np.log2(max(self.n_classes, 1)) - 4) / 3,
-                (np.log2(max(self.n_patches, 1)) - 6.5) / 1.5,
-                (np.log2(max(self.n_parameters, 1)) - 17) / 3,
                 (np.log2(max(self.step_costs[0], 1e-3)) + 3) / 2,
             ]
         )

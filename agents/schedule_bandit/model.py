@@ -27,10 +27,10 @@ _PLACES = (0.02, 0.35, 0.7, 0.85, 0.98)
 N_SCHEDULE = 20
 """Terms of a schedule: its description, the squares, and the products of two."""
 
-N_MIXED = 6 * len(_PLACES)
+N_MIXED = 2 * len(_PLACES)
 """Products of the description and the features of a training."""
 
-_WORST = 4.0
+_WORST = 1.5
 """The least value of a run, in distances from the median to the best of its training."""
 
 
@@ -49,7 +49,7 @@ def schedule_features(options: Iterable[GrowingOptions]) -> NDArray[np.float64]:
 
 
 def features(context: RunContext, of_schedules: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Regression features of schedules in a training: (n, 20 + 30).
+    """Regression features of schedules in a training: (n, 20 + 10).
 
     They are the schedules' terms, and their descriptions times each feature of the context.
 
@@ -121,9 +121,16 @@ class ScheduleModel:
         spread = np.linalg.solve(self._factor.T, normal)
         return np.asarray(self.mean + np.sqrt(self._noise) * spread, dtype=np.float64)
 
-    def best(self, context: RunContext, weights: NDArray[np.float64]) -> GrowingOptions:
-        """The candidate of the highest value in a training under these weights."""
-        return CANDIDATES[int(np.argmax(features(context, self._of_candidates) @ weights))]
+    def best(
+        self,
+        context: RunContext,
+        weights: NDArray[np.float64],
+        among: Sequence[GrowingOptions] = CANDIDATES,
+    ) -> GrowingOptions:
+        """The schedule of the highest value in a training under these weights."""
+        known = among is CANDIDATES
+        of_schedules = self._of_candidates if known else schedule_features(among)
+        return among[int(np.argmax(features(context, of_schedules) @ weights))]
 
 
 def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:

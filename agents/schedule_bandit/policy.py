@@ -91,6 +91,7 @@ class SchedulePolicy(PatchPolicy):
         self.sampling = options.sampling
         self.model = ScheduleModel(options.prior_precision, options.context_precision)
         self.schedule = GrowingOptions()
+        self._tried: list[GrowingOptions] = []
         self.register_buffer("runs", torch.zeros((0, _N_ROW), dtype=torch.float64))
         # Of the run that it is used in; before the first one, as of a small ViT on CIFAR-10.
         usual = RunContext(700, 45_000, 10, self.n_patches, 140_000, (0.05, 0.1, 0.2, 0.5, 1.0))
@@ -113,9 +114,17 @@ class SchedulePolicy(PatchPolicy):
         self._fit()
 
     def use(self, context: RunContext, schedule: GrowingOptions | None = None) -> None:
-        """Use a schedule in a training; by default the best one by the posterior mean."""
+        """Use a schedule in a training.
+
+        By default it is the best one, by the posterior mean, of those that some run has followed:
+        what was never tried may be anything. Before the first run it is `quadratic`.
+        """
         self.context = torch.tensor(context.numbers(), dtype=torch.float64)
-        self.schedule = self.model.best(context, self.model.mean) if schedule is None else schedule
+        if schedule is None:
+            schedule = GrowingOptions()
+            if self._tried:
+                schedule = self.model.best(context, self.model.mean, self._tried)
+        self.schedule = schedule
 
     def sampled_schedule(self, context: RunContext) -> GrowingOptions:
         """The best schedule for a training under sampled weights."""
@@ -163,6 +172,7 @@ class SchedulePolicy(PatchPolicy):
             for *_, first, power, all_share, _ in rows
         ]
         self.model.fit(contexts, schedules, [row[-1] for row in rows])
+        self._tried = list(dict.fromkeys(schedules))
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """As many patches as the schedule keeps; the same for the same observation if asked for."""

@@ -32,9 +32,9 @@ class ScheduleBandit(RunAlgorithm):
 
     Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The arms
     are schedules of the family `growing`, the context is what the environment's reset says of the
-    training. A run is valued at the sum of its rewards, so use the reward `validation`. Runs of
-    one training are compared with each other alone, so it learns across trainings of any
-    difficulty.
+    training. A run is valued at the validation accuracy in its last info, as that of
+    `ViTPatchSelect-v0` has it, or at the sum of its rewards if there is none. Runs of one training
+    are compared with each other alone, so it learns across trainings of any difficulty.
 
     Types and ranges of its hyperparameters are declared in `ScheduleOptions`.
 
@@ -136,9 +136,10 @@ class ScheduleBandit(RunAlgorithm):
             if not dones[index]:
                 continue
             if self.learning:
-                self.policy.record(
-                    FinishedRun(decision.context, decision.schedule, decision.reward)
-                )
-                self.logger.record("agent/value", decision.reward)
+                value = decision.reward
+                if "val_accuracy" in infos[index]:
+                    value = float(infos[index]["is_success"])  # 0 after a divergence
+                self.policy.record(FinishedRun(decision.context, decision.schedule, value))
+                self.logger.record("agent/value", value)
                 self.logger.record("agent/n_runs", float(len(self.policy.runs)))
             self._decisions[index] = self._decide(index)

@@ -1,6 +1,5 @@
 """`vit-patch pretrain --runs`: a ScheduleBandit learns from the runs of a comparison of tasks."""
 
-import math
 import shlex
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain import Pretraining, check_agent_path, check_new
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.task_set.environments import check_not_of_tasks, envs_to_learn_on
-from vit_patch_env.penalty import DIVERGED_REWARD
 from vit_patch_env.system.files import replacing
 
 _OF_EPISODES = ("episodes", "jobs", "budgets", "resume", "checkpoint_every")
@@ -43,7 +41,7 @@ class LearningFromRuns:
     """A ScheduleBandit that learns from finished runs: `prepare` checks, `run` learns and saves.
 
     Runs of the family `growing` on the training tasks count, and those on all patches. A run is
-    valued by its last validation loss, relative to that of chance.
+    valued by its validation accuracy.
 
     Args:
         options: of the agent, with the folder of the comparison.
@@ -117,7 +115,7 @@ class LearningFromRuns:
         assert isinstance(agent, ScheduleBandit)
         contexts = {name: self._context(name, config) for name, config in self.configs.items()}
         finished = [
-            FinishedRun(context, schedule, _value(run, context))
+            FinishedRun(context, schedule, _value(run))
             for name, context in contexts.items()
             for schedule, run in self._runs(name)
         ]
@@ -176,11 +174,9 @@ def _schedule(run: RunResult) -> GrowingOptions | None:
     return options.growing if options.agent == "growing" else None
 
 
-def _value(run: RunResult, context: RunContext) -> float:
-    """What a run is worth: the reward `validation` over a run, but for a constant of the task."""
-    if run.diverged:
-        return DIVERGED_REWARD
-    return -float(run.epochs["val_loss"].iloc[-1]) / math.log(max(context.n_classes, 2))
+def _value(run: RunResult) -> float:
+    """What a run is worth to a ScheduleBandit: its validation accuracy."""
+    return 0.0 if run.diverged else float(run.val_accuracy[-1])
 
 
 def make_pretraining(options: PretrainOptions, console: Console) -> Pretraining | LearningFromRuns:
