@@ -187,8 +187,9 @@ def test_commands_say_what_was_read(command, make_folder, tmp_path, monkeypatch,
         "compare": [*TINY_OPTIONS, *data, "--methods", "simple_vit", "--out", str(run)],
         "bench": [*data, "--out", str(run)],
     }
-    module, _, kind = COMMANDS[command][1].partition(":")
-    monkeypatch.setattr(f"vit_patch_env.experiments.{module}.{kind}.run", lambda self: None)
+    made = {"pretrain": "runs.pretrain.Pretraining", "compare": "compare.comparison.Comparison"}
+    kind = made.get(command) or COMMANDS[command][1].replace(":", ".")
+    monkeypatch.setattr(f"vit_patch_env.experiments.{kind}.run", lambda self: None)
     main([command, *words[command]])
     shown = capsys.readouterr().out.splitlines()
     assert shown == ["Loading folder ...", "left out: 1 empty folder (:dog:[red])"]
