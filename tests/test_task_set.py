@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from vit_patch_env.experiments.report.regret import (
 )
 from vit_patch_env.experiments.task_set.env import TaskSetEnv
 from vit_patch_env.experiments.task_set.table import TASKS, Task, tasks_named
+
+ROOT = Path(__file__).parent.parent
 
 SCORES = {
     "easy": {"few": {0: 0.9, 1: 0.8}, "all": {0: 0.7, 1: 0.7}, "agent": {0: 0.9, 1: 0.9}},
@@ -184,6 +187,15 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
     assert "## Held-out tasks: regret" in report
     assert (tmp_path / "tasks" / "plots" / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_results_are_of_these_tasks():
+    results = read_task_set(ROOT / "results" / "tasks")
+    assert not results.problems
+    assert len(results.comparisons) == 12
+    assert all(results.is_fixed(method) for method in results.methods)
+    scores = results.scores(results.of_split("training"))
+    assert best_on_average(scores, results.methods) == "from_16_power_4"
 
 
 def test_an_environment_of_tasks_has_one_interface_and_resumes(tiny_tasks):

@@ -46,7 +46,7 @@ def best_on_each(scores: Scores, methods: Collection[str]) -> dict[str, Best]:
 
 
 def best_on_average(scores: Scores, methods: Collection[str]) -> str | None:
-    """The method with the lowest mean regret, of those that were run on every task."""
+    """The method with the highest mean accuracy, of those that were run on every task."""
     accuracies = means(scores)
     everywhere = [method for method in methods if all(method in one for one in accuracies.values())]
     if not everywhere or not accuracies:
