@@ -36,7 +36,7 @@ def resume(out, *args):
     main(["train", "--resume", str(out), *args])
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("interval", ["5", "never"])
 def test_a_finished_run_takes_the_course_of_the_longer_one(name, interval, tmp_path, capsys):

@@ -197,9 +197,9 @@ def test_environments_that_do_not_say_what_the_training_is_are_refused():
 def test_a_run_trains_with_it_and_its_file_is_used(tmp_path):
     train(
         tmp_path / "run", "--agent", "schedule_bandit", "--reward", "validation", "--reward-every",
-        "5", "--budget", "flops",
+        "5", "--budget", "flops", "--epochs", "1",
     )  # fmt: skip
     saved = tmp_path / "run" / "agent.zip"
     assert read_parameters(saved)["policy"]["runs"].shape == (1, 14)
-    result = train(tmp_path / "again", "--agent", str(saved), "--budget", "flops")
+    result = train(tmp_path / "again", "--agent", str(saved), "--budget", "flops", "--epochs", "1")
     assert 1 <= result["n_selected_mean"] <= 16
