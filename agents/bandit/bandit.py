@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -15,7 +14,7 @@ from torch import Tensor
 from vit_patch_env.agents.bandit.options import BanditOptions
 from vit_patch_env.agents.bandit.policies import BanditPolicy
 from vit_patch_env.agents.common.run_algorithm import RunAlgorithm
-from vit_patch_env.checks import ArgumentError, check
+from vit_patch_env.checks import ArgumentError
 
 
 @dataclass
@@ -102,33 +101,17 @@ class PatchBandit(RunAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=0.0,
+            learning=learning,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device="cpu",
-            support_multi_env=True,
             seed=seed,
-            supported_action_spaces=(spaces.MultiBinary,),
         )
         self.decision_steps = options.decision_steps
         self.forgetting = options.forgetting
-        self.learning = check(bool, learning=learning)
         if _init_setup_model:
             self._setup_model()
-
-    def _setup_model(self) -> None:
-        self.set_random_seed(self.seed)
-        policy = self.policy_class(
-            self.observation_space,
-            self.action_space,
-            seed=self.seed,
-            grid=self.known_grid(),
-            **self.policy_kwargs,
-        )
-        assert isinstance(policy, BanditPolicy)
-        self._use_policy(policy)
 
     def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
         if resets:

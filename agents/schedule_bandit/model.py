@@ -77,7 +77,6 @@ class ScheduleModel:
 
     def __init__(self, prior_precision: float, context_precision: float) -> None:
         self._prior = np.diag([prior_precision] * N_SCHEDULE + [context_precision] * N_MIXED)
-        self._of_candidates = schedule_features(CANDIDATES)
         self._forget()
 
     def _forget(self) -> None:
@@ -128,9 +127,7 @@ class ScheduleModel:
         among: Sequence[GrowingOptions] = CANDIDATES,
     ) -> GrowingOptions:
         """The schedule of the highest value in a training under these weights."""
-        known = among is CANDIDATES
-        of_schedules = self._of_candidates if known else schedule_features(among)
-        return among[int(np.argmax(features(context, of_schedules) @ weights))]
+        return among[int(np.argmax(features(context, schedule_features(among)) @ weights))]
 
 
 def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:

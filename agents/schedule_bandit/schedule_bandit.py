@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -14,7 +13,6 @@ from vit_patch_env.agents.common.run_algorithm import RunAlgorithm
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun, SchedulePolicy
-from vit_patch_env.checks import check
 
 
 @dataclass
@@ -74,31 +72,15 @@ class ScheduleBandit(RunAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=0.0,
+            learning=learning,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device="cpu",
-            support_multi_env=True,
             seed=seed,
-            supported_action_spaces=(spaces.MultiBinary,),
         )
-        self.learning = check(bool, learning=learning)
         if _init_setup_model:
             self._setup_model()
-
-    def _setup_model(self) -> None:
-        self.set_random_seed(self.seed)
-        policy = self.policy_class(
-            self.observation_space,
-            self.action_space,
-            seed=self.seed,
-            grid=self.known_grid(),
-            **self.policy_kwargs,
-        )
-        assert isinstance(policy, SchedulePolicy)
-        self._use_policy(policy)
 
     def _on_training_start(self, total_timesteps: int, *, resets: bool) -> None:
         if resets:
@@ -138,7 +120,8 @@ class ScheduleBandit(RunAlgorithm):
             if self.learning:
                 value = decision.reward
                 if "val_accuracy" in infos[index]:
-                    value = float(infos[index]["is_success"])  # 0 after a divergence
+                    diverged = infos[index].get("diverged", False)
+                    value = 0.0 if diverged else float(infos[index]["val_accuracy"])
                 self.policy.record(FinishedRun(decision.context, decision.schedule, value))
                 self.logger.record("agent/value", value)
                 self.logger.record("agent/n_runs", float(len(self.policy.runs)))
