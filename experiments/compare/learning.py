@@ -24,10 +24,7 @@ from vit_patch_env.experiments.options.commands import PRETRAIN_ENV, PretrainOpt
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.options.saved import train_options
 from vit_patch_env.experiments.process.output import loaded, print_lines
-from vit_patch_env.experiments.run_folder.folder import (
-    check_possible,
-    provenance,
-)
+from vit_patch_env.experiments.run_folder.folder import check_possible, provenance
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain import Pretraining, check_agent_path, check_new
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
@@ -49,6 +46,7 @@ class LearningFromRuns:
     """
 
     configs: dict[str, EnvConfig]
+    runs: dict[str, list[tuple[GrowingOptions, RunResult]]]
     results: TaskResults
 
     def __init__(self, options: PretrainOptions, console: Console) -> None:
@@ -85,11 +83,13 @@ class LearningFromRuns:
             self._say(f"Excluded: {problem}")
         names = options.tasks or tuple(self.results.of_split("training"))
         configs = envs_to_learn_on(names, options.env, observation=PRETRAIN_ENV.observation)
-        self.configs = {
-            name: one
-            for name, one in configs.items()
-            if len({schedule for schedule, _ in self._runs(name)}) > 1
+        runs = {name: self._runs(name) for name in configs}
+        self.runs = {
+            name: found
+            for name, found in runs.items()
+            if len({schedule for schedule, _ in found}) > 1
         }
+        self.configs = {name: configs[name] for name in self.runs}
         if not self.configs:
             raise ArgumentError(
                 "runs",
@@ -117,7 +117,7 @@ class LearningFromRuns:
         finished = [
             FinishedRun(context, schedule, _value(run))
             for name, context in contexts.items()
-            for schedule, run in self._runs(name)
+            for schedule, run in self.runs[name]
         ]
         agent.policy.record(*finished)
         for name, context in contexts.items():
@@ -138,7 +138,7 @@ class LearningFromRuns:
         """What is known of a task before a run.
 
         Raises:
-            InputError: if the images are not those that the runs were trained on.
+            ArgumentError: if the images are not those that the runs were trained on.
         """
         env = make_env(config)
         n_train = len(loaded(config.dataset, lambda: env.data, self.console).train.labels)

@@ -25,14 +25,8 @@ from vit_patch_env.experiments.run_folder.folder import (
     releasing_on_error,
     write_json,
 )
-from vit_patch_env.experiments.run_folder.schemas import (
-    TASK_SET_FIELDS,
-    read_checked,
-)
-from vit_patch_env.experiments.task_set.environments import (
-    check_not_of_tasks,
-    env_of_task,
-)
+from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
+from vit_patch_env.experiments.task_set.environments import check_not_of_tasks, env_of_task
 from vit_patch_env.experiments.task_set.table import Task, tasks_named
 
 
@@ -81,6 +75,7 @@ class TaskComparison:
     def run(self) -> None:
         """Train the runs of each task that are not finished; exits with status 1 if one failed."""
         try:
+            self._write()
             failed = sum(not self._is_compared(task) for task in self.tasks)
         finally:
             self.lock.release()
@@ -95,7 +90,6 @@ class TaskComparison:
     def _is_compared(self, task: Task) -> bool:
         """Compare on a task, unless its folder or images do not allow that; whether all is done."""
         self._say(f"Task {self.tasks.index(task) + 1} of {len(self.tasks)}: {task.name}")
-        self._write()
         comparison = Comparison(self._options(task), self.console)
         try:
             comparison.prepare()
