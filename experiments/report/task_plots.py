@@ -19,11 +19,15 @@ _LIMITS = np.linspace(0, 0.15, 301)
 def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
     """The profile of the methods on each split."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(splits) + 2.6, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.2 * len(splits), 3.4), layout="constrained")
         panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
         for axes, (title, metrics) in zip(panels, splits, strict=True):
-            agents = [one for one in metrics.order() if metrics.results.is_agent(one)]
-            rules = [one for one in metrics.order() if metrics.results.is_fixed(one)]
+            # A share of other tasks than all is no point of comparison.
+            complete = [
+                one for one in metrics.order() if len(metrics.regrets[one]) == len(metrics.tasks)
+            ]
+            agents = [one for one in complete if metrics.results.is_agent(one)]
+            rules = [one for one in complete if metrics.results.is_fixed(one)]
             if metrics.single in rules:
                 rules = [metrics.single, *(one for one in rules if one != metrics.single)]
             shown = [*agents, *rules][:_MOST_LINES]
@@ -37,7 +41,8 @@ def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
                 )  # fmt: skip
             axes.set(title=f"{title} ({len(metrics.tasks)})", ylim=(0, 1.02))
             axes.set_xlabel("points of accuracy below the best fixed rule of the task")
-            axes.legend(fontsize=7.5, loc="lower right")
+            if shown:
+                axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
         percent_axis(panels[0].yaxis)
         panels[0].set_ylabel("share of the tasks")
         return [
@@ -45,7 +50,8 @@ def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
                 "profile",
                 "Share of the tasks within so many points of the best fixed rule",
                 "The best fixed rule of each task is found by search. Higher is better; at 0 "
-                "points is the share of the tasks on which a method is at least as good.",
+                "points is the share of the tasks on which a method is at least as good. Methods "
+                "that were not run on all tasks are left out.",
                 png(figure),
             )
         ]
