@@ -1,14 +1,19 @@
 """Patch schedules of pretrained agents, against the agents in their environment."""
 
+import pickle
 import zipfile
+from itertools import product
 
 import pytest
 import torch
 
 from tests.conftest import TINY, TINY_OPTIONS
 from tests.test_cli import train
+from tests.test_schedule_bandit import Trainings, context
 from vit_patch_env import PatchSchedule, SimpleViT, ViTPatchSelectEnv
-from vit_patch_env.experiments.agents_by_name.agent_file import PRETRAINED
+from vit_patch_env.agents import GrowingOptions, ScheduleBandit
+from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
+from vit_patch_env.experiments.agents_by_name.agent_file import PRETRAINED, AgentCard, save_agent
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.integrations import count_step_flops
@@ -19,8 +24,13 @@ from vit_patch_env.integrations import count_step_flops
 @pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
 def test_it_keeps_as_many_patches_as_the_agent_in_training(budget, epochs, tmp_path):
     sizes = {"epochs": epochs, "patch_size": 4, "n_patches_desired": 32}
+    counts = assert_keeps_as_many_as_in_training("pretrained", budget, sizes, tmp_path / "run")
+    assert len(set(counts)) > 4
+
+
+def assert_keeps_as_many_as_in_training(agent, budget, sizes, run):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
-    train(tmp_path / "run", "--agent", "pretrained", "--budget", budget, *options)
+    train(run, "--agent", agent, "--budget", budget, *options)
     env = ViTPatchSelectEnv(**TINY | sizes)
     of_model = ("patch_size", "dim", "depth", "heads", "dim_head", "mlp_dim")
     vit = SimpleViT(
@@ -28,14 +38,14 @@ def test_it_keeps_as_many_patches_as_the_agent_in_training(budget, epochs, tmp_p
     )
     images = torch.zeros(TINY["batch_size"], 3, 32, 32)
     schedule = PatchSchedule.from_agent(
-        "pretrained",
+        agent,
         n_patches=vit.n_patches,
         total_steps=env.budget_steps,
         step_flops=count_step_flops(vit, images) if budget == "flops" else None,
     )
     counts = [schedule.n_keep(step) for step in range(len(schedule))]
-    assert counts == RunFolder(tmp_path / "run").read_steps()
-    assert len(set(counts)) > 4
+    assert counts == RunFolder(run).read_steps()
+    return counts
 
 
 @pytest.mark.parametrize("n_patches", [49, 196, 576])
@@ -49,6 +59,43 @@ def test_it_keeps_the_same_shares_of_any_number_of_patches(n_patches):
     assert shares[0] == pytest.approx(1 / 16, abs=0.01)
     assert shares[-1] == 1
     assert schedule(60).max() > n_patches * 3 / 4
+
+
+def schedule_bandit(path):
+    """The file of an agent that wants few patches where steps on them are cheap."""
+    agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0)
+    few, many = GrowingOptions(power=8.0), GrowingOptions(first_share=0.5)
+    for budget_steps, cheap in product((4, 16, 64, 1024), (True, False)):
+        costs = (0.05, 0.1, 0.2, 0.5, 1.0) if cheap else (0.8, 0.82, 0.85, 0.9, 1.0)
+        training = context(budget_steps, step_costs=costs)
+        agent.policy.record(
+            FinishedRun(training, few, float(cheap)), FinishedRun(training, many, 0.5)
+        )
+    save_agent(path, agent, AgentCard(agent="schedule_bandit", grid=None, observation="none+run"))
+    return str(path)
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
+def test_a_bandit_on_schedules_keeps_as_many_patches_as_in_training(budget, epochs, tmp_path):
+    agent = schedule_bandit(tmp_path / "agent.zip")
+    sizes = {"epochs": epochs, "patch_size": 4, "n_patches_desired": 32}
+    assert_keeps_as_many_as_in_training(agent, budget, sizes, tmp_path / "run")
+
+
+def test_a_bandit_on_schedules_decides_by_what_steps_cost(tmp_path):
+    agent = schedule_bandit(tmp_path / "agent.zip")
+    budget = {"n_patches": 196, "seconds": 60, "budget_steps": 64}
+    cheap = PatchSchedule.from_agent(agent, **budget, step_seconds=lambda count: count / 100)
+    assert cheap.n_keep(0) == 12
+    flat = PatchSchedule.from_agent(agent, **budget, step_seconds=lambda count: 1 + count / 1e4)
+    assert flat.n_keep(0) == 98
+    steps_alone = PatchSchedule.from_agent(agent, n_patches=196, total_steps=64)
+    assert steps_alone.n_keep(0) == 98
+    assert pickle.loads(pickle.dumps(cheap)).n_keep(0) == 12
+    with pytest.raises(ValueError, match=r"step_seconds must be given with seconds, .* got None"):
+        PatchSchedule.from_agent(agent, **budget)
+    with pytest.raises(ValueError, match="step_seconds must be a function, got 3"):
+        PatchSchedule.from_agent(agent, **budget, step_seconds=3)
 
 
 def test_the_scores_of_patches_are_sampled_by(tmp_path):

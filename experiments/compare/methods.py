@@ -60,10 +60,11 @@ FAMILY: dict[str, Method] = {
     **{
         f"from_{d}_power_{power}": _growing(d, power)
         for d, power in (
-            (2, 2), (4, 1), (4, 2), (8, 2), (16, 1), (16, 2), (16, 4), (16, 8), (32, 2), (32, 4),
+            (2, 2), (4, 1), (4, 2), (4, 4), (8, 2), (8, 4),
+            (16, 1), (16, 2), (16, 4), (16, 8), (32, 2), (32, 4), (32, 8),
         )
     },
-    **{f"constant_{d}_then_all": _growing(d, None, 0.2) for d in (2, 4, 8)},
+    **{f"constant_{d}_then_all": _growing(d, None, 0.2) for d in (2, 4, 8, 16, 32)},
 }  # fmt: skip
 """Fixed rules of one family, which are searched for the best one of a task."""
 

@@ -97,6 +97,7 @@ class PatchSchedule:
         step_flops: Callable[[int], float] | None = None,
         seconds: float | None = None,
         budget_steps: int | None = None,
+        step_seconds: Callable[[int], float] | None = None,
         seed: int = 0,
     ) -> Self:
         """The schedule that a bandit has learned, for any number of patches.
@@ -111,33 +112,39 @@ class PatchSchedule:
             seconds: as for the class.
             budget_steps: the steps on all patches that the budget is worth, which the agent
                 decides by as well; None: total_steps. Needed with seconds.
+            step_seconds: maps a number of patches to the seconds of a step, for an agent that
+                decides by it. Needed with seconds; with total_steps alone each step counts as one.
             seed: of the samples.
 
         Raises:
             ValueError: for an agent that decides by an observation, which only the environment
                 has, a file that is no agent's, or as the class does.
         """
-        from vit_patch_env.integrations.agents import load_bandit  # the class does not need it
+        from vit_patch_env.integrations.agents import learned_schedule  # the class does not need it
 
         n_steps = total_steps if budget_steps is None else budget_steps
         if n_steps is None:
             raise ArgumentError(
                 "budget_steps", f"must be given with seconds, got {shown(budget_steps)}"
             )
+        _check_function(step_flops=step_flops, step_seconds=step_seconds)
         grid = _grid(n_patches)
-        policy, card = load_bandit(str(agent) if isinstance(agent, Path) else agent, grid)
-        weights, n_steps = policy.of_counts.mean(), check(Count, budget_steps=n_steps)
-
+        learned = learned_schedule(
+            str(agent) if isinstance(agent, Path) else agent,
+            grid,
+            check(Count, budget_steps=n_steps),
+            _step_cost(step_flops, seconds, step_seconds),
+        )
         schedule = cls(
-            partial(_learned_share, policy=policy, n_steps=n_steps, weights=weights),
+            learned.shares,
             n_patches=grid,
             total_steps=total_steps,
             step_flops=step_flops,
             seconds=seconds,
-            sampling=card.bandit.sampling,
+            sampling=learned.sampling,
             seed=seed,
         )
-        schedule._scores = policy.of_patches.mean().numpy()
+        schedule._scores = learned.scores
         return schedule
 
     def __call__(self, step: int, batch_size: int | None = None) -> Tensor | None:
@@ -244,8 +251,7 @@ class PatchSchedule:
         step_flops: Callable[[int], float] | None,
         seconds: float | None,
     ) -> Progress:
-        if step_flops is not None and not callable(step_flops):
-            raise ArgumentError("step_flops", f"must be a function, got {shown(step_flops)}")
+        _check_function(step_flops=step_flops)
         if (total_steps is None) == (seconds is None) or (seconds and step_flops):
             raise InputError(
                 "a schedule needs a budget: either total_steps, perhaps with step_flops, or "
@@ -269,10 +275,31 @@ def _constant_share(progress: float, share: float) -> float:
     return share
 
 
-def _learned_share(progress: float, policy: Any, n_steps: int, weights: Any) -> float:
-    """The share that a bandit's posterior mean chooses for a budget of so many steps."""
-    observed = float(np.float32(progress))
-    return float(policy.best_count(observed, n_steps, weights) / policy.n_patches)
+def _step_cost(
+    step_flops: Callable[[int], float] | None,
+    seconds: float | None,
+    step_seconds: Callable[[int], float] | None,
+) -> Callable[[int], float]:
+    """What a step on a number of patches takes of the budget."""
+    if seconds is None:
+        return step_flops or _one
+    return step_seconds or _unknown
+
+
+def _one(n_keep: int) -> float:
+    return 1.0
+
+
+def _unknown(n_keep: int) -> float:
+    raise ArgumentError(
+        "step_seconds", "must be given with seconds, for an agent that decides by it, got None"
+    )
+
+
+def _check_function(**functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ArgumentError(name, f"must be a function, got {shown(function)}")
 
 
 def _grid(n_patches: Any) -> Grid:
