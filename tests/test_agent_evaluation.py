@@ -130,6 +130,7 @@ TRANSPARENT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("wrap", TRANSPARENT.values(), ids=TRANSPARENT)
 def test_wrappers_that_change_nothing_change_nothing(wrap):
@@ -540,6 +541,7 @@ BYPASSED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(BYPASSED))
 def test_evaluate_refuses_an_agent_whose_wrappers_it_would_bypass(name):
@@ -554,6 +556,7 @@ def test_evaluate_refuses_an_agent_whose_wrappers_it_would_bypass(name):
 LIBRARY = {name: wrap for name, wrap in TRANSPARENT.items() if name not in ("flatten", "float64")}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -586,6 +589,7 @@ class OnlyFirst(gym.Wrapper):
         return masks.ravel()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "wrap",
     [OnlyFirst, lambda env: ActionMasker(env, lambda one: OnlyFirst(one).action_masks())],
@@ -616,6 +620,7 @@ def test_every_patch_may_be_dropped_or_kept_unless_it_is_the_only_one():
     assert CountAction(make(), counts=(4, 12)).action_masks().tolist() == [True, True]
 
 
+@pytest.mark.long
 def test_maskable_ppo_learns_from_masks():
     env = make(epochs=2)
     agent = MaskablePPO("MlpPolicy", env, **FEW, seed=0, device="cpu")
@@ -687,6 +692,7 @@ def drawing(own):
     return env
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [False, True], ids=["inherited spaces", "own spaces"])
 @pytest.mark.parametrize("vectorised", [False, True])
 def test_whatever_is_drawn_from_is_seeded_and_left_as_it_was(own, vectorised):
@@ -707,6 +713,7 @@ def test_whatever_is_drawn_from_is_seeded_and_left_as_it_was(own, vectorised):
     assert len(set(seen[0][0])) == N_BATCHES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [False, True], ids=["inherited spaces", "own spaces"])
 def test_what_a_wrapper_draws_does_not_change_the_run(own):
     runs = []
@@ -843,6 +850,7 @@ def test_other_environments_in_other_processes_are_refused_and_live_on():
     vec_env.close()
 
 
+@pytest.mark.long
 def test_a_refused_environment_is_not_kept():
     vec_env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
     env = weakref.ref(vec_env.envs[0].unwrapped)
@@ -873,6 +881,7 @@ class Forwarding(gym.Wrapper):
         return getattr(self.env, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrap", [Applying, Made, Forwarding])
 def test_wrappers_may_have_unusual_methods(wrap):
     env = trained(wrap)
@@ -897,6 +906,7 @@ class Holding(gym.Wrapper):
         return self.steps["beneath"](action)
 
 
+@pytest.mark.long
 def test_wrappers_that_hold_the_environment_hold_the_split():
     env = trained(lambda env: Holding(Negating(env)))
     steps_done = env.unwrapped.steps_done

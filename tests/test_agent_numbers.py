@@ -41,6 +41,7 @@ def counts_over(agent, n_steps=4):
     return seen
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("n_keep", "expected"),
     [
@@ -83,6 +84,7 @@ def test_a_rule_refuses_no_numbers():
         rule([])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("n_keep", [None, 3, [3] * 4, lambda progress: 3])
 def test_the_rule_all_keeps_all_patches_whatever_the_number(n_keep):
     assert counts_over(rule(n_keep, "all")) == [16] * 4

@@ -100,6 +100,7 @@ def test_a_frozen_agent_is_seeded():
     assert np.array_equal(masks(agent), first)
 
 
+@pytest.mark.long
 def test_frozen_agents_of_stable_baselines3_are_seeded():
     env = CountAction(make(observation="none"))
     agent = Frozen(DQN("MlpPolicy", env, learning_starts=1, seed=0).learn(5))

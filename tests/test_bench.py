@@ -327,6 +327,7 @@ def test_a_batch_that_does_not_fit_is_named_with_one_that_does(small_bench, monk
         small_bench().run()
 
 
+@pytest.mark.long
 def test_unstable_ratios_are_repeated_up_to_a_limit(small_bench, monkeypatch):
     monkeypatch.setattr(f"{BENCHMARK}.Worker", _FakeWorker)
     monkeypatch.setattr(f"{BENCHMARK}.matrix_ceiling", lambda device, dtype: 1e11)

@@ -81,6 +81,7 @@ def test_both_weights_can_be_evaluated(early, weights, capsys):
     assert f"{result['test']['agent_patches']['loss']:.4f}" in shown or weights == "best"
 
 
+@pytest.mark.long
 def test_a_run_that_ends_early_resumes_identically(early, tmp_path):
     out, result, options = early
     again = stopped(tmp_path / "run", *options)

@@ -26,6 +26,7 @@ def make(**kwargs):
     return gym.make("ViTPatchSelect-v0", **{**TINY, **kwargs})
 
 
+@pytest.mark.long
 @pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version:UserWarning")
 @pytest.mark.parametrize("wrap", [lambda env: env.unwrapped, CountAction, TopKAction])
@@ -84,6 +85,7 @@ def episode_length(env, n_selected):
     return n_steps
 
 
+@pytest.mark.long
 @pytest.mark.one_in(32)
 @pytest.mark.filterwarnings("ignore:reward .* depends on the time and the loss:UserWarning")
 @pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: "-".join(map(str, kwargs.values())))

@@ -82,6 +82,7 @@ def test_reading_leaves_the_global_generators_alone():
     assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("images", ["memory", "stream"])
 def test_a_run_with_random_items_is_the_same_again(images):
     rewards = []

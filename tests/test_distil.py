@@ -153,6 +153,7 @@ def test_images_are_measured_together_where_their_patches_are_alike(of_pictures,
     assert calls == [6, 6, 6]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "observation",
     [
@@ -177,6 +178,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.long
 def test_progress_is_shown_on_a_terminal_and_elsewhere_a_line_per_minute(
     of_pictures, tmp_path, monkeypatch
 ):
@@ -244,6 +246,7 @@ AGENTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.one_in(8)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
 @pytest.mark.parametrize("agent", AGENTS)
@@ -341,6 +344,7 @@ def stopping(monkeypatch):
     monkeypatch.setattr(writing, "png", png)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("existing", [False, True])
 def test_an_interruption_leaves_what_was_there(of_pictures, tmp_path, existing, request):
     out = tmp_path / "out"
@@ -354,6 +358,7 @@ def test_an_interruption_leaves_what_was_there(of_pictures, tmp_path, existing, 
     assert {*tmp_path.iterdir()} == ({out} if existing else set())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moved", [False, True])
 def test_what_a_killed_process_left_is_cleared(of_pictures, tmp_path, moved):
     out, beside = tmp_path / "out", tmp_path / ".out.distil"
@@ -379,6 +384,7 @@ def damage(out):
     (out / "distil.json").write_text("{}")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "overwrite", "said"),
     [

@@ -271,6 +271,7 @@ def ordinary():
     return {}
 
 
+@pytest.mark.long
 @pytest.mark.one_in(4)
 @hostile
 def test_a_report_is_made_of_the_same_whatever_its_texts_are(text, report, ordinary):
@@ -410,6 +411,7 @@ def test_images_and_runs_are_named_safely(make_folder, tmp_path, capsys, monkeyp
         assert is_safe(text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["agent", "data-dir", "out", "resume"])
 @on_a_terminal
 def test_a_refused_value_is_named_safely(name, text, capsys, tmp_path, monkeypatch):

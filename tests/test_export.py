@@ -129,6 +129,7 @@ def test_fake_tensors_pass_through_the_kernel(model, images):
         assert out.device.type == "cpu"
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @needs_kernel
 @in_both_types

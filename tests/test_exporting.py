@@ -180,6 +180,7 @@ def test_what_cannot_be_exported_is_one_line(words, said, run, tmp_path, capsys,
     assert (tmp_path / "old.safetensors").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_exported_is_one_line(tmp_path, capsys):
     out, _ = trained(tmp_path, "--model", "ats_vit", "--agent", "random")
     capsys.readouterr()

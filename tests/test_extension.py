@@ -105,6 +105,7 @@ DEPENDENT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.one_in(9)
 @pytest.mark.parametrize("what", DEPENDENT)
 def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys):
@@ -125,6 +126,7 @@ def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys
     assert " and ".join(extension["dependent"]) == what
 
 
+@pytest.mark.long
 @pytest.mark.one_in(7)
 @pytest.mark.parametrize(
     ("args", "message"),
@@ -229,6 +231,7 @@ def test_a_run_that_replaces_the_one_it_takes_its_agent_from(tmp_path):
     assert RunFolder(run).is_finished
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["link", "file"])
 @pytest.mark.parametrize("name", ["followed", "3_epochs"])
 def test_nothing_is_written_through_links(kind, name, random_run, tmp_path, capsys):
@@ -269,6 +272,7 @@ def test_extensions_that_are_none_change_nothing(tmp_path, capsys):
     assert course(run) == course(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_what_is_typed_counts_though_it_is_the_default(tmp_path, random_run):
     run = stopped(tmp_path / "run", "--agent", "random", "--checkpoint-every", "5")
     options, _ = resumed_options(

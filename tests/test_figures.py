@@ -123,6 +123,7 @@ def test_tensorboard_has_the_learning_rate_and_the_figures(run):
     assert len(text.splitlines()) == 2 + len(result["classes"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("missing", [FIGURE_FILES, ("mistakes.png",)])
 def test_evaluate_writes_the_files_that_are_missing(run, missing, tmp_path, capsys):
     out = tmp_path / "run"
@@ -140,6 +141,7 @@ def test_evaluate_writes_the_files_that_are_missing(run, missing, tmp_path, caps
         assert (out / name).read_bytes() == (before[name] if name in missing else b"kept")
 
 
+@pytest.mark.long
 def test_evaluate_writes_to_another_folder_only_with_consent(run, tmp_path, capsys):
     out, elsewhere = run[0], tmp_path / "new" / "figures"
     words = ["evaluate", str(out), "--out", str(elsewhere)]
@@ -203,6 +205,7 @@ def test_runs_of_comparisons_have_no_pictures(run, tmp_path):
     assert set(result["figures"]) == {"all_patches", "agent_patches"}
 
 
+@pytest.mark.long
 def test_a_diverged_run_has_figures_without_probabilities(tmp_path, capsys):
     out = tmp_path / "run"
     result = train(out, "--agent", "all", "--learning-rate", "1e30")
@@ -214,6 +217,7 @@ def test_a_diverged_run_has_figures_without_probabilities(tmp_path, capsys):
     main(["evaluate", str(out)])
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:1 of 42 images cannot be read and are skipped")
 def test_one_test_image_and_a_class_without(make_folder, tmp_path, capsys):
     folder = make_folder()
@@ -266,6 +270,7 @@ def test_figures_fit_80_columns(n_classes, all_classes):
     assert "\x1b" not in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_classes", [2, 10, 250])
 def test_the_confusion_matrix_is_drawn_for_any_number_of_classes(n_classes):
     names = [f"{FOREIGN}{n}" for n in range(n_classes)]

@@ -88,6 +88,7 @@ def test_another_configuration_is_noticed_by_comparisons(comparison):
     assert not read_comparison(comparison).runs
 
 
+@pytest.mark.long
 def test_a_run_without_a_checksum_of_its_configuration_is_read_with_a_warning(run):
     path = run / "result.json"
     result = json.loads(path.read_text())
@@ -129,6 +130,7 @@ def test_json_beyond_bounds_is_one_line_of_report_tune_and_agents(
 # Where images are expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist", "torchvision:SVHN"])
 def test_nothing_is_downloaded_to_a_folder_that_a_file_names(
     dataset, run, tmp_path, capsys, monkeypatch
@@ -254,6 +256,7 @@ def saved(value):
     return buffer.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [CARD, "policy.pth", "data"])
 def test_an_agents_file_that_unpacks_to_very_much_is_refused(name, run):
@@ -270,6 +273,7 @@ def test_a_card_of_more_than_a_megabyte_is_refused(run):
         read_card(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "value", [{"n_patches": 16}, [], None, {"agent": 3, "n_patches": 16}, {"agent": "paper"}]
 )
@@ -287,6 +291,7 @@ def test_a_pipe_is_no_agent(tmp_path):
         MultiOutputDQN.load(tmp_path / "agent.zip")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -338,6 +343,7 @@ def checkpoints(stopped, tmp_path):
     return CheckpointFolder(Path(shutil.copytree(stopped, tmp_path / "checkpoints")))
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
@@ -383,6 +389,7 @@ def test_a_checkpoint_of_the_wrong_types_is_one_line_that_names_it(change, probl
     assert len(checkpoints.files) == 2
 
 
+@pytest.mark.long
 def test_errors_of_an_algorithm_with_hostile_transitions_are_one_line_of_the_command(
     tmp_path, capsys
 ):
@@ -406,6 +413,7 @@ def test_errors_of_an_algorithm_with_hostile_transitions_are_one_line_of_the_com
     )
 
 
+@pytest.mark.long
 def test_a_finished_run_whose_checkpoint_cannot_be_removed_is_finished(
     tmp_path, monkeypatch, capsys
 ):
@@ -428,6 +436,7 @@ def test_a_finished_run_whose_checkpoint_cannot_be_removed_is_finished(
     assert "expected a folder without checkpoints, got" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change", [{"losses": 3}, {"run": None}, {"values": "x"}, {"shown": (1, 2, 3)}]
 )

@@ -108,17 +108,20 @@ USES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_forked_child_does_what_its_parent_does(use):
     assert in_child(use) == pytest.approx(use(), rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_forked_child_saves_and_loads(tmp_path):
     path = tmp_path / "run"
     assert in_child(partial(saved_and_loaded, path)) == pytest.approx(saved_and_loaded(path), 1e-5)
 
 
+@pytest.mark.long
 def test_a_child_has_the_parents_environment():
     env = make()
     env.reset(seed=0)
@@ -126,6 +129,7 @@ def test_a_child_has_the_parents_environment():
     assert in_child(lambda: env.evaluate("val").loss) == pytest.approx(env.evaluate("val").loss)
 
 
+@pytest.mark.long
 def test_gymnasiums_workers_answer_before_a_reset():
     envs = gym.make_vec(
         "ViTPatchSelect-v0", num_envs=2, vectorization_mode="async", budget="flops", **TINY
@@ -167,6 +171,7 @@ def test_a_child_of_a_child():
     assert in_child(child) == 0
 
 
+@pytest.mark.long
 def test_a_fork_of_another_thread():
     answers = []
 
@@ -180,6 +185,7 @@ def test_a_fork_of_another_thread():
     assert answers == [pytest.approx(step_rewards(), rel=1e-5)]
 
 
+@pytest.mark.long
 def test_a_forked_child_has_one_thread_and_may_take_more():
     assert in_child(torch.get_num_threads) == 1
 

@@ -123,6 +123,7 @@ def test_two_environments_of_a_state_go_on_independently():
         assert identical(stepped(other, action), expected)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_environment_may_return_to_an_earlier_state(variant):

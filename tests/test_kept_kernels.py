@@ -121,6 +121,7 @@ def test_what_belongs_to_another_user_is_not_loaded(kept):
         assert build.library(torch.float32) is None
 
 
+@pytest.mark.long
 def test_a_kernel_that_computes_wrong_results_is_not_used(tmp_path, monkeypatch):
     source = tmp_path / "wrong.c"
     text = build._SOURCE.read_text()

@@ -58,6 +58,7 @@ def test_pettingzoos_tests_pass(observation):
     parallel_seed_test(lambda: make(observation=observation), num_cycles=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_observations_are_in_their_space_until_the_end(observation):
     agents = make(observation=observation)
@@ -234,6 +235,7 @@ def test_a_shared_policy_selects_patches_of_a_split(observation, features):
     assert deterministic
 
 
+@pytest.mark.long
 def test_a_policy_learns_through_supersuit_what_each_patch_is_worth():
     """A random policy is right for 8 of 16 patches, as are all and none; this one for all 16."""
     supersuit = pytest.importorskip("supersuit")

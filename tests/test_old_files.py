@@ -79,6 +79,7 @@ def test_an_interrupted_run_is_refused_with_the_reason(tmp_path, capsys):
     assert checkpoint.exists()
 
 
+@pytest.mark.long
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     "path",

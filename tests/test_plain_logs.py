@@ -48,6 +48,7 @@ def agents(log):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "folder"),
     [("dqn", "MultiOutputDQN_1"), ("rule", "FixedRule_random_1"), ("bandit", "PatchBandit_1")],
@@ -69,6 +70,7 @@ def test_a_plain_script_shows_the_vit_and_the_return(name, folder, tmp_path):
     assert scalars["rollout/ep_len_mean"][0] == (28, 28)
 
 
+@pytest.mark.long
 def test_the_agents_own_values_are_points_too(tmp_path):
     agents(tmp_path)["dqn"](make()).learn(28)
     scalars = read(tmp_path / "MultiOutputDQN_1")
@@ -86,6 +88,7 @@ def test_a_run_shorter_than_an_episode_is_logged(tmp_path):
     assert steps(read(tmp_path / "FixedRule_random_1")["vit/train_loss"]) == [10, 13]
 
 
+@pytest.mark.long
 def test_several_environments_are_averaged(tmp_path):
     agents(tmp_path)["rule"](DummyVecEnv([make, make])).learn(56)
     scalars = read(tmp_path / "FixedRule_random_1")
@@ -93,6 +96,7 @@ def test_several_environments_are_averaged(tmp_path):
     assert steps(scalars["vit/val_accuracy"]) == [56]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dqn", "rule"])
 def test_the_terminal_gets_a_table_for_each_episode(name, capsys, tmp_path):
     agent = agents(tmp_path)[name](make(epochs=2))
@@ -114,6 +118,7 @@ def test_other_environments_log_their_rewards(tmp_path):
     assert not POINTS - {"env/reward"} & scalars.keys()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [PPO, A2C, DQN])
 def test_algorithms_of_stable_baselines3_show_the_return_and_the_accuracy(kind, tmp_path):
     env = make(epochs=2) if kind is not DQN else CountAction(make(epochs=2))
@@ -141,6 +146,7 @@ def test_monitor_takes_the_metrics_of_an_episode(tmp_path):
     env.close()
 
 
+@pytest.mark.long
 def test_means_of_an_episode_are_those_of_its_steps_also_when_it_is_resumed(tmp_path):
     env, other = make(), make()
     env.reset(seed=0)

@@ -69,6 +69,7 @@ def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):
     assert outcome(trained(tmp_path / "row", [*SMALL, *words])) == outcome(compared)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("agent", "observation"),

@@ -138,6 +138,7 @@ def test_options_that_do_not_affect_results_may_change(broken, capsys):
     assert (broken / "result.json").exists()
 
 
+@pytest.mark.long
 def test_a_folder_of_images_may_have_moved(make_folder, tmp_path, capsys):
     images = make_folder(n_images=60, splits=("train",))
     words = ["--dataset", "folder", "--data-dir", str(images), "--batch-size", "16"]
@@ -181,6 +182,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(broken, capsys):
     assert RunFolder(broken).lock().is_locked  # which was given back
 
 
+@pytest.mark.long
 def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, in_one_line):
     (newest,) = (broken / "checkpoints").iterdir()
     (broken / "checkpoints" / "step-000000000999.ckpt").write_bytes(newest.read_bytes()[:1000])
@@ -190,6 +192,7 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
     assert trajectory(broken) == expected
 
 
+@pytest.mark.long
 def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
     message = f"out must be a folder that no other process is using, got {broken}"
     with RunFolder(broken).lock():
@@ -258,6 +261,7 @@ def test_evaluation_executes_no_code_from_a_run(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.long
 def test_writing_results_is_retried_if_the_disk_is_full(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("vit_patch_env.experiments.runs.train.RETRY_SECONDS", 0.0)
     write, fails = RunFolder.write_result, [True, True, False]
@@ -275,6 +279,7 @@ def test_writing_results_is_retried_if_the_disk_is_full(tmp_path, monkeypatch, c
     assert (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.long
 def test_results_that_cannot_be_written_leave_the_checkpoint(
     tmp_path, expected, monkeypatch, capsys
 ):
@@ -297,6 +302,7 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(
     assert trajectory(out) == expected
 
 
+@pytest.mark.long
 def test_a_signal_ends_the_wait_for_disk_space(tmp_path, monkeypatch, capsys):
     def full(folder, result):
         signal.raise_signal(signal.SIGTERM)
@@ -348,6 +354,7 @@ def test_a_run_that_was_finished_meanwhile_is_not_changed(broken, monkeypatch, c
     assert newest_step(broken) > 0
 
 
+@pytest.mark.long
 def test_a_folder_of_other_images_is_refused(make_folder, tmp_path, capsys):
     images = make_folder(n_images=60, splits=("train",))
     words = ["--dataset", "folder", "--data-dir", str(images), "--batch-size", "16"]
@@ -370,6 +377,7 @@ def test_a_run_of_an_older_version_is_evaluated_with_a_warning(tmp_path, in_one_
     assert "is of an older version, without a checksum of vit.safetensors" in said
 
 
+@pytest.mark.long
 def test_tables_that_cannot_be_written_are_written_after_the_next_epoch(
     tmp_path, expected, monkeypatch, capsys, in_one_line
 ):

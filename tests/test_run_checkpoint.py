@@ -122,6 +122,7 @@ def test_a_model_may_use_torchs_global_generator(tmp_path, monkeypatch):
     assert learn(new_ppo(), tmp_path / "run", resume=True)[0] == expected
 
 
+@pytest.mark.long
 def test_target_networks_updated_within_a_rollout(tmp_path, monkeypatch):
     treat_rollouts_as(monkeypatch, "any")
 
@@ -174,6 +175,7 @@ def test_epsilon_resumes(tmp_path):
     assert other.exploration_rate == expected.exploration_rate
 
 
+@pytest.mark.long
 def test_saving_time_is_excluded_from_the_training_time(tmp_path, monkeypatch):
     agent, env = new_agent("random")
     monitor = TrainingMonitor(max_episodes=1)

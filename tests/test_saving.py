@@ -184,6 +184,7 @@ def test_before_the_first_reset_there_is_nothing_to_save(tiny_env, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_close_frees_everything_and_a_reset_starts_anew():
     env = ViTPatchSelectEnv(**TINY)
     first, _ = env.reset(seed=0)

@@ -75,6 +75,7 @@ def schedule_bandit(path):
     return str(path)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
 def test_a_bandit_on_schedules_keeps_as_many_patches_as_in_training(budget, epochs, tmp_path):
     agent = schedule_bandit(tmp_path / "agent.zip")

@@ -36,6 +36,7 @@ def read(file):
         return np.array(picture)
 
 
+@pytest.mark.long
 def test_each_image_gets_a_picture_with_a_name_of_its_own(run, pictures, tmp_path, capsys):
     main(["show", str(run), *pictures, "--out", "drawn"])
     assert capsys.readouterr().out.endswith("Wrote 2 pictures to drawn.\n")

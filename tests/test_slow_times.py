@@ -78,6 +78,7 @@ def test_tables_that_an_earlier_version_began_keep_their_columns(tmp_path):
     assert math.isnan(tables.waiting_share())
 
 
+@pytest.mark.long
 def test_a_run_that_is_resumed_again_and_again_knows_where(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(

@@ -74,6 +74,7 @@ def test_a_seed_has_the_weights_that_it_always_had(model):
     assert digest(env) == WEIGHTS[model]
 
 
+@pytest.mark.long
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_threads_get_the_runs_of_their_seeds(variant):
@@ -88,6 +89,7 @@ def test_threads_get_the_runs_of_their_seeds(variant):
     assert torch.get_default_dtype() == before[1]
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("variant", ["simple_vit", "patch_dropout"])
 def test_a_thread_that_draws_from_the_global_generator_is_not_disturbed(variant):
@@ -119,6 +121,7 @@ def default_type_restored():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("default_type_restored")
 def test_threads_do_not_depend_on_the_default_type_that_another_sets():
     """The ViTs are made, trained and observed while it changes."""

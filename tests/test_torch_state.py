@@ -138,6 +138,7 @@ def run(n_steps=2, **kwargs):
 EXPECTED = {}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.one_in(20)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("state", STATES)
@@ -159,6 +160,7 @@ def test_a_run_is_the_same_in_any_torch_state(state, variant):
     assert flops_seen == flops
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", STATES)
 def test_a_run_may_change_between_states(state, tmp_path):
@@ -196,6 +198,7 @@ def test_a_run_that_diverges_is_terminated(state):
     assert info["diverged"]
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", STATES)
 def test_images_that_were_loaded_in_any_state_are_trained_on(state):
@@ -206,6 +209,7 @@ def test_images_that_were_loaded_in_any_state_are_trained_on(state):
     assert all(np.array_equal(one, other) for one, other in zip(seen, expected, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "float64"])
 def test_gymnasiums_checker_passes(state):
@@ -213,6 +217,7 @@ def test_gymnasiums_checker_passes(state):
         check_env(gym.make("ViTPatchSelect-v0", **TINY).unwrapped)
 
 
+@pytest.mark.long
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["random", "bandit", "dqn"])
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "float64"])

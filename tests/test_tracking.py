@@ -123,6 +123,7 @@ def written(folder):
     return {file: file.stat().st_mtime_ns for file in files}
 
 
+@pytest.mark.long
 def test_a_tracker_that_refuses_leaves_an_earlier_run_as_it_was(refusing, tmp_path, capsys):
     out = tmp_path / "run"
     train(out, "--agent", "random", "--epochs", "1", "--track", "wandb", "--checkpoint-every", "3")
@@ -135,6 +136,7 @@ def test_a_tracker_that_refuses_leaves_an_earlier_run_as_it_was(refusing, tmp_pa
         assert written(out) == before
 
 
+@pytest.mark.long
 def test_an_overwritten_run_is_another_one_in_its_tracker(refusing, tmp_path):
     out = tmp_path / "run"
     train(out, "--agent", "random", "--epochs", "1", "--track", "wandb")

@@ -185,6 +185,7 @@ def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys,
     assert "interrupted" in (tmp_path / "study" / "trials.csv").read_text()
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_a_failed_trial(tmp_path, capsys, monkeypatch):
     def run(options, *args, **kwargs):
         if options.env.alpha != 0.2:
@@ -198,6 +199,7 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path, capsys, monkeypatch):
     assert "trial 1 (2/3) failed: no memory\n" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_database_that_fails_ends_the_study_in_one_line(tmp_path, capsys, monkeypatch):
     def run(options, data, *, on_step, on_point):
         with sqlite3.connect(tmp_path / "study" / "study.db") as database:
@@ -214,6 +216,7 @@ def test_a_database_that_fails_ends_the_study_in_one_line(tmp_path, capsys, monk
     assert error.count("\n") == 1
 
 
+@pytest.mark.long
 def test_runs_that_diverge_are_failed_trials(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         tune(tmp_path / "study", "--trials", "1", "--learning-rate", "1e30")
@@ -231,6 +234,7 @@ def test_processes_share_a_study(tmp_path):
     assert workers[3].next().number == 1
 
 
+@pytest.mark.long
 def test_the_trial_of_a_killed_process_is_done_again_once(tmp_path):
     values = []
     for _ in range(2):
@@ -316,6 +320,7 @@ def test_interruptions_do_not_change_which_trials_are_pruned(pruner, tmp_path):
     assert states_of(tmp_path / "parts", pruner, interrupted) == whole
 
 
+@pytest.mark.long
 def test_halving_compares_with_done_pruned_and_first_trials_only(tmp_path):
     shared = study(tmp_path, pruner="halving")
     for number, state in enumerate(["done", "failed", "failed", "failed"]):
@@ -341,6 +346,7 @@ def test_values_have_few_digits_and_integers_stay_integers(tmp_path):
         assert decay is None or 1 <= decay <= 28
 
 
+@pytest.mark.long
 def test_trials_are_pruned(tmp_path, monkeypatch, capsys):
     accuracy = fake_run(lambda options: 1 - abs(options.env.alpha - 0.2))  # the first is the best
     monkeypatch.setattr(tuning, "train_and_validate", accuracy)
@@ -437,6 +443,7 @@ def test_bad_input_is_refused_in_one_line(args, message, tmp_path, capsys, monke
     assert message in refused(capsys, "tune", *TINY_OPTIONS, *args)
 
 
+@pytest.mark.long
 def test_typed_defaults_are_not_searched_nor_by_who_resumes(tmp_path, instant):
     args = ["--alpha", "0.2", "--dqn.gamma=0.95", "--trials", "1", "--out", str(tmp_path / "study")]
     main(["tune", *TINY_OPTIONS, *args])

@@ -142,6 +142,7 @@ def test_an_encoder_that_does_not_exist_is_found_out(monkeypatch):
         check_can_be_written()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn", "flops_counted_once")
 def test_a_run_that_is_resumed_without_a_video_keeps_no_pictures(tmp_path, monkeypatch):
     pytest.importorskip("imageio_ffmpeg")
@@ -153,6 +154,7 @@ def test_a_run_that_is_resumed_without_a_video_keeps_no_pictures(tmp_path, monke
     assert not (out / "video.mp4").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn", "flops_counted_once")
 def test_the_video_of_an_extended_run_is_kept_and_named_by_the_longer_runs(tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")

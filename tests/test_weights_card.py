@@ -158,6 +158,7 @@ def test_positions_between_squares_are_left_to_libraries():
     assert with_positions_for(state, (2, 8), (2, 8)) == state
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["timm", "hf"])
 def test_weights_of_images_that_are_not_square_are_resampled(family, tmp_path, monkeypatch):
     library = Library(family, tmp_path, monkeypatch)

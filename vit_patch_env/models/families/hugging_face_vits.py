@@ -212,7 +212,7 @@ def make(
         config.image_size = image_size if image_size[0] != image_size[1] else image_size[0]
     if patch_size is not None:
         config.patch_size = patch_size
-    model: nn.Module = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]
+    model: nn.Module = AutoModelForImageClassification.from_config(config)
     return model
 
 

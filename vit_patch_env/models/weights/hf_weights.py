@@ -49,7 +49,7 @@ def converted(
     config.num_labels = next((len(state[head]) for head in _HEADS if head in state), 2)
     config.image_size = _image_size(state, image_size, patch_size) or config.image_size
     with torch.device("meta"):
-        own: Any = type(AutoModelForImageClassification.from_config(config))  # type: ignore[no-untyped-call]
+        own: Any = type(AutoModelForImageClassification.from_config(config))
     return _loaded(own, None, image_size=image_size, config=config, state_dict=dict(state))
 
 
