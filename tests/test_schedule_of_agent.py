@@ -61,15 +61,15 @@ def test_it_keeps_the_same_shares_of_any_number_of_patches(n_patches):
     assert schedule(60).max() > n_patches * 3 / 4
 
 
-def schedule_bandit(path):
-    """The file of an agent that wants few patches where steps on them are cheap."""
+def schedule_bandit(path, likes_few=True):
+    """The file of an agent that wants few patches where steps on them are cheap, or dear."""
     agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0)
     few, many = GrowingOptions(power=8.0), GrowingOptions(first_share=0.5)
     for budget_steps, cheap in product((4, 16, 64, 1024), (True, False)):
         costs = (0.05, 0.1, 0.2, 0.5, 1.0) if cheap else (0.8, 0.82, 0.85, 0.9, 1.0)
         training = context(budget_steps, step_costs=costs)
         agent.policy.record(
-            FinishedRun(training, few, float(cheap)), FinishedRun(training, many, 0.5)
+            FinishedRun(training, few, float(cheap == likes_few)), FinishedRun(training, many, 0.5)
         )
     save_agent(path, agent, AgentCard(agent="schedule_bandit", grid=None, observation="none+run"))
     return str(path)

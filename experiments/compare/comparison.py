@@ -22,6 +22,7 @@ from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
+from vit_patch_env.experiments.compare.agent_methods import described, find_method, method_key
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
     compare_command,
@@ -55,6 +56,8 @@ from vit_patch_env.experiments.run_folder.tables import STEPS
 from vit_patch_env.experiments.runs.background import train_in_background
 from vit_patch_env.experiments.runs.environment import make_env, make_env_on
 from vit_patch_env.experiments.runs.resume import absolute
+
+_ORDER = {name: place for place, name in enumerate(METHODS)}
 
 N_ATTEMPTS = 2
 """How often a run that fails is started."""
@@ -181,7 +184,7 @@ class Comparison:
             options = self._method_options(name, given)
             env = make_env_on(data, options.env)
             env.data  # noqa: B018  (raises if the model is not possible)
-            if METHODS[name].agent != "matched":  # as it repeats a run that is not finished yet
+            if find_method(name).agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
 
     def _check_agents(self, given: EnvConfig) -> None:
@@ -189,13 +192,13 @@ class Comparison:
         for name in self.options.methods:
             options = self._method_options(name, given)
             env = make_env(options.env)
-            if METHODS[name].agent != "matched":
+            if find_method(name).agent != "matched":
                 check_agent(options, env)
 
     def _method_options(self, name: str, given: EnvConfig) -> TrainOptions:
         """The options of a method's run, for checks alone."""
         options = method_options(name, 0, given, self.path)
-        if METHODS[name].follows and options.env.n_patches_desired is None:
+        if find_method(name).follows and options.env.n_patches_desired is None:
             # A run that is not finished yet will determine it.
             options = replace(options, env=replace(options.env, n_patches_desired=1))
         return options
@@ -213,6 +216,14 @@ class Comparison:
                     "out",
                     f"must be a folder without another comparison, got {self.path}, made with "
                     f"{named(name)} {value} instead of {given.get(name)}",
+                )
+        for key, agent in described(self.options.methods)["agents"].items():
+            before = saved.get("agents", {}).get(key, agent)
+            if before["sha256"] != agent["sha256"]:
+                raise ArgumentError(
+                    "methods",
+                    f"must have the same agents as the runs in {self.path}, got another one in "
+                    f"{agent['path']}",
                 )
         if not hasattr(self, "images"):  # they are not loaded yet
             return saved
@@ -250,7 +261,7 @@ class Comparison:
                     f"{entry.folder.path} is a run of another configuration ({differing}): "
                     f"remove it or choose another {named('out')}"
                 )
-            if METHODS[entry.method].agent == "matched" and entry.followed is not None:
+            if find_method(entry.method).agent == "matched" and entry.followed is not None:
                 counts = [one.folder.read_steps() for one in (entry, entry.followed)]
                 if counts[0] != counts[1]:
                     raise InputError(
@@ -266,7 +277,13 @@ class Comparison:
         def merged(name: str, values: tuple[Any, ...]) -> list[Any]:
             return list(dict.fromkeys([*saved.get(name, []), *values]))
 
-        methods = [name for name in METHODS if name in merged("methods", self.options.methods)]
+        given = self.options.methods
+        keys = merged("methods", tuple(map(method_key, given)))
+        methods = sorted(keys, key=lambda key: _ORDER.get(key, len(_ORDER)))
+        new = described([*(key for key in keys if key in METHODS), *given])
+        of_methods = {name: saved.get(name, {}) | values for name, values in new.items()}
+        agents = of_methods["agents"]
+        names = [agents[key]["path"] if key in agents else key for key in methods]
         seeds = sorted(merged("seeds", self.options.seeds))
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
@@ -274,15 +291,13 @@ class Comparison:
             {
                 "preset": self.options.preset,
                 "methods": methods,
-                "titles": {name: METHODS[name].title for name in methods},
-                "groups": {name: METHODS[name].group for name in methods},
-                "sources": {name: METHODS[name].source for name in methods},
+                **of_methods,
                 "seeds": seeds,
                 "jobs": self.options.jobs,
                 "threads": self.threads,
                 "env": to_json(self.options.env),
                 "images": self.images,
-                **provenance(compare_command(self.options, methods, seeds)),
+                **provenance(compare_command(self.options, names, seeds)),
             },
         )
 

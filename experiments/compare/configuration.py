@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from vit_patch_env.checks import ArgumentError, check_choice, named
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
-from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.agent_methods import find_method, method_key
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import FULL, is_timed
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
@@ -58,7 +58,8 @@ def check_methods(options: CompareOptions, budget: BudgetName) -> None:
         ArgumentError: naming the option that is not valid.
     """
     parse_interval(options.checkpoint_every)
-    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+    keys = tuple(map(method_key, options.methods))
+    for name, values in (("methods", keys), ("seeds", options.seeds)):
         if not values:
             raise ArgumentError(name, "must be at least one, got none")
         twice = next((value for value in values if values.count(value) > 1), None)
@@ -66,14 +67,13 @@ def check_methods(options: CompareOptions, budget: BudgetName) -> None:
             raise ArgumentError(name, f"must differ from each other, got {twice} twice")
     chosen = ", ".join(options.methods)
     for method in options.methods:
-        check_choice(tuple(METHODS), methods=method)
-        followed = METHODS[method].follows
+        followed = find_method(method).follows
         if followed not in (None, *options.methods):
             raise ArgumentError(
                 "methods",
                 f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
             )
-        if METHODS[method].agent == "matched" and budget != "epochs":
+        if find_method(method).agent == "matched" and budget != "epochs":
             raise ArgumentError(
                 "budget",
                 f"must be epochs, so that all runs have as many steps, for method {method}, which "

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.live import Live
 
+from vit_patch_env.experiments.compare.agent_methods import find_method
 from vit_patch_env.experiments.compare.entries import Entry
-from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.process.output import TextTable, print_line
 from vit_patch_env.experiments.runs.display import LiveDisplay
 
@@ -46,7 +46,7 @@ class CompareDisplay(LiveDisplay):
         table = TextTable("Test accuracy", ["method"], [f"seed {seed}" for seed in seeds])
         table.add_caption(self.summary())
         for method in methods:
-            table.add_row(METHODS[method].title, *(cells[method, seed] for seed in seeds))
+            table.add_row(find_method(method).title, *(cells[method, seed] for seed in seeds))
         return table
 
     def summary(self) -> str:

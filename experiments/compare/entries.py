@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from vit_patch_env.config import EnvConfig
+from vit_patch_env.experiments.compare.agent_methods import find_method, method_key
 from vit_patch_env.experiments.compare.method_options import method_options
-from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.results import FULL, is_timed, timed_budget
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
@@ -42,7 +42,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.method}__{self.seed}"
+        return f"{method_key(self.method)}__{self.seed}"
 
     @property
     def needed(self) -> "list[Entry]":
@@ -71,11 +71,13 @@ def make_entries(
     """
     entries: dict[tuple[str, int], Entry] = {}
     timed = FULL if is_timed(vars(env)) else None
-    ordered = sorted(methods, key=lambda name: (name != timed, METHODS[name].follows is not None))
+    ordered = sorted(
+        methods, key=lambda name: (name != timed, find_method(name).follows is not None)
+    )
     for seed in seeds:
         for name in ordered:
-            entry = Entry(name, seed, RunFolder(path / "runs" / f"{name}__{seed}"))
-            followed = METHODS[name].follows
+            entry = Entry(name, seed, RunFolder(path / "runs" / f"{method_key(name)}__{seed}"))
+            followed = find_method(name).follows
             entry.followed = entries[followed, seed] if followed else None
             entry.timed = entries[timed, seed] if timed and name != timed else None
             entries[name, seed] = entry

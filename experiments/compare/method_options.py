@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.agent_methods import find_method
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
@@ -25,7 +25,7 @@ def method_options(
     Raises:
         ValueError: if the followed run is not finished.
     """
-    method = METHODS[name]
+    method = find_method(name)
     changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
     changes["reward"] = method.reward
     if method.n_keep is not None:

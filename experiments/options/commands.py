@@ -459,7 +459,11 @@ class CompareOptions:
         ),
     ] = ()
     methods: Annotated[
-        Texts, Doc("methods to compare, in the order of the report: see docs/comparing.md")
+        Texts,
+        Doc(
+            "methods to compare, by name, see docs/comparing.md, or by the file of an agent that "
+            "vit-patch pretrain wrote"
+        ),
     ] = ()
     seeds: Annotated[
         tuple[Seed, ...], Doc("runs with one seed share initial weights and data order")

@@ -118,6 +118,11 @@ class ResultFields(_Origin):
     stopped_early: NotRequired[bool]
 
 
+class _AgentFields(TypedDict):
+    path: str
+    sha256: str
+
+
 class CompareFields(_Origin):
     """Fields of compare.json; those of methods are by name."""
 
@@ -128,6 +133,7 @@ class CompareFields(_Origin):
     titles: NotRequired[dict[str, str]]
     groups: NotRequired[dict[str, str]]
     sources: NotRequired[dict[str, str]]
+    agents: NotRequired[dict[str, _AgentFields]]
     jobs: NotRequired[Count]
     threads: NotRequired[Count]
     images: NotRequired[dict[str, Any]]

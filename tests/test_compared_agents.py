@@ -1,0 +1,73 @@
+"""Agents in files as methods of a comparison."""
+
+import json
+
+import pytest
+
+from tests.conftest import TINY_OPTIONS
+from tests.test_cli import refused
+from tests.test_compare import compare
+from tests.test_schedule_of_agent import schedule_bandit
+from vit_patch_env.agents import ScheduleBandit
+from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.compare.results import read_comparison
+from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum
+
+
+@pytest.fixture
+def agent(tmp_path):
+    return schedule_bandit(tmp_path / "own_agent.zip")
+
+
+def test_an_agent_is_compared_under_its_files_name(agent, tmp_path, capsys):
+    out = tmp_path / "out"
+    methods = ["--methods", "simple_vit", agent, "--budget", "flops", "--epochs", "0.5"]
+    compare(out, *methods, "--seeds", "0")
+    assert "own_agent__0 done" in capsys.readouterr().out
+    compare(out, "--methods", agent, *methods[3:], "--seeds", "0")  # all is finished
+    assert "done after" not in capsys.readouterr().out
+    content = json.loads((out / "compare.json").read_text())
+    assert content["methods"] == ["simple_vit", "own_agent"]
+    assert content["agents"] == {
+        "own_agent": {"path": agent, "sha256": checksum(tmp_path / "own_agent.zip")}
+    }
+    assert f"--methods simple_vit {agent}" in content["command"]
+    found = read_comparison(out)
+    assert found.title("own_agent") == "Own agent"
+    assert found.group("own_agent") == "agent"
+    counts = RunFolder(out / "runs" / "own_agent__0").read_steps()
+    assert min(counts) == 1  # what it has learned for steps that are cheap on few patches
+    main(["report", str(out)])
+    assert "Own agent" in (out / "report.md").read_text()
+
+
+def test_another_agent_of_the_same_name_is_not_mixed_with_it(agent, tmp_path, capsys):
+    options = [*TINY_OPTIONS, "--out", str(tmp_path / "out"), "--methods", agent, "--seeds", "0"]
+    main(["compare", *options, "--budget", "flops", "--epochs", "0.5"])
+    schedule_bandit(tmp_path / "own_agent.zip", likes_few=False)
+    line = refused(capsys, "compare", *options, "--budget", "flops", "--epochs", "0.5")
+    assert "methods must have the same agents as the runs in" in line
+    assert line.endswith(f"got another one in {agent}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.zip", "must be a file that vit-patch pretrain wrote, got none.zip"),
+        ("own-agent.zip", "whose names are letters, digits and underscores"),
+        ("random.zip", "not those of other methods, got random.zip"),
+        ("rendom", "or the file of an agent, such as agent.zip, got 'rendom'"),
+    ],
+)
+def test_what_is_no_method_is_refused(name, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, "compare", *TINY_OPTIONS, "--methods", name)
+
+
+def test_a_plain_save_of_an_agent_is_no_agents_file(tmp_path, capsys):
+    from tests.test_schedule_bandit import Trainings
+
+    path = tmp_path / "plain.zip"
+    ScheduleBandit("SchedulePolicy", Trainings(), seed=0).save(path)
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--methods", str(path))
+    assert "must be a file that vit-patch pretrain wrote" in line
