@@ -4,17 +4,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from tests.conftest import TINY
 from tests.test_cli import train
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit
-from vit_patch_env.agents.schedule_bandit.model import (
-    CANDIDATES,
-    description,
-    features,
-    schedule_features,
-)
+from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, description
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 from vit_patch_env.experiments.agents_by_name.agent_file import read_parameters
 
@@ -91,7 +88,9 @@ def test_difficulty_does_not_count():
                 FinishedRun(context(64, n_classes=100), options, offset - (power or 0) / 10)
             )
         agents.append(agent)
-    assert agents[0].policy.model.mean == pytest.approx(agents[1].policy.model.mean)
+    first, second = (agent.policy.model.values(context(64)) for agent in agents)
+    assert first == pytest.approx(second)
+    assert first.any()
 
 
 def test_all_patches_and_constants_are_candidates():
@@ -120,20 +119,45 @@ def test_times_that_were_measured_again_are_of_the_same_training():
     for _, *rest in runs:
         costs = tuple(rng.uniform(0.97, 1.03) * cost for cost in context().step_costs)
         noisy.append((context(int(256 * rng.uniform(0.95, 1.05)), step_costs=costs), *rest))
-    assert learned(noisy).mean == pytest.approx(learned(runs).mean, abs=0.05)
-    assert learned(runs).mean.any()
+    assert learned(noisy).values(context()) == pytest.approx(
+        learned(runs).values(context()), abs=0.05
+    )
+    assert learned(runs).values(context()).any()
     others = [(context(256 * 2**place), *rest) for place, (_, *rest) in enumerate(runs)]
-    assert not learned(others).mean.any()  # nothing to compare with
-    assert learned(others)._noise == 1
+    assert not learned(others).values(context()).any()  # nothing to compare with
 
 
 def test_a_run_that_diverged_does_not_outweigh_the_others():
     runs = [(context(), one, -((place - 2) ** 2) / 10) for place, one in enumerate(SCHEDULES)]
     diverged = [*runs, (context(), GrowingOptions(first_share=1.0, power=None), -100.0)]
     for each in (runs, diverged):
-        model = learned(each)
-        worth = features(context(), schedule_features(SCHEDULES)) @ model.mean
-        assert np.argmax(worth) == 2
+        assert learned(each).best(context(), SCHEDULES) == SCHEDULES[2]
+
+
+def test_what_trainings_have_in_common_is_known_far_from_all():
+    model = learned([(context(), one, place / 10) for place, one in enumerate(SCHEDULES)])
+    near, far = (model.values(context(steps), SCHEDULES) for steps in (256, 2**30))
+    assert far == pytest.approx(0.5 * near)  # the default of common_share
+    assert np.argmax(near) == 3
+
+
+def test_values_are_those_of_a_plain_gaussian_process():
+    """With a single training, and up to a constant: scikit-learn's, of the same kernel."""
+    y = np.array([0.6, 0.65, 0.7, 0.9])
+    model = learned([(context(), one, value) for one, value in zip(SCHEDULES, y, strict=True)])
+    kernel = RBF(0.8, "fixed") + ConstantKernel(100.0, "fixed")
+    plain = GaussianProcessRegressor(kernel, alpha=0.15)
+    plain.fit([description(one) for one in SCHEDULES], (y - y.mean()) / y.std())
+    some = CANDIDATES[::40]
+    mean, covariance = plain.predict([description(one) for one in some], return_cov=True)
+    found = model.values(context(), some)
+    assert found - found.mean() == pytest.approx(mean - mean.mean(), abs=1e-6)
+    rng = np.random.default_rng(0)
+    samples = np.stack([model.values(context(), some, rng) for _ in range(4000)])
+    contrasts = np.eye(len(some)) - 1 / len(some)  # without what is common to all
+    assert contrasts @ np.cov(samples.T) @ contrasts == pytest.approx(
+        contrasts @ covariance @ contrasts, abs=0.05
+    )
 
 
 def test_a_value_that_is_no_number_is_refused_and_nothing_is_lost():
@@ -145,7 +169,7 @@ def test_a_value_that_is_no_number_is_refused_and_nothing_is_lost():
     assert len(policy.runs) == 4
     policy.load_state_dict(fresh)
     assert len(policy.runs) == 0
-    assert not policy.model.mean.any()
+    assert not policy.model.values(context()).any()
 
 
 def test_a_loaded_agent_has_its_runs_and_decides_the_same_on_another_grid(tmp_path):
@@ -172,7 +196,7 @@ def test_an_agent_that_does_not_learn_uses_the_best_schedule():
     agent.learning = False
     agent.learn(N_STEPS * 4)
     assert len(agent.policy.runs) == 60
-    best = agent.policy.model.best(context(16), agent.policy.model.mean)
+    best = agent.policy.model.best(context(16), agent.policy._tried)
     agent.policy.use(context(16))
     assert agent.policy.schedule == best
 

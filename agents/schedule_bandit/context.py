@@ -12,6 +12,9 @@ from vit_patch_env.patches.shares import COST_SHARES
 N_COSTS = len(COST_SHARES)
 """Numbers of patches, from a sixteenth to all, whose cost is known."""
 
+N_FEATURES = 2
+"""Numbers that the best schedule depends on."""
+
 
 class RunContext(NamedTuple):
     """What is known of a training before it begins: see the info of the environment's `reset`.
@@ -70,7 +73,7 @@ class RunContext(NamedTuple):
         return longer <= 1.25 * shorter and max(abs(one - two) for one, two in costs) < 0.1
 
     def features(self) -> NDArray[np.float64]:
-        """What the best schedule depends on, (2,): the length, and what few patches cost.
+        """What the best schedule depends on, (N_FEATURES,): the length, and what few patches cost.
 
         Logarithms, centred and scaled so that usual trainings are within about [-1, 1]. Images,
         classes, patches and parameters were tried as well, and did not help (docs/research.md).

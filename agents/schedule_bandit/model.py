@@ -1,14 +1,16 @@
-"""What a schedule is worth in a training: a Bayesian linear model of runs' values."""
+"""What a schedule is worth in a training: a Gaussian process on the values of runs."""
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations, product
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
-from vit_patch_env.agents.schedule_bandit.context import RunContext
+from vit_patch_env.agents.schedule_bandit.context import N_FEATURES, RunContext
+from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
 
 CANDIDATES: tuple[GrowingOptions, ...] = (
     GrowingOptions(first_share=1.0, power=None),
@@ -24,65 +26,64 @@ CANDIDATES: tuple[GrowingOptions, ...] = (
 _PLACES = (0.02, 0.35, 0.7, 0.85, 0.98)
 """Shares of the budget at which a schedule is described."""
 
-N_SCHEDULE = 20
-"""Terms of a schedule: its description, the squares, and the products of two."""
-
-N_MIXED = 2 * len(_PLACES)
-"""Products of the description and the features of a training."""
-
 _WORST = 1.5
 """The least value of a run, in distances from the median to the best of its training."""
 
+_SMALLEST_SPREAD = 0.005
+"""The least standard deviation of a training's values: of accuracies, smaller ones are noise."""
 
+_OFFSET = 100.0
+"""Prior variance of what all runs of a training have in common: how hard it is."""
+
+
+@cache
 def description(options: GrowingOptions) -> NDArray[np.float64]:
     """A schedule as logarithms of its shares of the patches over the run: (5,), within [-1, 1]."""
     shares = np.array([options.share(place) for place in _PLACES])
     described: NDArray[np.float64] = 1 + np.log2(shares) / 2.5
+    described.flags.writeable = False
     return described
 
 
-def schedule_features(options: Iterable[GrowingOptions]) -> NDArray[np.float64]:
-    """Linear, square and mixed terms of each schedule: (n, 20)."""
-    z = np.stack([description(one) for one in options])
-    mixed = [z[:, first] * z[:, second] for first, second in combinations(range(z.shape[1]), 2)]
-    return np.concatenate((z, z**2, np.stack(mixed, axis=1)), axis=1)
+def _descriptions(schedules: Iterable[GrowingOptions]) -> NDArray[np.float64]:
+    return np.stack([description(one) for one in schedules])
 
 
-def features(context: RunContext, of_schedules: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Regression features of schedules in a training: (n, 20 + 10).
-
-    They are the schedules' terms, and their descriptions times each feature of the context.
-
-    Args:
-        context: of the training.
-        of_schedules: `schedule_features`, (n, 20).
-    """
-    of_context, terms = context.features(), of_schedules[:, : len(_PLACES)]
-    mixed = (of_context[None, :, None] * terms[:, None, :]).reshape(len(terms), -1)
-    return np.concatenate((of_schedules, mixed), axis=1)
+def _near(
+    first: NDArray[np.float64], second: NDArray[np.float64], scale: float
+) -> NDArray[np.float64]:
+    """How near points are, from 1 to 0: (n, m) for points (n, k) and (m, k)."""
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)
+    distances = np.maximum(squares - 2 * first @ second.T, 0)
+    return np.asarray(np.exp(-distances / (2 * scale**2)))
 
 
 class ScheduleModel:
-    """Posterior of the weights, from the values of finished runs.
+    """A Gaussian process over schedules and trainings, conditioned on the values of finished runs.
 
-    Only differences between runs of one training count: values and features are centred there, so
-    that how hard a training is need not be known. They are scaled there by the spread of the
-    values, so that trainings in which accuracies differ more do not count more. Runs that are far
-    worse than most, such as diverged ones, count as worse by a bounded amount.
+    Schedules are alike if their numbers of patches are over the whole run, and trainings if they
+    are as long and few patches cost as much. The value of a schedule is a part that all trainings
+    have in common and one that trainings have in common the more they are alike: far from all that
+    is known, the best schedule is that which is best on average.
+
+    Only differences between runs of one training count, so that how hard it is need not be known.
+    Values are scaled there by their spread, so that trainings in which accuracies differ more do
+    not count more. Runs that are far worse than most, such as diverged ones, count as worse by a
+    bounded amount.
 
     Args:
-        prior_precision: of the weights of schedules, relative to the noise's.
-        context_precision: of the weights of schedules times contexts.
+        options: the process's variances and scales.
     """
 
-    def __init__(self, prior_precision: float, context_precision: float) -> None:
-        self._prior = np.diag([prior_precision] * N_SCHEDULE + [context_precision] * N_MIXED)
+    def __init__(self, options: ScheduleOptions) -> None:
+        self._options = options
         self._forget()
 
     def _forget(self) -> None:
-        self.mean: NDArray[np.float64] = np.zeros(len(self._prior))
-        self._factor: NDArray[Any] = np.linalg.cholesky(self._prior)
-        self._noise = 1.0
+        self._x = np.zeros((0, len(_PLACES)))
+        self._z = np.zeros((0, N_FEATURES))
+        self._factor: NDArray[Any] = np.zeros((0, 0))
+        self._weights = np.zeros(0)
 
     def fit(
         self,
@@ -92,42 +93,68 @@ class ScheduleModel:
     ) -> None:
         """Learn from finished runs, and from no others: one entry of each argument for each run."""
         self._forget()
-        rows, targets = [], []
-        for training in _by_training(contexts):
-            if len(training) < 2:
-                continue  # nothing to compare with
-            x = features(
-                contexts[training[0]], schedule_features(schedules[one] for one in training)
-            )
-            y = np.array([values[one] for one in training])
-            best = y.max()
-            y = np.maximum(y, best - _WORST * max(best - np.median(y), 1e-3))
-            rows.append(x - x.mean(axis=0))
-            targets.append((y - y.mean()) / max(float(y.std()), 1e-3))
-        if not rows:
+        if not schedules:
             return
-        x, y = np.concatenate(rows), np.concatenate(targets)
-        precision = self._prior + x.T @ x
-        self.mean = np.asarray(np.linalg.solve(precision, x.T @ y), dtype=np.float64)
-        self._factor = np.linalg.cholesky(precision)
-        residual = y - x @ self.mean
-        # Centring has used a degree of freedom of each training.
-        self._noise = float((1 + residual @ residual) / (1 + len(y) - len(rows)))
+        self._x = _descriptions(schedules)
+        self._z = np.stack([one.features() for one in contexts])
+        targets, same = np.zeros(len(values)), np.zeros((len(values),) * 2)
+        for training in _by_training(contexts):
+            y = np.array([values[one] for one in training])
+            y = np.maximum(y, y.max() - _WORST * max(y.max() - np.median(y), 1e-3))
+            targets[training] = (y - y.mean()) / max(float(y.std()), _SMALLEST_SPREAD)
+            same[np.ix_(training, training)] = 1
+        covariance = self._covariance(self._x, self._z, self._x, self._z) + _OFFSET * same
+        covariance[np.diag_indices_from(covariance)] += self._options.noise
+        self._factor = np.linalg.cholesky(covariance)
+        self._weights = _solved(self._factor.T, _solved(self._factor, targets))
 
-    def sample(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Weights sampled from the posterior."""
-        normal = rng.standard_normal(len(self.mean))
-        spread = np.linalg.solve(self._factor.T, normal)
-        return np.asarray(self.mean + np.sqrt(self._noise) * spread, dtype=np.float64)
+    def values(
+        self,
+        context: RunContext,
+        among: Sequence[GrowingOptions] = CANDIDATES,
+        rng: np.random.Generator | None = None,
+    ) -> NDArray[np.float64]:
+        """What schedules are worth in a training, (len(among),), in standard deviations.
+
+        Args:
+            context: of the training.
+            among: the schedules.
+            rng: samples values of the posterior; None for their means.
+        """
+        x, z = _descriptions(among), np.tile(context.features(), (len(among), 1))
+        with_runs = self._covariance(x, z, self._x, self._z)
+        mean = with_runs @ self._weights
+        if rng is None:
+            return np.asarray(mean)
+        explained = _solved(self._factor, with_runs.T)
+        covariance = self._covariance(x, z, x, z) - explained.T @ explained
+        covariance[np.diag_indices_from(covariance)] += 1e-6  # rounding errors are smaller
+        return np.asarray(mean + np.linalg.cholesky(covariance) @ rng.standard_normal(len(x)))
 
     def best(
         self,
         context: RunContext,
-        weights: NDArray[np.float64],
         among: Sequence[GrowingOptions] = CANDIDATES,
+        rng: np.random.Generator | None = None,
     ) -> GrowingOptions:
-        """The schedule of the highest value in a training under these weights."""
-        return among[int(np.argmax(features(context, schedule_features(among)) @ weights))]
+        """The schedule of the highest value in a training; arguments as those of `values`."""
+        return among[int(np.argmax(self.values(context, among, rng)))]
+
+    def _covariance(
+        self,
+        x: NDArray[np.float64],
+        z: NDArray[np.float64],
+        other_x: NDArray[np.float64],
+        other_z: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Prior covariance (n, m) of schedules x in trainings z, and others."""
+        common, options = self._options.common_share, self._options
+        of_trainings = common + (1 - common) * _near(z, other_z, options.context_scale)
+        return _near(x, other_x, options.schedule_scale) * of_trainings
+
+
+def _solved(triangular: NDArray[Any], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.solve(triangular, right), dtype=np.float64)
 
 
 def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:

@@ -13,16 +13,28 @@ from vit_patch_env.patches.sampling import SamplingName
 class ScheduleOptions:
     """Hyperparameters of ScheduleBandit."""
 
-    prior_precision: Annotated[
+    common_share: Annotated[
+        float,
+        Interval(ge=0, le=1),
+        Search(0.0, 1.0),
+        Doc("share of the variance of schedules' values that all trainings have in common"),
+    ] = 0.5
+    schedule_scale: Annotated[
         float,
         Interval(gt=0),
-        Search(0.1, 100.0, log=True),
-        Doc("prior precision of the weights, relative to the precision of a run's value"),
-    ] = 1.0
-    context_precision: Annotated[
+        Search(0.1, 10.0, log=True),
+        Doc("how unlike schedules are whose values differ: 1 is a factor of 5.7 in patches"),
+    ] = 0.8
+    context_scale: Annotated[
         float,
         Interval(gt=0),
-        Search(0.1, 100.0, log=True),
-        Doc("the same for weights by which a schedule's value depends on the training"),
-    ] = 4.0
+        Search(0.1, 10.0, log=True),
+        Doc("the same of trainings: 1 is a factor of 16 in steps, or of 4 in what steps cost"),
+    ] = 0.5
+    noise: Annotated[
+        float,
+        Interval(gt=0),
+        Search(0.01, 1.0, log=True),
+        Doc("variance of a run's value by chance, relative to that of schedules' values"),
+    ] = 0.15
     sampling: Annotated[SamplingName, Search(), Doc("how patches are sampled")] = "spread"

@@ -51,8 +51,10 @@ class SchedulePolicy(PatchPolicy):
     Args:
         observation_space: Box(n_patches + 3,), the run features last.
         action_space: MultiBinary(n_patches).
-        prior_precision: prior precision of the weights.
-        context_precision: of those by which a schedule's value depends on the training.
+        common_share: share of the variance that all trainings have in common.
+        schedule_scale: how unlike schedules are whose values differ.
+        context_scale: the same of trainings.
+        noise: variance of a run's value by chance.
         sampling: how patches are sampled: `uniform`, or `spread` evenly over the image.
         seed: of the samples of the model and of patches.
         grid: rows and columns of patches, if they are known.
@@ -73,8 +75,10 @@ class SchedulePolicy(PatchPolicy):
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.MultiBinary,
-        prior_precision: float = ScheduleOptions.prior_precision,
-        context_precision: float = ScheduleOptions.context_precision,
+        common_share: float = ScheduleOptions.common_share,
+        schedule_scale: float = ScheduleOptions.schedule_scale,
+        context_scale: float = ScheduleOptions.context_scale,
+        noise: float = ScheduleOptions.noise,
         sampling: SamplingName = ScheduleOptions.sampling,
         seed: int | None = None,
         grid: Grid | None = None,
@@ -82,14 +86,16 @@ class SchedulePolicy(PatchPolicy):
         super().__init__(observation_space, action_space, seed, grid)
         check_run_features(observation_space, self.n_patches, "the bandit")
         options = ScheduleOptions(  # checks the values
-            prior_precision=prior_precision,
-            context_precision=context_precision,
+            common_share=common_share,
+            schedule_scale=schedule_scale,
+            context_scale=context_scale,
+            noise=noise,
             sampling=sampling,
         )
         if options.sampling == "spread":
             grid_of(self.n_patches, self.grid)
         self.sampling = options.sampling
-        self.model = ScheduleModel(options.prior_precision, options.context_precision)
+        self.model = ScheduleModel(options)
         self.schedule = GrowingOptions()
         self._tried: list[GrowingOptions] = []
         self.register_buffer("runs", torch.zeros((0, _N_ROW), dtype=torch.float64))
@@ -123,12 +129,12 @@ class SchedulePolicy(PatchPolicy):
         if schedule is None:
             schedule = GrowingOptions()
             if self._tried:
-                schedule = self.model.best(context, self.model.mean, self._tried)
+                schedule = self.model.best(context, self._tried)
         self.schedule = schedule
 
     def sampled_schedule(self, context: RunContext) -> GrowingOptions:
-        """The best schedule for a training under sampled weights."""
-        return self.model.best(context, self.model.sample(self.rng))
+        """The best schedule for a training under a sample of the posterior."""
+        return self.model.best(context, rng=self.rng)
 
     def n_keep(self, progress: float) -> int:
         """The number of patches at a share of the budget."""

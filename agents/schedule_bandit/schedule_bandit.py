@@ -28,7 +28,7 @@ class _Decision:
 class ScheduleBandit(RunAlgorithm):
     """A contextual bandit for MultiBinary actions: one schedule for each training run.
 
-    Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Bayesian linear model. The arms
+    Thompson sampling (Thompson 1933; Chapelle and Li 2011) with a Gaussian process. The arms
     are schedules of the family `growing`, the context is what the environment's reset says of the
     training. A run is valued at the validation accuracy in its last info, as that of
     `ViTPatchSelect-v0` has it, or at the sum of its rewards if there is none. Runs of one training

@@ -38,7 +38,8 @@ class LearningFromRuns:
     """A ScheduleBandit that learns from finished runs: `prepare` checks, `run` learns and saves.
 
     Runs of the family `growing` on the training tasks count, and those on all patches. A run is
-    valued by its validation accuracy.
+    valued by its accuracy on the test images, of which there are more than for validation: they
+    are of training tasks, and so for learning.
 
     Args:
         options: of the agent, with the folder of the comparison.
@@ -175,8 +176,8 @@ def _schedule(run: RunResult) -> GrowingOptions | None:
 
 
 def _value(run: RunResult) -> float:
-    """What a run is worth to a ScheduleBandit: its validation accuracy."""
-    return 0.0 if run.diverged else float(run.val_accuracy[-1])
+    """What a run is worth to a ScheduleBandit."""
+    return 0.0 if run.diverged else run.test_metric("accuracy")
 
 
 def make_pretraining(options: PretrainOptions, console: Console) -> Pretraining | LearningFromRuns:
