@@ -12,7 +12,7 @@ $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo 'Installing vit-patch-env and its dependencies into $(VENV): a minute or more, about 5 GB with CUDA.'
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
 	touch $@
 
 train: $(READY)   ## train AgentViT on the digits that ship with scikit-learn
@@ -69,7 +69,7 @@ clients: $(VENV)/.clients  ## drive the environment with other frameworks: make 
 	$(BIN)/python -m tests.clients $(CLIENTS)
 
 $(VENV)/.clients: $(READY)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,clients]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev,clients]'
 	touch $@
 
 format: $(READY)

@@ -46,25 +46,25 @@ def attention(model: SimpleViT, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def hard(model: SimpleViT, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of what the model says of the image at a patch's token."""
+    """The loss of the class that the head predicts from a patch's token alone."""
     logits = model.head(model.norm(model.transform(model.embed(images))))
     return cross_entropy(logits.transpose(1, 2), labels[:, None].expand(logits.shape[:2]),
                          reduction="none")  # fmt: skip
 
 
-def telling(model: SimpleViT, images: Tensor, labels: Tensor) -> Tensor:
+def easy(model: SimpleViT, images: Tensor, labels: Tensor) -> Tensor:
     """The opposite of `hard`."""
     return -hard(model, images, labels)
 
 
-WAYS: dict[str, tuple[str, bool, Scores]] = {
+CHOICES: dict[str, tuple[str, bool, Scores]] = {
     "batch": ("spread", False, equal),
     "image": ("spread", True, equal),
     "uniform": ("uniform", True, equal),
     "contrast": ("spread", True, contrast),
     "attention": ("spread", True, attention),
     "hard": ("spread", True, hard),
-    "telling": ("spread", True, telling),
+    "easy": ("spread", True, easy),
 }
 """How patches are sampled, whether for each image by itself, and by which scores."""
 
@@ -73,12 +73,12 @@ def train(way: str, seed: int, n_steps: int, folder: str | None) -> None:
     """Train one ViT, and print its accuracy on the test images.
 
     Args:
-        way: in `WAYS`.
+        way: in `CHOICES`.
         seed: of the weights, images and patches.
         n_steps: on all patches, whose FLOPs are the budget.
         folder: of the images; None for the digits.
     """
-    sampling, per_image, scores_of = WAYS[way]
+    sampling, per_image, scores_of = CHOICES[way]
     data = load_dataset("folder" if folder else "digits", data_dir=folder)
     torch.manual_seed(seed)
     of_patches, started = np.random.default_rng(seed), time.perf_counter()
@@ -129,7 +129,8 @@ def train(way: str, seed: int, n_steps: int, folder: str | None) -> None:
     )
 
 
-given = sys.argv[1:]
-steps, folder, seed = [*given, *("4", "", "0")[len(given) :]][:3]
-for way in given[3:] or WAYS:
-    train(way, int(seed), int(steps), folder or None)
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    steps, folder, seed = [*given, *("4", "", "0")[len(given) :]][:3]
+    for way in given[3:] or CHOICES:
+        train(way, int(seed), int(steps), folder or None)

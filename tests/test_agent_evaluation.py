@@ -131,7 +131,6 @@ TRANSPARENT = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("wrap", TRANSPARENT.values(), ids=TRANSPARENT)
 def test_wrappers_that_change_nothing_change_nothing(wrap):
     env, plain = trained(wrap), trained()
@@ -542,7 +541,6 @@ BYPASSED = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(BYPASSED))
 def test_evaluate_refuses_an_agent_whose_wrappers_it_would_bypass(name):
     env = trained()

@@ -29,7 +29,6 @@ def test_every_algorithm_is_found_by_its_name_in_any_case(algorithm):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "args", [["crossq", "--actions", "top_k"], ["recurrentppo", "--actions", "count"]]
 )

@@ -427,7 +427,6 @@ RUNS = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_resumes_identically(name, tmp_path):
     def new_agent():

@@ -27,7 +27,6 @@ def make(**kwargs):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(6)
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version:UserWarning")
 @pytest.mark.parametrize("wrap", [lambda env: env.unwrapped, CountAction, TopKAction])
 @pytest.mark.parametrize("observation", ["attention_output", "none+run"])
@@ -86,7 +85,6 @@ def episode_length(env, n_selected):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(32)
 @pytest.mark.filterwarnings("ignore:reward .* depends on the time and the loss:UserWarning")
 @pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda kwargs: "-".join(map(str, kwargs.values())))
 def test_the_steps_of_a_budget_of_flops_are_known_whatever_is_charged(kwargs):

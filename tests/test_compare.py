@@ -365,7 +365,7 @@ def test_a_presets_values_can_be_changed_one_by_one(name):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_runs_command_gives_its_options(name, tmp_path):
     env = EnvConfig(epochs=3, flip=False, n_patches_desired=None)
-    options = method_options(name, 2, env, tmp_path / "run")
+    options = method_options(METHODS[name], 2, env, tmp_path / "run")
     assert parse(shlex.split(command("train", options, TrainOptions()))[1:]) == options
 
 

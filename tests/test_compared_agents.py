@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused
 from tests.test_compare import compare
+from tests.test_schedule_bandit import Trainings
 from tests.test_schedule_of_agent import schedule_bandit
 from vit_patch_env.agents import ScheduleBandit
 from vit_patch_env.experiments.cli import main
@@ -33,12 +34,12 @@ def test_an_agent_is_compared_under_its_files_name(agent, tmp_path, capsys):
     }
     assert f"--methods simple_vit {agent}" in content["command"]
     found = read_comparison(out)
-    assert found.title("own_agent") == "Own agent"
+    assert found.title("own_agent") == "own_agent"
     assert found.group("own_agent") == "agent"
     counts = RunFolder(out / "runs" / "own_agent__0").read_steps()
     assert min(counts) == 1  # what it has learned for steps that are cheap on few patches
     main(["report", str(out)])
-    assert "Own agent" in (out / "report.md").read_text()
+    assert "own_agent" in (out / "report.md").read_text()
 
 
 def test_another_agent_of_the_same_name_is_not_mixed_with_it(agent, tmp_path, capsys):
@@ -50,13 +51,45 @@ def test_another_agent_of_the_same_name_is_not_mixed_with_it(agent, tmp_path, ca
     assert line.endswith(f"got another one in {agent}")
 
 
+def test_a_comparison_with_an_agent_goes_on_after_its_file_and_folder_were_moved(
+    agent, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    short = [*TINY_OPTIONS, "--budget", "flops", "--epochs", "0.5", "--methods"]
+    main(["compare", *short, "own_agent.zip", "--out", "out", "--seeds", "0"])
+    (tmp_path / "own_agent.zip").rename("moved.zip")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "moved.zip").rename("kept/own_agent.zip")
+    (tmp_path / "out").rename("other")
+    capsys.readouterr()
+    main(["compare", *short, "kept/own_agent.zip", "--out", "other", "--seeds", "0", "1"])
+    shown = capsys.readouterr().out
+    assert "own_agent__1 done" in shown
+    assert "own_agent__0 done" not in shown
+    for seed in (0, 1):
+        run = RunFolder(tmp_path / "other" / "runs" / f"own_agent__{seed}")
+        assert run.options.agent.endswith("agents/own_agent.zip")
+
+
+@pytest.mark.parametrize("agents", [{"simple_vit": {"path": "a", "sha256": "b"}}, {}])
+def test_a_damaged_list_of_agents_is_refused(agents, agent, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--budget", "flops", "--epochs", "0.5", "--methods", "simple_vit", agent]
+    compare(out, *options, "--seeds", "0")
+    content = json.loads((out / "compare.json").read_text())
+    (out / "compare.json").write_text(json.dumps(content | {"agents": agents}))
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(out), *options, "--seeds", "0")
+    assert ("damaged: expected agents of its methods" in line) == bool(agents)
+    assert ("must have the same agents as the runs" in line) != bool(agents)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.zip", "must be a file that vit-patch pretrain wrote, got none.zip"),
+        ("none.zip", "methods must have agents' files, got none.zip: "),
         ("own-agent.zip", "whose names are letters, digits and underscores"),
         ("random.zip", "not those of other methods, got random.zip"),
-        ("rendom", "or the file of an agent, such as agent.zip, got 'rendom'"),
+        ("rendom", "must be the file of an agent, which ends in .zip, or one of vit, simple_vit, "),
     ],
 )
 def test_what_is_no_method_is_refused(name, message, capsys, tmp_path, monkeypatch):
@@ -65,9 +98,7 @@ def test_what_is_no_method_is_refused(name, message, capsys, tmp_path, monkeypat
 
 
 def test_a_plain_save_of_an_agent_is_no_agents_file(tmp_path, capsys):
-    from tests.test_schedule_bandit import Trainings
-
     path = tmp_path / "plain.zip"
     ScheduleBandit("SchedulePolicy", Trainings(), seed=0).save(path)
     line = refused(capsys, "compare", *TINY_OPTIONS, "--methods", str(path))
-    assert "must be a file that vit-patch pretrain wrote" in line
+    assert f"methods must have agents' files, got {path}: " in line

@@ -268,7 +268,6 @@ def test_a_diverged_run_returns_less_than_one_whose_validation_loss_rises(monkey
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_slow_start_does_not_make_the_penalty_of_a_budget_of_seconds_too_small(clock, after):
     def slow_agent(step):
@@ -320,7 +319,6 @@ def test_a_model_that_cannot_be_counted_has_a_penalty_with_a_budget_of_seconds(c
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("model", ["ats_vit", "token_expansion"])
 def test_models_that_reduce_tokens_have_a_penalty(model):
     env = tiny("progress", "flops", model=model, depth=2)

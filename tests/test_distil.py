@@ -247,7 +247,6 @@ AGENTS = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(8)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of short runs
 @pytest.mark.parametrize("agent", AGENTS)
 def test_agents_that_rank_or_sample_keep_another_number(agent, tmp_path):
@@ -288,7 +287,6 @@ def test_an_agent_that_ranks_nothing_is_refused(of_pictures):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("images", ["memory", "stream"])
 def test_grey_images_stay_grey(images, tmp_path):
     out = tmp_path / "run"

@@ -277,6 +277,7 @@ QUICK = {
     "hugging_face_trainer.py": "4",
     "lightning_trainer.py": "4",
     "own_loop.py": "4",
+    "which_patches.py": "1",
     "timm_loop.py": "4",
 }
 """Arguments with which an example takes less time than with its defaults."""

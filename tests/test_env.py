@@ -64,7 +64,6 @@ def test_both_checkers_pass_for_the_other_observation_and_rendering():
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "kwargs",
     [

@@ -26,6 +26,7 @@ from vit_patch_env.experiments.bench.report import plot_bench, show_bench
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry
+from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.results import read_comparison
 from vit_patch_env.experiments.options.commands import ReportOptions
 from vit_patch_env.experiments.process.messages import say, show_warning
@@ -272,7 +273,6 @@ def ordinary():
 
 
 @pytest.mark.long
-@pytest.mark.one_in(4)
 @hostile
 def test_a_report_is_made_of_the_same_whatever_its_texts_are(text, report, ordinary):
     if not ordinary:
@@ -366,8 +366,8 @@ def test_a_benchmark_is_plotted_whatever_the_device_is_called(tmp_path, monkeypa
 
 @on_a_terminal
 def test_why_a_run_failed_is_shown_whatever_its_log_holds(text, console, tmp_path):
-    failed = Entry("random", 0, RunFolder(tmp_path), state="failed", note=text)
-    done = Entry("random", 1, RunFolder(tmp_path), state="done", note=text)
+    failed = Entry("random", METHODS["random"], 0, RunFolder(tmp_path), state="failed", note=text)
+    done = Entry("random", METHODS["random"], 1, RunFolder(tmp_path), state="done", note=text)
     display = CompareDisplay([failed, done], 1, console)
     display.show_end(failed)
     console.print(display.table())

@@ -130,7 +130,6 @@ def test_fake_tensors_pass_through_the_kernel(model, images):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @needs_kernel
 @in_both_types
 def test_a_compiled_model_uses_the_kernel_and_equals_the_model(model, images, dtype):

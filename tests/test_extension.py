@@ -106,7 +106,6 @@ DEPENDENT = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(9)
 @pytest.mark.parametrize("what", DEPENDENT)
 def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys):
     run = tmp_path / "run"
@@ -127,7 +126,6 @@ def test_what_depends_on_the_length_is_extended_by_choice(what, tmp_path, capsys
 
 
 @pytest.mark.long
-@pytest.mark.one_in(7)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -32,7 +32,6 @@ def given(weights, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("with_checkpoint", [True, False])
 def test_a_run_is_resumed_and_evaluated_without_the_file(
     weights, tmp_path, with_checkpoint, capsys

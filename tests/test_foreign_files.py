@@ -130,7 +130,6 @@ def test_json_beyond_bounds_is_one_line_of_report_tune_and_agents(
 # Where images are expected
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist", "torchvision:SVHN"])
 def test_nothing_is_downloaded_to_a_folder_that_a_file_names(
     dataset, run, tmp_path, capsys, monkeypatch
@@ -256,8 +255,6 @@ def saved(value):
     return buffer.getvalue()
 
 
-@pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [CARD, "policy.pth", "data"])
 def test_an_agents_file_that_unpacks_to_very_much_is_refused(name, run):
     path = rewritten(run / "agent.zip", {name: bytes(80_000_000)})
@@ -344,7 +341,6 @@ def checkpoints(stopped, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_skipped_for_an_older_checkpoint(make, checkpoints):
     newest, older = checkpoints.files

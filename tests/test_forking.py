@@ -109,7 +109,6 @@ USES = {
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_forked_child_does_what_its_parent_does(use):
     assert in_child(use) == pytest.approx(use(), rel=1e-5)

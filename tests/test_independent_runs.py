@@ -124,7 +124,6 @@ def test_two_environments_of_a_state_go_on_independently():
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_environment_may_return_to_an_earlier_state(variant):
     """More than once: the state is one of the time when it was asked for."""

@@ -36,7 +36,6 @@ def expected(model, images):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(6)
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_trained_model_is_exported_with_any_number_of_images(name, images, tmp_path):
     model = trained(name)

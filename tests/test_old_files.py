@@ -80,7 +80,6 @@ def test_an_interrupted_run_is_refused_with_the_reason(tmp_path, capsys):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     "path",
     sorted(path.parent for path in (ROOT / "results").glob("*/compare.json")),

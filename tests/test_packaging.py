@@ -41,7 +41,6 @@ def run(*args, cwd=None, **env):
     return done.stdout.strip()
 
 
-@pytest.mark.long
 def test_setup_cfg_names_every_package_that_is_imported():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

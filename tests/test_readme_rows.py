@@ -11,6 +11,7 @@ from tests.conftest import TINY_OPTIONS
 from vit_patch_env.experiments.agents_by_name.factory import resolve_agent
 from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.compare.method_options import method_options
+from vit_patch_env.experiments.compare.methods import METHODS as ALL_METHODS
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.run_folder.folder import RunFolder
@@ -63,14 +64,13 @@ def test_a_rows_command_trains_as_its_method(index, method, tmp_path, request):
         n_keep = round(followed.read_result()["n_selected_mean"])
         words[words.index("--n-patches-desired") + 1] = str(n_keep)
     env = parse(["train", *SMALL]).env
-    options = method_options(method, 3, env, tmp_path / "method", followed)
+    options = method_options(ALL_METHODS[method], 3, env, tmp_path / "method", followed)
     of_method = command("train", options, TrainOptions(), options.given)
     compared = trained(tmp_path / "method", shlex.split(of_method)[2:])
     assert outcome(trained(tmp_path / "row", [*SMALL, *words])) == outcome(compared)
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("agent", "observation"),
     [

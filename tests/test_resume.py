@@ -192,7 +192,6 @@ def test_an_older_checkpoint_is_taken_with_a_warning(broken, expected, capsys, i
     assert trajectory(broken) == expected
 
 
-@pytest.mark.long
 def test_a_second_process_in_a_runs_folder_is_refused(broken, capsys):
     message = f"out must be a folder that no other process is using, got {broken}"
     with RunFolder(broken).lock():

@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.conftest import TINY
 from tests.test_cli import refused, train
+from tests.test_schedule_of_agent import schedule_bandit
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import RunContext
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card, read_parameters
@@ -187,6 +188,24 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert "Held-out tasks (1): the best single fixed rule, chosen on the training tasks" in report
     assert "## Held-out tasks: regret" in report
     assert (tmp_path / "tasks" / "plots" / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tasks_have_the_same_agent(tiny_tasks, tmp_path, capsys):
+    agent = schedule_bandit(tmp_path / "own_agent.zip")
+    first, second, _ = (task.name for task in tiny_tasks)
+    out = tmp_path / "tasks"
+    options = ["--methods", agent, "--seeds", "0", "--device", "cpu", "--out", str(out)]
+    main(["compare", "--tasks", first, *options])
+    main(["compare", "--tasks", first, second, *options])
+    assert read_task_set(out).is_agent("own_agent")
+    schedule_bandit(tmp_path / "own_agent.zip", likes_few=False)
+    line = refused(capsys, "compare", "--tasks", second, *options)
+    assert line.endswith(f"got another one in {agent}")
+    path = out / second / "compare.json"
+    content = json.loads(path.read_text())
+    content["agents"]["own_agent"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+    assert "expected the agent own_agent of" in refused(capsys, "report", str(out))
 
 
 def test_the_committed_results_are_of_these_tasks():

@@ -75,7 +75,6 @@ def test_a_seed_has_the_weights_that_it_always_had(model):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_threads_get_the_runs_of_their_seeds(variant):
     if variant in PACKAGES:
@@ -90,7 +89,6 @@ def test_threads_get_the_runs_of_their_seeds(variant):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("variant", ["simple_vit", "patch_dropout"])
 def test_a_thread_that_draws_from_the_global_generator_is_not_disturbed(variant):
     if variant in PACKAGES:

@@ -138,7 +138,6 @@ def run(n_steps=2, **kwargs):
 EXPECTED = {}
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.one_in(20)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("state", STATES)
@@ -161,7 +160,6 @@ def test_a_run_is_the_same_in_any_torch_state(state, variant):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", STATES)
 def test_a_run_may_change_between_states(state, tmp_path):
     """Made, saved and loaded in one state, and continued in another."""
@@ -199,7 +197,6 @@ def test_a_run_that_diverges_is_terminated(state):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", STATES)
 def test_images_that_were_loaded_in_any_state_are_trained_on(state):
     expected, _ = run(dataset=load_dataset("synthetic"))
@@ -210,7 +207,6 @@ def test_images_that_were_loaded_in_any_state_are_trained_on(state):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "float64"])
 def test_gymnasiums_checker_passes(state):
     with STATES[state]():
@@ -218,7 +214,6 @@ def test_gymnasiums_checker_passes(state):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["random", "bandit", "dqn"])
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "float64"])
 def test_agents_predict_the_same_patches(kind, state):

@@ -162,7 +162,6 @@ def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys, monkeypatch):
     whole = tune(tmp_path / "whole", "--trials", "2")

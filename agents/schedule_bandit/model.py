@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_solve, solve_triangular
 
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import N_FEATURES, RunContext
@@ -26,11 +27,11 @@ CANDIDATES: tuple[GrowingOptions, ...] = (
 _PLACES = (0.02, 0.35, 0.7, 0.85, 0.98)
 """Shares of the budget at which a schedule is described."""
 
-_WORST = 1.5
-"""The least value of a run, in distances from the median to the best of its training."""
+_CLOSE = 0.02
+"""Values, such as accuracies, that differ by less are about equal."""
 
-_SMALLEST_SPREAD = 0.005
-"""The least standard deviation of a training's values: of accuracies, smaller ones are noise."""
+_LEAST_SPREAD = 0.25
+"""The least standard deviation of a training's values that they are divided by."""
 
 _OFFSET = 100.0
 """Prior variance of what all runs of a training have in common: how hard it is."""
@@ -68,8 +69,8 @@ class ScheduleModel:
 
     Only differences between runs of one training count, so that how hard it is need not be known.
     Values are scaled there by their spread, so that trainings in which accuracies differ more do
-    not count more. Runs that are far worse than most, such as diverged ones, count as worse by a
-    bounded amount.
+    not count more; differences from the best one count linearly if they are small, and as their
+    logarithms if they are large, as those of diverged runs are.
 
     Args:
         options: the process's variances and scales.
@@ -99,46 +100,49 @@ class ScheduleModel:
         self._z = np.stack([one.features() for one in contexts])
         targets, same = np.zeros(len(values)), np.zeros((len(values),) * 2)
         for training in _by_training(contexts):
-            y = np.array([values[one] for one in training])
-            y = np.maximum(y, y.max() - _WORST * max(y.max() - np.median(y), 1e-3))
-            targets[training] = (y - y.mean()) / max(float(y.std()), _SMALLEST_SPREAD)
+            targets[training] = _scaled(
+                [schedules[one] for one in training], np.array([values[one] for one in training])
+            )
             same[np.ix_(training, training)] = 1
         covariance = self._covariance(self._x, self._z, self._x, self._z) + _OFFSET * same
         covariance[np.diag_indices_from(covariance)] += self._options.noise
         self._factor = np.linalg.cholesky(covariance)
-        self._weights = _solved(self._factor.T, _solved(self._factor, targets))
+        self._weights = np.asarray(cho_solve((self._factor, True), targets))
 
-    def values(
-        self,
-        context: RunContext,
-        among: Sequence[GrowingOptions] = CANDIDATES,
-        rng: np.random.Generator | None = None,
+    def sampled(
+        self, context: RunContext, among: Sequence[GrowingOptions], rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """What schedules are worth in a training, (len(among),), in standard deviations.
+        """A sample of what schedules are worth in a training, (len(among),)."""
+        mean, covariance = self.posterior(context, among)
+        covariance[np.diag_indices_from(covariance)] += 1e-6  # rounding errors are smaller
+        return mean + np.linalg.cholesky(covariance) @ rng.standard_normal(len(mean))
+
+    def safe(self, context: RunContext, among: Sequence[GrowingOptions]) -> NDArray[np.float64]:
+        """What schedules are worth at least, (len(among),), by all that is known.
+
+        Their mean less a number of standard deviations: one that did well in few runs is not
+        preferred to one that did well in many.
+        """
+        mean, covariance = self.posterior(context, among)
+        deviation = np.sqrt(np.maximum(covariance.diagonal(), 0))
+        return np.asarray(mean - self._options.caution * deviation)
+
+    def posterior(
+        self, context: RunContext, among: Sequence[GrowingOptions]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean (n,) and covariance (n, n) of what schedules are worth in a training.
+
+        In standard deviations of the values of schedules there.
 
         Args:
             context: of the training.
             among: the schedules.
-            rng: samples values of the posterior; None for their means.
         """
         x, z = _descriptions(among), np.tile(context.features(), (len(among), 1))
         with_runs = self._covariance(x, z, self._x, self._z)
+        explained = np.asarray(solve_triangular(self._factor, with_runs.T, lower=True))
         mean = with_runs @ self._weights
-        if rng is None:
-            return np.asarray(mean)
-        explained = _solved(self._factor, with_runs.T)
-        covariance = self._covariance(x, z, x, z) - explained.T @ explained
-        covariance[np.diag_indices_from(covariance)] += 1e-6  # rounding errors are smaller
-        return np.asarray(mean + np.linalg.cholesky(covariance) @ rng.standard_normal(len(x)))
-
-    def best(
-        self,
-        context: RunContext,
-        among: Sequence[GrowingOptions] = CANDIDATES,
-        rng: np.random.Generator | None = None,
-    ) -> GrowingOptions:
-        """The schedule of the highest value in a training; arguments as those of `values`."""
-        return among[int(np.argmax(self.values(context, among, rng)))]
+        return mean, self._covariance(x, z, x, z) - explained.T @ explained
 
     def _covariance(
         self,
@@ -153,8 +157,23 @@ class ScheduleModel:
         return _near(x, other_x, options.schedule_scale) * of_trainings
 
 
-def _solved(triangular: NDArray[Any], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.solve(triangular, right), dtype=np.float64)
+def _scaled(
+    schedules: Sequence[GrowingOptions], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values of a training's runs around 0, (n,); each schedule counts once for their scale."""
+    of_schedules: dict[GrowingOptions, list[float]] = {}
+    for one, value in zip(schedules, values, strict=True):
+        of_schedules.setdefault(one, []).append(value)
+    means = np.array([np.mean(found) for found in of_schedules.values()])
+    best = means.max()
+    close = max(float(np.median(best - means)), _CLOSE)
+
+    def compressed(found: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(-np.arcsinh((best - found) / close))
+
+    typical = compressed(means)
+    spread = max(float(typical.std()), _LEAST_SPREAD)
+    return np.asarray((compressed(values) - typical.mean()) / spread)
 
 
 def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:

@@ -21,20 +21,29 @@ class ScheduleOptions:
     ] = 0.5
     schedule_scale: Annotated[
         float,
-        Interval(gt=0),
+        Interval(ge=0.01),
         Search(0.1, 10.0, log=True),
-        Doc("how unlike schedules are whose values differ: 1 is a factor of 5.7 in patches"),
+        Doc("how unlike schedules are whose values differ: 1 is 2.2 times the patches all along"),
     ] = 0.8
     context_scale: Annotated[
         float,
-        Interval(gt=0),
+        Interval(ge=0.01),
         Search(0.1, 10.0, log=True),
         Doc("the same of trainings: 1 is a factor of 16 in steps, or of 4 in what steps cost"),
     ] = 0.5
     noise: Annotated[
         float,
-        Interval(gt=0),
+        Interval(ge=1e-3),
         Search(0.01, 1.0, log=True),
         Doc("variance of a run's value by chance, relative to that of schedules' values"),
     ] = 0.15
+    caution: Annotated[
+        float,
+        Interval(ge=0),
+        Search(0.0, 2.0),
+        Doc(
+            "where it does not learn: standard deviations of what is not known of a schedule, by "
+            "which its value is lowered"
+        ),
+    ] = 1.0
     sampling: Annotated[SamplingName, Search(), Doc("how patches are sampled")] = "spread"

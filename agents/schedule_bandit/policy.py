@@ -17,7 +17,7 @@ from vit_patch_env.agents.common.patch_policy import (
 )
 from vit_patch_env.agents.fixed_rules.growing import GrowingCount, GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import RunContext
-from vit_patch_env.agents.schedule_bandit.model import ScheduleModel
+from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, ScheduleModel
 from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
 from vit_patch_env.checks import InputError
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
@@ -55,6 +55,7 @@ class SchedulePolicy(PatchPolicy):
         schedule_scale: how unlike schedules are whose values differ.
         context_scale: the same of trainings.
         noise: variance of a run's value by chance.
+        caution: by how much of what is not known of a schedule its value is lowered.
         sampling: how patches are sampled: `uniform`, or `spread` evenly over the image.
         seed: of the samples of the model and of patches.
         grid: rows and columns of patches, if they are known.
@@ -79,6 +80,7 @@ class SchedulePolicy(PatchPolicy):
         schedule_scale: float = ScheduleOptions.schedule_scale,
         context_scale: float = ScheduleOptions.context_scale,
         noise: float = ScheduleOptions.noise,
+        caution: float = ScheduleOptions.caution,
         sampling: SamplingName = ScheduleOptions.sampling,
         seed: int | None = None,
         grid: Grid | None = None,
@@ -90,6 +92,7 @@ class SchedulePolicy(PatchPolicy):
             schedule_scale=schedule_scale,
             context_scale=context_scale,
             noise=noise,
+            caution=caution,
             sampling=sampling,
         )
         if options.sampling == "spread":
@@ -122,19 +125,19 @@ class SchedulePolicy(PatchPolicy):
     def use(self, context: RunContext, schedule: GrowingOptions | None = None) -> None:
         """Use a schedule in a training.
 
-        By default it is the best one, by the posterior mean, of those that some run has followed:
-        what was never tried may be anything. Before the first run it is `quadratic`.
+        By default it is the one that is worth most, as far as that is known, of those that some run
+        has followed: what was never tried may be anything. Before the first run it is `quadratic`.
         """
         self.context = torch.tensor(context.numbers(), dtype=torch.float64)
         if schedule is None:
             schedule = GrowingOptions()
             if self._tried:
-                schedule = self.model.best(context, self._tried)
+                schedule = self._tried[int(self.model.safe(context, self._tried).argmax())]
         self.schedule = schedule
 
     def sampled_schedule(self, context: RunContext) -> GrowingOptions:
         """The best schedule for a training under a sample of the posterior."""
-        return self.model.best(context, rng=self.rng)
+        return CANDIDATES[int(self.model.sampled(context, CANDIDATES, self.rng).argmax())]
 
     def n_keep(self, progress: float) -> int:
         """The number of patches at a share of the budget."""

@@ -40,8 +40,8 @@ class ScheduleBandit(RunAlgorithm):
         policy: `SchedulePolicy`.
         env: with a MultiBinary action space, an observation `...+run`, and what `RunContext` needs
             in the info of its reset.
-        learning: whether `learn` samples schedules and updates the model; if not, it uses the best
-            one by the posterior mean.
+        learning: whether `learn` samples schedules and updates the model; if not, it uses the
+            one that is worth most, as far as that is known.
         stats_window_size: number of episodes that logged rewards and lengths are averaged over.
         tensorboard_log: folder for TensorBoard, or None.
         policy_kwargs: of the policy, besides its seed and grid.

@@ -1,70 +1,123 @@
-"""The methods of a comparison: those of the table, and agents in files."""
+"""The methods of a comparison: those of the table, and agents in files, which it copies."""
 
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_patch_env.checks import ArgumentError, shown
+from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.experiments.agents_by_name.agent_file import read_card
 from vit_patch_env.experiments.compare.methods import METHODS, Method
 from vit_patch_env.experiments.run_folder.folder import checksum
+from vit_patch_env.system.files import replacing
 
 _FILE = ".zip"
 
-
-def is_file(method: str) -> bool:
-    """Whether a method is given by the file of an agent."""
-    return method.endswith(_FILE)
+_AGENTS = "agents"
+"""The folder of the copies in a comparison's folder, and the field of compare.json."""
 
 
-def method_key(method: str) -> str:
-    """The name of a method in files and folders: that of an agent's file is without its ending."""
-    return Path(method).stem if is_file(method) else method
+def method_key(given: str) -> str:
+    """A method's name in files and folders: that of an agent's file is without its ending."""
+    return Path(given).stem if given.endswith(_FILE) else given
 
 
-def find_method(method: str) -> Method:
-    """The method of a name or of an agent's file.
+def find_methods(given: Iterable[str]) -> dict[str, Method]:
+    """Methods by their keys, given by names and agents' files.
 
     Raises:
         ArgumentError: for a name that does not exist, or a file that is no agent's or cannot be
-            told from a method by its name.
+            told from another method by its name.
     """
-    if not is_file(method):
-        if method not in METHODS:
-            raise ArgumentError(
-                "methods",
-                f"must be one of {', '.join(METHODS)}, or the file of an agent, such as agent.zip, "
-                f"got {shown(method)}",
-            )
-        return METHODS[method]
-    key = method_key(method)
+    methods: dict[str, Method] = {}
+    for one in given:
+        key = method_key(one)
+        if key in methods:
+            raise ArgumentError("methods", f"must differ from each other, got {key} twice")
+        methods[key] = _of_file(one, key) if one.endswith(_FILE) else _of_name(one)
+    return methods
+
+
+def _of_name(name: str) -> Method:
+    if name not in METHODS:
+        raise ArgumentError(
+            "methods",
+            f"must be the file of an agent, which ends in {_FILE}, or one of {', '.join(METHODS)}, "
+            f"got {shown(name)}",
+        )
+    return METHODS[name]
+
+
+def _of_file(path: str, key: str) -> Method:
     if not re.fullmatch(r"\w+", key) or key in METHODS:  # it is part of a folder's name
         raise ArgumentError(
             "methods",
             "must have files whose names are letters, digits and underscores, and not those of "
-            f"other methods, got {method}",
+            f"other methods, got {path}",
         )
-    card = read_card(Path(method))
-    title = key.replace("_", " ").capitalize()
-    source = f"the agent of a file, {card.agent}, frozen"
-    return Method(title, "agent", source, agent=method, observation=card.observation)
+    try:
+        card = read_card(Path(path))
+    except ArgumentError as error:
+        raise ArgumentError("methods", f"must have agents' files, got {path}: {error}") from error
+    source = f"an agent in a file, {card.agent}, which does not learn"
+    return Method(key, "agent", source, agent=path, observation=card.observation)
 
 
-def described(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What compare.json has of each method: titles, groups, sources and agents, by its key.
+def agents_of(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
+    """Path and checksum of each agent in a file, by its key, as compare.json has them."""
+    return {
+        key: {"path": method.agent, "sha256": checksum(Path(method.agent))}
+        for key, method in methods.items()
+        if key not in METHODS
+    }
+
+
+def check_same_agents(
+    saved: Mapping[str, Any], methods: Mapping[str, Method], folder: Path
+) -> None:
+    """Refuse agents that are not those of the runs in a folder.
+
+    Args:
+        saved: content of compare.json.
+        methods: of this call.
+        folder: of the comparison.
 
     Raises:
-        ArgumentError: as `find_method`.
+        ValueError: naming the agent, or for a compare.json that lacks one.
     """
-    content: dict[str, dict[str, Any]] = {
-        name: {} for name in ("titles", "groups", "sources", "agents")
-    }
-    for name in methods:
-        method, key = find_method(name), method_key(name)
-        content["titles"][key] = method.title
-        content["groups"][key] = method.group
-        content["sources"][key] = method.source
-        if is_file(name):
-            content["agents"][key] = {"path": name, "sha256": checksum(Path(name))}
-    return content
+    of_runs = saved.get(_AGENTS, {})
+    wrong = [key for key in of_runs if key in METHODS or key not in saved["methods"]]
+    if wrong:
+        raise InputError(f"{folder}: damaged: expected agents of its methods, got {wrong[0]!r}")
+    for key, agent in agents_of(methods).items():
+        if (
+            key in saved.get("methods", ())
+            and of_runs.get(key, {}).get("sha256") != agent["sha256"]
+        ):
+            raise _another_agent(agent["path"], folder)
+
+
+def with_copies(methods: Mapping[str, Method], folder: Path) -> dict[str, Method]:
+    """The methods, with copies of agents' files in a folder, which later changes do not affect.
+
+    Raises:
+        ArgumentError: if the folder has a copy of another agent of the same name.
+    """
+    kept = dict(methods)
+    for key, agent in agents_of(methods).items():
+        copy = folder / _AGENTS / f"{key}{_FILE}"
+        if copy.exists() and checksum(copy) != agent["sha256"]:
+            raise _another_agent(agent["path"], folder)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(copy) as unfinished:
+                shutil.copyfile(agent["path"], unfinished)
+        kept[key] = methods[key]._replace(agent=str(copy.resolve()))
+    return kept
+
+
+def _another_agent(path: str, folder: Path) -> ArgumentError:
+    return ArgumentError(
+        "methods", f"must have the same agents as the runs in {folder}, got another one in {path}"
+    )

@@ -22,7 +22,12 @@ from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
-from vit_patch_env.experiments.compare.agent_methods import described, find_method, method_key
+from vit_patch_env.experiments.compare.agent_methods import (
+    agents_of,
+    check_same_agents,
+    find_methods,
+    with_copies,
+)
 from vit_patch_env.experiments.compare.configuration import (
     check_options,
     compare_command,
@@ -31,7 +36,7 @@ from vit_patch_env.experiments.compare.configuration import (
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry, make_entries
 from vit_patch_env.experiments.compare.method_options import method_options
-from vit_patch_env.experiments.compare.methods import METHODS
+from vit_patch_env.experiments.compare.methods import METHODS, Method
 from vit_patch_env.experiments.compare.results import (
     COMPARE,
     SAME_RUN_KEYS,
@@ -59,6 +64,9 @@ from vit_patch_env.experiments.runs.resume import absolute
 
 _ORDER = {name: place for place, name in enumerate(METHODS)}
 
+_OF_METHODS = {"titles": "title", "groups": "group", "sources": "source"}
+"""What compare.json has of all methods."""
+
 N_ATTEMPTS = 2
 """How often a run that fails is started."""
 
@@ -72,6 +80,7 @@ class Comparison:
     """
 
     images: dict[str, Any]
+    methods: dict[str, Method]
     entries: list[Entry]
     threads: int
     lock: FileLock
@@ -90,12 +99,14 @@ class Comparison:
         """
         check_options(self.options)
         options = self.options = replace(self.options, env=absolute(self.options.env))
+        self.methods = find_methods(options.methods)
         self._check_folder()
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
         self.lock = lock_folder(self.path, "out")
         with releasing_on_error(self.lock):
             saved = self._saved_configuration()
+            self._keep_agents()
             self._find_finished()
             self._write_configuration(saved)
 
@@ -161,7 +172,7 @@ class Comparison:
         """Check what the folder holds, as far as that does not depend on the images."""
         options = self.options
         check_possible(self.path, "out")
-        self.entries = make_entries(self.path, options.methods, options.seeds, options.env)
+        self.entries = make_entries(self.path, self.methods, options.seeds, options.env)
         for path in (self.path / "runs", *(entry.folder.path for entry in self.entries)):
             if path.is_symlink():
                 raise InputError(
@@ -180,25 +191,25 @@ class Comparison:
         shared = make_env(given)
         data = loaded(self.options.env.dataset, lambda: shared.data, self.console)
         self.images = shared.image_statistics()  # a later call must have the same
-        for name in self.options.methods:
-            options = self._method_options(name, given)
+        for method in self.methods.values():
+            options = self._method_options(method, given)
             env = make_env_on(data, options.env)
             env.data  # noqa: B018  (raises if the model is not possible)
-            if find_method(name).agent != "matched":  # as it repeats a run that is not finished yet
+            if method.agent != "matched":  # as it repeats a run that is not finished yet
                 make_agent(options, env)
 
     def _check_agents(self, given: EnvConfig) -> None:
         """Check every method's agent as far as that does not depend on the images."""
-        for name in self.options.methods:
-            options = self._method_options(name, given)
+        for method in self.methods.values():
+            options = self._method_options(method, given)
             env = make_env(options.env)
-            if find_method(name).agent != "matched":
+            if method.agent != "matched":
                 check_agent(options, env)
 
-    def _method_options(self, name: str, given: EnvConfig) -> TrainOptions:
+    def _method_options(self, method: Method, given: EnvConfig) -> TrainOptions:
         """The options of a method's run, for checks alone."""
-        options = method_options(name, 0, given, self.path)
-        if find_method(name).follows and options.env.n_patches_desired is None:
+        options = method_options(method, 0, given, self.path)
+        if method.follows and options.env.n_patches_desired is None:
             # A run that is not finished yet will determine it.
             options = replace(options, env=replace(options.env, n_patches_desired=1))
         return options
@@ -217,14 +228,7 @@ class Comparison:
                     f"must be a folder without another comparison, got {self.path}, made with "
                     f"{named(name)} {value} instead of {given.get(name)}",
                 )
-        for key, agent in described(self.options.methods)["agents"].items():
-            before = saved.get("agents", {}).get(key, agent)
-            if before["sha256"] != agent["sha256"]:
-                raise ArgumentError(
-                    "methods",
-                    f"must have the same agents as the runs in {self.path}, got another one in "
-                    f"{agent['path']}",
-                )
+        check_same_agents(saved, self.methods, self.path)
         if not hasattr(self, "images"):  # they are not loaded yet
             return saved
         images = saved.get("images", self.images)
@@ -236,6 +240,13 @@ class Comparison:
                 f"images of {self.options.env.dataset}",
             )
         return saved
+
+    def _keep_agents(self) -> None:
+        """Copy the agents' files, so that the runs are of the same agents whatever happens."""
+        self.agents = agents_of(self.methods)
+        self.methods = with_copies(self.methods, self.path)
+        for entry in self.entries:
+            entry.kind = self.methods[entry.method]
 
     def _find_finished(self) -> None:
         """Mark the runs that are done.
@@ -261,7 +272,7 @@ class Comparison:
                     f"{entry.folder.path} is a run of another configuration ({differing}): "
                     f"remove it or choose another {named('out')}"
                 )
-            if find_method(entry.method).agent == "matched" and entry.followed is not None:
+            if entry.kind.agent == "matched" and entry.followed is not None:
                 counts = [one.folder.read_steps() for one in (entry, entry.followed)]
                 if counts[0] != counts[1]:
                     raise InputError(
@@ -277,13 +288,11 @@ class Comparison:
         def merged(name: str, values: tuple[Any, ...]) -> list[Any]:
             return list(dict.fromkeys([*saved.get(name, []), *values]))
 
-        given = self.options.methods
-        keys = merged("methods", tuple(map(method_key, given)))
-        methods = sorted(keys, key=lambda key: _ORDER.get(key, len(_ORDER)))
-        new = described([*(key for key in keys if key in METHODS), *given])
-        of_methods = {name: saved.get(name, {}) | values for name, values in new.items()}
-        agents = of_methods["agents"]
-        names = [agents[key]["path"] if key in agents else key for key in methods]
+        merged_methods = merged("methods", tuple(self.methods))
+        methods = sorted(merged_methods, key=lambda key: _ORDER.get(key, len(_ORDER)))
+        known = {**{key: METHODS[key] for key in methods if key in METHODS}, **self.methods}
+        agents = {**saved.get("agents", {}), **self.agents}
+        given = [agents[key]["path"] if key in agents else key for key in methods]
         seeds = sorted(merged("seeds", self.options.seeds))
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(
@@ -291,13 +300,18 @@ class Comparison:
             {
                 "preset": self.options.preset,
                 "methods": methods,
-                **of_methods,
+                **{
+                    of_all: saved.get(of_all, {})
+                    | {key: getattr(method, of_one) for key, method in known.items()}
+                    for of_all, of_one in _OF_METHODS.items()
+                },
+                "agents": agents,
                 "seeds": seeds,
                 "jobs": self.options.jobs,
                 "threads": self.threads,
                 "env": to_json(self.options.env),
                 "images": self.images,
-                **provenance(compare_command(self.options, names, seeds)),
+                **provenance(compare_command(self.options, given, seeds)),
             },
         )
 

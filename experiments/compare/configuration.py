@@ -5,7 +5,7 @@ from dataclasses import replace
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
-from vit_patch_env.experiments.compare.agent_methods import find_method, method_key
+from vit_patch_env.experiments.compare.agent_methods import find_methods
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import FULL, is_timed
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
@@ -25,6 +25,8 @@ def differences(found: TrainOptions, expected: TrainOptions) -> str:
     old, new = run_config(found), run_config(expected)
     for values in (old, new):
         del values["follow"]
+    if all(values["agent"].endswith(".zip") for values in (old, new)):
+        new["agent"] = old["agent"]  # copies, which compare.json has checksums of
     return ", ".join(
         f"{named(name)} {old[name]} instead of {new[name]}"
         for name in new
@@ -58,24 +60,23 @@ def check_methods(options: CompareOptions, budget: BudgetName) -> None:
         ArgumentError: naming the option that is not valid.
     """
     parse_interval(options.checkpoint_every)
-    keys = tuple(map(method_key, options.methods))
-    for name, values in (("methods", keys), ("seeds", options.seeds)):
+    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
         if not values:
             raise ArgumentError(name, "must be at least one, got none")
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise ArgumentError(name, f"must differ from each other, got {twice} twice")
     chosen = ", ".join(options.methods)
-    for method in options.methods:
-        followed = find_method(method).follows
+    for name, method in find_methods(options.methods).items():
+        followed = method.follows
         if followed not in (None, *options.methods):
             raise ArgumentError(
                 "methods",
-                f"must include {followed}, whose number of patches {method} keeps, got {chosen}",
+                f"must include {followed}, whose number of patches {name} keeps, got {chosen}",
             )
-        if find_method(method).agent == "matched" and budget != "epochs":
+        if method.agent == "matched" and budget != "epochs":
             raise ArgumentError(
                 "budget",
-                f"must be epochs, so that all runs have as many steps, for method {method}, which "
+                f"must be epochs, so that all runs have as many steps, for method {name}, which "
                 f"repeats another run step by step, got {budget}",
             )

@@ -3,7 +3,6 @@
 from rich.console import Console
 from rich.live import Live
 
-from vit_patch_env.experiments.compare.agent_methods import find_method
 from vit_patch_env.experiments.compare.entries import Entry
 from vit_patch_env.experiments.process.output import TextTable, print_line
 from vit_patch_env.experiments.runs.display import LiveDisplay
@@ -41,12 +40,12 @@ class CompareDisplay(LiveDisplay):
     def table(self) -> TextTable:
         """One row per method, one column per seed: test accuracy, progress or state."""
         seeds = list(dict.fromkeys(entry.seed for entry in self.entries))
-        methods = list(dict.fromkeys(entry.method for entry in self.entries))
+        titles = {entry.method: entry.kind.title for entry in self.entries}
         cells = {(entry.method, entry.seed): self._cell(entry) for entry in self.entries}
         table = TextTable("Test accuracy", ["method"], [f"seed {seed}" for seed in seeds])
         table.add_caption(self.summary())
-        for method in methods:
-            table.add_row(find_method(method).title, *(cells[method, seed] for seed in seeds))
+        for method, title in titles.items():
+            table.add_row(title, *(cells[method, seed] for seed in seeds))
         return table
 
     def summary(self) -> str:

@@ -1,13 +1,13 @@
 """The runs of a comparison and their dependencies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.compare.agent_methods import find_method, method_key
 from vit_patch_env.experiments.compare.method_options import method_options
+from vit_patch_env.experiments.compare.methods import Method
 from vit_patch_env.experiments.compare.results import FULL, is_timed, timed_budget
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
@@ -20,6 +20,8 @@ class Entry:
     """A run of a method with a seed, and its state.
 
     Attributes:
+        method: its key.
+        kind: the method.
         followed: the entry whose run determines how many patches to keep.
         timed: the entry whose run determines the budget of seconds.
         note: for the user: the accuracy of a finished run, or why it failed.
@@ -29,6 +31,7 @@ class Entry:
     """
 
     method: str
+    kind: Method
     seed: int
     folder: RunFolder
     followed: "Entry | None" = None
@@ -42,7 +45,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{method_key(self.method)}__{self.seed}"
+        return f"{self.method}__{self.seed}"
 
     @property
     def needed(self) -> "list[Entry]":
@@ -54,30 +57,29 @@ class Entry:
         if is_timed(vars(env)):
             env = replace(env, **timed_budget(self.timed.folder if self.timed else None))
         followed = self.followed.folder if self.followed else None
-        options = method_options(self.method, self.seed, env, self.folder.path, followed)
+        options = method_options(self.kind, self.seed, env, self.folder.path, followed)
         return replace(options, checkpoint_every=checkpoint_every)
 
 
 def make_entries(
-    path: Path, methods: Sequence[str], seeds: Sequence[int], env: EnvConfig
+    path: Path, methods: Mapping[str, Method], seeds: Sequence[int], env: EnvConfig
 ) -> list[Entry]:
     """All runs, seed by seed, each after those that it needs.
 
     Args:
         path: folder of the comparison.
-        methods: to compare.
+        methods: to compare, by their keys.
         seeds: of the runs.
         env: what all runs share.
     """
     entries: dict[tuple[str, int], Entry] = {}
     timed = FULL if is_timed(vars(env)) else None
-    ordered = sorted(
-        methods, key=lambda name: (name != timed, find_method(name).follows is not None)
-    )
+    ordered = sorted(methods, key=lambda name: (name != timed, methods[name].follows is not None))
     for seed in seeds:
         for name in ordered:
-            entry = Entry(name, seed, RunFolder(path / "runs" / f"{method_key(name)}__{seed}"))
-            followed = find_method(name).follows
+            folder = RunFolder(path / "runs" / f"{name}__{seed}")
+            entry = Entry(name, methods[name], seed, folder)
+            followed = methods[name].follows
             entry.followed = entries[followed, seed] if followed else None
             entry.timed = entries[timed, seed] if timed and name != timed else None
             entries[name, seed] = entry

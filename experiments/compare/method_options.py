@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.experiments.compare.agent_methods import find_method
+from vit_patch_env.experiments.compare.methods import Method
 from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 
 def method_options(
-    name: str, seed: int, env: EnvConfig, out: Path, followed: RunFolder | None = None
+    method: Method, seed: int, env: EnvConfig, out: Path, followed: RunFolder | None = None
 ) -> TrainOptions:
     """The options of a method's run.
 
     Args:
-        name: of the method.
+        method: that the run is of.
         seed: of the run.
         env: what all runs share.
         out: the run's folder.
@@ -25,7 +25,6 @@ def method_options(
     Raises:
         ValueError: if the followed run is not finished.
     """
-    method = find_method(name)
     changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
     changes["reward"] = method.reward
     if method.n_keep is not None:

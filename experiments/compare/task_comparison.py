@@ -9,6 +9,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
+from vit_patch_env.experiments.compare.agent_methods import agents_of, find_methods, with_copies
 from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY
@@ -71,6 +72,14 @@ class TaskComparison:
         with releasing_on_error(self.lock):
             if (self.path / TASK_SET).exists():
                 read_checked(self.path / TASK_SET, TASK_SET_FIELDS)
+            self._keep_agents()
+
+    def _keep_agents(self) -> None:
+        """Copy agents' files once, so that all tasks have the same agents."""
+        methods = find_methods(self.options.methods)
+        kept = with_copies(methods, self.path)
+        given = (kept[key].agent if key in agents_of(methods) else key for key in kept)
+        self.options = replace(self.options, methods=tuple(given))
 
     def run(self) -> None:
         """Train the runs of each task that are not finished; exits with status 1 if one failed."""

@@ -87,7 +87,7 @@ def read_task_set(folder: str | Path) -> TaskResults:
 
     Raises:
         ValueError: if tasks.json is missing or damaged, names a task that does not exist, or a
-            comparison is damaged or not of its task.
+            comparison is damaged or not of its task, or of another agent of the same name.
     """
     folder = Path(folder)
     check_holds(folder, TASK_SET, "folder", "a folder that vit-patch compare --tasks wrote")
@@ -110,7 +110,21 @@ def read_task_set(folder: str | Path) -> TaskResults:
             comparisons[name] = comparison
         else:
             problems.append(f"{path}: no finished run")
+    _check_agents(comparisons)
     return TaskResults(folder, content, comparisons, tuple(problems))
+
+
+def _check_agents(comparisons: Mapping[str, Comparison]) -> None:
+    """Refuse agents in files that have one name and are not the same on all tasks."""
+    found: dict[str, tuple[str, Comparison]] = {}
+    for comparison in comparisons.values():
+        for key, agent in comparison.content.get("agents", {}).items():
+            checksum, first = found.setdefault(key, (agent["sha256"], comparison))
+            if agent["sha256"] != checksum:
+                raise InputError(
+                    f"{comparison.folder}: expected the agent {key} of {first.folder}, got another "
+                    "one of this name"
+                )
 
 
 def _check_task(comparison: Comparison, name: str) -> None:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_patch_env.agents import BanditPolicy, RunContext, SchedulePolicy
+from vit_patch_env.agents import BanditPolicy, GrowingOptions, RunContext, SchedulePolicy
 from vit_patch_env.agents.common.patch_policy import RUN_FEATURES, PatchPolicy
 from vit_patch_env.checks import ArgumentError, InputError, shown
 from vit_patch_env.experiments.agents_by_name.agent_file import (
@@ -46,7 +46,7 @@ class LearnedSchedule(NamedTuple):
 def learned_schedule(
     agent: str, grid: Grid, budget_steps: int, step_cost: StepCost
 ) -> LearnedSchedule:
-    """The schedule of a bandit, by its posterior mean.
+    """The schedule of a bandit, as it acts where it does not learn.
 
     Args:
         agent: `pretrained`, or the file of a bandit.
@@ -119,12 +119,21 @@ def _of_schedule_bandit(
     relative = tuple(cost / costs[-1] for cost in costs)
     # The best schedule does not depend on images, classes and parameters.
     policy.use(RunContext(budget_steps, 0, 0, n_patches, 0, relative))
-    return LearnedSchedule(policy.schedule.share, policy.sampling, np.zeros(n_patches))
+    shares = partial(_growing_share, schedule=policy.schedule)
+    return LearnedSchedule(shares, policy.sampling, np.zeros(n_patches))
 
 
 def _bandit_share(
     progress: float, policy: BanditPolicy, budget_steps: int, weights: Tensor
 ) -> float:
     """The share that a bandit's posterior mean chooses for a budget of so many steps."""
-    observed = float(np.float32(progress))
-    return policy.best_count(observed, budget_steps, weights) / policy.n_patches
+    return policy.best_count(_observed(progress), budget_steps, weights) / policy.n_patches
+
+
+def _growing_share(progress: float, schedule: GrowingOptions) -> float:
+    return schedule.share(_observed(progress))
+
+
+def _observed(progress: float) -> float:
+    """The progress as agents observe it in an environment."""
+    return float(np.float32(progress))

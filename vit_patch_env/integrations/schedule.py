@@ -102,7 +102,7 @@ class PatchSchedule:
     ) -> Self:
         """The schedule that a bandit has learned, for any number of patches.
 
-        It keeps as many patches as in `vit-patch train --agent`, by its posterior mean.
+        It keeps as many patches as in `vit-patch train --agent` without `--agent-learns`.
 
         Args:
             agent: `pretrained`, or the file of a bandit that `vit-patch pretrain` wrote.
@@ -122,12 +122,17 @@ class PatchSchedule:
         """
         from vit_patch_env.integrations.agents import learned_schedule  # the class does not need it
 
+        _check_budget(total_steps, step_flops, seconds)
+        _check_function(step_seconds=step_seconds)
+        if step_seconds is not None and seconds is None:
+            raise ArgumentError(
+                "step_seconds", "is for a budget of seconds, and must not be given with total_steps"
+            )
         n_steps = total_steps if budget_steps is None else budget_steps
         if n_steps is None:
             raise ArgumentError(
                 "budget_steps", f"must be given with seconds, got {shown(budget_steps)}"
             )
-        _check_function(step_flops=step_flops, step_seconds=step_seconds)
         grid = _grid(n_patches)
         learned = learned_schedule(
             str(agent) if isinstance(agent, Path) else agent,
@@ -251,12 +256,7 @@ class PatchSchedule:
         step_flops: Callable[[int], float] | None,
         seconds: float | None,
     ) -> Progress:
-        _check_function(step_flops=step_flops)
-        if (total_steps is None) == (seconds is None) or (seconds and step_flops):
-            raise InputError(
-                "a schedule needs a budget: either total_steps, perhaps with step_flops, or "
-                f"seconds, got total_steps {total_steps} and seconds {seconds}"
-            )
+        _check_budget(total_steps, step_flops, seconds)
         if seconds is not None:
             return OfSeconds(check(Positive, seconds=seconds))
         n_steps = check(Count, total_steps=total_steps)
@@ -281,19 +281,29 @@ def _step_cost(
     step_seconds: Callable[[int], float] | None,
 ) -> Callable[[int], float]:
     """What a step on a number of patches takes of the budget."""
-    if seconds is None:
-        return step_flops or _one
-    return step_seconds or _unknown
+    name = "step_flops" if seconds is None else "step_seconds"
+    function = step_flops if seconds is None else step_seconds
+
+    def cost(n_keep: int) -> float:
+        if function is not None:
+            return float(check(Positive, **{f"{name}({n_keep})": function(n_keep)}))
+        if seconds is None:
+            return 1.0
+        raise ArgumentError(
+            "step_seconds", "must be given with seconds, for an agent that decides by it, got None"
+        )
+
+    return cost
 
 
-def _one(n_keep: int) -> float:
-    return 1.0
-
-
-def _unknown(n_keep: int) -> float:
-    raise ArgumentError(
-        "step_seconds", "must be given with seconds, for an agent that decides by it, got None"
-    )
+def _check_budget(total_steps: Any, step_flops: Any, seconds: Any) -> None:
+    """Require one budget."""
+    _check_function(step_flops=step_flops)
+    if (total_steps is None) == (seconds is None) or (seconds and step_flops):
+        raise InputError(
+            "a schedule needs a budget: either total_steps, perhaps with step_flops, or "
+            f"seconds, got total_steps {total_steps} and seconds {seconds}"
+        )
 
 
 def _check_function(**functions: Any) -> None:
