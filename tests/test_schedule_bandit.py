@@ -1,5 +1,7 @@
 """ScheduleBandit: learns which schedule suits which training, whatever their difficulty."""
 
+from itertools import product
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from tests.conftest import TINY
 from tests.test_cli import train
 from vit_patch_env import ViTPatchSelectEnv
-from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit
+from vit_patch_env.agents import GrowingOptions, RunContext, ScheduleBandit, ScheduleOptions
 from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, description
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 from vit_patch_env.experiments.agents_by_name.agent_file import read_parameters
+from vit_patch_env.experiments.compare.left_out import in_words, leave_out_each
 
 N_PATCHES, N_STEPS = 64, 10
 
@@ -189,6 +192,23 @@ def test_values_are_those_of_a_plain_gaussian_process():
     assert contrasts @ np.cov(samples.T) @ contrasts == pytest.approx(
         contrasts @ covariance @ contrasts, abs=0.05
     )
+
+
+def test_what_is_lost_on_a_task_that_is_left_out():
+    """Where few patches are cheap they are best, and elsewhere worst: no single rule is right."""
+    few, many = GrowingOptions(power=8.0), GrowingOptions(first_share=0.5, power=None)
+    tasks = {}
+    for budget_steps, cheap in product((64, 90, 128, 180), (True, False)):
+        costs = (0.05, 0.1, 0.2, 0.5, 1.0) if cheap else (0.8, 0.82, 0.85, 0.9, 1.0)
+        training = context(budget_steps, step_costs=costs)
+        values = {few: 0.5 if cheap else 0.3, many: 0.4}
+        tasks[str(training)] = [FinishedRun(training, *run) for run in values.items()]
+    lost = leave_out_each(tasks, ScheduleOptions())
+    assert len(lost) == 8
+    assert {one.agent for one in lost.values()} == {0.0}
+    assert sum(one.rule for one in lost.values()) == pytest.approx(8 * 0.1)  # each time the other
+    assert "loses 0.00 points" in in_words(lost)
+    assert "of the other tasks 10.00 (at most 10.0)" in in_words(lost)
 
 
 def test_a_value_that_is_no_number_is_refused_and_nothing_is_lost():

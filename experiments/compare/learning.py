@@ -18,6 +18,7 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     make_card,
     resolve_agent,
 )
+from vit_patch_env.experiments.compare.left_out import in_words, leave_out_each
 from vit_patch_env.experiments.compare.run_result import RunResult
 from vit_patch_env.experiments.compare.task_results import TaskResults, read_task_set
 from vit_patch_env.experiments.options.commands import PRETRAIN_ENV, PretrainOptions, TrainOptions
@@ -115,15 +116,17 @@ class LearningFromRuns:
         agent = make_agent(of_agent, first)
         assert isinstance(agent, ScheduleBandit)
         contexts = {name: self._context(name, config) for name, config in self.configs.items()}
-        finished = [
-            FinishedRun(context, schedule, _value(run))
+        by_task = {
+            name: [FinishedRun(context, schedule, _value(run)) for schedule, run in self.runs[name]]
             for name, context in contexts.items()
-            for schedule, run in self.runs[name]
-        ]
+        }
+        finished = [run for runs in by_task.values() for run in runs]
         agent.policy.record(*finished)
         for name, context in contexts.items():
             agent.policy.use(context)
             self._say(f"{name}: {agent.policy.schedule.described()}")
+        if len(by_task) > 1:
+            self._say(in_words(leave_out_each(by_task, of_agent.schedule_bandit)))
         made = provenance(command("pretrain", options, PretrainOptions()))
         card = make_card(of_agent, first, {**made, "runs": len(finished)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
