@@ -211,7 +211,7 @@ def test_tasks_have_the_same_agent(tiny_tasks, tmp_path, capsys):
 def test_the_committed_results_are_of_these_tasks():
     results = read_task_set(ROOT / "results" / "tasks")
     assert not results.problems
-    assert len(results.comparisons) == 12
+    assert {task.name for task in tasks_named(("training",))} <= set(results.comparisons)
     assert all(results.is_fixed(method) for method in results.methods)
     scores = results.scores(results.of_split("training"))
     assert best_on_average(scores, results.methods) == "from_16_power_4"
