@@ -89,7 +89,7 @@ def test_a_damaged_list_of_agents_is_refused(agents, agent, tmp_path, capsys):
         ("none.zip", "methods must have agents' files, got none.zip: "),
         ("own-agent.zip", "whose names are letters, digits and underscores"),
         ("random.zip", "not those of other methods, got random.zip"),
-        ("rendom", "must be the file of an agent, which ends in .zip, or one of vit, simple_vit, "),
+        ("rendom", "or the file of an agent, which ends in .zip, got 'rendom'"),
     ],
 )
 def test_what_is_no_method_is_refused(name, message, capsys, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def _of_name(name: str) -> Method:
     if name not in METHODS:
         raise ArgumentError(
             "methods",
-            f"must be the file of an agent, which ends in {_FILE}, or one of {', '.join(METHODS)}, "
+            f"must be one of {', '.join(METHODS)}, or the file of an agent, which ends in {_FILE}, "
             f"got {shown(name)}",
         )
     return METHODS[name]
