@@ -157,14 +157,21 @@ class ScheduleModel:
         return _near(x, other_x, options.schedule_scale) * of_trainings
 
 
+def mean_values(
+    schedules: Iterable[GrowingOptions], values: Iterable[float]
+) -> dict[GrowingOptions, float]:
+    """The mean value of the runs of each schedule; one entry of each argument for each run."""
+    found: dict[GrowingOptions, list[float]] = {}
+    for one, value in zip(schedules, values, strict=True):
+        found.setdefault(one, []).append(value)
+    return {one: float(np.mean(of_one)) for one, of_one in found.items()}
+
+
 def _scaled(
     schedules: Sequence[GrowingOptions], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Values of a training's runs around 0, (n,); each schedule counts once for their scale."""
-    of_schedules: dict[GrowingOptions, list[float]] = {}
-    for one, value in zip(schedules, values, strict=True):
-        of_schedules.setdefault(one, []).append(value)
-    means = np.array([np.mean(found) for found in of_schedules.values()])
+    means = np.array(list(mean_values(schedules, values).values()))
     best = means.max()
     close = max(float(np.median(best - means)), _CLOSE)
 

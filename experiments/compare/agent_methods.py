@@ -18,25 +18,24 @@ _AGENTS = "agents"
 """The folder of the copies in a comparison's folder, and the field of compare.json."""
 
 
+def is_file(given: str) -> bool:
+    """Whether a text names the file of an agent."""
+    return given.endswith(_FILE)
+
+
 def method_key(given: str) -> str:
     """A method's name in files and folders: that of an agent's file is without its ending."""
-    return Path(given).stem if given.endswith(_FILE) else given
+    return Path(given).stem if is_file(given) else given
 
 
 def find_methods(given: Iterable[str]) -> dict[str, Method]:
-    """Methods by their keys, given by names and agents' files.
+    """Methods by their keys, which differ, given by names and agents' files.
 
     Raises:
         ArgumentError: for a name that does not exist, or a file that is no agent's or cannot be
             told from another method by its name.
     """
-    methods: dict[str, Method] = {}
-    for one in given:
-        key = method_key(one)
-        if key in methods:
-            raise ArgumentError("methods", f"must differ from each other, got {key} twice")
-        methods[key] = _of_file(one, key) if one.endswith(_FILE) else _of_name(one)
-    return methods
+    return {method_key(one): _of_file(one) if is_file(one) else _of_name(one) for one in given}
 
 
 def _of_name(name: str) -> Method:
@@ -49,7 +48,8 @@ def _of_name(name: str) -> Method:
     return METHODS[name]
 
 
-def _of_file(path: str, key: str) -> Method:
+def _of_file(path: str) -> Method:
+    key = method_key(path)
     if not re.fullmatch(r"\w+", key) or key in METHODS:  # it is part of a folder's name
         raise ArgumentError(
             "methods",
@@ -74,13 +74,13 @@ def agents_of(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
 
 
 def check_same_agents(
-    saved: Mapping[str, Any], methods: Mapping[str, Method], folder: Path
+    saved: Mapping[str, Any], agents: Mapping[str, Mapping[str, str]], folder: Path
 ) -> None:
     """Refuse agents that are not those of the runs in a folder.
 
     Args:
         saved: content of compare.json.
-        methods: of this call.
+        agents: of this call, by `agents_of`.
         folder: of the comparison.
 
     Raises:
@@ -90,7 +90,7 @@ def check_same_agents(
     wrong = [key for key in of_runs if key in METHODS or key not in saved["methods"]]
     if wrong:
         raise InputError(f"{folder}: damaged: expected agents of its methods, got {wrong[0]!r}")
-    for key, agent in agents_of(methods).items():
+    for key, agent in agents.items():
         if (
             key in saved.get("methods", ())
             and of_runs.get(key, {}).get("sha256") != agent["sha256"]
@@ -98,14 +98,21 @@ def check_same_agents(
             raise _another_agent(agent["path"], folder)
 
 
-def with_copies(methods: Mapping[str, Method], folder: Path) -> dict[str, Method]:
+def with_copies(
+    methods: Mapping[str, Method], agents: Mapping[str, Mapping[str, str]], folder: Path
+) -> dict[str, Method]:
     """The methods, with copies of agents' files in a folder, which later changes do not affect.
+
+    Args:
+        methods: of this call.
+        agents: of them, by `agents_of`.
+        folder: of the comparison.
 
     Raises:
         ArgumentError: if the folder has a copy of another agent of the same name.
     """
     kept = dict(methods)
-    for key, agent in agents_of(methods).items():
+    for key, agent in agents.items():
         copy = folder / _AGENTS / f"{key}{_FILE}"
         if copy.exists() and checksum(copy) != agent["sha256"]:
             raise _another_agent(agent["path"], folder)

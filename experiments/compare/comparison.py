@@ -81,6 +81,7 @@ class Comparison:
 
     images: dict[str, Any]
     methods: dict[str, Method]
+    agents: dict[str, dict[str, str]]
     entries: list[Entry]
     threads: int
     lock: FileLock
@@ -100,6 +101,7 @@ class Comparison:
         check_options(self.options)
         options = self.options = replace(self.options, env=absolute(self.options.env))
         self.methods = find_methods(options.methods)
+        self.agents = agents_of(self.methods)
         self._check_folder()
         self._check_methods()
         self.threads = max(torch.get_num_threads() // options.jobs, 1)
@@ -228,7 +230,7 @@ class Comparison:
                     f"must be a folder without another comparison, got {self.path}, made with "
                     f"{named(name)} {value} instead of {given.get(name)}",
                 )
-        check_same_agents(saved, self.methods, self.path)
+        check_same_agents(saved, self.agents, self.path)
         if not hasattr(self, "images"):  # they are not loaded yet
             return saved
         images = saved.get("images", self.images)
@@ -243,8 +245,7 @@ class Comparison:
 
     def _keep_agents(self) -> None:
         """Copy the agents' files, so that the runs are of the same agents whatever happens."""
-        self.agents = agents_of(self.methods)
-        self.methods = with_copies(self.methods, self.path)
+        self.methods = with_copies(self.methods, self.agents, self.path)
         for entry in self.entries:
             entry.kind = self.methods[entry.method]
 
@@ -288,8 +289,8 @@ class Comparison:
         def merged(name: str, values: tuple[Any, ...]) -> list[Any]:
             return list(dict.fromkeys([*saved.get(name, []), *values]))
 
-        merged_methods = merged("methods", tuple(self.methods))
-        methods = sorted(merged_methods, key=lambda key: _ORDER.get(key, len(_ORDER)))
+        methods = merged("methods", tuple(self.methods))
+        methods.sort(key=lambda key: _ORDER.get(key, len(_ORDER)))
         known = {**{key: METHODS[key] for key in methods if key in METHODS}, **self.methods}
         agents = {**saved.get("agents", {}), **self.agents}
         given = [agents[key]["path"] if key in agents else key for key in methods]

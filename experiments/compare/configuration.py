@@ -5,7 +5,7 @@ from dataclasses import replace
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
-from vit_patch_env.experiments.compare.agent_methods import find_methods
+from vit_patch_env.experiments.compare.agent_methods import find_methods, is_file, method_key
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import FULL, is_timed
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
@@ -25,7 +25,7 @@ def differences(found: TrainOptions, expected: TrainOptions) -> str:
     old, new = run_config(found), run_config(expected)
     for values in (old, new):
         del values["follow"]
-    if all(values["agent"].endswith(".zip") for values in (old, new)):
+    if is_file(old["agent"]) and is_file(new["agent"]):
         new["agent"] = old["agent"]  # copies, which compare.json has checksums of
     return ", ".join(
         f"{named(name)} {old[name]} instead of {new[name]}"
@@ -60,7 +60,8 @@ def check_methods(options: CompareOptions, budget: BudgetName) -> None:
         ArgumentError: naming the option that is not valid.
     """
     parse_interval(options.checkpoint_every)
-    for name, values in (("methods", options.methods), ("seeds", options.seeds)):
+    keys = tuple(map(method_key, options.methods))
+    for name, values in (("methods", keys), ("seeds", options.seeds)):
         if not values:
             raise ArgumentError(name, "must be at least one, got none")
         twice = next((value for value in values if values.count(value) > 1), None)

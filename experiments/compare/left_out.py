@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vit_patch_env.agents import GrowingOptions, ScheduleOptions
-from vit_patch_env.agents.schedule_bandit.model import ScheduleModel
+from vit_patch_env.agents.schedule_bandit.model import ScheduleModel, mean_values
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
 
 Values = dict[GrowingOptions, float]
@@ -36,24 +36,24 @@ def leave_out_each(
         runs: by task, of two tasks or more.
         options: of the model.
     """
-    values = {task: _values(of_task) for task, of_task in runs.items()}
+    values = {
+        task: mean_values((run.schedule for run in of_task), (run.value for run in of_task))
+        for task, of_task in runs.items()
+    }
     lost = {}
     for task, found in values.items():
         model = ScheduleModel(options)
         others = [run for name, of_task in runs.items() if name != task for run in of_task]
-        model.fit(*zip(*((run.context, run.schedule, run.value) for run in others), strict=True))
+        model.fit(
+            [run.context for run in others],
+            [run.schedule for run in others],
+            [run.value for run in others],
+        )
         schedules, best = list(found), max(found.values())
         preferred = schedules[int(model.safe(runs[task][0].context, schedules).argmax())]
         rule = _best_on_average([values[name] for name in values if name != task], schedules)
         lost[task] = LeftOut(best - found[preferred], best - found[rule])
     return lost
-
-
-def _values(runs: Sequence[FinishedRun]) -> Values:
-    found: dict[GrowingOptions, list[float]] = {}
-    for run in runs:
-        found.setdefault(run.schedule, []).append(run.value)
-    return {schedule: float(np.mean(values)) for schedule, values in found.items()}
 
 
 def _best_on_average(

@@ -77,8 +77,9 @@ class TaskComparison:
     def _keep_agents(self) -> None:
         """Copy agents' files once, so that all tasks have the same agents."""
         methods = find_methods(self.options.methods)
-        kept = with_copies(methods, self.path)
-        given = (kept[key].agent if key in agents_of(methods) else key for key in kept)
+        agents = agents_of(methods)
+        kept = with_copies(methods, agents, self.path)
+        given = (kept[key].agent if key in agents else key for key in kept)
         self.options = replace(self.options, methods=tuple(given))
 
     def run(self) -> None:
