@@ -71,6 +71,8 @@ _ROWS: tuple[tuple[SplitOfTasks, str, int, str, float, float], ...] = (
     ("training", "digits", 144, "xs", 4, 0.3),
     ("training", "cifar10", 64, "s", 0.5, 0),
     ("training", "cifar10_half", 64, "xs", 0.5, 0),
+    ("training", "cifar10_half", 64, "xs", 32, 0),
+    ("training", "cifar10_half", 64, "s", 16, 0.1),
     ("training", "cifar10_half", 49, "xs", 8, 3),
     ("training", "cifar10_quarter", 64, "s", 4, 0),
     ("training", "cifar10_quarter", 64, "s", 4, 0.3),
