@@ -10,6 +10,7 @@ from tests.test_compare import compare
 from tests.test_schedule_bandit import Trainings
 from tests.test_schedule_of_agent import schedule_bandit
 from vit_patch_env.agents import ScheduleBandit
+from vit_patch_env.experiments.agents_by_name.agent_file import PRETRAINED
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.results import read_comparison
 from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum
@@ -40,6 +41,22 @@ def test_an_agent_is_compared_under_its_files_name(agent, tmp_path, capsys):
     assert min(counts) == 1  # what it has learned for steps that are cheap on few patches
     main(["report", str(out)])
     assert "own_agent" in (out / "report.md").read_text()
+
+
+def test_the_shipped_agent_of_another_version_is_not_mixed_with_the_present_one(tmp_path, capsys):
+    options = ["--budget", "flops", "--epochs", "0.5", "--methods", "pretrained", "--seeds", "0"]
+    compare(tmp_path, *options)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["agents"] == {
+        "pretrained": {"path": "pretrained", "sha256": checksum(PRETRAINED)}
+    }
+    assert not (tmp_path / "agents").exists()
+    of_others = content | {"agents": {"pretrained": {"path": "pretrained", "sha256": "0" * 64}}}
+    for earlier in (of_others, {key: content[key] for key in content if key != "agents"}):
+        (tmp_path / "compare.json").write_text(json.dumps(earlier))
+        line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(tmp_path), *options)
+        assert "methods must have the same agents as the runs in" in line
+        assert line.endswith("got another one in pretrained")
 
 
 def test_another_agent_of_the_same_name_is_not_mixed_with_it(agent, tmp_path, capsys):

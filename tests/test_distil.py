@@ -241,6 +241,7 @@ AGENTS = {
     "paper": ["paper"],
     "bandit": ["bandit"],
     "pretrained": ["pretrained"],
+    "counting": ["counting", "--observation", "none+run"],
     "schedule": ["quadratic"],
     "random": ["random"],
 }

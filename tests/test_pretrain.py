@@ -152,9 +152,10 @@ GRIDS = {7: (28, 4), 14: (56, 4), 24: (96, 4)}
 
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("side", GRIDS)
-@pytest.mark.parametrize("agent", ["pretrained", "a file of former versions"])
-def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, agent, agent_file, tmp_path):
-    if agent != "pretrained":
+@pytest.mark.parametrize("former", [False, True])
+def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, former, agent_file, tmp_path):
+    agent = str(agent_file)
+    if former:
         agent = str(tmp_path / "former.zip")
         copy_with_card(agent_file, agent, n_patches=16)
     options = TrainOptions(agent=agent, env=EnvConfig(**TINY))
@@ -173,9 +174,10 @@ def test_a_bandit_acts_on_any_grid_in_the_same_shares(side, agent, agent_file, t
 @pytest.mark.long
 def test_the_shipped_agent_trains_on_196_patches(tmp_path):
     words = ["--image-size", "56", "--patch-size", "4", "--n-patches-desired", "auto"]
-    train(tmp_path / "run", "--agent", "pretrained", *words, "--epochs", "1")
+    words += ["--epochs", "1", "--budget", "flops"]
+    train(tmp_path / "run", "--agent", "pretrained", *words)
     counts = RunFolder(tmp_path / "run").read_steps()
-    assert counts[0] == 12  # 1/16 of them
+    assert 6 <= counts[0] <= 25  # 1/32 to 1/8 of them
     assert max(counts) > 98
     main(["evaluate", str(tmp_path / "run")])
 

@@ -10,11 +10,10 @@ import torch
 from stable_baselines3.common.envs import IdentityEnvMultiBinary
 
 from tests.conftest import TINY
+from tests.test_schedule_of_agent import BANDIT
 from vit_patch_env import ViTPatchSelectEnv, agents
 from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit, ScheduledCount
 from vit_patch_env.agents.common.saved_files import MOVED_MODULES
-
-PRETRAINED = agents.__path__[0] + "/pretrained.zip"
 
 
 def with_former_names(path, renamed=None, replaced=None):
@@ -128,20 +127,20 @@ def test_a_file_that_is_no_agent_is_refused_by_stable_baselines3(content, tmp_pa
         FixedRule.load(tmp_path / "agent.zip")
 
 
-def test_the_pretrained_bandit_is_loaded_from_path_and_open_file():
-    loaded = PatchBandit.load(PRETRAINED)
-    with open(PRETRAINED, "rb") as file:  # noqa: PTH123
+def test_a_bandit_of_a_former_version_is_loaded_from_path_and_open_file():
+    loaded = PatchBandit.load(BANDIT)
+    with open(BANDIT, "rb") as file:  # noqa: PTH123
         again = PatchBandit.load(file)
     for name, value in loaded.policy.state_dict().items():
         assert torch.equal(again.policy.state_dict()[name], value)
     assert float(loaded.policy.of_counts.n_seen) == 141
 
 
-def test_the_pretrained_bandits_parameters_fit_a_new_policy():
+def test_the_parameters_of_a_former_versions_bandit_fit_a_new_policy():
     env = ViTPatchSelectEnv(**{**TINY, "patch_size": 4, "observation": "none+run"})
     agent = PatchBandit("BanditPolicy", env)
-    agent.set_parameters(PRETRAINED)
-    loaded = PatchBandit.load(PRETRAINED)
+    agent.set_parameters(BANDIT)
+    loaded = PatchBandit.load(BANDIT)
     for name, value in loaded.policy.state_dict().items():
         if name == "rows_columns":  # which only the environment knows
             continue

@@ -4,6 +4,7 @@ import math
 import pickle
 import zipfile
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,18 +15,22 @@ from tests.test_schedule_bandit import Trainings, context
 from vit_patch_env import PatchSchedule, SimpleViT, ViTPatchSelectEnv
 from vit_patch_env.agents import GrowingOptions, ScheduleBandit
 from vit_patch_env.agents.schedule_bandit.policy import FinishedRun
-from vit_patch_env.experiments.agents_by_name.agent_file import PRETRAINED, AgentCard, save_agent
+from vit_patch_env.experiments.agents_by_name.agent_file import AgentCard, save_agent
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.integrations import count_step_flops
 
+BANDIT = str(Path(__file__).parent / "data" / "bandit-0.1.zip")
+"""A bandit's file, of version 0.1."""
+
 
 @pytest.mark.long
+@pytest.mark.parametrize("agent", ["pretrained", BANDIT])
 @pytest.mark.parametrize(("budget", "epochs"), [("epochs", 6), ("flops", 1)])
-def test_it_keeps_as_many_patches_as_the_agent_in_training(budget, epochs, tmp_path):
+def test_it_keeps_as_many_patches_as_the_agent_in_training(agent, budget, epochs, tmp_path):
     sizes = {"epochs": epochs, "patch_size": 4, "n_patches_desired": 32}
-    counts = assert_keeps_as_many_as_in_training("pretrained", budget, sizes, tmp_path / "run")
-    assert len(set(counts)) > 4
+    counts = assert_keeps_as_many_as_in_training(agent, budget, sizes, tmp_path / "run")
+    assert len(set(counts)) > (4 if agent == BANDIT else 1)
 
 
 def assert_keeps_as_many_as_in_training(agent, budget, sizes, run):
@@ -50,8 +55,8 @@ def assert_keeps_as_many_as_in_training(agent, budget, sizes, run):
 
 @pytest.mark.parametrize("n_patches", [49, 196, 576])
 def test_it_keeps_the_same_shares_of_any_number_of_patches(n_patches):
-    schedule = PatchSchedule.from_agent(n_patches=n_patches, total_steps=100)
-    of_64 = PatchSchedule.from_agent(n_patches=64, total_steps=100)
+    schedule = PatchSchedule.from_agent(BANDIT, n_patches=n_patches, total_steps=100)
+    of_64 = PatchSchedule.from_agent(BANDIT, n_patches=64, total_steps=100)
     shares = [schedule.n_keep(step) / n_patches for step in range(100)]
     assert sum(shares) == pytest.approx(
         sum(of_64.n_keep(step) / 64 for step in range(100)), rel=0.1
@@ -59,6 +64,22 @@ def test_it_keeps_the_same_shares_of_any_number_of_patches(n_patches):
     assert shares[0] == pytest.approx(1 / 16, abs=0.01)
     assert shares[-1] == 1
     assert schedule(60).max() > n_patches * 3 / 4
+
+
+@pytest.mark.parametrize("n_patches", [49, 196, 576])
+def test_the_shipped_agent_keeps_the_same_shares_of_any_number_of_patches(n_patches):
+    """From a small share to all, where steps cost their share of the patches."""
+    schedule, of_64 = (
+        PatchSchedule.from_agent(n_patches=n, total_steps=100, step_flops=lambda n_keep: n_keep)
+        for n in (n_patches, 64)
+    )
+    shares, of_64_shares = (
+        [one.n_keep(round(part * (len(one) - 1))) / one.n_patches for part in (0, 0.5, 0.8, 1)]
+        for one in (schedule, of_64)
+    )
+    assert shares == pytest.approx(of_64_shares, abs=0.03)
+    assert shares[0] < 0.15
+    assert shares[-1] > 0.7
 
 
 def schedule_bandit(path, likes_few=True):
@@ -120,8 +141,8 @@ def test_the_scores_of_patches_are_sampled_by(tmp_path):
 
 
 def rewrite_policy(path, change):
-    """A copy of the pretrained agent with changed tensors of its policy."""
-    with zipfile.ZipFile(PRETRAINED) as source, zipfile.ZipFile(path, "w") as copy:
+    """A copy of the bandit with changed tensors of its policy."""
+    with zipfile.ZipFile(BANDIT) as source, zipfile.ZipFile(path, "w") as copy:
         for name in source.namelist():
             if name != "policy.pth":
                 copy.writestr(name, source.read(name))
@@ -133,7 +154,7 @@ def rewrite_policy(path, change):
 
 
 def test_seconds_need_the_steps_that_they_are_worth():
-    schedule = PatchSchedule.from_agent(n_patches=64, seconds=60, budget_steps=500)
+    schedule = PatchSchedule.from_agent(BANDIT, n_patches=64, seconds=60, budget_steps=500)
     assert schedule.n_keep(0) == 4
     with pytest.raises(ValueError, match="budget_steps must be given with seconds, got None"):
         PatchSchedule.from_agent(n_patches=64, seconds=60)

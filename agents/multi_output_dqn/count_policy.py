@@ -98,15 +98,6 @@ class CountMlpPolicy(MultiOutputPolicy):
         place = self.counts.index(int(rng.choice(sorted(set(self.counts)))))
         return self._sample(place, [int(rng.integers(2**32))])
 
-    def greedy(self, q_values: Tensor) -> Tensor:
-        """A mask (batch, n_patches) bool of the best number of patches."""
-        best = self._possible(q_values).argmax(dim=1).tolist()
-        return torch.from_numpy(np.stack([self._sample(one, [self.seed or 0]) for one in best])) > 0
-
-    def preferences(self, q_values: Tensor) -> Tensor:
-        """Equal ones: no patch is preferred."""
-        return torch.zeros(len(q_values), self.n_actions)
-
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
         """The value (batch, 1) of the number of patches in each mask."""
         logs = torch.log(torch.tensor(self.counts, dtype=torch.float32, device=actions.device))
@@ -124,8 +115,11 @@ class CountMlpPolicy(MultiOutputPolicy):
         again = [count in self.counts[:place] for place, count in enumerate(self.counts)]
         return q_values.masked_fill(torch.tensor(again, device=q_values.device), -torch.inf)
 
-    def _sample(self, place: int, key: list[int]) -> NDArray[np.int8]:
-        """A mask of so many patches, spread evenly over the image."""
-        n_keep, rng = self.counts[place], np.random.default_rng(key)
+    def sample_patches(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int8]:
+        """A mask (n_patches,) of so many patches, spread evenly over the image."""
         grid = grid_of(self.n_actions, self.grid)
         return sample_spread(np.zeros(self.n_actions), n_keep, rng, grid)
+
+    def _sample(self, place: int, key: list[int]) -> NDArray[np.int8]:
+        """A mask of as many patches as an output stands for."""
+        return self.sample_patches(self.counts[place], np.random.default_rng(key))

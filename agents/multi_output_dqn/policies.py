@@ -21,10 +21,10 @@ class TakenValues(NamedTuple):
 
 
 class MultiOutputPolicy(DQNPolicy):
-    """DQN's Q-network and target network, with `values_per_action` outputs per binary action.
+    """DQN's Q-network and target network, with several outputs, for MultiBinary actions.
 
-    Subclasses define the greedy action, the values of the action taken and the value of the next
-    state.
+    Subclasses define the outputs, the greedy action, the values of the action taken and the value
+    of the next state.
 
     Args:
         observation_space: of the environment.
@@ -37,8 +37,6 @@ class MultiOutputPolicy(DQNPolicy):
             diverge.
         kwargs: as for Stable-Baselines3's DQNPolicy.
     """
-
-    values_per_action: int
 
     def __init__(
         self,
@@ -64,9 +62,9 @@ class MultiOutputPolicy(DQNPolicy):
         )
 
     @property
+    @abstractmethod
     def n_outputs(self) -> int:
-        """Outputs of the network: `values_per_action` for each of the n_actions."""
-        return self.values_per_action * self.n_actions
+        """Outputs of the network."""
 
     @property
     def n_actions(self) -> int:
@@ -88,6 +86,29 @@ class MultiOutputPolicy(DQNPolicy):
         net_args = {**self.net_args, "action_space": spaces.MultiBinary(self.n_outputs)}
         return QNetwork(**self._update_features_extractor(net_args)).to(self.device)
 
+    @abstractmethod
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
+        """The greedy action (batch, n_actions), int8."""
+
+    @abstractmethod
+    def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
+        """Values of the actions taken, (batch, n_actions), 0 or 1."""
+
+    @abstractmethod
+    def next_value(self, next_obs: PyTorchObs) -> Tensor:
+        """Value (batch, 1) of the next state under the target network."""
+
+
+class PatchValuesPolicy(MultiOutputPolicy):
+    """Values of each patch by itself: `values_per_action` outputs for each binary action."""
+
+    values_per_action: int
+
+    @property
+    def n_outputs(self) -> int:
+        """`values_per_action` for each of the n_actions."""
+        return self.values_per_action * self.n_actions
+
     def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
         """The greedy action (batch, n_actions), int8."""
         return self.greedy(self.q_net(obs)).to(torch.int8)
@@ -100,16 +121,8 @@ class MultiOutputPolicy(DQNPolicy):
     def preferences(self, q_values: Tensor) -> Tensor:
         """How much taking each action is preferred, (batch, n_actions): only ranks are meant."""
 
-    @abstractmethod
-    def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
-        """Values of the actions taken, (batch, n_actions), 0 or 1."""
 
-    @abstractmethod
-    def next_value(self, next_obs: PyTorchObs) -> Tensor:
-        """Value (batch, 1) of the next state under the target network."""
-
-
-class MlpPolicy(MultiOutputPolicy):
+class MlpPolicy(PatchValuesPolicy):
     """The paper's policy (sections 2.2 and 2.3): one value per patch.
 
     The greedy action selects every patch whose value is above the mean of the values. The
@@ -136,7 +149,7 @@ class MlpPolicy(MultiOutputPolicy):
         return q_values.amax(dim=1, keepdim=True)
 
 
-class BranchingMlpPolicy(MultiOutputPolicy):
+class BranchingMlpPolicy(PatchValuesPolicy):
     """Action branching (Tavakoli et al. 2018): two values per patch, to drop it and to keep it.
 
     It can represent any mask, and learns from dropped patches as well.

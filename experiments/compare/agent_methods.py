@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_patch_env.checks import ArgumentError, InputError, shown
-from vit_patch_env.experiments.agents_by_name.agent_file import read_card
+from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, read_card
 from vit_patch_env.experiments.compare.methods import METHODS, Method
 from vit_patch_env.experiments.run_folder.folder import checksum
 from vit_patch_env.system.files import replacing
@@ -65,11 +65,15 @@ def _of_file(path: str) -> Method:
 
 
 def agents_of(methods: Mapping[str, Method]) -> dict[str, dict[str, str]]:
-    """Path and checksum of each agent in a file, by its key, as compare.json has them."""
+    """Path or name, and checksum, of each agent in a file, by its key, as compare.json has them.
+
+    The one that ships with the package is one of them: other versions ship others.
+    """
+    files = {key: agent_path(method.agent) for key, method in methods.items()}
     return {
-        key: {"path": method.agent, "sha256": checksum(Path(method.agent))}
-        for key, method in methods.items()
-        if key not in METHODS
+        key: {"path": methods[key].agent, "sha256": checksum(file)}
+        for key, file in files.items()
+        if file is not None
     }
 
 
@@ -87,7 +91,7 @@ def check_same_agents(
         ValueError: naming the agent, or for a compare.json that lacks one.
     """
     of_runs = saved.get(_AGENTS, {})
-    wrong = [key for key in of_runs if key in METHODS or key not in saved["methods"]]
+    wrong = [key for key in of_runs if _is_no_file(key) or key not in saved["methods"]]
     if wrong:
         raise InputError(f"{folder}: damaged: expected agents of its methods, got {wrong[0]!r}")
     for key, agent in agents.items():
@@ -113,6 +117,8 @@ def with_copies(
     """
     kept = dict(methods)
     for key, agent in agents.items():
+        if key in METHODS:  # it ships with the package
+            continue
         copy = folder / _AGENTS / f"{key}{_FILE}"
         if copy.exists() and checksum(copy) != agent["sha256"]:
             raise _another_agent(agent["path"], folder)
@@ -122,6 +128,11 @@ def with_copies(
                 shutil.copyfile(agent["path"], unfinished)
         kept[key] = methods[key]._replace(agent=str(copy.resolve()))
     return kept
+
+
+def _is_no_file(key: str) -> bool:
+    """Whether a method is known, and is none with an agent in a file."""
+    return key in METHODS and agent_path(METHODS[key].agent) is None
 
 
 def _another_agent(path: str, folder: Path) -> ArgumentError:

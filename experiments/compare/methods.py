@@ -97,8 +97,8 @@ METHODS: dict[str, Method] = {
         agent="ppo", observation="attention_output",
     ),
     "pretrained": Method(
-        "Bandit, pre-trained", "agent",
-        "PatchBandit that learned over short runs of a smaller ViT, frozen",
+        "Schedule bandit, pre-trained", "agent",
+        "ScheduleBandit that learned from finished runs on a set of tasks and no longer learns",
         agent="pretrained", observation="none+run",
     ),
     "bandit": Method(

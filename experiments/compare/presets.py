@@ -56,6 +56,11 @@ BUDGET_METHODS = (
     "quadratic_spread",
 )  # fmt: skip
 
+MID_METHODS = (
+    "simple_vit", "pretrained", "quadratic_spread", "from_16_power_4", "random16", "agentvit",
+    "random", "flip", "pss_linear", "token_expansion",
+)  # fmt: skip
+
 # At equal FLOPs: fewer patches per step allow more steps.
 PRESETS["budget"] = replace(
     PRESETS["table2"],
@@ -69,6 +74,21 @@ PRESETS["budget-cpu"] = replace(
     methods=BUDGET_METHODS,
     seeds=(0, 1, 2, 3, 4),
     env=replace(PRESETS["table2-cpu"].env, budget="flops", epochs=4),
+)
+# A larger ViT, more images and a longer budget: accuracies begin to be worth something.
+PRESETS["budget-mid"] = replace(
+    PRESETS["budget-cpu"],
+    preset="budget-mid",
+    methods=MID_METHODS,
+    env=replace(
+        PRESETS["budget-cpu"].env,
+        train_fraction=1.0,
+        epochs=20,
+        dim=96,
+        heads=3,
+        dim_head=32,
+        mlp_dim=192,
+    ),
 )
 
 

@@ -12,7 +12,7 @@ from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.compare.agent_methods import agents_of, find_methods, with_copies
 from vit_patch_env.experiments.compare.comparison import Comparison
 from vit_patch_env.experiments.compare.configuration import check_methods
-from vit_patch_env.experiments.compare.methods import FAMILY
+from vit_patch_env.experiments.compare.methods import FAMILY, METHODS
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import COMPARE, FULL
 from vit_patch_env.experiments.compare.task_results import TASK_SET
@@ -77,9 +77,8 @@ class TaskComparison:
     def _keep_agents(self) -> None:
         """Copy agents' files once, so that all tasks have the same agents."""
         methods = find_methods(self.options.methods)
-        agents = agents_of(methods)
-        kept = with_copies(methods, agents, self.path)
-        given = (kept[key].agent if key in agents else key for key in kept)
+        kept = with_copies(methods, agents_of(methods), self.path)
+        given = (key if key in METHODS else method.agent for key, method in kept.items())
         self.options = replace(self.options, methods=tuple(given))
 
     def run(self) -> None:

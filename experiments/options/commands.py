@@ -449,7 +449,11 @@ class CompareOptions:
     """Train every method with every seed on one data set, and save the results."""
 
     preset: Annotated[
-        str, Doc("smoke, table2, table2-cpu, budget or budget-cpu: defaults of the other values")
+        str,
+        Doc(
+            "smoke, table2, table2-cpu, budget, budget-cpu or budget-mid: defaults of the other "
+            "values"
+        ),
     ] = "smoke"
     tasks: Annotated[
         Texts,

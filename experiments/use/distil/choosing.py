@@ -1,6 +1,7 @@
 """What is kept of training images: patches of each, or some of the images."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from vit_patch_env import Selector
 from vit_patch_env.agents.bandit.policies import BanditPolicy
 from vit_patch_env.agents.fixed_rules.selector_policy import SelectorPolicy
 from vit_patch_env.agents.multi_output_dqn.count_policy import CountMlpPolicy
-from vit_patch_env.agents.multi_output_dqn.policies import MultiOutputPolicy
+from vit_patch_env.agents.multi_output_dqn.policies import PatchValuesPolicy
+from vit_patch_env.agents.schedule_bandit.policy import SchedulePolicy
 from vit_patch_env.checks import ArgumentError, InputError, check_integer
 from vit_patch_env.data.images import Images, in_batches
 from vit_patch_env.experiments.options.commands import ActionsName
@@ -22,6 +24,9 @@ from vit_patch_env.patches.selection import mask_to_keep, top_k_mask
 
 Advance = Callable[[int], None]
 """Called with a number of images that are done, for the display of progress."""
+
+SamplePatches = Callable[[int, np.random.Generator], NDArray[np.int8]]
+"""Maps a number of patches and a generator to a mask (n_patches,)."""
 
 
 def observations(
@@ -143,16 +148,20 @@ def selector_of(run: LoadedRun, name: str, actions: ActionsName, n_keep: int | N
     if isinstance(policy, SelectorPolicy) and policy.check_n_keep(n_keep) == n_keep:
         policy.n_keep = n_keep
         return agent  # type: ignore[no-any-return]
-    if isinstance(policy, MultiOutputPolicy) and not isinstance(policy, CountMlpPolicy):
-        return _Preferred(policy, n_keep)
+    if isinstance(policy, CountMlpPolicy | SchedulePolicy):
+        return _Sampled(policy.sample_patches, policy.seed, n_keep)
     if isinstance(policy, BanditPolicy):
-        return _Sampled(policy, n_keep)
+        by_scores = partial(policy.sample_patches, policy.of_patches.mean().numpy())
+        return _Sampled(by_scores, policy.seed, n_keep)
+    if isinstance(policy, PatchValuesPolicy):
+        return _Preferred(policy, n_keep)
     if actions == "top_k":
         return _TopK(agent, n_keep)
     raise ArgumentError(
         "keep",
-        "is for agents that rank or sample patches (paper, branching, bandit, pretrained, fixed "
-        f"rules but all, schedules, and algorithms with the actions top_k), got {name}",
+        "is for agents that rank or sample patches (paper, branching, counting, bandits, "
+        "pretrained, fixed rules but all, schedules, and algorithms with the actions top_k), got "
+        f"{name}",
     )
 
 
@@ -164,7 +173,7 @@ class _Preferred:
         n_keep: number of patches.
     """
 
-    def __init__(self, policy: MultiOutputPolicy, n_keep: int) -> None:
+    def __init__(self, policy: PatchValuesPolicy, n_keep: int) -> None:
         self._policy = policy
         self._n_keep = n_keep
 
@@ -183,16 +192,17 @@ class _Preferred:
 
 
 class _Sampled:
-    """Samples patches by a bandit's scores, anew for each image.
+    """Samples patches as a policy does, anew for each image.
 
     Args:
-        policy: with a score for each patch.
+        sample: maps a number of patches and a generator to a mask (n_patches,).
+        seed: of the policy.
         n_keep: number of patches.
     """
 
-    def __init__(self, policy: BanditPolicy, n_keep: int) -> None:
-        self._policy = policy
-        self._scores = policy.of_patches.mean().numpy()
+    def __init__(self, sample: SamplePatches, seed: int | None, n_keep: int) -> None:
+        self._sample = sample
+        self._seed = seed or 0
         self._n_keep = n_keep
 
     def predict(
@@ -204,8 +214,8 @@ class _Sampled:
     ) -> tuple[NDArray[np.int8], Any]:
         """A patch mask (n_patches,), and the number of predictions so far."""
         n_before = 0 if state is None else int(state)
-        rng = np.random.default_rng([self._policy.seed or 0, n_before])
-        return self._policy.sample_patches(self._scores, self._n_keep, rng), n_before + 1
+        rng = np.random.default_rng([self._seed, n_before])
+        return self._sample(self._n_keep, rng), n_before + 1
 
 
 class _TopK:
