@@ -20,7 +20,7 @@ from vit_patch_env.experiments.runs.resume import resumed_options
 README = Path(__file__).parent.parent / "README.md"
 SMALL = [*TINY_OPTIONS, "--budget", "flops", "--epochs", "1", "--seed", "3"]
 METHODS = (
-    "simple_vit", "agentvit", "random", "pss_linear", "random8", "pretrained", "quadratic_spread",
+    "simple_vit", "agentvit", "random", "pss_linear", "random8", "quadratic_spread",
 )  # fmt: skip
 """The methods of the comparison whose results the rows are."""
 
