@@ -122,9 +122,9 @@ def small_percent(value: float) -> str:
 
 def points(value: float) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * value:+.2f}"
+    return f"{100 * value:+z.2f}"
 
 
 def lost(value: float) -> str:
     """A loss of accuracy in percentage points: below 0 where something was won."""
-    return f"{100 * value:.2f}"
+    return f"{100 * value:z.2f}"

@@ -66,7 +66,7 @@ def _findings(metrics: TaskMetrics) -> list[str]:
         chosen = "chosen on the training tasks" if metrics.split == "held-out" else "chosen on them"
         lines.append(
             f"{title} ({len(metrics.tasks)}): the best single fixed rule, {chosen}, is {name}; it "
-            f"loses {100 * loss.mean:.2f} points to the best fixed rule of each task."
+            f"loses {100 * loss.mean:z.2f} points to the best fixed rule of each task."
         )
     for method in metrics.order():
         if not results.is_agent(method) or metrics.single is None:

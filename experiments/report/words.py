@@ -54,7 +54,7 @@ def command_lines(command: str, width: int = 88) -> list[str]:
 
 def points(share: float) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * share:+.2f}"
+    return f"{100 * share:+z.2f}"
 
 
 def points_interval(value: Estimate) -> str:
