@@ -212,9 +212,10 @@ def test_the_committed_results_are_of_these_tasks():
     results = read_task_set(ROOT / "results" / "tasks")
     assert not results.problems
     assert {task.name for task in tasks_named(("training",))} <= set(results.comparisons)
-    assert all(results.is_fixed(method) for method in results.methods)
+    fixed = [method for method in results.methods if results.is_fixed(method)]
+    assert set(results.methods) - set(fixed) == {"schedule_bandit"}
     scores = results.scores(results.of_split("training"))
-    assert best_on_average(scores, results.methods) == "from_16_power_4"
+    assert best_on_average(scores, fixed) == "from_16_power_4"
 
 
 def test_an_environment_of_tasks_has_one_interface_and_resumes(tiny_tasks):
