@@ -98,6 +98,11 @@ class CountMlpPolicy(MultiOutputPolicy):
         place = self.counts.index(int(rng.choice(sorted(set(self.counts)))))
         return self._sample(place, [int(rng.integers(2**32))])
 
+    def sample_patches(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int8]:
+        """A mask (n_patches,) of so many patches, spread evenly over the image."""
+        grid = grid_of(self.n_actions, self.grid)
+        return sample_spread(np.zeros(self.n_actions), n_keep, rng, grid)
+
     def taken_values(self, obs: PyTorchObs, actions: Tensor) -> TakenValues:
         """The value (batch, 1) of the number of patches in each mask."""
         logs = torch.log(torch.tensor(self.counts, dtype=torch.float32, device=actions.device))
@@ -114,11 +119,6 @@ class CountMlpPolicy(MultiOutputPolicy):
         """The values, without those of numbers that an output before has on a small grid."""
         again = [count in self.counts[:place] for place, count in enumerate(self.counts)]
         return q_values.masked_fill(torch.tensor(again, device=q_values.device), -torch.inf)
-
-    def sample_patches(self, n_keep: int, rng: np.random.Generator) -> NDArray[np.int8]:
-        """A mask (n_patches,) of so many patches, spread evenly over the image."""
-        grid = grid_of(self.n_actions, self.grid)
-        return sample_spread(np.zeros(self.n_actions), n_keep, rng, grid)
 
     def _sample(self, place: int, key: list[int]) -> NDArray[np.int8]:
         """A mask of as many patches as an output stands for."""

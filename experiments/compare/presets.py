@@ -6,6 +6,7 @@ from vit_patch_env.checks import ArgumentError
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.compare.methods import FAMILY, METHODS
 from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.task_set.table import VITS
 
 _ALL = tuple(name for name in METHODS if name not in FAMILY)
 """Without the members of a family that tasks are searched with."""
@@ -16,7 +17,7 @@ PRESETS: dict[str, CompareOptions] = {
         preset="smoke",
         methods=_ALL,
         seeds=(0, 1),
-        env=EnvConfig(epochs=4, dim=32, depth=2, heads=2, dim_head=16, mlp_dim=64),
+        env=EnvConfig(epochs=4, **VITS["xs"]),
     ),
     # The paper's setting (Table 1): about 39,000 steps on 64 patches. For a GPU.
     "table2": CompareOptions(
@@ -36,16 +37,12 @@ PRESETS: dict[str, CompareOptions] = {
             train_fraction=0.5,
             batch_size=128,
             epochs=8,
-            dim=64,
-            depth=4,
-            heads=4,
-            dim_head=16,
-            mlp_dim=128,
             optimizer="adamw",
             learning_rate=2e-3,
             weight_decay=0.05,
             schedule="cosine",
             warmup_epochs=1,
+            **VITS["s"],
         ),
     ),
 }
@@ -80,15 +77,7 @@ PRESETS["budget-mid"] = replace(
     PRESETS["budget-cpu"],
     preset="budget-mid",
     methods=MID_METHODS,
-    env=replace(
-        PRESETS["budget-cpu"].env,
-        train_fraction=1.0,
-        epochs=20,
-        dim=96,
-        heads=3,
-        dim_head=32,
-        mlp_dim=192,
-    ),
+    env=replace(PRESETS["budget-cpu"].env, train_fraction=1.0, epochs=20, **VITS["m"]),
 )
 
 

@@ -44,7 +44,7 @@ _DATA = {
     "ants_bees": _Data("ants-bees", batch_size=32),
 }
 
-_VITS = {
+VITS: dict[str, dict[str, Any]] = {
     "xs": {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "mlp_dim": 64},
     "s": {"dim": 64, "depth": 4, "heads": 4, "dim_head": 16, "mlp_dim": 128},
     "m": {"dim": 96, "depth": 4, "heads": 3, "dim_head": 32, "mlp_dim": 192},
@@ -165,7 +165,7 @@ def _task(
             "schedule": "cosine",
             "warmup_epochs": epochs / 8,
             **grid[n_patches],
-            **_VITS[vit],
+            **VITS[vit],
         },
     )
 
