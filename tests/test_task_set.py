@@ -111,6 +111,7 @@ def test_the_best_rules_and_what_others_lose_to_them():
     assert regrets(SCORES, "agent", best) == pytest.approx({"easy": -0.05, "hard": 0.05})
     assert best_on_average(SCORES, rules) == "all"  # 0.625 against 0.575
     assert best_on_average(SCORES, ["none"]) is None
+    assert best_on_each(SCORES, ["few"]) == {}  # one rule is no search
     assert paired_differences(SCORES, "agent", "all") == {
         "easy": pytest.approx([0.2, 0.2]), "hard": pytest.approx([-0.1]),
     }  # fmt: skip
@@ -295,6 +296,23 @@ def test_agents_and_rules_without_a_seed_in_common_are_reported(tiny_tasks, tmp_
     report = (tmp_path / "tasks" / "report.md").read_text()
     assert "Constant 1/4" in report
     assert "against it" not in report
+
+
+@pytest.mark.long
+def test_a_task_with_one_rule_counts_as_none_without_loss(tiny_tasks, tmp_path):
+    first, _, third = (task.name for task in tiny_tasks)
+    out = str(tmp_path / "tasks")
+    base = ["compare", "--device", "cpu", "--seeds", "0", "--out", out, "--methods"]
+    main([*base, "constant_4", "--tasks", first, third])
+    main(["report", out])
+    report = (tmp_path / "tasks" / "report.md").read_text()
+    assert "is Constant 1/4" not in report  # of one rule, none is the best
+    assert "| Constant 1/4 | - | - | - | - | - | 0 |" in report
+    main([*base, "simple_vit", "--tasks", first])
+    main(["report", out])
+    report = (tmp_path / "tasks" / "report.md").read_text()
+    assert " on the 1 task with several rules.\n" in report
+    assert "| 1 |\n" in report
 
 
 @pytest.mark.long

@@ -35,11 +35,14 @@ def means(scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def best_on_each(scores: Scores, methods: Collection[str]) -> dict[str, Best]:
-    """The best of these methods on each task that one of them was run on."""
+    """The best of these methods on each task that two or more of them were run on.
+
+    Where there is one alone, nothing was searched, and it would lose nothing.
+    """
     found = {}
     for task, accuracies in means(scores).items():
         known = {method: one for method, one in accuracies.items() if method in methods}
-        if known:
+        if len(known) > 1:
             method = max(known, key=lambda name: known[name])
             found[task] = Best(method, known[method])
     return found

@@ -31,21 +31,25 @@ class TaskMetrics:
         self.scores = results.scores(self.tasks)
         self.fixed = [name for name in results.methods if results.is_fixed(name)]
         self.best = best_on_each(self.scores, self.fixed)
+        self.methods = [
+            name for name in results.methods if any(one.get(name) for one in self.scores.values())
+        ]
         if split == "training":
-            single = best_on_average(self.scores, self.fixed)
+            searched = {task: one for task, one in self.scores.items() if task in self.best}
+            single = best_on_average(searched, self.fixed)
         self.single = single
-        self.regrets = {name: regrets(self.scores, name, self.best) for name in results.methods}
+        self.regrets = {name: regrets(self.scores, name, self.best) for name in self.methods}
 
     def order(self) -> list[str]:
-        """Methods by their mean regret; first those that were run on all tasks."""
-        known = [name for name, losses in self.regrets.items() if losses]
-        return sorted(
-            known,
-            key=lambda name: (
-                len(self.regrets[name]) < len(self.tasks),
-                float(np.mean(list(self.regrets[name].values()))),
-            ),
-        )
+        """Methods by their mean regret; first those that were run on all tasks that have one."""
+        known = [name for name in self.methods if self.regrets[name]]
+        known.sort(key=lambda name: float(np.mean(list(self.regrets[name].values()))))
+        known.sort(key=lambda name: not self.is_complete(name))
+        return [*known, *(name for name in self.methods if name not in known)]
+
+    def is_complete(self, method: str) -> bool:
+        """Whether a method was run on every task that has a best fixed rule, and there is one."""
+        return 0 < len(self.regrets[method]) == len(self.best)
 
     def regret(self, method: str) -> Estimate:
         """Mean regret over tasks; its interval is over tasks and seeds."""

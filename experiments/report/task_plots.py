@@ -23,9 +23,7 @@ def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
         panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
         for axes, (title, metrics) in zip(panels, splits, strict=True):
             # A share of other tasks than all is no point of comparison.
-            complete = [
-                one for one in metrics.order() if len(metrics.regrets[one]) == len(metrics.tasks)
-            ]
+            complete = [one for one in metrics.order() if metrics.is_complete(one)]
             agents = [one for one in complete if metrics.results.is_agent(one)]
             rules = [one for one in complete if metrics.results.is_fixed(one)]
             if metrics.single in rules:
@@ -39,7 +37,7 @@ def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
                     linewidth=2.4 if method in agents else 1.4,
                     label=label(metrics.results.title(method), 40),
                 )  # fmt: skip
-            axes.set(title=f"{title} ({len(metrics.tasks)})", ylim=(0, 1.02))
+            axes.set(title=f"{title} ({len(metrics.best)})", ylim=(0, 1.02))
             axes.set_xlabel("points of accuracy below the best fixed rule of the task")
             if shown:
                 axes.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))

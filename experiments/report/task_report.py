@@ -1,5 +1,6 @@
 """`vit-patch report` of a comparison of tasks: regret to the best fixed rule of each task."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from vit_patch_env.experiments.report.cells import (
     Table,
     lost,
     mean_cell,
+    number_cell,
+    percent,
     points,
     small_percent,
 )
@@ -62,11 +65,11 @@ def _findings(metrics: TaskMetrics) -> list[str]:
     results, title = metrics.results, _SPLITS[metrics.split]
     lines = []
     if metrics.single is not None and metrics.single in metrics.order():
-        name, loss = results.title(metrics.single), metrics.regret(metrics.single)
+        name = results.title(metrics.single)
         chosen = "chosen on the training tasks" if metrics.split == "held-out" else "chosen on them"
         lines.append(
-            f"{title} ({len(metrics.tasks)}): the best single fixed rule, {chosen}, is {name}; it "
-            f"loses {100 * loss.mean:z.2f} points to the best fixed rule of each task."
+            f"{title} ({len(metrics.tasks)}): the best single fixed rule, {chosen}, is "
+            f"{name}{_loss(metrics, metrics.single)}."
         )
     for method in metrics.order():
         if not results.is_agent(method) or metrics.single is None:
@@ -84,6 +87,16 @@ def _findings(metrics: TaskMetrics) -> list[str]:
     return lines
 
 
+def _loss(metrics: TaskMetrics, method: str) -> str:
+    """What a method loses to the best rules, as the end of a sentence; empty if not known."""
+    if not metrics.regrets[method]:
+        return ""
+    some = len(metrics.regrets[method]) < len(metrics.tasks)
+    where = f" on the {counted(len(metrics.best), 'task')} with several rules" if some else ""
+    mean = 100 * metrics.regret(method).mean
+    return f"; it loses {mean:z.2f} points to the best fixed rule of each task{where}"
+
+
 def _summary(metrics: TaskMetrics) -> Table:
     """Mean regret of each method."""
     rows = []
@@ -93,23 +106,27 @@ def _summary(metrics: TaskMetrics) -> Table:
         gain = Cell(EMPTY)
         if single is not None and method != single:
             gain = mean_cell(metrics.against(method, single), points)
-        within = [np.mean([loss <= limit for loss in losses]) for limit in (0.01, 0.03)]
+        n_tasks = len(losses) or math.nan
+        within = [sum(loss <= limit for loss in losses) / n_tasks for limit in (0.01, 0.03)]
         cells = [
             mean_cell(metrics.regret(method), lost),
             gain,
-            Cell(lost(max(losses))),
-            *(Cell(f"{share:.0%}") for share in within),
+            number_cell(max(losses, default=math.nan), lost),
+            *(number_cell(share, percent) for share in within),
             Cell(str(len(losses))),
         ]
         rows.append(Row(metrics.results.title(method), cells, method))
     title = _SPLITS[metrics.split]
-    single_title = "" if metrics.single is None else metrics.results.title(metrics.single)
+    against = ""
+    if metrics.single is not None:
+        name = metrics.results.title(metrics.single)
+        against = f" Against the best single rule, {name}: paired differences."
     return Table(
         f"{title}: regret",
         "Regret: percentage points of test accuracy lost to the best fixed rule of each task, "
         "which is found among all fixed rules of this table (and so is slightly too good, as the "
-        "best of many noisy means). Intervals: 95 %, bootstrap of tasks and of seeds within them. "
-        f"Against the best single rule, {single_title}: paired differences.",
+        "best of many noisy means), where two or more of them were run. Intervals: 95 %, bootstrap "
+        f"of tasks and of seeds within them.{against}",
         ["Regret", "Against the best single rule", "Largest regret", "Within 1 point",
          "Within 3 points", "Tasks"],
         _blocks(metrics, rows),
@@ -131,7 +148,7 @@ def _by_task(metrics: TaskMetrics) -> Table:
     """Accuracies of the best rule, the best single one, all patches and agents by task."""
     results = metrics.results
     shown = [metrics.single] if metrics.single is not None else []
-    shown += [name for name in (FULL,) if name in results.methods and name not in shown]
+    shown += [name for name in (FULL,) if name in metrics.methods and name not in shown]
     shown += [name for name in metrics.order() if results.is_agent(name)]
     rows = []
     for task in metrics.tasks:
@@ -176,8 +193,8 @@ def _warnings(splits: list[TaskMetrics]) -> list[str]:
     lines = []
     if any(one.single is None for one in splits):
         lines.append(
-            "No best single fixed rule: none has a finished run on every training task, on which "
-            "it is chosen."
+            "No best single fixed rule: of two or more, none has a finished run on every training "
+            "task, on which it is chosen."
         )
     for one in splits:
         unfinished = sum(len(one.results.comparisons[task].unfinished) for task in one.tasks)
