@@ -17,7 +17,10 @@ _LIMITS = np.linspace(0, 0.15, 301)
 
 
 def make_task_plots(splits: Sequence[tuple[str, TaskMetrics]]) -> list[Plot]:
-    """The profile of the methods on each split."""
+    """The profile of the methods on each split that has tasks with a best fixed rule."""
+    splits = [(title, metrics) for title, metrics in splits if metrics.best]
+    if not splits:
+        return []
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2 * len(splits), 3.4), layout="constrained")
         panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
