@@ -135,6 +135,20 @@ def test_times_that_were_measured_again_are_of_the_same_training():
     assert not values(learned(others), context()).any()  # nothing to compare with
 
 
+def test_the_order_of_the_runs_does_not_matter():
+    few, half, every = (GrowingOptions(first_share=share) for share in (1 / 16, 1 / 2, 1.0))
+    runs = [  # 200 and 280 are of one training, by way of 240
+        FinishedRun(context(budget), schedule, value)
+        for budget, schedule, value in (
+            (200, few, 0.8), (240, half, 0.6), (240, few, 0.7), (280, every, 0.5), (280, half, 0.7),
+        )
+    ]  # fmt: skip
+    expected = values(learned(runs), context())
+    for order in ([4, 3, 2, 1, 0], [0, 3, 4, 1, 2], [3, 0, 1, 4, 2]):
+        found = values(learned([runs[place] for place in order]), context())
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_a_run_that_diverged_does_not_outweigh_the_others():
     runs = [(context(), one, -((place - 2) ** 2) / 10) for place, one in enumerate(SCHEDULES)]
     diverged = [*runs, (context(), GrowingOptions(first_share=1.0, power=None), -100.0)]
