@@ -243,6 +243,37 @@ def test_an_environment_of_tasks_has_one_interface_and_resumes(tiny_tasks):
             assert env._place == other._place
 
 
+def test_tasks_with_the_grid_of_the_actions_train_on_the_patches_that_were_selected(monkeypatch):
+    task = tiny_task("fine", "training", patch_size=4)
+    env = TaskSetEnv([task.env(None, device="cpu", observation="none+run")], seed=0)
+    env.reset(seed=0)
+    seen = []
+    step = env.env.step
+    monkeypatch.setattr(env.env, "step", lambda action: (seen.append(action), step(action))[1])
+    mask = np.random.default_rng(0).random(64) < 0.3
+    env.step(mask.astype(np.int8))
+    assert seen[0].tolist() == mask.tolist()
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("agent", ["paper", "branching"])
+def test_agents_with_a_value_for_each_patch_are_pretrained_across_tasks(
+    agent, tmp_path, monkeypatch
+):
+    for name, epochs in (("short", 0.5), ("long", 1)):
+        task = tiny_task(name, "training", patch_size=4, epochs=epochs)
+        monkeypatch.setitem(TASKS, task.name, task)
+    path = tmp_path / "agent.zip"
+    main(
+        ["pretrain", "--agent", agent, "--tasks", "short-16-xs-1-flops", "long-16-xs-1-flops",
+         "--episodes", "3", "--device", "cpu", "--precision", "fp32", "--out", str(path),
+         "--dqn.learning-starts", "4"]
+    )  # fmt: skip
+    card = read_card(path)
+    assert (card.agent, card.grid, card.observation) == (agent, (8, 8), "none+run")
+    train(tmp_path / "run", "--agent", str(path), "--epochs", "1", "--patch-size", "4")
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("agent", ["counting", "bandit"])
 def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys):
@@ -261,7 +292,7 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--agent", "paper"], "--agent must decide in shares of the patches for --tasks, got"),
+        (["--agent", "paper"], "for --tasks of other than 8x8 patches, got paper and"),
         (["--dim", "8"], "--dim is set by --tasks, got 8"),
         (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
         (["--tasks", "all"], "--tasks must be for training, got second-16-xs-1-time, which is"),

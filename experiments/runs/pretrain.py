@@ -59,7 +59,7 @@ from vit_patch_env.experiments.runs.attention import compiled_attention, use_sam
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.runs.resume import absolute, run_config
-from vit_patch_env.experiments.task_set.env import TaskSetEnv
+from vit_patch_env.experiments.task_set.env import REFERENCE_GRID, TaskSetEnv
 from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
     envs_to_learn_on,
@@ -127,11 +127,8 @@ class Pretraining:
         )
         check_possible(self.path.parent, "out")
         self.env = make_env(self.configs[0] if options.tasks else self.train_options.env)
-        if options.tasks and not agent_kind(options.agent).on_any_grid:
-            raise ArgumentError(
-                "agent",
-                f"must decide in shares of the patches for {named('tasks')}, got {options.agent}",
-            )
+        if options.tasks:
+            self._check_grids()
         check_agent(self.train_options, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(self.env.config.dataset, lambda: self.env.data, self.console)
@@ -156,6 +153,19 @@ class Pretraining:
         }
         self.configs = list(envs_to_learn_on(options.tasks, options.env, **values).values())
         return options
+
+    def _check_grids(self) -> None:
+        """Refuse an agent with a value for each patch on tasks that have other patches."""
+        if agent_kind(self.options.agent).on_any_grid:
+            return
+        grids = [config.grid for config in self.configs if config.grid != REFERENCE_GRID]
+        if grids:
+            expected, found = ("x".join(map(str, one)) for one in (REFERENCE_GRID, grids[0]))
+            raise ArgumentError(
+                "agent",
+                f"must decide in shares of the patches for {named('tasks')} of other than "
+                f"{expected} patches, got {self.options.agent} and one of {found}",
+            )
 
     def _prepare_folder(self) -> None:
         options = self.options

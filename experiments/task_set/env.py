@@ -23,11 +23,11 @@ REFERENCE_GRID = (8, 8)
 class TaskSetEnv(gym.Env[NDArray[np.float32], NDArray[np.int8]]):
     """Each episode is a training run on another task, with the same spaces for all of them.
 
-    An action selects among 64 patches; as large a share of the task's patches is kept, spread
-    evenly over the image. The observation has no values of patches, but the features of the run.
-    The reward is the task's over the logarithm of its number of classes, the loss of chance, so
-    that tasks with more classes do not count more. Tasks come in random order, each once before
-    any comes again.
+    An action selects among 64 patches. A task with this grid trains on these patches; of another
+    grid as large a share is kept, spread evenly over the image. The observation has no values of
+    patches, but the features of the run. The reward is the task's over the logarithm of its number
+    of classes, the loss of chance, so that tasks with more classes do not count more. Tasks come in
+    random order, each once before any comes again.
 
     Args:
         configs: of the tasks' environments, with observation none+run.
@@ -70,16 +70,17 @@ class TaskSetEnv(gym.Env[NDArray[np.float32], NDArray[np.int8]]):
     def step(
         self, action: NDArray[np.int8]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Train on as large a share of the patches as the action selects."""
+        """Train on the patches that the action selects, or on as large a share of another grid."""
         env = self.env
         if np.shape(action) != self.action_space.shape:
             raise InputError(
                 f"action must have shape {self.action_space.shape}, got {np.shape(action)}"
             )
-        share = float(np.mean(np.asarray(action) != 0))
-        n_keep = max(round(share * env.n_patches), 1)
-        mask = sample_spread(np.zeros(env.n_patches), n_keep, self._rng, env.grid)
-        observation, reward, terminated, truncated, info = env.step(mask)
+        if env.grid != self.grid:
+            share = float(np.mean(np.asarray(action) != 0))
+            n_keep = max(round(share * env.n_patches), 1)
+            action = sample_spread(np.zeros(env.n_patches), n_keep, self._rng, env.grid)
+        observation, reward, terminated, truncated, info = env.step(action)
         reward /= math.log(max(len(env.data.classes), 2))
         return self._shown(observation), reward, terminated, truncated, info
 
