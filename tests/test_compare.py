@@ -249,7 +249,7 @@ def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeyp
             signal.raise_signal(signal.SIGINT)
         time.sleep(0.05)
 
-    monkeypatch.setattr("vit_patch_env.experiments.compare.comparison.wait", wait)
+    monkeypatch.setattr("vit_patch_env.experiments.compare.training.wait", wait)
     try:
         with pytest.raises(SystemExit) as stop:
             compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))
@@ -387,7 +387,7 @@ def test_the_live_table_shows_states_and_the_time_left(tmp_path):
     for entry, state in zip(entries, ("done", "running", "failed", "waiting"), strict=True):
         entry.state = state
     entries[0].note, entries[0].seconds, entries[1].progress = "71.2%", 600.0, 0.5
-    console.print(CompareDisplay(entries, 1, console).table())
+    console.print(CompareDisplay(1, console).table("", entries))
     shown = " ".join(console.file.getvalue().split())
     assert "71.2%" in shown
     assert "at 50%" in shown

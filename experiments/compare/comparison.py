@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import islice
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from vit_patch_env.experiments.compare.configuration import (
     compare_command,
     differences,
 )
-from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry, make_entries
 from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import METHODS, Method
@@ -44,11 +41,10 @@ from vit_patch_env.experiments.compare.results import (
     is_timed,
     read_run,
 )
+from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_lines
-from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
+from vit_patch_env.experiments.process.workers import Worker
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
@@ -77,6 +73,7 @@ class Comparison:
     Args:
         options: what to compare.
         console: where progress is shown.
+        title: what distinguishes it from others that are trained with it.
     """
 
     images: dict[str, Any]
@@ -86,11 +83,11 @@ class Comparison:
     threads: int
     lock: FileLock
 
-    def __init__(self, options: CompareOptions, console: Console) -> None:
+    def __init__(self, options: CompareOptions, console: Console, title: str = "") -> None:
         self.options = options
         self.console = console
+        self.title = title
         self.path = Path(options.out or Path("results") / options.preset)
-        self._running: dict[Entry, Worker] = {}
 
     def prepare(self) -> None:
         """Check the options, load the images, and lock the folder and check the runs in it.
@@ -118,57 +115,24 @@ class Comparison:
         A run that fails is tried once more. A signal (SIGTERM, SIGHUP, Ctrl-C) stops the runs, each
         after a checkpoint, from which the same command resumes; a second one ends them at once.
         """
-        try:
-            with stopping(self._announce_stop, self._end_workers) as received:
-                self._train(received)
-        finally:
-            self.lock.release()
+        received = Training(self.options.jobs, self.console).train([self])
         if received:
-            self._say("Interrupted. Unfinished runs are kept; the same command resumes them.")
+            say_interrupted(self.console)
             sys.exit(128 + received[0])
-        failed = [entry for entry in self.entries if entry.state != "done"]
-        if failed:
-            for entry in failed:
-                self._say(f"{entry.name} {entry.state}: {entry.note}")
+        if self.say_failures():
             sys.exit(1)
         self._say(
             f"{_finished(len(self.entries))} in {self.path / 'runs'}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
-    def _train(self, received: list[int]) -> None:
-        """Train until all runs are done or a signal is received; no run outlives this call."""
-        display = CompareDisplay(self.entries, self.options.jobs, self.console)
-        running = self._running
-        try:
-            with display:
-                while not received:
-                    free = self.options.jobs - len(running)
-                    for entry in list(islice(self._ready(), free)):
-                        running[entry] = self._start(entry)
-                    if not running:
-                        break
-                    wait([worker.sentinel for worker in running.values()], timeout=0.5)
-                    if received:  # the runs may have heard it too: they have not failed
-                        break
-                    for entry, worker in list(running.items()):
-                        entry.progress = entry.folder.progress()
-                        exitcode = worker.exitcode
-                        if exitcode is not None:
-                            del running[entry]
-                            self._finish(entry, exitcode)
-                            display.show_end(entry)
-                    display.update()
-        finally:
-            stop_workers(running.values())
-
-    def _announce_stop(self) -> None:
-        """Called when a signal is received, which also ends the wait for the runs."""
-        say("stopping the runs, each after a checkpoint; a second signal ends them at once")
-
-    def _end_workers(self) -> None:
-        """Called when a second signal is received."""
-        kill_workers(self._running.values())
+    def say_failures(self) -> bool:
+        """Say which runs are not done, and why; whether there are any."""
+        failed = [entry for entry in self.entries if entry.state != "done"]
+        of = f"{self.title}: " if self.title else ""
+        for entry in failed:
+            self._say(f"{of}{entry.name} {entry.state}: {entry.note}")
+        return bool(failed)
 
     def _check_folder(self) -> None:
         """Check what the folder holds, as far as that does not depend on the images."""
@@ -316,7 +280,7 @@ class Comparison:
             },
         )
 
-    def _ready(self) -> Iterator[Entry]:
+    def ready(self) -> Iterator[Entry]:
         """The runs that can start."""
         for entry in self.entries:
             if entry.state != "waiting":
@@ -327,7 +291,8 @@ class Comparison:
             elif all(other.state == "done" for other in entry.needed):
                 yield entry
 
-    def _start(self, entry: Entry) -> Worker:
+    def start(self, entry: Entry) -> Worker:
+        """Start a run, or resume it from its checkpoint."""
         entry.state = "running"
         entry.attempts += 1
         entry.seconds -= time.monotonic()
@@ -337,7 +302,8 @@ class Comparison:
         options = entry.options(self.options.env, self.options.checkpoint_every)
         return Worker(train_in_background, options, self.threads, str(entry.folder.log))
 
-    def _finish(self, entry: Entry, exitcode: int) -> None:
+    def finish(self, entry: Entry, exitcode: int) -> None:
+        """Note how a run has ended."""
         entry.seconds += time.monotonic()
         if exitcode == 0 and entry.folder.is_finished:
             entry.state = "done"
@@ -348,12 +314,22 @@ class Comparison:
             entry.note = f"{reason} (log: {entry.folder.log})"
             entry.state = "failed" if entry.attempts == N_ATTEMPTS else "waiting"
 
+    def close(self) -> None:
+        """Release the folder."""
+        self.lock.release()
+
     def _note_result(self, entry: Entry, result: dict[str, Any]) -> None:
         entry.note = f"{result['test']['all_patches']['accuracy']:.1%}"
         entry.seconds = entry.seconds or result["train_seconds"] + result["agent_seconds"]
 
     def _say(self, *lines: str) -> None:
         print_lines(lines, self.console)
+
+
+def say_interrupted(console: Console) -> None:
+    """Say that what was not finished can be resumed."""
+    line = "Interrupted. Unfinished runs are kept; the same command resumes them."
+    print_lines([line], console)
 
 
 def _finished(n_runs: int) -> str:

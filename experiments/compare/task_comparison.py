@@ -1,7 +1,8 @@
-"""`vit-patch compare --tasks`: a comparison for each task of the set, one after the other."""
+"""`vit-patch compare --tasks`: a comparison for each task of the set, whose runs share the jobs."""
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.compare.agent_methods import agents_of, find_methods, with_copies
-from vit_patch_env.experiments.compare.comparison import Comparison
+from vit_patch_env.experiments.compare.comparison import Comparison, say_interrupted
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY, METHODS
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import COMPARE, FULL
 from vit_patch_env.experiments.compare.task_results import TASK_SET
+from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.output import print_lines
@@ -82,12 +84,19 @@ class TaskComparison:
         self.options = replace(self.options, methods=tuple(given))
 
     def run(self) -> None:
-        """Train the runs of each task that are not finished; exits with status 1 if one failed."""
+        """Train the runs of the tasks that are not finished; exits with status 1 if one failed."""
+        comparisons: list[Comparison] = []
         try:
             self._write()
-            failed = sum(not self._is_compared(task) for task in self.tasks)
+            training = Training(self.options.jobs, self.console)
+            received = training.train(self._prepared(comparisons))
         finally:
             self.lock.release()
+        if received:
+            say_interrupted(self.console)
+            sys.exit(128 + received[0])
+        failed = len(self.tasks) - len(comparisons)  # those that could not be prepared
+        failed += sum(one.say_failures() for one in comparisons)
         if failed:
             self._say(f"Runs of {counted(failed, 'task')} failed; the same command tries again.")
             sys.exit(1)
@@ -96,21 +105,18 @@ class TaskComparison:
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
-    def _is_compared(self, task: Task) -> bool:
-        """Compare on a task, unless its folder or images do not allow that; whether all is done."""
-        self._say(f"Task {self.tasks.index(task) + 1} of {len(self.tasks)}: {task.name}")
-        comparison = Comparison(self._options(task), self.console)
-        try:
-            comparison.prepare()
-            comparison.run()
-        except InputError as error:  # the other tasks go on
-            say(error_message(error))
-            return False
-        except SystemExit as stop:
-            if stop.code != 1:
-                raise
-            return False
-        return True
+    def _prepared(self, comparisons: list[Comparison]) -> Iterator[Comparison]:
+        """The comparison of each task whose folder and images allow it; they are appended."""
+        for place, task in enumerate(self.tasks, start=1):
+            self._say(f"Task {place} of {len(self.tasks)}: {task.name}")
+            comparison = Comparison(self._options(task), self.console, task.name)
+            try:
+                comparison.prepare()
+            except InputError as error:  # the other tasks go on
+                say(error_message(error))
+                continue
+            comparisons.append(comparison)
+            yield comparison
 
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""
