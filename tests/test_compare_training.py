@@ -6,6 +6,7 @@ import signal
 
 from rich.console import Console
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.entries import Entry
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.training import Training
@@ -31,13 +32,13 @@ class Ended:
 class Runs:
     """Runs that end at once; what happens to them is noted."""
 
-    def __init__(self, title, n_runs, noted, folder, needs_first=False):
+    def __init__(self, title, n_runs, noted, folder, first_needed=False):
         self.title, self.noted = title, noted
         self.entries = [
             Entry(f"run{place}", METHODS["simple_vit"], place, RunFolder(folder / f"{place}"))
             for place in range(n_runs)
         ]
-        if needs_first:
+        if first_needed:
             for entry in self.entries[1:]:
                 entry.followed = self.entries[0]
 
@@ -56,49 +57,74 @@ class Runs:
         entry.state, entry.note = "done", "50.0%"
         self.noted.append(f"end {self.title}{entry.seed}")
 
+    def fail(self, entry, note):
+        self.noted.append(f"fail {self.title}{entry.seed}: {note}")
+        for one in (entry, *(one for one in self.entries if one.followed is entry)):
+            one.state, one.note = "failed", note
+
     def close(self):
         self.noted.append(f"close {self.title}")
 
 
-def trained(tmp_path, n_jobs, *sets):
+def trained(tmp_path, n_jobs, *sets, kind=Runs):
     """What happens to sets of runs that are trained, and what is printed."""
     noted = []
-
-    def asked_for():
-        for title, n_runs, needs_first in sets:
-            noted.append(f"ask {title}")
-            yield Runs(title, n_runs, noted, tmp_path / title, needs_first)
-
+    given = [kind(title, *rest[:1], noted, tmp_path / title, *rest[1:]) for title, *rest in sets]
     with (tmp_path / "printed").open("w") as file:
-        received = Training(n_jobs, Console(file=file, width=120)).train(asked_for())
+        received = Training(n_jobs, Console(file=file, width=120)).train(given)
     return noted, received, (tmp_path / "printed").read_text()
 
 
-def test_a_set_is_asked_for_when_those_before_it_leave_a_job_free(tmp_path):
-    noted, received, printed = trained(
-        tmp_path, 2, ("a", 1, False), ("b", 2, False), ("c", 1, False)
-    )
+def test_sets_share_the_jobs(tmp_path):
+    noted, received, printed = trained(tmp_path, 2, ("a", 1), ("b", 2), ("c", 1))
     assert noted == [
-        "ask a", "start a0", "ask b", "start b0", "end a0", "end b0",
-        "start b1", "close a", "ask c", "start c0", "end b1", "end c0", "close b", "close c",
+        "start a0", "start b0", "end a0", "end b0", "start b1", "start c0", "close a",
+        "end b1", "end c0", "close b", "close c",
     ]  # fmt: skip
     assert received == []
-    assert "a: run0__0 done after 0 s: 50.0% on all test images. 1 done" in printed
+    assert "a: run0__0 done after 0 s: 50.0% on all test images. 1 done\n" in printed
 
 
 def test_with_one_job_they_come_one_after_the_other(tmp_path):
-    noted, _, _ = trained(tmp_path, 1, ("a", 2, False), ("b", 1, False))
+    noted, _, _ = trained(tmp_path, 1, ("a", 2), ("b", 1))
     assert noted == [
-        "ask a", "start a0", "end a0", "start a1", "end a1", "close a",
-        "ask b", "start b0", "end b0", "close b",
+        "start a0", "end a0", "start a1", "end a1", "start b0", "close a", "end b0", "close b",
     ]  # fmt: skip
 
 
 def test_runs_that_wait_for_another_leave_their_job_to_the_next_set(tmp_path):
-    noted, _, _ = trained(tmp_path, 2, ("a", 3, True), ("b", 1, False))
-    assert noted[:4] == ["ask a", "start a0", "ask b", "start b0"]
-    assert noted.index("start a1") > noted.index("end a0")
-    assert sorted(noted[-2:]) == ["close a", "close b"]
+    noted, _, _ = trained(tmp_path, 2, ("a", 3, True), ("b", 1))
+    assert noted == [
+        "start a0", "start b0", "end a0", "end b0", "start a1", "start a2", "close b",
+        "end a1", "end a2", "close a",
+    ]  # fmt: skip
+
+
+def test_sets_without_anything_to_train_are_closed(tmp_path):
+    assert trained(tmp_path, 2, ("a", 0), ("b", 1))[0] == [
+        "start b0", "close a", "end b0", "close b",
+    ]  # fmt: skip
+    assert trained(tmp_path, 2)[0] == []
+
+
+def test_a_run_that_cannot_start_or_be_read_fails_and_the_others_go_on(tmp_path):
+    class Damaged(Runs):
+        def start(self, entry):
+            if (self.title, entry.seed) == ("a", 0):
+                raise InputError("no file")
+            return super().start(entry)
+
+        def finish(self, entry, exitcode):
+            if (self.title, entry.seed) == ("b", 0):
+                raise InputError("no result")
+            super().finish(entry, exitcode)
+
+    noted, _, printed = trained(tmp_path, 1, ("a", 2, True), ("b", 2), kind=Damaged)
+    assert noted == [
+        "fail a0: no file", "start b0", "close a", "fail b0: no result", "start b1", "end b1",
+        "close b",
+    ]  # fmt: skip
+    assert "b: run0__0 failed after 0 s: no result. 1 failed, 1 waiting\n" in printed
 
 
 def test_nothing_is_started_after_a_signal(tmp_path):
@@ -107,9 +133,6 @@ def test_nothing_is_started_after_a_signal(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
             return super().start(entry)
 
-    noted = []
-    sets = iter([Stopping("a", 1, noted, tmp_path), Runs("b", 1, noted, tmp_path)])
-    with (tmp_path / "printed").open("w") as file:
-        received = Training(2, Console(file=file)).train(sets)
+    noted, received, _ = trained(tmp_path, 1, ("a", 2), ("b", 1), kind=Stopping)
     assert received == [signal.SIGTERM]
-    assert noted == ["start a0", "close a"]
+    assert noted == ["start a0", "close a", "close b"]

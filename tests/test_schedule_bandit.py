@@ -137,7 +137,7 @@ def test_times_that_were_measured_again_are_of_the_same_training():
 
 def test_the_order_of_the_runs_does_not_matter():
     few, half, every = (GrowingOptions(first_share=share) for share in (1 / 16, 1 / 2, 1.0))
-    runs = [  # 200 and 280 are of one training, by way of 240
+    runs = [  # 240 is near to 200 and to 280, which are not of one training
         FinishedRun(context(budget), schedule, value)
         for budget, schedule, value in (
             (200, few, 0.8), (240, half, 0.6), (240, few, 0.7), (280, every, 0.5), (280, half, 0.7),
@@ -147,6 +147,18 @@ def test_the_order_of_the_runs_does_not_matter():
     for order in ([4, 3, 2, 1, 0], [0, 3, 4, 1, 2], [3, 0, 1, 4, 2]):
         found = values(learned([runs[place] for place in order]), context())
         assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_lengths_that_differ_little_are_not_a_chain_to_ones_that_differ_much():
+    runs = [
+        FinishedRun(context(budget), schedule, 0.5 + 0.1 * place)
+        for place, (budget, schedule) in enumerate(
+            zip((400, 480, 576, 691, 829), [*SCHEDULES, SCHEDULES[0]], strict=True)
+        )
+    ]  # of 400 and 480, 576 and 691, and one that has nothing to be compared with
+    assert values(learned(runs), context()) == pytest.approx(
+        values(learned(runs[:-1]), context()), abs=0.02
+    )
 
 
 def test_a_run_that_diverged_does_not_outweigh_the_others():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
-from scipy.sparse.csgraph import connected_components
 
 from vit_patch_env.agents.fixed_rules.growing import GrowingOptions
 from vit_patch_env.agents.schedule_bandit.context import N_FEATURES, RunContext
@@ -185,12 +184,13 @@ def _scaled(
 
 
 def _by_training(contexts: Sequence[RunContext]) -> list[list[int]]:
-    """Places of the runs of each training: of contexts alike, also by way of others in between."""
-    different = list(dict.fromkeys(contexts))
-    alike = np.array([[one.is_of_training(other) for other in different] for one in different])
-    n_trainings, labels = connected_components(alike, directed=False)
-    training_of = dict(zip(different, labels, strict=True))
-    trainings: list[list[int]] = [[] for _ in range(n_trainings)]
-    for place, one in enumerate(contexts):
-        trainings[training_of[one]].append(place)
+    """Places of the runs of each training, whatever their order."""
+    trainings: list[list[int]] = []
+    for place in sorted(range(len(contexts)), key=lambda one: contexts[one].numbers()):
+        for training in trainings:
+            if contexts[place].is_of_training(contexts[training[0]]):
+                training.append(place)
+                break
+        else:
+            trainings.append([place])
     return trainings

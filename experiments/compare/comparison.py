@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -115,24 +115,18 @@ class Comparison:
         A run that fails is tried once more. A signal (SIGTERM, SIGHUP, Ctrl-C) stops the runs, each
         after a checkpoint, from which the same command resumes; a second one ends them at once.
         """
-        received = Training(self.options.jobs, self.console).train([self])
-        if received:
-            say_interrupted(self.console)
-            sys.exit(128 + received[0])
-        if self.say_failures():
+        train_all([self], self.options.jobs, self.console)
+        if self.has_failed:
             sys.exit(1)
         self._say(
             f"{_finished(len(self.entries))} in {self.path / 'runs'}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
-    def say_failures(self) -> bool:
-        """Say which runs are not done, and why; whether there are any."""
-        failed = [entry for entry in self.entries if entry.state != "done"]
-        of = f"{self.title}: " if self.title else ""
-        for entry in failed:
-            self._say(f"{of}{entry.name} {entry.state}: {entry.note}")
-        return bool(failed)
+    @property
+    def has_failed(self) -> bool:
+        """Whether a run has failed."""
+        return any(entry.state == "failed" for entry in self.entries)
 
     def _check_folder(self) -> None:
         """Check what the folder holds, as far as that does not depend on the images."""
@@ -283,12 +277,7 @@ class Comparison:
     def ready(self) -> Iterator[Entry]:
         """The runs that can start."""
         for entry in self.entries:
-            if entry.state != "waiting":
-                continue
-            failed = [other for other in entry.needed if other.state == "failed"]
-            if failed:
-                entry.state, entry.note = "failed", f"{failed[0].name} failed, which it follows"
-            elif all(other.state == "done" for other in entry.needed):
+            if entry.state == "waiting" and all(other.state == "done" for other in entry.needed):
                 yield entry
 
     def start(self, entry: Entry) -> Worker:
@@ -312,11 +301,24 @@ class Comparison:
             killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
             reason = killed or entry.folder.log_end() or f"exit status {exitcode}"
             entry.note = f"{reason} (log: {entry.folder.log})"
-            entry.state = "failed" if entry.attempts == N_ATTEMPTS else "waiting"
+            entry.state = "waiting"
+            if entry.attempts == N_ATTEMPTS:
+                self.fail(entry, entry.note)
+
+    def fail(self, entry: Entry, note: str) -> None:
+        """Note that a run cannot be trained, nor those that follow it."""
+        entry.state, entry.note = "failed", note
+        for other in self.entries:
+            if other.state == "waiting" and entry in other.needed:
+                self.fail(other, f"{entry.name} failed, which it follows")
 
     def close(self) -> None:
-        """Release the folder."""
+        """Release the folder, and say which runs have failed, and why."""
         self.lock.release()
+        of = f"{self.title}: " if self.title else ""
+        for entry in self.entries:
+            if entry.state == "failed":
+                self._say(f"{of}{entry.name} failed: {entry.note}")
 
     def _note_result(self, entry: Entry, result: dict[str, Any]) -> None:
         entry.note = f"{result['test']['all_patches']['accuracy']:.1%}"
@@ -326,10 +328,19 @@ class Comparison:
         print_lines(lines, self.console)
 
 
-def say_interrupted(console: Console) -> None:
-    """Say that what was not finished can be resumed."""
-    line = "Interrupted. Unfinished runs are kept; the same command resumes them."
-    print_lines([line], console)
+def train_all(comparisons: Iterable[Comparison], n_jobs: int, console: Console) -> None:
+    """Train the runs of comparisons that are not finished; exits after a signal.
+
+    Args:
+        comparisons: that are prepared.
+        n_jobs: runs at a time.
+        console: where progress is shown.
+    """
+    received = Training(n_jobs, console).train(comparisons)
+    if received:
+        line = "Interrupted. Unfinished runs are kept; the same command resumes them."
+        print_lines([line], console)
+        sys.exit(128 + received[0])
 
 
 def _finished(n_runs: int) -> str:

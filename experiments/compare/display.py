@@ -4,7 +4,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from vit_patch_env.experiments.compare.entries import Entry
-from vit_patch_env.experiments.process.output import TextTable, print_line
+from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.experiments.runs.display import LiveDisplay
 
 
@@ -23,21 +23,20 @@ class CompareDisplay(LiveDisplay):
         self._open: dict[str, list[Entry]] = {}
 
     def open(self, title: str, entries: list[Entry]) -> None:
-        """Show a set of runs.
+        """Show a set of runs, if it is not shown.
 
         Args:
             title: of the set.
             entries: its runs, whose state changes.
         """
-        self._open[title] = entries
-        self.update()
+        self._open.setdefault(title, entries)
 
     def close(self, title: str) -> None:
-        """Leave a set's table where it is, above those that still change."""
-        entries = self._open.pop(title)
+        """Leave a set's table where it is, above those that still change, if it was shown."""
+        entries = self._open.pop(title, [])
         self.update()
-        if self.console.is_terminal:
-            self.console.print(self.table(title, entries))
+        if self.console.is_terminal and entries:
+            print_table(self.table(title, entries), self.console)
 
     def update(self) -> None:
         """Show the progress of the runs."""
@@ -73,7 +72,7 @@ class CompareDisplay(LiveDisplay):
             counts[entry.state] += 1
         parts = [f"{count} {state}" for state, count in counts.items() if count]
         left = self.seconds_left(entries)
-        if left is not None:
+        if left is not None and len(self._open) < 2:  # another set shares the jobs
             parts.append(f"about {_duration(left)} left")
         return ", ".join(parts)
 

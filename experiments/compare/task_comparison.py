@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.experiments.compare.agent_methods import agents_of, find_methods, with_copies
-from vit_patch_env.experiments.compare.comparison import Comparison, say_interrupted
+from vit_patch_env.experiments.compare.comparison import Comparison, train_all
 from vit_patch_env.experiments.compare.configuration import check_methods
 from vit_patch_env.experiments.compare.methods import FAMILY, METHODS
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import COMPARE, FULL
 from vit_patch_env.experiments.compare.task_results import TASK_SET
-from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.output import print_lines
@@ -42,6 +40,7 @@ class TaskComparison:
     """
 
     tasks: list[Task]
+    comparisons: list[Comparison]
     lock: FileLock
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
@@ -50,6 +49,7 @@ class TaskComparison:
         methods = (FULL, *FAMILY) if of_smoke else options.methods
         self.options = replace(options, methods=methods)
         self.path = Path(options.out or Path("results") / "tasks")
+        self.comparisons = []
 
     def prepare(self) -> None:
         """Check the options and the folders, of the comparison and of the images.
@@ -75,6 +75,9 @@ class TaskComparison:
             if (self.path / TASK_SET).exists():
                 read_checked(self.path / TASK_SET, TASK_SET_FIELDS)
             self._keep_agents()
+            self._write()
+            for place, task in enumerate(self.tasks, start=1):
+                self._prepare(task, place)
 
     def _keep_agents(self) -> None:
         """Copy agents' files once, so that all tasks have the same agents."""
@@ -85,18 +88,12 @@ class TaskComparison:
 
     def run(self) -> None:
         """Train the runs of the tasks that are not finished; exits with status 1 if one failed."""
-        comparisons: list[Comparison] = []
         try:
-            self._write()
-            training = Training(self.options.jobs, self.console)
-            received = training.train(self._prepared(comparisons))
+            train_all(self.comparisons, self.options.jobs, self.console)
         finally:
             self.lock.release()
-        if received:
-            say_interrupted(self.console)
-            sys.exit(128 + received[0])
-        failed = len(self.tasks) - len(comparisons)  # those that could not be prepared
-        failed += sum(one.say_failures() for one in comparisons)
+        failed = len(self.tasks) - len(self.comparisons)  # those that could not be prepared
+        failed += sum(one.has_failed for one in self.comparisons)
         if failed:
             self._say(f"Runs of {counted(failed, 'task')} failed; the same command tries again.")
             sys.exit(1)
@@ -105,18 +102,16 @@ class TaskComparison:
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
-    def _prepared(self, comparisons: list[Comparison]) -> Iterator[Comparison]:
-        """The comparison of each task whose folder and images allow it; they are appended."""
-        for place, task in enumerate(self.tasks, start=1):
-            self._say(f"Task {place} of {len(self.tasks)}: {task.name}")
-            comparison = Comparison(self._options(task), self.console, task.name)
-            try:
-                comparison.prepare()
-            except InputError as error:  # the other tasks go on
-                say(error_message(error))
-                continue
-            comparisons.append(comparison)
-            yield comparison
+    def _prepare(self, task: Task, place: int) -> None:
+        """Prepare a task's comparison, unless its folder or images do not allow that."""
+        self._say(f"Task {place} of {len(self.tasks)}: {task.name}")
+        comparison = Comparison(self._options(task), self.console, task.name)
+        try:
+            comparison.prepare()
+        except InputError as error:  # the other tasks go on
+            say(error_message(error))
+        else:
+            self.comparisons.append(comparison)
 
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""

@@ -6,9 +6,10 @@ from typing import NamedTuple, Protocol
 
 from rich.console import Console
 
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry
-from vit_patch_env.experiments.process.messages import say
+from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.signals import stopping
 from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
 
@@ -33,6 +34,9 @@ class RunSet(Protocol):
     def finish(self, entry: Entry, exitcode: int) -> None:
         """Note how a run has ended."""
 
+    def fail(self, entry: Entry, note: str) -> None:
+        """Note that a run cannot be trained, nor those that need it."""
+
     def close(self) -> None:
         """Called when nothing more is started."""
 
@@ -46,17 +50,17 @@ class _Running(NamedTuple):
 
 
 class Training:
-    """Trains the runs of several sets; a set is asked for when those before it leave a job free.
+    """Trains the runs of several sets, those of a set after those of the sets before it.
 
     Args:
-        n_jobs: runs at a time.
+        n_jobs: runs at a time, of whichever set.
         console: where progress is shown.
     """
 
     def __init__(self, n_jobs: int, console: Console) -> None:
         self._n_jobs = n_jobs
         self._display = CompareDisplay(n_jobs, console)
-        self._open: list[RunSet] = []
+        self._sets: list[RunSet] = []
         self._running: list[_Running] = []
 
     def train(self, run_sets: Iterable[RunSet]) -> list[int]:
@@ -68,53 +72,67 @@ class Training:
         Returns:
             The numbers of the signals.
         """
-        to_come = iter(run_sets)
-        with stopping(self._announce_stop, self._end_workers) as received:
-            try:
-                with self._display:
-                    while not received:
-                        self._start(to_come, received)
-                        if not self._running:
-                            break
-                        wait([one.worker.sentinel for one in self._running], timeout=0.5)
-                        if received:  # the runs may have heard it too: they have not failed
-                            break
-                        self._look()
-            finally:
-                stop_workers(one.worker for one in self._running)
-                for run_set in self._open:
-                    run_set.close()
+        self._sets = list(run_sets)
+        try:
+            with stopping(self._announce_stop, self._end_workers) as received:
+                try:
+                    with self._display:
+                        self._train(received)
+                finally:
+                    stop_workers(one.worker for one in self._running)
+        finally:
+            for run_set in self._sets:
+                run_set.close()
         return received
 
-    def _start(self, to_come: Iterator[RunSet], received: list[int]) -> None:
-        """Start what can start, as long as a job is free and no signal is received."""
-        while len(self._running) < self._n_jobs and not received:
-            ready = ((run_set, entry) for run_set in self._open for entry in run_set.ready())
-            found = next(ready, None)
-            if found is not None:
-                run_set, entry = found
-                self._running.append(_Running(run_set, entry, run_set.start(entry)))
-                continue
-            for ended in [one for one in self._open if not _is_going_on(one)]:
-                self._open.remove(ended)
-                self._display.close(ended.title)
-                ended.close()
-            another = next(to_come, None)
-            if another is None:
+    def _train(self, received: list[int]) -> None:
+        while not received:
+            self._start()
+            self._close_ended()
+            if not self._running:
+                break
+            wait([one.worker.sentinel for one in self._running], timeout=0.5)
+            if received:  # the runs may have heard it too: they have not failed
+                break
+            self._look()
+
+    def _start(self) -> None:
+        """Start what can start, as long as a job is free."""
+        ready = ((run_set, entry) for run_set in self._sets for entry in run_set.ready())
+        while len(self._running) < self._n_jobs:
+            run_set, entry = next(ready, (None, None))
+            if run_set is None or entry is None:
                 return
-            self._open.append(another)
-            self._display.open(another.title, another.entries)
+            self._display.open(run_set.title, run_set.entries)
+            try:
+                worker = run_set.start(entry)
+            except InputError as error:
+                run_set.fail(entry, error_message(error))
+            else:
+                self._running.append(_Running(run_set, entry, worker))
 
     def _look(self) -> None:
         """Show the runs' progress, and note which have ended."""
         for one in list(self._running):
             one.entry.progress = one.entry.folder.progress()
             exitcode = one.worker.exitcode
-            if exitcode is not None:
-                self._running.remove(one)
+            if exitcode is None:
+                continue
+            self._running.remove(one)
+            try:
                 one.run_set.finish(one.entry, exitcode)
-                self._display.show_end(one.run_set.title, one.entry)
+            except InputError as error:
+                one.run_set.fail(one.entry, error_message(error))
+            self._display.show_end(one.run_set.title, one.entry)
         self._display.update()
+
+    def _close_ended(self) -> None:
+        """Close the sets of which no run is trained or waits for another."""
+        for one in list(self._sets):
+            if all(entry.state in ("done", "failed") for entry in one.entries):
+                self._sets.remove(one)
+                self._display.close(one.title)
+                one.close()
 
     def _announce_stop(self) -> None:
         """Called when a signal is received, which also ends the wait for the runs."""
@@ -123,8 +141,3 @@ class Training:
     def _end_workers(self) -> None:
         """Called when a second signal is received."""
         kill_workers(one.worker for one in self._running)
-
-
-def _is_going_on(run_set: RunSet) -> bool:
-    """Whether runs of a set are trained, or wait for one that is."""
-    return any(entry.state in ("waiting", "running") for entry in run_set.entries)

@@ -244,8 +244,9 @@ class PretrainOptions(AgentOptions):
     tasks: Annotated[
         Texts,
         Doc(
-            "learn across these tasks, for agents on any grid: training, or names: see "
-            "docs/tasks.md; --data-dir then holds the folders of the data sets"
+            "learn across these tasks: training, or names: see docs/tasks.md; agents with a value "
+            "for each patch need tasks of 8x8 patches; --data-dir then holds the folders of the "
+            "data sets"
         ),
     ] = ()
     runs: Annotated[

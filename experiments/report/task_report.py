@@ -66,7 +66,14 @@ def _findings(metrics: TaskMetrics) -> list[str]:
     lines = []
     if metrics.single is not None and metrics.single in metrics.order():
         name = results.title(metrics.single)
-        chosen = "chosen on the training tasks" if metrics.split == "held-out" else "chosen on them"
+        chosen = "chosen on the training tasks"
+        if metrics.split == "training":
+            some = len(metrics.best) < len(metrics.tasks)
+            chosen = (
+                f"chosen on the {len(metrics.best)} with several rules"
+                if some
+                else "chosen on them"
+            )
         lines.append(
             f"{title} ({len(metrics.tasks)}): the best single fixed rule, {chosen}, is "
             f"{name}{_loss(metrics, metrics.single)}."
@@ -91,9 +98,10 @@ def _loss(metrics: TaskMetrics, method: str) -> str:
     """What a method loses to the best rules, as the end of a sentence; empty if not known."""
     if not metrics.regrets[method]:
         return ""
-    some = len(metrics.regrets[method]) < len(metrics.tasks)
-    where = f" on the {counted(len(metrics.best), 'task')} with several rules" if some else ""
-    mean = 100 * metrics.regret(method).mean
+    n_tasks, mean = len(metrics.regrets[method]), 100 * metrics.regret(method).mean
+    where = ""
+    if n_tasks < len(metrics.tasks):
+        where = f", on {counted(n_tasks, 'task')} that it and others were run on"
     return f"; it loses {mean:z.2f} points to the best fixed rule of each task{where}"
 
 
@@ -193,8 +201,8 @@ def _warnings(splits: list[TaskMetrics]) -> list[str]:
     lines = []
     if any(one.single is None for one in splits):
         lines.append(
-            "No best single fixed rule: of two or more, none has a finished run on every training "
-            "task, on which it is chosen."
+            "No best single fixed rule: none has a finished run on every training task that two "
+            "or more rules were run on, on which it is chosen."
         )
     for one in splits:
         unfinished = sum(len(one.results.comparisons[task].unfinished) for task in one.tasks)

@@ -84,7 +84,7 @@ class Pretraining:
     lock: FileLock
     checkpoint: RunCheckpoint
     episodes: "_Episodes"
-    configs: list[EnvConfig]
+    configs: dict[str, EnvConfig]
 
     def __init__(self, options: PretrainOptions, console: Console) -> None:
         self.options = options
@@ -126,7 +126,9 @@ class Pretraining:
             )
         )
         check_possible(self.path.parent, "out")
-        self.env = make_env(self.configs[0] if options.tasks else self.train_options.env)
+        self.env = make_env(
+            next(iter(self.configs.values())) if options.tasks else self.train_options.env
+        )
         if options.tasks:
             self._check_grids()
         check_agent(self.train_options, self.env)
@@ -151,21 +153,21 @@ class Pretraining:
             name: getattr(PRETRAIN_ENV, name)
             for name in ("observation", "reward", "reward_every", "reward_images")
         }
-        self.configs = list(envs_to_learn_on(options.tasks, options.env, **values).values())
+        self.configs = envs_to_learn_on(options.tasks, options.env, **values)
         return options
 
     def _check_grids(self) -> None:
         """Refuse an agent with a value for each patch on tasks that have other patches."""
         if agent_kind(self.options.agent).on_any_grid:
             return
-        grids = [config.grid for config in self.configs if config.grid != REFERENCE_GRID]
-        if grids:
-            expected, found = ("x".join(map(str, one)) for one in (REFERENCE_GRID, grids[0]))
-            raise ArgumentError(
-                "agent",
-                f"must decide in shares of the patches for {named('tasks')} of other than "
-                f"{expected} patches, got {self.options.agent} and one of {found}",
-            )
+        for task, config in self.configs.items():
+            if config.grid != REFERENCE_GRID:
+                expected, found = ("x".join(map(str, one)) for one in (REFERENCE_GRID, config.grid))
+                raise ArgumentError(
+                    "tasks",
+                    f"must have {expected} patches for {named('agent')} {self.options.agent}, "
+                    f"which has a value for each patch, got {task} with {found}",
+                )
 
     def _prepare_folder(self) -> None:
         options = self.options
@@ -255,7 +257,10 @@ class Pretraining:
         ]
         if options.tasks:
             given = [
-                (partial(TaskSetEnv, self.configs, options.seed + job), options.actions)
+                (
+                    partial(TaskSetEnv, list(self.configs.values()), options.seed + job),
+                    options.actions,
+                )
                 for job in range(options.jobs)
             ]
         if len(given) == 1:

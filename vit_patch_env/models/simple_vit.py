@@ -214,7 +214,7 @@ class SimpleViT(nn.Module):
     def embed(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Patch tokens with positions added: (batch, n_keep, dim), or n_patches for None."""
         size = self.patch_size
-        # With a pixel's channels side by side, patches are cut in half of the time.
+        # With a pixel's channels side by side, a CPU cuts patches in half of the time.
         images = images.contiguous(memory_format=torch.channels_last)
         patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
         positions = self.positions if keep is None else self.positions[keep]
