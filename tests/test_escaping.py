@@ -369,7 +369,7 @@ def test_why_a_run_failed_is_shown_whatever_its_log_holds(text, console, tmp_pat
     failed = Entry("random", METHODS["random"], 0, RunFolder(tmp_path), state="failed", note=text)
     done = Entry("random", METHODS["random"], 1, RunFolder(tmp_path), state="done", note=text)
     display = CompareDisplay(1, console)
-    display.open(text, [failed, done])
+    display.begin(text, [failed, done])
     display.show_end(text, failed)
     console.print(display.table(text, [failed, done]))
     assert is_safe(console.file.getvalue())

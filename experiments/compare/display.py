@@ -22,7 +22,7 @@ class CompareDisplay(LiveDisplay):
         self.live = Live(console=console, refresh_per_second=2)
         self._open: dict[str, list[Entry]] = {}
 
-    def open(self, title: str, entries: list[Entry]) -> None:
+    def begin(self, title: str, entries: list[Entry]) -> None:
         """Show a set of runs, if it is not shown.
 
         Args:
@@ -31,7 +31,7 @@ class CompareDisplay(LiveDisplay):
         """
         self._open.setdefault(title, entries)
 
-    def close(self, title: str) -> None:
+    def end(self, title: str) -> None:
         """Leave a set's table where it is, above those that still change, if it was shown."""
         entries = self._open.pop(title, [])
         self.update()

@@ -103,7 +103,7 @@ class Training:
             run_set, entry = next(ready, (None, None))
             if run_set is None or entry is None:
                 return
-            self._display.open(run_set.title, run_set.entries)
+            self._display.begin(run_set.title, run_set.entries)
             try:
                 worker = run_set.start(entry)
             except InputError as error:
@@ -131,7 +131,7 @@ class Training:
         for one in list(self._sets):
             if all(entry.state in ("done", "failed") for entry in one.entries):
                 self._sets.remove(one)
-                self._display.close(one.title)
+                self._display.end(one.title)
                 one.close()
 
     def _announce_stop(self) -> None:
