@@ -52,6 +52,7 @@ results: $(READY) ## write the reports in results/ and the results in docs/compa
 	$(BIN)/vit-patch report results/budget-cpu-seconds
 	$(BIN)/vit-patch report results/budget-cpu-half
 	$(BIN)/vit-patch report results/budget-cpu-31s
+	$(BIN)/vit-patch report results/budget-mid
 	$(BIN)/vit-patch report results/tasks
 
 memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must not grow
