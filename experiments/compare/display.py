@@ -31,11 +31,11 @@ class CompareDisplay(LiveDisplay):
         """
         self._open.setdefault(title, entries)
 
-    def end(self, title: str) -> None:
-        """Leave a set's table where it is, above those that still change, if it was shown."""
-        entries = self._open.pop(title, [])
+    def end(self, title: str, entries: list[Entry]) -> None:
+        """Print a set's table above those that still change, also if nothing was to be done."""
+        self._open.pop(title, None)
         self.update()
-        if self.console.is_terminal and entries:
+        if self.console.is_terminal:
             print_table(self.table(title, entries), self.console)
 
     def update(self) -> None:

@@ -131,7 +131,7 @@ class Training:
         for one in list(self._sets):
             if all(entry.state in ("done", "failed") for entry in one.entries):
                 self._sets.remove(one)
-                self._display.end(one.title)
+                self._display.end(one.title, one.entries)
                 one.close()
 
     def _announce_stop(self) -> None:
