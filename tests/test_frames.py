@@ -32,11 +32,11 @@ def a_frame(images, grid, mask=None):
 
 @pytest.mark.parametrize("level", [0, 60, 128, 255])
 def test_dropped_patches_are_told_from_kept_ones_at_any_brightness(level):
-    picture = np.full((2, 64, 64, 3), level, dtype=np.uint8)
+    picture = np.full((64, 64, 3), level, dtype=np.uint8)
     mask = np.array([True, False, False, True])
     marked = mark_dropped(picture, mask, (2, 2))
     assert marked.shape == picture.shape
-    kept, dropped = marked[0, 1:31, 1:31], marked[0, 1:31, 33:]
+    kept, dropped = marked[1:31, 1:31], marked[1:31, 33:]
     assert (kept == level).all()
     # Two tones that are far apart, of which one at least is far from the image.
     tones = {tuple(tone) for tone in dropped[4:-4, 4:-4].reshape(-1, 3).tolist()}
@@ -44,13 +44,12 @@ def test_dropped_patches_are_told_from_kept_ones_at_any_brightness(level):
     darker, lighter = sorted(max(tone) for tone in tones)
     assert lighter - darker >= 40
     assert max(abs(tone[0] - level) for tone in map(np.array, tones)) >= 60
-    assert np.array_equal(marked[0], marked[1])
 
 
 def test_all_kept_pictures_have_lines_between_patches_alone():
-    picture = np.full((1, 40, 40, 3), 200, dtype=np.uint8)
+    picture = np.full((40, 40, 3), 200, dtype=np.uint8)
     marked = mark_dropped(picture, np.ones(16, dtype=np.bool_), (4, 4))
-    changed = (marked != picture).any(axis=(0, 3))
+    changed = (marked != picture).any(axis=2)
     assert np.flatnonzero(changed.all(axis=0)).tolist() == [10, 20, 30]
     assert changed.sum() == 3 * 40 + 3 * 37
 

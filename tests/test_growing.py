@@ -27,6 +27,11 @@ def test_the_defaults_are_the_schedule_quadratic():
         (GrowingOptions(first_share=1 / 2, power=1.0), [32, 40, 48, 56, 64]),
         (GrowingOptions(first_share=1 / 2, power=1.0, all_share=0.5), [32, 48, 64, 64, 64]),
         (GrowingOptions(first_share=0.001, power=None), [1, 1, 1, 1, 1]),
+        (GrowingOptions(first_share=1 / 4, power=1.0, last_share=0.5), [16, 20, 24, 28, 32]),
+        (
+            GrowingOptions(first_share=1 / 4, power=1.0, last_share=0.5, all_share=0.5),
+            [16, 24, 64, 64, 64],
+        ),
     ],
 )
 def test_members_of_the_family(options, counts):
@@ -55,6 +60,7 @@ def test_the_number_never_falls_and_is_possible(first_share, power, all_share, n
         ({"first_share": 0.0}, "first_share must be in"),
         ({"power": 0.0}, "power must be .*, got 0.0"),
         ({"all_share": 1.0}, "all_share must be in"),
+        ({"last_share": 0.0}, "last_share must be in"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):

@@ -96,6 +96,15 @@ def test_dropped_pixels_change_nothing_and_kept_ones_do(name):
 
 
 @every_model
+def test_each_image_may_keep_its_own_patches(name):
+    model, images = make(name).eval(), random_images()
+    keep = torch.tensor([[0, 5, 7], [1, 2, 15], [4, 8, 9]])
+    logits = model(images, keep)
+    for own, image, expected in zip(keep, images, logits, strict=True):
+        torch.testing.assert_close(model(image[None], own)[0], expected, atol=1e-5, rtol=0)
+
+
+@every_model
 def test_images_do_not_affect_each_other(name):
     model, images = make(name).eval(), random_images(5)
     together = model(images)

@@ -301,6 +301,6 @@ def test_a_run_trains_with_it_and_its_file_is_used(tmp_path):
         "5", "--budget", "flops", "--epochs", "1",
     )  # fmt: skip
     saved = tmp_path / "run" / "agent.zip"
-    assert read_parameters(saved)["policy"]["runs"].shape == (1, 14)
+    assert read_parameters(saved)["policy"]["runs"].shape == (1, 15)
     result = train(tmp_path / "again", "--agent", str(saved), "--budget", "flops", "--epochs", "1")
     assert 1 <= result["n_selected_mean"] <= 16

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from vit_patch_env.patches.selection import (
     check_patch_mask,
+    keep_to_masks,
     mask_to_keep,
     select_tokens,
+    shifted,
     top_k_mask,
 )
 
@@ -93,6 +95,34 @@ def test_top_k_mask_takes_any_numeric_type(dtype):
 def test_top_k_mask_names_what_it_refuses(scores, n_keep, message):
     with pytest.raises(ValueError, match=message):
         top_k_mask(scores, n_keep)
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 40), st.integers(0, 2**32 - 1)
+)
+def test_a_shifted_selection_is_the_same_one_moved_around_the_edges(grid, n_images, seed):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(grid) < 0.5
+    mask[0, 0] = True
+    keep = shifted(mask_to_keep(mask.ravel()), n_images, grid, rng)
+    assert (keep.diff(dim=1) > 0).all()
+    moved = {
+        np.roll(mask, (down, right), axis=(0, 1)).tobytes()
+        for down in range(grid[0])
+        for right in range(grid[1])
+    }
+    masks = keep_to_masks(keep, mask.size)
+    assert {one.tobytes() for one in masks} <= moved
+    if n_images == mask.size:
+        assert (masks.sum(axis=0) == mask.sum()).all()
+
+
+@pytest.mark.parametrize(("n_images", "n_uses"), [(6, 2), (12, 4), (1, None)])
+def test_each_patch_is_used_equally_often_over_as_many_images(n_images, n_uses):
+    keep = shifted(torch.tensor([0, 4]), n_images, (2, 3), np.random.default_rng(0))
+    assert keep.shape == (n_images, 2)
+    if n_uses is not None:
+        assert torch.bincount(keep.flatten()).tolist() == [n_uses] * 6
 
 
 @given(masks.filter(np.any))

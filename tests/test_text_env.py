@@ -79,6 +79,13 @@ def test_dropping_tokens_is_as_masking_them_in_the_librarys_own_model(encoder, i
     torch.testing.assert_close(encoder(ids, torch.tensor(keep)), expected, atol=1e-5, rtol=0)
 
 
+def test_each_text_may_keep_its_own_tokens(encoder, ids):
+    keep = torch.stack([torch.tensor([one % 3, 3, 5]) for one in range(len(ids))])
+    logits = encoder(ids, keep)
+    for own, text, expected in zip(keep, ids, logits, strict=True):
+        torch.testing.assert_close(encoder(text[None], own)[0], expected, atol=1e-5, rtol=0)
+
+
 def test_padding_changes_nothing_and_what_it_would_attend_to_is_not_seen(encoder, ids):
     longer = TextEncoder(encoder.plain_model, N_TOKENS)
     longest = int((ids != PADDING).sum(dim=1).max())

@@ -24,6 +24,7 @@ class ShownStep(NamedTuple):
         logits: of the training step itself, on the selected patches, (n, n_classes).
         values: the observation that the patches were selected by, without run features,
             (n_patches,).
+        of_each: the patches that each image was trained on, (n, n_patches), where they differ.
     """
 
     images: Tensor
@@ -31,26 +32,28 @@ class ShownStep(NamedTuple):
     labels: Tensor | None = None
     logits: Tensor | None = None
     values: NDArray[np.float32] | None = None
+    of_each: NDArray[np.bool_] | None = None
 
     def state(self) -> tuple[Tensor | None, ...]:
         """Tensors that can be saved; cloned, as otherwise the entire batch would be written."""
-        arrays = (self.patch_mask, self.values)
-        mask, values = (None if one is None else torch.from_numpy(one) for one in arrays)
+        arrays = (self.patch_mask, self.values, self.of_each)
+        mask, values, each = (None if one is None else torch.from_numpy(one) for one in arrays)
         tensors = (self.images, self.labels, self.logits)
         images, labels, logits = (None if one is None else one.clone() for one in tensors)
-        return images, mask, labels, logits, values
+        return images, mask, labels, logits, values, each
 
     @staticmethod
     def from_state(state: tuple[Any, ...], device: torch.device) -> "ShownStep":
         """The step of `state`, on a device."""
         images, mask, *rest = state
-        labels, logits, values = rest or (None, None, None)
+        labels, logits, values, each = (*rest, None, None, None, None)[:4]
         return ShownStep(
             images.to(device),
             mask.numpy(),
             None if labels is None else labels.to(device),
             None if logits is None else logits.to(device),
             None if values is None else values.numpy(),
+            None if each is None else each.numpy(),
         )
 
 

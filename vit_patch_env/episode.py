@@ -17,7 +17,13 @@ from vit_patch_env.data.splits import SplitData
 from vit_patch_env.layers import check_selector
 from vit_patch_env.names import RewardName, SplitName
 from vit_patch_env.observation import FEATURES_AFTER_RUN, Observation, run_features
-from vit_patch_env.patches.selection import check_patch_mask, mask_to_keep
+from vit_patch_env.patches.sampling import Grid
+from vit_patch_env.patches.selection import (
+    check_patch_mask,
+    keep_to_masks,
+    mask_to_keep,
+    shifted,
+)
 from vit_patch_env.penalty import RunSoFar, StepKind, divergence_reward
 from vit_patch_env.reward import (
     REWARDS,
@@ -37,6 +43,9 @@ MAX_SKIPPED = 10
 
 N_SHOWN = 8
 """Images of a batch that are kept for rendering."""
+
+_PATCHES = 2
+"""A seed that makes the random numbers of patches per image others than those of a batch."""
 
 
 class Selector(Protocol):
@@ -141,6 +150,8 @@ class Episode:
         observation: of the agent.
         reward: of the agent.
         validation: batches that the validation loss is measured on, if the reward needs it.
+        grid: rows and columns of patches, over which a selection is moved for each image; None: all
+            images of a batch train on the same patches.
         step_kinds: what a run's steps can be, for the reward of a divergence; maps the seconds of
             the fastest steps so far by number of patches, which are empty for other budgets.
 
@@ -167,6 +178,7 @@ class Episode:
         reward: RewardSettings,
         validation: list[Batch],
         step_kinds: Callable[[Mapping[int, float]], list[StepKind]],
+        grid: Grid | None = None,
     ) -> None:
         self.run = run
         self.data = data
@@ -176,6 +188,7 @@ class Episode:
         self._observation = observation
         self._reward = reward
         self._validation = validation
+        self._grid = grid
         self._initial_loss = self._mean_loss = math.nan
         self._loss_sum = self._n_selected_sum = 0.0
         self._selected_share = 1.0
@@ -269,15 +282,18 @@ class Episode:
 
     def _step(self, patch_mask: NDArray[np.bool_]) -> Outcome:
         run, settings = self.run, self._reward
-        keep = self._keep(patch_mask)
         batch, observed = run.batch, self.values
+        keep = self._keep_in_training(patch_mask)
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         seconds_before = self._seconds_so_far
         loss, skipped, values = run.step(keep)
         images, labels = (one[:N_SHOWN] for one in batch)
         logits = run.trainer.logits
         assert logits is not None
-        self.shown = ShownStep(images, patch_mask, labels, logits[:N_SHOWN], observed)
+        of_each = None
+        if keep is not None and keep.ndim == 2:
+            of_each = keep_to_masks(keep[:N_SHOWN], len(patch_mask))
+        self.shown = ShownStep(images, patch_mask, labels, logits[:N_SHOWN], observed, of_each)
         self._time_step(int(patch_mask.sum()), seconds_before)
         self._loss_sum += loss
         if np.isfinite(values).all():
@@ -476,6 +492,14 @@ class Episode:
         if patch_mask.all():
             return None
         return mask_to_keep(patch_mask).to(self._device, non_blocking=True)
+
+    def _keep_in_training(self, patch_mask: NDArray[np.bool_]) -> Tensor | None:
+        """As `_keep`, with `grid` (batch, n_keep): from the seed and the step alone."""
+        if self._grid is None or patch_mask.all():
+            return self._keep(patch_mask)
+        rng = np.random.default_rng((self.run.stream.seed, self.run.steps_done, _PATCHES))
+        keep = shifted(mask_to_keep(patch_mask), len(self.run.batch.images), self._grid, rng)
+        return keep.to(self._device, non_blocking=True)
 
     def _val_loss_decrease(self) -> float:
         """Decrease of the validation loss since it was last measured; 0 between measurements."""

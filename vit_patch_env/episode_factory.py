@@ -272,6 +272,7 @@ class EpisodeFactory:
             ),
             validation=self._validation(normalize) if config.reward == "validation" else [],
             step_kinds=self._step_kinds,
+            grid=config.grid if config.per_image else None,
         )
         run.stopwatch.seconds["reset"] = time.perf_counter() - started
         return episode

@@ -72,6 +72,7 @@ class ModelFactory:
                     n_patches=config.n_patches,
                     observe=self._observation.function,
                     observation=config.observation,
+                    per_image=config.per_image,
                 )
                 self._unchecked = False
         return model

@@ -12,7 +12,7 @@ from vit_patch_env.checks import Share, check_integer
 
 @arguments
 class GrowingOptions:
-    """The share of the patches over a run: first + (1 - first) * progress^power, then all.
+    """The share of the patches over a run: first + (last - first) * progress^power, then all.
 
     The defaults are the schedule `quadratic`. All patches are a first share of 1, a constant number
     has no power, and FLIP is a constant number with a share of the budget on all.
@@ -27,8 +27,13 @@ class GrowingOptions:
         float | None,
         Interval(gt=0, le=100),
         Search(0.5, 16.0, log=True),
-        Doc("of the progress with which the number grows, to all patches; None: it stays"),
+        Doc("of the progress with which the number grows, to `last_share`; None: it stays"),
     ] = 2.0
+    last_share: Annotated[
+        Share,
+        Search(1 / 4, 1.0),
+        Doc("share of the patches to which the number grows"),
+    ] = 1.0
     all_share: Annotated[
         float,
         Interval(ge=0, lt=1),
@@ -42,7 +47,8 @@ class GrowingOptions:
             return "all patches"
         words = f"{self.first_share:.3g} of the patches"
         if self.power is not None:
-            words += f", growing to all with power {self.power:g}"
+            last = "all" if self.last_share == 1 else f"{self.last_share:.3g}"
+            words += f", growing to {last} with power {self.power:g}"
         return words + (f", all for the last {self.all_share:.0%}" if self.all_share else "")
 
     def share(self, progress: float) -> float:
@@ -51,7 +57,7 @@ class GrowingOptions:
         if progress >= 1 and self.all_share:
             return 1.0
         grown = 0.0 if self.power is None else min(progress, 1.0) ** self.power
-        return self.first_share + (1 - self.first_share) * grown
+        return self.first_share + (self.last_share - self.first_share) * grown
 
 
 @dataclass(frozen=True)

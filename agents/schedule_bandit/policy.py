@@ -23,8 +23,8 @@ from vit_patch_env.checks import InputError
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
 
 _N_CONTEXT = 10
-_N_ROW = _N_CONTEXT + 4
-"""Numbers of a finished run: its context, the three of its schedule (power 0: none), its value."""
+_N_ROW = _N_CONTEXT + 5
+"""Numbers of a finished run: its context, the four of its schedule (power 0: none), its value."""
 
 
 class FinishedRun(NamedTuple):
@@ -61,7 +61,7 @@ class SchedulePolicy(PatchPolicy):
         grid: rows and columns of patches, if they are known.
 
     Attributes:
-        runs: finished runs, (n_runs, 14) float64.
+        runs: finished runs, (n_runs, 15) float64.
         schedule: that is used now.
 
     Raises:
@@ -112,11 +112,7 @@ class SchedulePolicy(PatchPolicy):
         Raises:
             ValueError: for a value that is not a finite number.
         """
-        rows = [
-            [*run.context.numbers(), run.schedule.first_share, run.schedule.power or 0.0,
-             run.schedule.all_share, run.value]
-            for run in runs
-        ]  # fmt: skip
+        rows = [[*run.context.numbers(), *_numbers(run.schedule), run.value] for run in runs]
         new = torch.tensor(rows, dtype=torch.float64).reshape(-1, _N_ROW)
         _check_finite(new)
         self.runs = torch.cat((self.runs, new))
@@ -176,10 +172,7 @@ class SchedulePolicy(PatchPolicy):
         """Fit the model to the runs."""
         rows = self.runs.tolist()
         contexts = [RunContext.from_numbers(row[:_N_CONTEXT]) for row in rows]
-        schedules = [
-            GrowingOptions(first_share=first, power=power or None, all_share=all_share)
-            for *_, first, power, all_share, _ in rows
-        ]
+        schedules = [_schedule(*row[_N_CONTEXT:-1]) for row in rows]
         self.model.fit(contexts, schedules, [row[-1] for row in rows])
         self._tried = list(dict.fromkeys(schedules))
 
@@ -194,6 +187,21 @@ class SchedulePolicy(PatchPolicy):
                 self.sample_patches(self.n_keep(observed_progress(one, self.n_patches)), rng)
             )
         return torch.from_numpy(np.stack(masks))
+
+
+def _numbers(schedule: GrowingOptions) -> list[float]:
+    return [
+        schedule.first_share,
+        schedule.power or 0.0,
+        schedule.last_share,
+        schedule.all_share,
+    ]
+
+
+def _schedule(first: float, power: float, last: float, all_share: float) -> GrowingOptions:
+    return GrowingOptions(
+        first_share=first, power=power or None, last_share=last, all_share=all_share
+    )
 
 
 def _check_finite(numbers: Tensor) -> None:

@@ -48,7 +48,7 @@ def check_options(options: CompareOptions) -> None:
             f"must include {FULL}, whose training time is the budget if {named('seconds')} is not "
             f"given, got {chosen}",
         )
-    for name in ("model", "keep_rate", "observation", "reward"):
+    for name in ("model", "keep_rate", "observation", "reward", "per_image"):
         if getattr(options.env, name) != getattr(EnvConfig, name):
             raise ArgumentError(name, f"is set by the methods, got {getattr(options.env, name)}")
 

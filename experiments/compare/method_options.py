@@ -26,7 +26,7 @@ def method_options(
         ValueError: if the followed run is not finished.
     """
     changes: dict[str, Any] = {"model": method.model, "observation": method.observation}
-    changes["reward"] = method.reward
+    changes |= {"reward": method.reward, "per_image": method.per_image}
     if method.n_keep is not None:
         changes["n_patches_desired"] = method.n_keep
     if followed is not None and method.agent != "matched":

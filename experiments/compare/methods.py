@@ -22,6 +22,7 @@ class Method(NamedTuple):
         model: what is trained.
         observation: of the agent; `none` if unused, to save its cost.
         sampling: how a schedule samples its patches.
+        per_image: whether each image has patches of its own.
         reward: what the agent learns from.
         values: of the agent.
         n_keep: patches that a rule keeps, unless it follows another method.
@@ -35,20 +36,27 @@ class Method(NamedTuple):
     model: ModelName = "simple_vit"
     observation: str = "none"
     sampling: SamplingName = "uniform"
+    per_image: bool = False
     reward: RewardName = "paper"
     values: AgentOptions = AgentOptions()
     n_keep: int | None = None
     follows: str | None = None
 
 
-def _growing(denominator: int, power: float | None, all_share: float = 0.0) -> Method:
+def _growing(
+    denominator: int, power: float | None, all_share: float = 0.0, *, last: float = 1.0
+) -> Method:
     """A growing number of spread patches."""
     title = f"{'Constant' if power is None else 'From'} 1/{denominator}"
+    if last < 1:
+        title += f" to {last:g}"
     if power is not None:
         title += f", power {power:g}"
     if all_share:
         title += f", then all for {all_share:.0%}"
-    options = GrowingOptions(first_share=1 / denominator, power=power, all_share=all_share)
+    options = GrowingOptions(
+        first_share=1 / denominator, power=power, last_share=last, all_share=all_share
+    )
     return Method(
         title, "rule", "a schedule of the family `growing`, spread over the image",
         agent="growing", sampling="spread", values=AgentOptions(growing=options),
@@ -62,6 +70,13 @@ FAMILY: dict[str, Method] = {
         for d, power in (
             (2, 2), (4, 1), (4, 2), (4, 4), (8, 2), (8, 4),
             (16, 1), (16, 2), (16, 4), (16, 8), (32, 2), (32, 4), (32, 8),
+        )
+    },
+    **{
+        f"from_{d}_to_{round(100 * last)}_power_{power}": _growing(d, power, last=last)
+        for d, power, last in (
+            (16, 1, 0.5), (16, 2, 0.5), (8, 1, 0.5), (8, 2, 0.5), (16, 2, 0.75), (16, 1, 0.75),
+            (8, 1, 0.75), (8, 2, 0.75), (16, 2, 0.625),
         )
     },
     **{f"constant_{d}_then_all": _growing(d, None, 0.2) for d in (2, 4, 8, 16, 32)},
@@ -165,6 +180,11 @@ METHODS: dict[str, Method] = {
         "Growing, squared, spread", "rule",
         "as Growing, squared, its patches spread over the image (GRTS, Stevens and Olsen 2004)",
         agent="quadratic", sampling="spread",
+    ),
+    "quadratic_per_image": Method(
+        "Growing, squared, per image", "rule",
+        "as Growing, squared, spread, moved over each image by rows and columns of its own",
+        agent="quadratic", sampling="spread", per_image=True,
     ),
     **{
         f"random{n_keep}": Method(

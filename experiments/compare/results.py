@@ -37,7 +37,9 @@ COMPARE = "compare.json"
 SAME_RUN_KEYS = frozenset(one.name for one in declared(EnvConfig) if not one.changes_run)
 """Arguments of the environment that do not change the course of a run."""
 
-METHOD_KEYS = SAME_RUN_KEYS | {"model", "keep_rate", "observation", "reward", "n_patches_desired"}
+METHOD_KEYS = SAME_RUN_KEYS | {
+    "model", "keep_rate", "observation", "reward", "per_image", "n_patches_desired",
+}  # fmt: skip
 """Arguments of the environment in which the runs of one comparison may differ."""
 
 FULL = "simple_vit"

@@ -30,6 +30,13 @@ class TaskConfig:
             "of the run"
         ),
     ] = "attention_output"
+    per_image: Annotated[
+        bool,
+        Doc(
+            "train each image of a batch on patches of its own: those that the action selects, "
+            "moved by rows and columns at random, around the edges of the image"
+        ),
+    ] = False
     observe_images: Annotated[
         int | None,
         Interval(ge=1),

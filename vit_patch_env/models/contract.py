@@ -58,6 +58,7 @@ def check_contract(
     n_patches: int,
     observe: Callable[[Any, Tensor], Tensor] | None = None,
     observation: str = "none",
+    per_image: bool = False,
 ) -> None:
     """Run a model on images, and refuse one that does not meet the contract.
 
@@ -68,6 +69,7 @@ def check_contract(
         n_patches: patches of an image.
         observe: the observation, a function of model and images; None for none.
         observation: its name.
+        per_image: whether it is to take other patches for each image.
 
     Raises:
         ArgumentError: naming the part that is missing or wrong.
@@ -79,8 +81,11 @@ def check_contract(
     training = model.training
     model.eval()
     half = torch.arange(0, n_patches, 2, device=images.device)
+    calls: dict[str, Tensor | None] = {"model(images)": None, "model(images, keep)": half}
+    if per_image:
+        calls["model(images, keep), keep of shape (n_images, n_keep)"] = half.repeat(len(images), 1)
     with torch.no_grad():
-        for keep, call in ((None, "model(images)"), (half, "model(images, keep)")):
+        for call, keep in calls.items():
             logits = _called(name, call, images, partial(model, images, keep))
             _check_shape(name, f"{call}, logits", logits, (len(images), n_classes))
         if observe is not None:

@@ -117,8 +117,9 @@ class SimpleViT(nn.Module):
 
         Args:
             images: normalised images.
-            keep: int64 indices (n_keep,) of the patches to compute with; None for all. Dropped
-                patches cost nothing: they are removed before the embedding.
+            keep: int64 indices of the patches to compute with, (n_keep,), or (batch, n_keep) for
+                others in each image; None for all. Dropped patches cost nothing: they are removed
+                before the embedding.
         """
         tokens = self.transform(self.embed(images, keep))
         return self.head(self.pool(tokens))  # type: ignore[no-any-return]

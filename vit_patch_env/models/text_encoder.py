@@ -67,8 +67,9 @@ class TextEncoder(nn.Module):
 
         Args:
             images: token ids (batch, n_tokens) int64.
-            keep: int64 indices (n_keep,) of the tokens to compute with; None for all. Dropped
-                tokens cost nothing: they are removed before the embedding.
+            keep: int64 indices of the tokens to compute with, (n_keep,), or (batch, n_keep) for
+                others in each text; None for all. Dropped tokens cost nothing: they are removed
+                before the embedding.
         """
         ids, positions = self._tokens(images, keep)
         # As a bias, since transformers would look at the values of a mask, which FLOPs lack.
@@ -110,11 +111,12 @@ class TextEncoder(nn.Module):
         return _softmax(query[:, :, :1], key, ids).mean(dim=1)[:, 0, 1:]
 
     def _tokens(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Ids (batch, 1 + n_keep) with the class token, and their positions, (1, 1 + n_keep)."""
+        """Ids (batch, 1 + n_keep) with the class token, and positions, of all alike in one row."""
         ids = nn.functional.pad(select_tokens(images, keep), (1, 0), value=CLASS_TOKEN)
         if keep is None:
             keep = torch.arange(self.n_patches, device=images.device)
-        return ids, nn.functional.pad(keep + 1, (1, 0))[None]
+        positions = nn.functional.pad(keep + 1, (1, 0))
+        return ids, positions if keep.ndim == 2 else positions[None]
 
     def _embedded(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (batch, 1 + n_tokens) with the class token, and their embedding."""

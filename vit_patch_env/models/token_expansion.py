@@ -46,7 +46,7 @@ class TokenExpansionViT(SimpleViT):
 
         Args:
             images: normalised images.
-            keep: int64 indices (n_keep,) of the patches to compute with; None for all.
+            keep: as for `SimpleViT`.
             rate: share of those to train on, in (0, 1]; without effect in evaluation.
         """
         tokens = self.transform(self.embed(images, keep), rate)

@@ -1,7 +1,8 @@
 """Pure functions between the three forms of a patch selection.
 
 - `patch_mask`: (n_patches,), 1 = kept. The action of an agent.
-- `keep`: int64 indices of the kept patches, ascending, (n_keep,). The argument of a model.
+- `keep`: int64 indices of the kept patches, ascending, (n_keep,), or (batch, n_keep) for others in
+  each image. The argument of a model.
 - tokens: (batch, n_tokens, dim). The input of a transformer layer.
 """
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_patch_env.checks import InputError, check_integer, shown
+from vit_patch_env.patches.sampling import Grid
 
 
 def check_patch_mask(action: Any, n_patches: int) -> NDArray[np.bool_]:
@@ -78,17 +80,48 @@ def mask_to_keep(patch_mask: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(np.flatnonzero(patch_mask))
 
 
+def keep_to_masks(keep: Tensor, n_patches: int) -> NDArray[np.bool_]:
+    """Masks (n_images, n_patches) of the patches (n_images, n_keep) that images keep."""
+    masks = np.zeros((len(keep), n_patches), dtype=np.bool_)
+    np.put_along_axis(masks, keep.cpu().numpy(), True, axis=1)
+    return masks
+
+
+def shifted(keep: Tensor, n_images: int, grid: Grid, rng: np.random.Generator) -> Tensor:
+    """A selection moved over each image by rows and columns of its own: (n_images, n_keep) int64.
+
+    What leaves an image at one edge enters it at the opposite one, so that patches that are spread
+    over the image stay spread. No two images have the same move before all moves are used: over as
+    many images as patches, each patch is used equally often.
+
+    Args:
+        keep: indices (n_keep,) of the selected patches.
+        n_images: of the batch.
+        grid: rows and columns of patches.
+        rng: the generator to draw from.
+    """
+    n_rows, n_columns = grid
+    rows, columns = np.divmod(keep.numpy(), n_columns)
+    n_moves = n_rows * n_columns
+    moves = [rng.permutation(n_moves) for _ in range(0, n_images, n_moves)]
+    down, right = np.divmod(np.concatenate(moves)[:n_images, None], n_columns)
+    moved = (rows + down) % n_rows * n_columns + (columns + right) % n_columns
+    moved.sort(axis=1)
+    return torch.from_numpy(moved)
+
+
 def select_tokens(tokens: Tensor, keep: Tensor | None) -> Tensor:
-    """Tokens (batch, n_keep, dim) at positions `keep`, in image order; all for None.
+    """Tokens (batch, n_keep, ...) at positions `keep`, in image order; all for None.
 
     All images keep the same number, so the result is dense: no padding, no attention mask.
 
     Args:
-        tokens: (batch, n_tokens, dim).
+        tokens: (batch, n_tokens, ...).
         keep: int64 (n_keep,), one selection for the batch, or (batch, n_keep), one per image.
     """
     if keep is None:
         return tokens
     if keep.ndim == 1:
         return tokens.index_select(1, keep)
-    return tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[2]))
+    index = keep.view(*keep.shape, *(1,) * (tokens.ndim - 2))
+    return tokens.gather(1, index.expand(*keep.shape, *tokens.shape[2:]))

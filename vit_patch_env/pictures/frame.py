@@ -66,7 +66,8 @@ class Frame:
     Attributes:
         images: (n, channels, height, width) uint8; empty if there are texts.
         texts: the tokens of each; empty if there are images.
-        patch_mask: (n_patches,), True where a patch was kept.
+        patch_mask: True where a patch was kept, (n_patches,), or (n, n_patches) where images
+            differ.
         grid: rows and columns of patches.
         truths: the true class of each image, in words; empty if it is not known.
         predictions: the class that the model predicts; empty if it is not known.
@@ -90,6 +91,15 @@ class Frame:
     title: str = ""
     progress: float = 0.0
     curves: Sequence[Curve] = ()
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of an image, or tokens of a text."""
+        return int(self.patch_mask.shape[-1])
+
+    def mask_of(self, index: int) -> NDArray[np.bool_]:
+        """(n_patches,) of an image or text."""
+        return self.patch_mask if self.patch_mask.ndim == 1 else self.patch_mask[index]
 
 
 def draw_frame(frame: Frame) -> Picture:
@@ -130,9 +140,8 @@ def draw_images(canvas: Canvas, box: Box, frame: Frame) -> None:
         if width / frame.grid[1] >= _SMALLEST_PATCH:
             break
     cell_width, cell_height = _cell(box, count, columns)
-    pictures = np.stack([resized(one, width, height) for one in frame.images[:count]])
-    pictures = mark_dropped(pictures, frame.patch_mask, frame.grid)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(frame.images[:count]):
+        picture = mark_dropped(resized(image, width, height), frame.mask_of(index), frame.grid)
         row, column = divmod(index, columns)
         x = box.x + column * (cell_width + _GAP)
         y = box.y + row * (cell_height + _CAPTION) + (cell_height - height) // 2
@@ -165,7 +174,7 @@ def _draw_caption(canvas: Canvas, box: Box, frame: Frame, index: int) -> None:
 
 def _draw_texts(canvas: Canvas, frame: Frame) -> None:
     """Draw as many texts as fit, at least one."""
-    lines = n_lines(len(frame.patch_mask))
+    lines = n_lines(frame.n_patches)
     height = LINE * lines + _ROW + 10
     count = min(len(frame.texts), max(1, _IMAGES.height // height))
     height = min(height, _IMAGES.height)
@@ -180,7 +189,7 @@ def _draw_texts(canvas: Canvas, frame: Frame) -> None:
             text = f"{RIGHT if right else WRONG} {frame.predictions[index]}"
             colour = BLUE if right else VERMILLION
             canvas.text(space.x + half, y, text, width=half, colour=colour)
-        draw_tokens(canvas, space, words, frame.patch_mask)
+        draw_tokens(canvas, space, words, frame.mask_of(index))
 
 
 def _draw_legend(canvas: Canvas, frame: Frame) -> None:

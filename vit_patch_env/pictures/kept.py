@@ -55,7 +55,7 @@ def draw_kept(kept: KeptPatches) -> Picture:
     canvas = Canvas(WIDTH, total + total % 2)
     canvas.text(_MARGIN, 8, kept.title, width=WIDTH - 2 * _MARGIN, size=26, bold=True)
     picture = resized(kept.image, width, height)
-    marked = mark_dropped(picture[None], kept.patch_mask, kept.grid)[0]
+    marked = mark_dropped(picture, kept.patch_mask, kept.grid)
     n_kept, n_patches = int(kept.patch_mask.sum()), len(kept.patch_mask)
     for place, (title, drawn, chances) in enumerate(
         (

@@ -48,7 +48,7 @@ def frame_of(episode: Episode, grid: tuple[int, int], observation: str) -> Frame
     return Frame(
         images=items.numpy(),
         texts=texts,
-        patch_mask=step.patch_mask,
+        patch_mask=step.patch_mask if step.of_each is None else step.of_each,
         grid=grid,
         truths=() if labels is None else _true_classes(labels, classes),
         predictions=() if logits is None else _predictions(logits, classes),

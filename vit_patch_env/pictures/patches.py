@@ -47,25 +47,23 @@ def resized(image: NDArray[np.uint8], width: int, height: int) -> Picture:
     return np.asarray(shown)
 
 
-def mark_dropped(
-    pictures: Picture, patch_mask: NDArray[np.bool_], grid: tuple[int, int]
-) -> Picture:
-    """Pictures with dropped patches pale, striped and outlined: the same shape.
+def mark_dropped(picture: Picture, patch_mask: NDArray[np.bool_], grid: tuple[int, int]) -> Picture:
+    """A picture with dropped patches pale, striped and outlined: the same shape.
 
     Kept patches are as they are, but for a line between patches. A dropped black patch becomes
     grey-blue with dark stripes, as a dropped white one does, only darker.
 
     Args:
-        pictures: (n, height, width, 3).
+        picture: (height, width, 3).
         patch_mask: (n_patches,), True where a patch is kept.
         grid: rows and columns of patches.
     """
-    height, width = pictures.shape[1:3]
+    height, width = picture.shape[:2]
     row = np.arange(height) * grid[0] // height  # of each pixel
     column = np.arange(width) * grid[1] // width
     kept = patch_mask.reshape(grid)[row[:, None], column]  # (height, width)
     size = min(height // grid[0], width // grid[1])
-    # Of each pixel, the same in all pictures: a power of 2 to divide by, and what to add.
+    # Of each pixel: a power of 2 to divide by, and what to add.
     shift, added = np.zeros(kept.shape, dtype=np.uint8), np.zeros((*kept.shape, 3), dtype=np.uint8)
     if size >= _SMALLEST_WITH_LINES:
         starts = (np.diff(row, prepend=0) > 0)[:, None] | (np.diff(column, prepend=0) > 0)
@@ -76,7 +74,7 @@ def mark_dropped(
         (_edges(kept, size), ORANGE),
     ):
         shift[pixels], added[pixels] = 8, colour
-    return (pictures >> shift[..., None]) + added
+    return (picture >> shift[..., None]) + added
 
 
 def _stripes(height: int, width: int, size: int) -> NDArray[np.bool_]:

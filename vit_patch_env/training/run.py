@@ -81,11 +81,12 @@ class TrainingRun:
         """Train on the current batch, fetch and observe the next; one host synchronisation.
 
         Args:
-            keep: indices (n_keep,) int64 of the patches to train on; None for all.
+            keep: indices int64 of the patches to train on, (n_keep,), or (batch, n_keep) for
+                others in each image; None for all.
         """
         started = time.perf_counter()
         self.stopwatch.start()
-        device, n_keep = self.trainer.precision.device, None if keep is None else len(keep)
+        device, n_keep = self.trainer.precision.device, None if keep is None else keep.shape[-1]
         rate = self.step_rate = self.trainer.rate(self.progress)
         loss = self.trainer.step(self.batch, keep, self.progress)
         self.steps_done += 1
@@ -177,7 +178,7 @@ class TrainingRun:
 
     def step_flops(self, keep: Tensor | None = None) -> float:
         """FLOPs of a training step on these patches (None: all) at the current progress."""
-        n_keep = None if keep is None else len(keep)
+        n_keep = None if keep is None else keep.shape[-1]
         work = Work("train", n_keep, self.trainer.rate(self.progress))
         return self.flop_meter.flops(work, self.batch.images, "reward")
 

@@ -120,7 +120,8 @@ class Trainer:
 
         Args:
             batch: normalised images, and their labels as classes or probabilities, on the device.
-            keep: indices (n_keep,) int64 of the patches to train on; None for all.
+            keep: indices int64 of the patches to train on, (n_keep,), or (batch, n_keep) for
+                others in each image; None for all.
             progress: share of the run's budget used before this step, in [0, 1].
         """
         self.model.train()
