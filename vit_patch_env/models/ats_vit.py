@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from vit_patch_env.models.layers.attention import attend_heads, split_heads
 from vit_patch_env.models.layers.block import Attention
-from vit_patch_env.models.layers.tokens import chosen_first, take
+from vit_patch_env.models.layers.tokens import chosen_first
 from vit_patch_env.models.vit import ViT, class_attention
+from vit_patch_env.patches.selection import select_tokens
 
 
 class ATSViT(ViT):
@@ -75,7 +76,7 @@ def sampled_attention(
     rows = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     query = query.gather(2, rows)
     out = attention.to_out(attend_heads(query, key, value, attention.scale, bias))
-    tokens = take(tokens, index) + out
+    tokens = select_tokens(tokens, index) + out
     return tokens, torch.zeros_like(bias[:, :1]).masked_fill(~mask, -torch.inf)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vit_patch_env.models.layers.attention import split_heads
 from vit_patch_env.models.layers.block import Attention
-from vit_patch_env.models.layers.tokens import take
 from vit_patch_env.models.vit import ViT, class_attention
+from vit_patch_env.patches.selection import select_tokens
 
 
 class EViT(ViT):
@@ -70,7 +70,7 @@ def fuse(tokens: Tensor, weights: Tensor, n_keep: int) -> Tensor:
     if n_keep == weights.shape[1]:
         return tokens
     order = weights.argsort(dim=1, descending=True)
-    others = take(tokens[:, 1:], order)
+    others = select_tokens(tokens[:, 1:], order)
     rest = weights.gather(1, order[:, n_keep:])[..., None]
     fused = (rest * others[:, n_keep:]).sum(dim=1, keepdim=True)
     return torch.cat((tokens[:, :1], others[:, :n_keep], fused), dim=1)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from vit_patch_env.checks import InputError, named
 from vit_patch_env.models.layers.block import Block
@@ -218,7 +219,7 @@ class SimpleViT(nn.Module):
         # With a pixel's channels side by side, a CPU cuts patches in half of the time.
         images = images.contiguous(memory_format=torch.channels_last)
         patches = rearrange(images, "b c (y p) (x q) -> b (y x) (p q c)", p=size, q=size)
-        positions = self.positions if keep is None else self.positions[keep]
+        positions = self.positions if keep is None else embedding(keep, self.positions)
         return self.embedding(select_tokens(patches, keep)) + positions  # type: ignore[no-any-return]
 
 

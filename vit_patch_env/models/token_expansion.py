@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_patch_env.models.layers.tokens import chosen_first, cosine_similarity, take
+from vit_patch_env.models.layers.tokens import chosen_first, cosine_similarity
 from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.patches.selection import select_tokens
 
 
 class TokenExpansionViT(SimpleViT):
@@ -109,10 +110,14 @@ def merge_rest(tokens: Tensor, similarity: Tensor, chosen: Tensor, n_chosen: int
     """
     order = chosen_first(chosen)
     kept, rest = order[:, :n_chosen], order[:, n_chosen:]
-    partner = take(similarity, rest).masked_fill(~chosen[:, None], -torch.inf).argmax(dim=2)
+    partner = (
+        select_tokens(similarity, rest).masked_fill(~chosen[:, None], -torch.inf).argmax(dim=2)
+    )
     target = (chosen.cumsum(dim=1) - 1).gather(1, partner)  # (batch, n_rest), among the kept
-    others = take(tokens, rest)
-    return take(tokens, kept).scatter_reduce(1, target[..., None].expand_as(others), others, "mean")
+    others = select_tokens(tokens, rest)
+    return select_tokens(tokens, kept).scatter_reduce(
+        1, target[..., None].expand_as(others), others, "mean"
+    )
 
 
 MODEL = TokenExpansionViT

@@ -50,7 +50,7 @@ def positions_of(positions: Tensor, keep: Tensor | None) -> Tensor:
     """
     if keep is None:
         return positions
-    return positions.index_select(0, keep) if keep.ndim == 1 else positions[keep]
+    return F.embedding(keep, positions)
 
 
 def with_prefix(prefix: Tensor, patches: Tensor) -> Tensor:

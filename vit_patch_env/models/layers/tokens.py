@@ -7,16 +7,6 @@ from torch.nn import functional as F
 from vit_patch_env.models.layers.attention import full_precision
 
 
-def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """Tokens at the given indices of each image: (batch, n_taken, size).
-
-    Args:
-        tokens: (batch, n_tokens, size).
-        index: int64 (batch, n_taken).
-    """
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
-
-
 def chosen_first(chosen: Tensor) -> Tensor:
     """Indices of the chosen tokens, then of the others, both ascending: int64 (batch, n_tokens).
 
