@@ -28,6 +28,7 @@ def test_the_defaults_are_the_schedule_quadratic():
         (GrowingOptions(first_share=1 / 2, power=1.0, all_share=0.5), [32, 48, 64, 64, 64]),
         (GrowingOptions(first_share=0.001, power=None), [1, 1, 1, 1, 1]),
         (GrowingOptions(first_share=1 / 4, power=1.0, last_share=0.5), [16, 20, 24, 28, 32]),
+        (GrowingOptions(first_share=1 / 4, power=1.0, last_share=0.125), [16, 16, 16, 16, 16]),
         (
             GrowingOptions(first_share=1 / 4, power=1.0, last_share=0.5, all_share=0.5),
             [16, 24, 64, 64, 64],
@@ -42,16 +43,21 @@ def test_members_of_the_family(options, counts):
 @given(
     st.floats(1e-3, 1),
     st.none() | st.floats(0.01, 100),
+    st.floats(0.01, 1),
     st.floats(0, 0.99),
     st.integers(1, 400),
 )
-def test_the_number_never_falls_and_is_possible(first_share, power, all_share, n_patches):
-    options = GrowingOptions(first_share=first_share, power=power, all_share=all_share)
+def test_the_number_never_falls_and_is_possible(
+    first_share, power, last_share, all_share, n_patches
+):
+    options = GrowingOptions(
+        first_share=first_share, power=power, last_share=last_share, all_share=all_share
+    )
     counts = [GrowingCount(options, n_patches)(progress) for progress in PROGRESS]
     assert counts == sorted(counts)
     assert counts[0] >= 1
     assert counts[-1] <= n_patches
-    assert counts[-1] == n_patches or power is None
+    assert counts[-1] == n_patches or power is None or last_share < 1
 
 
 @pytest.mark.parametrize(

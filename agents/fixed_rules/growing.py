@@ -1,4 +1,4 @@
-"""A family of schedules: a number of patches that grows over the run, with three parameters."""
+"""A family of schedules: a number of patches that grows over the run, with four parameters."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -32,7 +32,7 @@ class GrowingOptions:
     last_share: Annotated[
         Share,
         Search(1 / 4, 1.0),
-        Doc("share of the patches to which the number grows"),
+        Doc("share of the patches to which the number grows, at least `first_share`"),
     ] = 1.0
     all_share: Annotated[
         float,
@@ -57,7 +57,7 @@ class GrowingOptions:
         if progress >= 1 and self.all_share:
             return 1.0
         grown = 0.0 if self.power is None else min(progress, 1.0) ** self.power
-        return self.first_share + (self.last_share - self.first_share) * grown
+        return self.first_share + max(self.last_share - self.first_share, 0.0) * grown
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,7 @@ FAMILY: dict[str, Method] = {
     },
     **{
         f"from_{d}_to_{round(100 * last)}_power_{power}": _growing(d, power, last=last)
-        for d, power, last in (
-            (16, 1, 0.5), (16, 2, 0.5), (8, 1, 0.5), (8, 2, 0.5), (16, 2, 0.75), (16, 1, 0.75),
-            (8, 1, 0.75), (8, 2, 0.75), (16, 2, 0.625),
-        )
+        for d, power, last in ((16, 1, 0.5), (16, 2, 0.5), (8, 1, 0.75))
     },
     **{f"constant_{d}_then_all": _growing(d, None, 0.2) for d in (2, 4, 8, 16, 32)},
 }  # fmt: skip
