@@ -281,10 +281,11 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
     more = ["--dqn.learning-starts", "4"] if agent == "counting" else []
     main(
         ["pretrain", "--agent", agent, "--tasks", "training", "--episodes", "3", "--device", "cpu",
-         "--precision", "fp32", "--out", str(path), *more]
+         "--precision", "fp32", "--out", str(path), "--reward-every", "3", *more]
     )  # fmt: skip
     card = read_card(path)
     assert (card.agent, card.grid, card.observation) == (agent, None, "none+run")
+    assert "--reward-every 3" in card.provenance["command"]
     assert card.provenance["episodes"] == 3
     train(tmp_path / "run", "--agent", str(path), "--epochs", "1")
 

@@ -12,21 +12,27 @@ from vit_patch_env.experiments.task_set.table import Task, tasks_named
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""
 
+OF_LEARNING = ("observation", "reward", "reward_every", "reward_images")
+"""Arguments of the environment that an agent learns with, which are not a task's either."""
 
-def check_not_of_tasks(env: EnvConfig, default: EnvConfig, given: Collection[str]) -> None:
+
+def check_not_of_tasks(
+    env: EnvConfig, default: EnvConfig, given: Collection[str], allowed: Collection[str] = ()
+) -> None:
     """Refuse arguments of the environment that the tasks set.
 
     Args:
         env: options of the command.
         default: those that are used if none is given.
         given: names of the options that were typed.
+        allowed: names of others that the tasks do not set.
 
     Raises:
         ArgumentError: naming the first one that was given, or is not the default.
     """
     values = asdict(default)
     for name, value in asdict(env).items():
-        if name not in _OF_MACHINE and (name in given or value != values[name]):
+        if name not in (*_OF_MACHINE, *allowed) and (name in given or value != values[name]):
             raise ArgumentError(name, f"is set by {named('tasks')}, got {value}")
 
 
