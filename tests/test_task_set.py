@@ -160,12 +160,12 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     card = read_card(agent)
     assert (card.agent, card.grid, card.provenance["runs"]) == ("schedule_bandit", None, 2)
     runs = read_parameters(agent)["policy"]["runs"]
-    assert runs[:, 10:13].tolist() == [[1, 0, 0], [0.25, 0, 0]]  # schedules, of a training task
+    assert runs[:, 10:14].tolist() == [[1, 0, 1, 0], [0.25, 0, 1, 0]]  # of a training task
     folders = [
         tmp_path / "tasks" / first / "runs" / f"{name}__0" for name in ("simple_vit", "constant_4")
     ]
     values = [read_run(one, with_steps=False).test_metric("accuracy") for one in folders]
-    assert runs[:, 13].tolist() == values
+    assert runs[:, 14].tolist() == values
     env = tiny_tasks[0].env(None, device="cpu", observation="none+run")
     info = ViTPatchSelectEnv(**asdict(env)).reset(seed=0)[1]
     assert runs[0, :10].tolist() == RunContext.from_info(info).numbers()
