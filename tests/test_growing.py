@@ -61,6 +61,23 @@ def test_the_number_never_falls_and_is_possible(
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (GrowingOptions(), "0.0625 of the patches, growing to all with power 2"),
+        (GrowingOptions(last_share=0.5), "0.0625 of the patches, growing to 0.5 with power 2"),
+        (GrowingOptions(first_share=0.25, last_share=0.125), "0.25 of the patches"),
+        (
+            GrowingOptions(first_share=0.25, power=None, all_share=0.2),
+            "0.25 of the patches, all for the last 20%",
+        ),
+        (GrowingOptions(first_share=1.0), "all patches"),
+    ],
+)
+def test_schedules_in_words(options, words):
+    assert options.described() == words
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"first_share": 0.0}, "first_share must be in"),

@@ -5,6 +5,7 @@ from itertools import product
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
@@ -243,6 +244,9 @@ def test_a_value_that_is_no_number_is_refused_and_nothing_is_lost():
     policy.record(*(FinishedRun(context(), one, 1.0 * i) for i, one in enumerate(SCHEDULES)))
     with pytest.raises(ValueError, match="runs of finite numbers"):
         policy.record(FinishedRun(context(), SCHEDULES[0], np.nan))
+    former = fresh | {"runs": torch.zeros((2, 14), dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"15 numbers each and a context of 10, got \(2, 14\) and"):
+        policy.load_state_dict(former)
     assert len(policy.runs) == 4
     policy.load_state_dict(fresh)
     assert len(policy.runs) == 0

@@ -295,6 +295,7 @@ def test_an_agent_is_pretrained_across_tasks(agent, tiny_tasks, tmp_path, capsys
     [
         (["--agent", "paper"], "must have 8x8 patches for --agent paper, which has a value"),
         (["--dim", "8"], "--dim is set by --tasks, got 8"),
+        (["--observation", "attention_output"], "--observation is set by --tasks, got attention_"),
         (["--budgets", "1", "2"], "--budgets are those of --tasks, got"),
         (["--tasks", "all"], "--tasks must be for training, got second-16-xs-1-time, which is"),
         (["--tasks", "none"], "--tasks must be training, held-out, all, or names"),

@@ -86,8 +86,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     the running training loss over the first loss, and the running share of patches selected.
 
     ## Action space
-    `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch. If no patch
-    is selected, the one with the highest observation is kept.
+    `MultiBinary(n_patches)`: 1 = train on this patch. One mask serves the whole batch; with
+    `per_image` it is moved over each image. If no patch is selected, the one with the highest
+    observation is kept.
 
     ## Reward
     `reward="paper"`:

@@ -46,7 +46,7 @@ class GrowingOptions:
         if self.first_share == 1:
             return "all patches"
         words = f"{self.first_share:.3g} of the patches"
-        if self.power is not None:
+        if self.power is not None and self.last_share > self.first_share:
             last = "all" if self.last_share == 1 else f"{self.last_share:.3g}"
             words += f", growing to {last} with power {self.power:g}"
         return words + (f", all for the last {self.all_share:.0%}" if self.all_share else "")

@@ -19,7 +19,7 @@ from vit_patch_env.agents.fixed_rules.growing import GrowingCount, GrowingOption
 from vit_patch_env.agents.schedule_bandit.context import RunContext
 from vit_patch_env.agents.schedule_bandit.model import CANDIDATES, ScheduleModel
 from vit_patch_env.agents.schedule_bandit.options import ScheduleOptions
-from vit_patch_env.checks import InputError
+from vit_patch_env.checks import InputError, shown
 from vit_patch_env.patches.sampling import SAMPLERS, Grid, SamplingName, grid_of
 
 _N_CONTEXT = 10
@@ -159,7 +159,13 @@ class SchedulePolicy(PatchPolicy):
             or not isinstance(context, Tensor)
             or context.shape != (_N_CONTEXT,)
         ):
-            raise InputError(f"expected runs of {_N_ROW} numbers each, and a context")
+            got = " and ".join(
+                str(tuple(one.shape)) if isinstance(one, Tensor) else shown(one)
+                for one in (runs, context)
+            )
+            raise InputError(
+                f"expected runs of {_N_ROW} numbers each and a context of {_N_CONTEXT}, got {got}"
+            )
         _check_finite(runs)
         _check_finite(context)
         self.runs = torch.zeros_like(runs, dtype=torch.float64)

@@ -61,7 +61,7 @@ from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.runs.resume import absolute, run_config
 from vit_patch_env.experiments.task_set.env import REFERENCE_GRID, TaskSetEnv
 from vit_patch_env.experiments.task_set.environments import (
-    OF_LEARNING,
+    OF_REWARD,
     check_not_of_tasks,
     envs_to_learn_on,
 )
@@ -143,14 +143,14 @@ class Pretraining:
     def _with_tasks(self, options: PretrainOptions) -> PretrainOptions:
         """The options for runs on tasks, whose environments are made."""
         if not self.resumes:
-            check_not_of_tasks(options.env, PRETRAIN_ENV, options.given, OF_LEARNING)
+            check_not_of_tasks(options.env, PRETRAIN_ENV, options.given, OF_REWARD)
         if "dqn" in agent_kind(options.agent).options and not options.dqn.exploration_decay_steps:
             # The paper's, as the tasks have any number of steps.
             dqn = replace(options.dqn, exploration_decay_steps=float(PAPER_DECAY_STEPS))
             options = replace(options, dqn=dqn)
         if options.budgets:
             raise ArgumentError("budgets", f"are those of {named('tasks')}, got {options.budgets}")
-        values = {name: getattr(options.env, name) for name in OF_LEARNING}
+        values = {name: getattr(options.env, name) for name in ("observation", *OF_REWARD)}
         self.configs = envs_to_learn_on(options.tasks, options.env, **values)
         return options
 

@@ -12,8 +12,8 @@ from vit_patch_env.experiments.task_set.table import Task, tasks_named
 _OF_MACHINE = ("data_dir", "device", "precision", "images")
 """Arguments of the environment that are not a task's."""
 
-OF_LEARNING = ("observation", "reward", "reward_every", "reward_images")
-"""Arguments of the environment that an agent learns with, which are not a task's either."""
+OF_REWARD = ("reward", "reward_every", "reward_images", "alpha")
+"""Arguments of the environment that determine an agent's reward, which are not a task's either."""
 
 
 def check_not_of_tasks(
