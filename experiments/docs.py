@@ -45,7 +45,7 @@ def described_table(entries: dict[Any, Any], heading: str, meaning: str) -> str:
 
 def observations_table() -> str:
     """The observations."""
-    of_a_batch = {name: one.function for name, one in OBSERVATIONS.items()}
+    of_a_batch = {name: one.finish or one.mean for name, one in OBSERVATIONS.items()}
     return described_table(of_a_batch, "`observation`", "observation of the next batch")
 
 

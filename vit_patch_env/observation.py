@@ -52,13 +52,16 @@ def attention_output_of_each(model: Any, images: Tensor, layers: Layers = (0,)) 
     return outputs.float().mean(dim=(0, 3))
 
 
-def standardized_attention(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
+def standardized_attention(mean: Tensor) -> Tensor:
     """`attention_output`, standardised over the patches: mean 0 and standard deviation 1.
 
     Each batch by itself, so that nothing of one run or of later batches enters another. In
     [-sqrt(n_patches - 1), sqrt(n_patches - 1)]; zeros if all patches have the same value.
+
+    Args:
+        mean: `mean_attention_output` of the batch, (n_patches,).
     """
-    return standardized(mean_attention_output(model, images, layers))
+    return standardized(mean)
 
 
 def standardized_attention_of_each(model: Any, images: Tensor, layers: Layers = (0,)) -> Tensor:
@@ -140,22 +143,34 @@ FEATURES_AFTER_RUN = run_features(1, 0, 1)
 
 
 class Observation(NamedTuple):
-    """An observation: a function of model and images, its bounds, and whether it has run features.
+    """An observation of a batch: a value per patch, its bounds, and whether it has run features.
 
     Attributes:
-        function: maps model and images to a value per patch, (n_patches,).
-        bounds: of these values, by the number of patches; infinite if they have none.
+        mean: maps model and images to the mean over the images of a value per patch, (n_patches,).
+        bounds: of the observation, by the number of patches; infinite if they have none.
         with_run: whether `run_features` are appended.
         needs: method of a model that it is computed with, if not all models have it, and in words.
         of_each: maps model and images to the values of each image by itself, (batch, n_patches),
             at once; None where that is not known.
+        finish: maps the mean to the observation; None if it is the observation.
+        n_images: of a batch that are observed, the first ones; None for all.
     """
 
-    function: Callable[..., Tensor]
+    mean: Callable[..., Tensor]
     bounds: Callable[[int], tuple[float, float]]
     with_run: bool = False
     needs: tuple[str, str] | None = None
     of_each: Callable[..., Tensor] | None = None
+    finish: Callable[[Tensor], Tensor] | None = None
+    n_images: int | None = None
+
+    def function(self, model: Any, images: Tensor) -> Tensor:
+        """The observation of a batch: (n_patches,)."""
+        return self.finished(self.mean(model, images[: self.n_images]))
+
+    def finished(self, mean: Tensor) -> Tensor:
+        """The observation of the mean over the images of a batch."""
+        return mean if self.finish is None else self.finish(mean)
 
     def each(self, model: Any, images: Tensor) -> Tensor:
         """The values of each image by itself, as if it were a batch: (batch, n_patches)."""
@@ -192,7 +207,8 @@ OBSERVATIONS: dict[ObservationName, Observation] = {
         mean_attention_output, _unbounded, of_each=attention_output_of_each
     ),
     "attention_standardized": Observation(
-        standardized_attention, _standardized_bounds, of_each=standardized_attention_of_each
+        mean_attention_output, _standardized_bounds, of_each=standardized_attention_of_each,
+        finish=standardized_attention,
     ),
     "attention_received": Observation(
         mean_attention_received, _shares,
@@ -222,13 +238,13 @@ def make_observation(text: str, n_images: int | None = None) -> Observation:
     """
     name, layers, with_run = parse_observation(text)
     observation = OBSERVATIONS[name]
-    function, needs, of_each = observation.function, observation.needs, observation.of_each
+    mean, needs, of_each = observation.mean, observation.needs, observation.of_each
     if layers != (0,):
-        function, needs = partial(function, layers=layers), _OF_LAYERS
+        mean, needs = partial(mean, layers=layers), _OF_LAYERS
         of_each = None if of_each is None else partial(of_each, layers=layers)
-    if n_images is not None:
-        function = partial(_of_first_images, function, n_images)
-    return observation._replace(function=function, with_run=with_run, needs=needs, of_each=of_each)
+    return observation._replace(
+        mean=mean, with_run=with_run, needs=needs, of_each=of_each, n_images=n_images
+    )
 
 
 def check_observable(text: str, model: Any, n_layers: int | None, name: str) -> None:
@@ -262,9 +278,3 @@ def check_observable(text: str, model: Any, n_layers: int | None, name: str) -> 
             f"{text} needs a {named('model')} that has all patches in every layer, got {name}",
         )
     check_layers(text, n_layers)
-
-
-def _of_first_images(
-    function: Callable[[Any, Tensor], Tensor], n_images: int, model: Any, images: Tensor
-) -> Tensor:
-    return function(model, images[:n_images])
