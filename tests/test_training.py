@@ -12,7 +12,7 @@ from vit_patch_env.data.batches import Batch, BatchStream, Normalize
 from vit_patch_env.data.splits import Split
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.names import OptimizerName
-from vit_patch_env.observation import mean_attention_output, zeros
+from vit_patch_env.observation import OBSERVATIONS, mean_attention_output, zeros
 from vit_patch_env.training import run as training_run
 from vit_patch_env.training import stopwatch
 from vit_patch_env.training.budget import Budget
@@ -54,7 +54,11 @@ def make_run(
     )
     trainer = Trainer(model, Precision(device, dtype), **kwargs)
     return TrainingRun(
-        trainer, stream, observe=observe, budget=Budget("epochs", 20), known_flops=known_flops
+        trainer,
+        stream,
+        observation=OBSERVATIONS["none"]._replace(mean=observe),
+        budget=Budget("epochs", 20),
+        known_flops=known_flops,
     )
 
 

@@ -324,6 +324,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             raise ArgumentError(
                 "options", f"must be None, as there are no options, got {shown(options)}"
             )
+        if self._factory.follows:
+            self._factory.follow()
+            raise SystemExit(0)
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         episode, before = self._factory.make(weights_seed, stream_seed), self._episode
@@ -498,9 +501,9 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                     raise InputError(
                         f"{name}{of} must be that of the saved run, {value}, got {own.get(name)}"
                     )
+            last = state["last_episode"] and self._loaded_episode(state["last_episode"])
             current = self._loaded_episode(state["episode"])
-            last = state["last_episode"]
-            last = current if state["last_is_current"] else last and self._loaded_episode(last)
+            last = current if state["last_is_current"] else last
             self.np_random.bit_generator.state = state["np_random"]
             self._np_random_seed = state["np_random_seed"]
             self.action_space.np_random.bit_generator.state = state["action_space"]

@@ -36,6 +36,7 @@ from vit_patch_env.reward import (
 from vit_patch_env.system.memory import excluded_from_peak
 from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.evaluation import Evaluated, Metrics
+from vit_patch_env.training.ranks import Command, Ranks
 from vit_patch_env.training.run import TrainingRun
 
 MAX_SKIPPED = 10
@@ -152,6 +153,7 @@ class Episode:
         validation: batches that the validation loss is measured on, if the reward needs it.
         grid: rows and columns of patches, over which a selection is moved for each image; None: all
             images of a batch train on the same patches.
+        ranks: the processes that train together; None for a single one.
         step_kinds: what a run's steps can be, for the reward of a divergence; maps the seconds of
             the fastest steps so far by number of patches, which are empty for other budgets.
 
@@ -179,12 +181,14 @@ class Episode:
         validation: list[Batch],
         step_kinds: Callable[[Mapping[int, float]], list[StepKind]],
         grid: Grid | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.run = run
+        self._ranks, self._number = ranks, ranks.n_episodes if ranks is not None else 0
         self.data = data
         self.shown: ShownStep | None = None
         self.course = Course()
-        self.values: NDArray[np.float32] = run.observe(run.batch.images).cpu().numpy()
+        self.values: NDArray[np.float32] = run.observe_next().cpu().numpy()
         self._observation = observation
         self._reward = reward
         self._validation = validation
@@ -277,6 +281,8 @@ class Episode:
         """
         with own_torch_state(model=self.model):
             outcome = self._step(patch_mask)
+        if self.progress >= 1:
+            self._tell("finish")
         self.course.add(outcome.loss, outcome.reward, int(patch_mask.sum()))
         return outcome
 
@@ -286,6 +292,7 @@ class Episode:
         keep = self._keep_in_training(patch_mask)
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         seconds_before = self._seconds_so_far
+        self._tell("train", patch_mask, run.progress)
         loss, skipped, values = run.step(keep)
         images, labels = (one[:N_SHOWN] for one in batch)
         logits = run.trainer.logits
@@ -379,7 +386,7 @@ class Episode:
         if not len(self.data.val.labels):
             return {}
         with excluded_from_peak(self._device):
-            val = self.run.evaluate(self.data.val, span="other")
+            val = self._predict("val", None, "other").metrics
         success = 0.0 if self.diverged else val.accuracy
         return {"val_loss": val.loss, "val_accuracy": val.accuracy, "is_success": success}
 
@@ -410,6 +417,8 @@ class Episode:
         """
         check_choice(get_args(SplitName), split=split)
         check_selector(selector)
+        if selector is not None and self._together:
+            return self.evaluate_masks(split, self._masks(split, selector))
         state: Any = None
 
         def select(images: Tensor) -> Tensor | None:
@@ -420,8 +429,17 @@ class Episode:
             action, state = selector.predict(self.view(values), state=state, deterministic=True)
             return self._keep(self.select(action, values).patch_mask)
 
-        chosen = None if selector is None else select
-        return self.run.predict_split(getattr(self.data, split), chosen)
+        if selector is None:
+            return self._predict(split, None)
+        return self.run.predict_split(getattr(self.data, split), select)
+
+    def _masks(self, split: SplitName, selector: Selector) -> list[NDArray[np.bool_]]:
+        """The patches that an agent selects of each batch of a split."""
+        masks, state = [], None
+        for values in self.observe_split(split):
+            action, state = selector.predict(self.view(values), state=state, deterministic=True)
+            masks.append(self.select(action, values).patch_mask)
+        return masks
 
     def observe_split(self, split: SplitName) -> list[NDArray[np.float32]]:
         """The observation of each batch of a split without run features, (n_patches,)."""
@@ -441,8 +459,26 @@ class Episode:
             split: as for `evaluate`.
             patch_masks: (n_patches,) of each batch of the split, in order.
         """
-        keep = iter([self._keep(patch_mask) for patch_mask in patch_masks])
-        return self.run.predict_split(getattr(self.data, split), lambda images: next(keep))
+        return self._predict(split, patch_masks)
+
+    def _predict(
+        self,
+        split: SplitName,
+        patch_masks: Sequence[NDArray[np.bool_]] | None,
+        span: str = "evaluate",
+    ) -> Evaluated:
+        """Metrics and predictions on a split, on given patches of each batch or on all."""
+        items = getattr(self.data, split)
+        keep = None if patch_masks is None else [self._keep(one) for one in patch_masks]
+        if self._together:
+            self._tell("predict", split, patch_masks, span)
+            found = self.run.predict_with_all(items, keep, span)
+            assert found is not None
+            return found
+        if keep is None:
+            return self.run.predict_split(items, span=span)
+        kept = iter(keep)
+        return self.run.predict_split(items, lambda images: next(kept), span)
 
     def exclude_evaluation(self, seconds: float) -> None:
         """Exclude seconds of an evaluation from the measured training time."""
@@ -467,6 +503,7 @@ class Episode:
     @own_torch_state()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the state of another episode with the same arguments."""
+        self._tell("load", state["run"])
         self.run.load_state_dict(state["run"])
         self.values = state["values"].numpy()
         self._initial_loss, self._mean_loss, self._val_loss = state["losses"]
@@ -483,6 +520,37 @@ class Episode:
         if "course" in state:
             self.course.load_state_dict(state["course"])
 
+    def follow(self, command: Command) -> None:
+        """Do what the episode of rank 0 does of the training itself."""
+        run, arguments = self.run, command.arguments
+        with own_torch_state(model=self.model):
+            match command.name:
+                case "train":
+                    patch_mask, run.progress = arguments
+                    run.step(self._keep_in_training(patch_mask))
+                case "measure":
+                    run.validation_loss(self._validation)
+                case "finish":
+                    run.trainer.finish()
+                case "load":
+                    run.load_state_dict(*arguments)
+                case "predict":
+                    split, masks, span = arguments
+                    keep = None if masks is None else [self._keep(one) for one in masks]
+                    run.predict_with_all(getattr(self.data, split), keep, span)
+
+    @property
+    def _together(self) -> bool:
+        """Whether other processes have this episode as well, which do what it tells them."""
+        ranks = self._ranks
+        return ranks is not None and ranks.leads and self._number == ranks.n_episodes
+
+    def _tell(self, name: str, *arguments: Any) -> None:
+        """Tell the other processes, if there are any, what this one does now."""
+        if self._together:
+            assert self._ranks is not None
+            self._ranks.say(name, *arguments)
+
     @property
     def _device(self) -> torch.device:
         return self.run.trainer.precision.device
@@ -498,7 +566,10 @@ class Episode:
         if self._grid is None or patch_mask.all():
             return self._keep(patch_mask)
         rng = np.random.default_rng((self.run.stream.seed, self.run.steps_done, _PATCHES))
-        keep = shifted(mask_to_keep(patch_mask), len(self.run.batch.images), self._grid, rng)
+        n_images = self.run.stream.batch_size
+        keep = shifted(mask_to_keep(patch_mask), n_images, self._grid, rng)
+        if self._ranks is not None:
+            keep = keep[self._ranks.part(n_images)]
         return keep.to(self._device, non_blocking=True)
 
     def _val_loss_decrease(self) -> float:
@@ -506,6 +577,7 @@ class Episode:
         run = self.run
         if not self._validation or (run.steps_done % self._reward.every and run.progress < 1):
             return 0.0
+        self._tell("measure")
         before, self._val_loss = self._val_loss, run.validation_loss(self._validation)
         run.update_progress()
         return before - self._val_loss

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
-from vit_patch_env.data.batches import Batch, BatchStream, Normalize, Preparation
+from vit_patch_env.data.batches import ALL, Batch, BatchStream, Normalize, Preparation
 from vit_patch_env.data.datasets import check_dataset, load_dataset
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData, TokenIds
@@ -36,6 +36,7 @@ from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
 from vit_patch_env.training.precision import resolve_device, resolve_precision
+from vit_patch_env.training.ranks import END, Ranks, launched_rank, local_rank
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
 from vit_patch_env.training.schedule import learning_rate_factor
@@ -87,6 +88,8 @@ class EpisodeFactory:
                 )
         self.config = config
         device = resolve_device(config.device)
+        if config.distributed and device.type == "cuda":
+            device = resolve_device(f"cuda:{local_rank()}")
         self.precision = resolve_precision(config.precision, device)
         self.observation = make_observation(config.observation, config.observe_images)
         loss = config.loss
@@ -99,6 +102,7 @@ class EpisodeFactory:
         self._context: dict[str, Any] | None = None
         self._n_parameters: int | None = None
         self._known_flops: dict[Work, int] = {}  # shared by all episodes
+        self._ranks: Ranks | None = None
 
     @property
     def data(self) -> ImageData | TextData:
@@ -199,7 +203,7 @@ class EpisodeFactory:
         budget, n_patches = self.config.budget, self.config.n_patches
         counts = counts_at(COST_SHARES, n_patches)
         if budget == "seconds":
-            times = step_times(self.make(0, 0).run, counts, n_patches)
+            times = step_times(self.make(0, 0, alone=True).run, counts, n_patches)
             costs = tuple(seconds / times[-1] for seconds in times)
             return max(round(self._new_budget().total / times[-1]), 1), costs
         costs = (1.0,) * len(counts)
@@ -207,11 +211,44 @@ class EpisodeFactory:
             costs = tuple(self._run_costs.charged(n) for n in counts)
         return self.budget_steps, costs
 
+    @property
+    def follows(self) -> bool:
+        """Whether another process has the agent, and this one does what it says."""
+        return self.config.distributed and launched_rank() > 0
+
+    def follow(self) -> None:
+        """Do what rank 0 says, until it says that it ends."""
+        ranks, episode = self._all_ranks(), None
+        while (command := ranks.hear()).name != END:
+            if command.name == "make":
+                episode = self.make(*command.arguments)
+            else:
+                assert episode is not None
+                episode.follow(command)
+
+    def _all_ranks(self) -> Ranks:
+        if self._ranks is None:
+            self._ranks = Ranks(self.precision.device)
+            self._ranks.part(self.config.batch_size)
+        return self._ranks
+
     @own_torch_state()
-    def make(self, weights_seed: int, stream_seed: int) -> Episode:
-        """An episode with fresh weights, or those that training starts from."""
+    def make(self, weights_seed: int, stream_seed: int, *, alone: bool = False) -> Episode:
+        """An episode with fresh weights, or those that training starts from.
+
+        Args:
+            weights_seed: of the weights.
+            stream_seed: of the batches.
+            alone: whether only this process makes it, where others train with it.
+        """
         self.models.read_weights()  # before the images
         config, data = self.config, self.data
+        ranks = None
+        if config.distributed and not alone:
+            ranks = self._all_ranks()
+            if ranks.leads:
+                ranks.say("make", weights_seed, stream_seed)
+            ranks.n_episodes += 1
         started = time.perf_counter()
         normalize = self._preparation()
         stream = BatchStream(
@@ -228,6 +265,7 @@ class EpisodeFactory:
                 cutmix=config.cutmix,
                 n_classes=len(data.classes),
             ),
+            part=ALL if ranks is None else ranks.part(config.batch_size),
         )
         trainer = Trainer(
             self.models.new(len(data.classes), data.channels, weights_seed, self._blank_images(2)),
@@ -249,14 +287,16 @@ class EpisodeFactory:
             accumulate=config.accumulate,
             ema=config.ema,
             compiled=config.compile,
+            ranks=ranks,
         )
         self._n_parameters = _n_parameters(trainer.model)
         run = TrainingRun(
             trainer,
             stream,
-            observe=self.observation.function,
+            observation=self.observation,
             budget=self._new_budget(),
             known_flops=self._known_flops,
+            ranks=ranks,
         )
         if config.budget == "flops" or config.reward == "progress":
             run.check_flops()
@@ -273,6 +313,7 @@ class EpisodeFactory:
             validation=self._validation(normalize) if config.reward == "validation" else [],
             step_kinds=self._step_kinds,
             grid=config.grid if config.per_image else None,
+            ranks=ranks,
         )
         run.stopwatch.seconds["reset"] = time.perf_counter() - started
         return episode

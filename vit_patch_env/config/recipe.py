@@ -141,6 +141,14 @@ class RecipeConfig:
         Alias("train_device"),
         Doc("auto (CUDA where available), cpu, cuda or cuda:<n>; agents run on the CPU"),
     ] = "auto"
+    distributed: Annotated[
+        bool,
+        SAME_RUN,
+        Doc(
+            "train with all processes that torchrun has started, each on a part of every batch: "
+            "see docs/distributed.md"
+        ),
+    ] = False
     precision: Annotated[
         PrecisionName,
         Doc(

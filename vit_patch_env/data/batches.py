@@ -97,6 +97,9 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     return padded.flatten(2).gather(2, index).view_as(images)
 
 
+ALL = slice(None)
+"""The whole of a batch."""
+
 _READING = 1
 """A seed that makes the random numbers of reading others than those of augmentation."""
 
@@ -121,6 +124,7 @@ class BatchStream:
         augmentation: of uint8 images; it may exclude crops and mirrored images. By default
             crop-flip.
         mixing: of normalised images and labels; None for none.
+        part: of each batch that `next` returns, where other processes take the rest.
 
     Raises:
         ValueError: if there are fewer images than batch_size.
@@ -138,6 +142,7 @@ class BatchStream:
         flip: bool = True,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
+        part: slice = ALL,
     ) -> None:
         check_integer(1, len(images), batch_size=batch_size)
         self.images = images
@@ -151,6 +156,7 @@ class BatchStream:
         self.flip = flip and augmentation.flip
         self._transform = augmentation.transform
         self._mixing = Mixing() if mixing is None else mixing
+        self._part_of_batch = range(batch_size)[part]
         self._on_device = isinstance(images, Tensor) and images.device == self.device
         self.batches_per_epoch = len(images) // batch_size
         self.position = Position(0, 0)
@@ -209,9 +215,10 @@ class BatchStream:
 
     @property
     def _part(self) -> slice:
-        """The part of the epoch's order that the next batch consists of."""
+        """The part of the epoch's order that `next` returns."""
         start = self._position.batch * self.batch_size
-        return slice(start, start + self.batch_size)
+        own = self._part_of_batch
+        return slice(start + own.start, start + own.stop)
 
     def _chosen(self, part: slice) -> Tensor:
         """The uint8 images of a part of the epoch's order, on the device."""
@@ -230,14 +237,17 @@ class BatchStream:
         if self._transform is None and not self._mixing.changes:
             return Batch(self.normalize(images), labels)
         epoch, index = self._position
-        with seeded_generators((self.seed, epoch), index, self.device):
+        seeds = (self.seed, epoch, *_of_part(self._part_of_batch))
+        with seeded_generators(seeds, index, self.device):
             if self._transform is not None:
                 images = self._transform(images)
             return Batch(*self._mixing(self.normalize(images), labels))
 
     def _requests(self) -> Iterator[Request]:
         """What to read for each batch from this position on."""
-        return _requests(self.seed, len(self.images), self.batch_size, self._position)
+        return _requests(
+            self.seed, len(self.images), self.batch_size, self._position, self._part_of_batch
+        )
 
     def _shuffle(self) -> None:
         """Sample the epoch's order, crops and mirrored images, with one transfer each."""
@@ -259,12 +269,20 @@ def _shuffled(
     return rng.permutation(n_images), rng
 
 
-def _requests(seed: int, n_images: int, batch_size: int, position: Position) -> Iterator[Request]:
-    """What to read for each batch of a stream from a position on."""
+def _of_part(part: range) -> tuple[int, ...]:
+    """Seeds that make the random numbers of a part of a batch others than those of the first."""
+    return (part.start,) if part.start else ()
+
+
+def _requests(
+    seed: int, n_images: int, batch_size: int, position: Position, part: range
+) -> Iterator[Request]:
+    """What to read for a part of each batch of a stream from a position on."""
     start = position.batch * batch_size
+    others = _of_part(part)
     for epoch in itertools.count(position.epoch):
         order, _ = _shuffled(seed, epoch, n_images)
         for first in range(start, n_images - batch_size + 1, batch_size):
-            indices = order[first : first + batch_size]
-            yield Request(indices, (seed, epoch, _READING), first // batch_size)
+            indices = order[first + part.start : first + part.stop]
+            yield Request(indices, (seed, epoch, _READING, *others), first // batch_size)
         start = 0

@@ -53,15 +53,21 @@ def at(positions: NDArray[np.int64], indices: Indices) -> NDArray[np.int64]:
     return positions[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
 
 
-def in_batches(images: Images, batch_size: int) -> Iterator[Tensor]:
-    """The images in order, in tensors of at most `batch_size`."""
+def in_batches(images: Images, batch_size: int, some: slice = slice(None)) -> Iterator[Tensor]:
+    """The images in order, in tensors of at most `batch_size`.
+
+    Args:
+        images: to be divided.
+        batch_size: images per tensor.
+        some: of the tensors, by default all.
+    """
     batches = getattr(images, "batches", None)
+    starts = range(0, len(images), batch_size)[some]
     if batches is None:
-        for start in range(0, len(images), batch_size):
+        for start in starts:
             yield images[start : start + batch_size]
     else:
         indices = np.arange(len(images))
-        starts = range(0, len(images), batch_size)
         yield from batches(
             Request(indices[start : start + batch_size], UNTRAINED, 0) for start in starts
         )

@@ -34,7 +34,7 @@ class Evaluated(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(
+def scores(
     model: nn.Module,
     split: Split,
     *,
@@ -42,8 +42,9 @@ def evaluate(
     batch_size: int,
     precision: Precision,
     select: Callable[[Tensor], Tensor | None] | None = None,
-) -> Evaluated:
-    """Metrics and predictions of a model on a split; the model is left in evaluation mode.
+    some: slice = slice(None),
+) -> Tensor:
+    """Logits of a split's items, (n, n_classes) float32; the model is left in evaluation mode.
 
     Args:
         model: maps normalised images and patches to keep to logits.
@@ -52,6 +53,21 @@ def evaluate(
         batch_size: images per batch.
         precision: of the model's matrix products.
         select: maps a batch of normalised images to the patches to keep (None: all).
+        some: of the batches, one or more; by default all.
+    """
+    model.eval()
+    logits = []
+    for part in in_batches(split.images, batch_size, some):
+        with own_torch_state(gradients=False):
+            images = normalize(part.to(precision.device))
+        keep = None if select is None else select(images)  # in the caller's torch state
+        with own_torch_state(gradients=False, model=model), precision.autocast():
+            logits.append(model(images, keep).float())
+    return torch.cat(logits)
+
+
+def evaluated(scores: Tensor, split: Split) -> Evaluated:
+    """Metrics and predictions from the logits of a split's items.
 
     Returns:
         Loss without label smoothing, accuracy, and macro precision, recall and F1 over the classes
@@ -59,15 +75,6 @@ def evaluate(
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # takes a second
 
-    model.eval()
-    logits = []
-    for part in in_batches(split.images, batch_size):
-        with own_torch_state(gradients=False):
-            images = normalize(part.to(precision.device))
-        keep = None if select is None else select(images)  # in the caller's torch state
-        with own_torch_state(gradients=False, model=model), precision.autocast():
-            logits.append(model(images, keep).float())
-    scores = torch.cat(logits)
     found = predictions(scores, split.labels)
     labels, predicted = found.labels, found.predicted
     macro_precision, recall, f1, _ = precision_recall_fscore_support(
@@ -83,8 +90,8 @@ def evaluate(
     return Evaluated(metrics, found)
 
 
-def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:
-    """Mean cross-entropy of a model on all patches of normalised batches."""
+def sum_of_losses(model: nn.Module, batches: Sequence[Batch], precision: Precision) -> float:
+    """Sum of the cross-entropies of a model on all patches of normalised batches."""
     model.eval()
     losses = []
     with own_torch_state(gradients=False, model=model):
@@ -92,4 +99,4 @@ def mean_loss(model: nn.Module, batches: Sequence[Batch], precision: Precision) 
             with precision.autocast():
                 logits: Any = model(images)
             losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
-        return float(torch.stack(losses).sum()) / sum(len(batch.labels) for batch in batches)
+        return float(torch.stack(losses).sum()) if losses else 0.0

@@ -1,8 +1,9 @@
 """One training run: batches, training steps, observations, and the share of the budget used."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +14,15 @@ from vit_patch_env.data.batches import Batch, BatchStream
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.budget import Budget
-from vit_patch_env.training.evaluation import Evaluated, Metrics, evaluate, mean_loss
+from vit_patch_env.training.evaluation import (
+    Evaluated,
+    Metrics,
+    evaluated,
+    scores,
+    sum_of_losses,
+)
 from vit_patch_env.training.flop_meter import OBSERVATION, VALIDATION, FlopMeter, Work
+from vit_patch_env.training.ranks import Ranks
 from vit_patch_env.training.stopwatch import Stopwatch, mark, seconds_between
 from vit_patch_env.training.trainer import Trainer
 
@@ -33,16 +41,35 @@ class StepResult(NamedTuple):
     observation: NDArray[np.float32]
 
 
+class BatchObservation(Protocol):
+    """What is observed of a batch: see `vit_patch_env.observation.Observation`."""
+
+    @property
+    def n_images(self) -> int | None:
+        """Images of a batch that are observed, the first ones; None for all."""
+
+    def function(self, model: Any, images: Tensor, /) -> Tensor:
+        """The observation of a batch: (n_patches,)."""
+
+    def mean(self, model: Any, images: Tensor, /) -> Tensor:
+        """The mean over images of what is observed of each: (n_patches,)."""
+
+    def finished(self, mean: Tensor, /) -> Tensor:
+        """The observation of the mean over the images of a batch."""
+
+
 class TrainingRun:
     """Trains a model batch by batch, with observations, timings and FLOPs, up to a budget.
 
     Args:
         trainer: of the model.
         stream: of the training batches, on the trainer's device.
-        observe: maps the model and normalised images to an observation, (n_patches,).
+        observation: of the next batch.
         budget: of the run.
         known_flops: FLOPs of work that depends on shapes alone, shared between runs of the same
             sizes.
+        ranks: the processes that have a part of each batch, and all make the same calls; None for
+            a single one.
 
     Attributes:
         batch: the next one to train on.
@@ -60,21 +87,26 @@ class TrainingRun:
         trainer: Trainer,
         stream: BatchStream,
         *,
-        observe: Callable[[Any, Tensor], Tensor],
+        observation: BatchObservation,
         budget: Budget,
         known_flops: dict[Work, int] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.trainer = trainer
         self.stream = stream
         self.budget = budget
         self.stopwatch = Stopwatch()
         self.flop_meter = FlopMeter(
-            trainer.model, observe, known=known_flops, required=budget.name == "flops"
+            trainer.model,
+            observation.function,
+            known=known_flops,
+            required=budget.name == "flops",
         )
         self.steps_done = 0
         self.step_rate: float | None = None
         self.progress = 0.0
-        self._observe = observe
+        self._observation = observation
+        self._ranks = ranks
         self.batch = self._next_batch()
 
     def step(self, keep: Tensor | None = None) -> StepResult:
@@ -93,11 +125,10 @@ class TrainingRun:
         self.flop_meter.add(Work("train", n_keep, rate))
         self.batch = self._next_batch()
         trained = mark(device)
-        observation = self.observe(self.batch.images)
+        found = self._with_observation(loss.view(1), self.trainer.skipped.view(1))
         self.flop_meter.add(OBSERVATION)
         observed = mark(device)
-        skipped = self.trainer.skipped
-        host = torch.cat((loss.view(1), skipped.view(1), observation)).cpu().numpy()
+        host = found.cpu().numpy()
         observe_seconds = seconds_between(trained, observed)
         self.stopwatch.seconds["observe"] += observe_seconds
         self.stopwatch.seconds["train"] += time.perf_counter() - started - observe_seconds
@@ -106,7 +137,8 @@ class TrainingRun:
 
     def update_progress(self) -> None:
         """Update `progress`; `step` does it. At the end the last batches are trained on."""
-        self.progress = self.budget.share(self._used())
+        if self._ranks is None or self._ranks.leads:
+            self.progress = self.budget.share(self._used())
         if self.progress >= 1:
             self.trainer.finish()
 
@@ -124,9 +156,34 @@ class TrainingRun:
             model: that observes; by default the one that trains.
         """
         model = self.trainer.model if model is None else model
+        with self._observing(model):
+            return self._observation.function(model, images)
+
+    def observe_next(self) -> Tensor:
+        """The observation of the next batch, of all processes: (n_patches,), on the device."""
+        return self._with_observation()
+
+    def _with_observation(self, *numbers: Tensor) -> Tensor:
+        """Numbers (1,) as means over the processes, then the observation of the next batch."""
+        images, ranks, observation = self.batch.images, self._ranks, self._observation
+        if ranks is None:
+            return torch.cat((*numbers, self.observe(images)))
+        own = range(self.stream.batch_size)[ranks.part(self.stream.batch_size)]
+        n_observed = observation.n_images or self.stream.batch_size
+        n_own = min(max(n_observed - own.start, 0), len(own))  # the first ones of the whole batch
+        model = self.trainer.model
+        with self._observing(model):
+            mean = observation.mean(model, images[: max(n_own, 1)]) * (
+                n_own * ranks.size / n_observed
+            )
+        found = ranks.mean(torch.cat((*numbers, mean)))
+        return torch.cat((found[: len(numbers)], observation.finished(found[len(numbers) :])))
+
+    @contextmanager
+    def _observing(self, model: nn.Module) -> Iterator[None]:
         model.eval()
         with own_torch_state(gradients=False, model=model), self.trainer.precision.autocast():
-            return self._observe(model, images)
+            yield
 
     def evaluate(
         self,
@@ -151,21 +208,58 @@ class TrainingRun:
             span: of the stopwatch, an excluded one.
         """
         with self.stopwatch.span(span):
-            return evaluate(
-                self.trainer.evaluated,
-                split,
-                normalize=self.stream.normalize,
-                batch_size=self.stream.batch_size,
-                precision=self.trainer.precision,
-                select=select,
-            )
+            return evaluated(self._scores(split, select), split)
+
+    def predict_with_all(
+        self, split: Split, keep: Sequence[Tensor | None] | None = None, span: str = "evaluate"
+    ) -> Evaluated | None:
+        """`predict_split` by all processes, each on a part of the batches; the result in rank 0.
+
+        Args:
+            split: as for `predict_split`.
+            keep: patches to keep of each batch (None: all).
+            span: as for `predict_split`.
+        """
+        ranks = self._ranks
+        assert ranks is not None
+        with self.stopwatch.span(span):
+            n_batches = -(-len(split.labels) // self.stream.batch_size)
+            own = slice(*(n_batches * one // ranks.size for one in (ranks.rank, ranks.rank + 1)))
+            found = None
+            if own.start < own.stop:
+                kept = iter([None] * n_batches if keep is None else keep[own])
+                found = self._scores(split, lambda images: next(kept), own).cpu()
+            parts = ranks.gathered(found)
+            if parts is None:
+                return None
+            whole = torch.cat([part for part in parts if part is not None])
+            return evaluated(whole.to(split.labels.device), split)
+
+    def _scores(
+        self,
+        split: Split,
+        select: Callable[[Tensor], Tensor | None] | None,
+        some: slice = slice(None),
+    ) -> Tensor:
+        return scores(
+            self.trainer.evaluated,
+            split,
+            normalize=self.stream.normalize,
+            batch_size=self.stream.batch_size,
+            precision=self.trainer.precision,
+            select=select,
+            some=some,
+        )
 
     def validation_loss(self, batches: Sequence[Batch]) -> float:
         """Mean cross-entropy on all patches of validation batches; its FLOPs are counted."""
         for batch in batches:
             # As a share of a full batch, whose FLOPs are counted.
             self.flop_meter.add(VALIDATION, len(batch.labels) / self.stream.batch_size)
-        return mean_loss(self.trainer.evaluated, batches, self.trainer.precision)
+        n_images, ranks = sum(len(batch.labels) for batch in batches), self._ranks
+        own = batches if ranks is None else batches[ranks.rank :: ranks.size]
+        total = sum_of_losses(self.trainer.evaluated, own, self.trainer.precision)
+        return (total if ranks is None else ranks.sum(total)) / n_images
 
     def flops(self) -> float:
         """FLOPs of all steps, observations and validations; NaN if they cannot be counted.
@@ -174,13 +268,13 @@ class TrainingRun:
             ValueError: if they cannot be counted and are the budget.
         """
         with self.stopwatch.span("count"):
-            return self.flop_meter.total(self.batch.images)
+            return self.flop_meter.total(self._whole_batch)
 
     def step_flops(self, keep: Tensor | None = None) -> float:
         """FLOPs of a training step on these patches (None: all) at the current progress."""
         n_keep = None if keep is None else keep.shape[-1]
         work = Work("train", n_keep, self.trainer.rate(self.progress))
-        return self.flop_meter.flops(work, self.batch.images, "reward")
+        return self.flop_meter.flops(work, self._whole_batch, "reward")
 
     def check_flops(self) -> None:
         """Refuse a model whose FLOPs cannot be counted.
@@ -188,7 +282,13 @@ class TrainingRun:
         Raises:
             ValueError: for such a model.
         """
-        self.flop_meter.check(self.batch.images, self.trainer.rate(self.progress))
+        self.flop_meter.check(self._whole_batch, self.trainer.rate(self.progress))
+
+    @property
+    def _whole_batch(self) -> Tensor:
+        """Images of the shape of the whole batch, whose FLOPs are counted."""
+        images = self.batch.images
+        return images if self._ranks is None else images.repeat_interleave(self._ranks.size, dim=0)
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state now, as plain data and tensors."""

@@ -18,6 +18,7 @@ from vit_patch_env.training.loss_scale import LossScale
 from vit_patch_env.training.optimizers import make_optimizer
 from vit_patch_env.training.parameter_groups import parameter_groups
 from vit_patch_env.training.precision import Precision
+from vit_patch_env.training.ranks import Ranks
 from vit_patch_env.training.update import Update
 from vit_patch_env.training.weight_average import WeightAverage
 
@@ -45,6 +46,8 @@ class Trainer:
         accumulate: batches per optimizer step; a step of the trainer is one of them.
         ema: decay of an exponential moving average of the weights; None for none.
         compiled: whether the forward pass is compiled by `torch.compile`.
+        ranks: the processes that have a part of each batch, whose gradients are averaged; None for
+            a single one.
 
     Attributes:
         update: of the weights.
@@ -69,6 +72,7 @@ class Trainer:
         accumulate: int = 1,
         ema: float | None = None,
         compiled: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         device = precision.device
         if device.type == "cpu":
@@ -97,6 +101,7 @@ class Trainer:
         self.average = None if ema is None else WeightAverage(self.model, ema)
         self.logits: Tensor | None = None
         self._forward = compiled_forward if compiled else forward
+        self._trained = self.model if ranks is None else ranks.averaging(self.model)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -127,7 +132,7 @@ class Trainer:
         self.model.train()
         with self.precision.autocast():
             options = rate_option(self.rate(progress))
-            logits = self._forward(self.model, batch.images, keep, **options)
+            logits = self._forward(self._trained, batch.images, keep, **options)
         self.logits = logits.detach()
         loss = self.loss(logits.float(), batch.labels)
         if self.schedule is not None:

@@ -1,0 +1,169 @@
+"""The processes of one training, each of which computes a part of every batch.
+
+The first one, rank 0, has the environment and its agent. It says what is to be done, and all do it:
+see `Ranks.say` and `Ranks.hear`.
+"""
+
+import atexit
+import inspect
+import os
+import pickle
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vit_patch_env.checks import ArgumentError, named
+
+_SHORT = 4096
+"""Bytes of a command that is sent at once; longer ones follow in a second message."""
+
+_LONGEST_WAIT = timedelta(days=30)
+"""For what rank 0 says next: an agent or a user may take their time."""
+
+_LENGTH = 8
+"""Bytes of a command's length."""
+
+
+END = "end"
+"""The command that ends the others."""
+
+
+class Command(NamedTuple):
+    """What rank 0 says: the name of a method, and its arguments."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launched_rank() -> int:
+    """The number of this process among all that the launcher has started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, and so of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+class Ranks:
+    """The processes that torchrun, or another launcher, has started for one training.
+
+    They communicate by gloo on a CPU and by nccl on CUDA; what rank 0 says is sent by gloo, which
+    does not wait for the GPU.
+
+    Args:
+        device: of this process; on CUDA another one in each process of a machine.
+
+    Attributes:
+        rank: of this process, 0 for that of the environment.
+        size: number of processes.
+        n_episodes: that have been made; only the newest one is of all processes.
+    """
+
+    n_episodes = 0
+
+    def __init__(self, device: torch.device) -> None:
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        assert isinstance(group, dist.ProcessGroup)  # as this process is in it
+        self._commands = group
+        if self.leads:
+            atexit.register(self._end)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def part(self, n_images: int) -> slice:
+        """The images of a batch that this process computes.
+
+        Raises:
+            ArgumentError: for a batch that cannot be divided into equal parts.
+        """
+        if n_images % self.size:
+            raise ArgumentError(
+                "batch_size",
+                f"must be divisible by the number of processes, {self.size}, got {n_images}: "
+                f"{named('batch_size')} is that of all together",
+            )
+        n_own = n_images // self.size
+        return slice(self.rank * n_own, (self.rank + 1) * n_own)
+
+    def averaging(self, model: nn.Module) -> nn.Module:
+        """The model, whose gradients are averaged over the processes."""
+        device = next(model.parameters()).device
+        known = inspect.signature(DistributedDataParallel).parameters
+        # Buffers are constants, such as positions. The first name is that of newer versions.
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, **options
+        )
+
+    def say(self, name: str, *arguments: Any) -> None:
+        """Tell the others what to do, from rank 0."""
+        self._exchange(pickle.dumps(Command(name, arguments), protocol=pickle.HIGHEST_PROTOCOL))
+
+    def hear(self) -> Command:
+        """What rank 0 says next."""
+        command: Command = pickle.loads(self._exchange(b""))
+        return command
+
+    def mean(self, value: Tensor, weight: float = 1.0) -> Tensor:
+        """The weighted mean of all processes' values, on the device.
+
+        Args:
+            value: float32, of the same shape in each process.
+            weight: of this process's value; the weights of all have the sum `size`.
+        """
+        total = value * (weight / self.size)
+        dist.all_reduce(total)
+        return total
+
+    def sum(self, value: float) -> float:
+        """The sum of all processes' values."""
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._commands)
+        return float(total)
+
+    def gathered(self, value: Any) -> list[Any] | None:
+        """The values of all processes, by rank, in rank 0; None in the others."""
+        values: list[Any] | None = [None] * self.size if self.leads else None
+        dist.gather_object(value, values, group=self._commands)
+        return values
+
+    def _end(self) -> None:
+        """Tell the others, if they are still there, that this process ends."""
+        with suppress(RuntimeError):
+            self.say(END)
+
+    def _exchange(self, sent: bytes) -> bytes:
+        """Bytes that rank 0 sends, in every process."""
+        first = torch.zeros(_LENGTH + _SHORT, dtype=torch.uint8)
+        if self.leads:
+            head = len(sent).to_bytes(_LENGTH, "little") + sent[:_SHORT]
+            first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        dist.broadcast(first, 0, group=self._commands)
+        head = first.numpy().tobytes()
+        length = int.from_bytes(head[:_LENGTH], "little")
+        body = head[_LENGTH : _LENGTH + min(length, _SHORT)]
+        if length <= _SHORT:
+            return body
+        rest = torch.empty(length - _SHORT, dtype=torch.uint8)
+        if self.leads:
+            rest[:] = torch.frombuffer(bytearray(sent[_SHORT:]), dtype=torch.uint8)
+        dist.broadcast(rest, 0, group=self._commands)
+        return body + rest.numpy().tobytes()
