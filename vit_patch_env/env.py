@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -40,6 +40,7 @@ from vit_patch_env.system.files import load_state, save_state
 from vit_patch_env.system.memory import release_freed_memory
 from vit_patch_env.training.evaluation import Metrics
 from vit_patch_env.training.precision import Precision
+from vit_patch_env.training.ranks import LostRankError
 
 Answer = TypeVar("Answer")
 
@@ -325,8 +326,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 "options", f"must be None, as there are no options, got {shown(options)}"
             )
         if self._factory.follows:
-            self._factory.follow()
-            raise SystemExit(0)
+            self._follow()
         super().reset(seed=seed)
         weights_seed, stream_seed = self.np_random.integers(2**63, size=2).tolist()
         episode, before = self._factory.make(weights_seed, stream_seed), self._episode
@@ -338,6 +338,14 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
                 self._window.reopen()
             self.render()
         return episode.view(), self._reset_info()
+
+    def _follow(self) -> NoReturn:
+        """Train with the environment of another process until that ends, then end this one."""
+        try:
+            self._factory.follow()
+        except LostRankError as error:
+            raise SystemExit(f"vit-patch: {error}") from error
+        raise SystemExit(0)
 
     def step(
         self, action: NDArray[Any]

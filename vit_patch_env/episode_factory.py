@@ -1,6 +1,8 @@
 """Creates episodes from the arguments of the environment."""
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,6 +28,7 @@ from vit_patch_env.patches.shares import COST_SHARES, counts_at
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.imported import imported
+from vit_patch_env.system.launch import launch
 from vit_patch_env.system.torch_state import (
     float32_by_default,
     on_cpu,
@@ -36,7 +39,7 @@ from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
 from vit_patch_env.training.precision import resolve_device, resolve_precision
-from vit_patch_env.training.ranks import END, Ranks, launched_rank, local_rank
+from vit_patch_env.training.ranks import END, Ranks
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
 from vit_patch_env.training.schedule import learning_rate_factor
@@ -88,8 +91,8 @@ class EpisodeFactory:
                 )
         self.config = config
         device = resolve_device(config.device)
-        if config.distributed and device.type == "cuda":
-            device = resolve_device(f"cuda:{local_rank()}")
+        if config.distributed:
+            device = self._check_launch(device)
         self.precision = resolve_precision(config.precision, device)
         self.observation = make_observation(config.observation, config.observe_images)
         loss = config.loss
@@ -211,13 +214,38 @@ class EpisodeFactory:
             costs = tuple(self._run_costs.charged(n) for n in counts)
         return self.budget_steps, costs
 
+    def _check_launch(self, device: torch.device) -> torch.device:
+        """The device of this process among those that train together."""
+        launched, batch_size = launch(), self.config.batch_size
+        if launched is None:
+            raise ArgumentError(
+                "distributed",
+                "needs the processes of torchrun, such as torchrun --nproc-per-node 2 script.py, "
+                "got a single one",
+            )
+        if batch_size % launched.size:
+            raise ArgumentError(
+                "batch_size",
+                f"is that of all processes together, and must be divisible by their number, "
+                f"{launched.size}, got {batch_size}",
+            )
+        return resolve_device(f"cuda:{launched.local_rank}") if device.type == "cuda" else device
+
     @property
     def follows(self) -> bool:
         """Whether another process has the agent, and this one does what it says."""
-        return self.config.distributed and launched_rank() > 0
+        launched = launch()
+        return self.config.distributed and launched is not None and launched.rank > 0
 
     def follow(self) -> None:
-        """Do what rank 0 says, until it says that it ends."""
+        """Do what rank 0 says, until it says that it ends: signals are for it to answer.
+
+        Raises:
+            LostRankError: if it ends otherwise.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for one in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(one, signal.SIG_IGN)
         ranks, episode = self._all_ranks(), None
         while (command := ranks.hear()).name != END:
             if command.name == "make":
@@ -225,11 +253,11 @@ class EpisodeFactory:
             else:
                 assert episode is not None
                 episode.follow(command)
+        ranks.leave()
 
     def _all_ranks(self) -> Ranks:
         if self._ranks is None:
             self._ranks = Ranks(self.precision.device)
-            self._ranks.part(self.config.batch_size)
         return self._ranks
 
     @own_torch_state()

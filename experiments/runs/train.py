@@ -74,6 +74,8 @@ from vit_patch_env.experiments.runs.video import (
     remove_frames,
 )
 from vit_patch_env.models.contract import plain_model
+from vit_patch_env.system.launch import launch
+from vit_patch_env.training.ranks import LostRankError
 
 RETRY_SECONDS = 60.0
 N_TRIES = 5
@@ -129,6 +131,8 @@ class Run:
             check_can_be_written()
         check_trackers(options.track)
         options = with_absolute_paths(options)
+        together = launch() is not None
+        options = replace(options, env=replace(options.env, distributed=together))
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
         used = resolve_agent(used)
@@ -278,6 +282,9 @@ class Run:
                     sys.exit(128 + received[0])
                 result = self._finish(received)
                 return result
+        except LostRankError as error:
+            say(f"{error}; {self._how_to_resume}")
+            sys.exit(1)
         finally:
             for tracker in self.trackers:
                 tracker.finish(result)

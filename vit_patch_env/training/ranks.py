@@ -6,9 +6,9 @@ see `Ranks.say` and `Ranks.hear`.
 
 import atexit
 import inspect
-import os
 import pickle
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from vit_patch_env.checks import ArgumentError, named
 
 _SHORT = 4096
 """Bytes of a command that is sent at once; longer ones follow in a second message."""
@@ -33,26 +31,15 @@ END = "end"
 """The command that ends the others."""
 
 
+class LostRankError(RuntimeError):
+    """Another process of the training has ended, so that this one cannot go on."""
+
+
 class Command(NamedTuple):
     """What rank 0 says: the name of a method, and its arguments."""
 
     name: str
     arguments: tuple[Any, ...] = ()
-
-
-def launched() -> bool:
-    """Whether a launcher such as torchrun has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def launched_rank() -> int:
-    """The number of this process among all that the launcher has started."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """The number of this process on its machine, and so of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class Ranks:
@@ -88,19 +75,25 @@ class Ranks:
         return self.rank == 0
 
     def part(self, n_images: int) -> slice:
-        """The images of a batch that this process computes.
-
-        Raises:
-            ArgumentError: for a batch that cannot be divided into equal parts.
-        """
-        if n_images % self.size:
-            raise ArgumentError(
-                "batch_size",
-                f"must be divisible by the number of processes, {self.size}, got {n_images}: "
-                f"{named('batch_size')} is that of all together",
-            )
+        """The images that this process computes of a batch whose size is divisible by `size`."""
         n_own = n_images // self.size
         return slice(self.rank * n_own, (self.rank + 1) * n_own)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Names the loss of a process as such.
+
+        Raises:
+            LostRankError: where a library raises that it cannot reach another process.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise LostRankError(
+                f"expected {self.size} processes that train together, but one of them has ended"
+            ) from error
 
     def averaging(self, model: nn.Module) -> nn.Module:
         """The model, whose gradients are averaged over the processes."""
@@ -122,6 +115,12 @@ class Ranks:
         command: Command = pickle.loads(self._exchange(b""))
         return command
 
+    def leave(self) -> None:
+        """End the connection to the others, when rank 0 has said `END`."""
+        with self.watched():
+            dist.barrier(group=self._commands)
+        dist.destroy_process_group()
+
     def mean(self, value: Tensor, weight: float = 1.0) -> Tensor:
         """The weighted mean of all processes' values, on the device.
 
@@ -130,28 +129,36 @@ class Ranks:
             weight: of this process's value; the weights of all have the sum `size`.
         """
         total = value * (weight / self.size)
-        dist.all_reduce(total)
+        with self.watched():
+            dist.all_reduce(total)
         return total
 
     def sum(self, value: float) -> float:
         """The sum of all processes' values."""
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, group=self._commands)
+        with self.watched():
+            dist.all_reduce(total, group=self._commands)
         return float(total)
 
     def gathered(self, value: Any) -> list[Any] | None:
         """The values of all processes, by rank, in rank 0; None in the others."""
         values: list[Any] | None = [None] * self.size if self.leads else None
-        dist.gather_object(value, values, group=self._commands)
+        with self.watched():
+            dist.gather_object(value, values, group=self._commands)
         return values
 
     def _end(self) -> None:
         """Tell the others, if they are still there, that this process ends."""
         with suppress(RuntimeError):
             self.say(END)
+            self.leave()
 
     def _exchange(self, sent: bytes) -> bytes:
         """Bytes that rank 0 sends, in every process."""
+        with self.watched():
+            return self._broadcast(sent)
+
+    def _broadcast(self, sent: bytes) -> bytes:
         first = torch.zeros(_LENGTH + _SHORT, dtype=torch.uint8)
         if self.leads:
             head = len(sent).to_bytes(_LENGTH, "little") + sent[:_SHORT]

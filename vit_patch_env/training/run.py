@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -120,7 +120,8 @@ class TrainingRun:
         self.stopwatch.start()
         device, n_keep = self.trainer.precision.device, None if keep is None else keep.shape[-1]
         rate = self.step_rate = self.trainer.rate(self.progress)
-        loss = self.trainer.step(self.batch, keep, self.progress)
+        with nullcontext() if self._ranks is None else self._ranks.watched():
+            loss = self.trainer.step(self.batch, keep, self.progress)
         self.steps_done += 1
         self.flop_meter.add(Work("train", n_keep, rate))
         self.batch = self._next_batch()
