@@ -29,11 +29,11 @@ from vit_patch_env.experiments.options.commands import (
 from vit_patch_env.experiments.options.flat import typed
 from vit_patch_env.experiments.options.saved import FORMER_OPTIONS
 from vit_patch_env.system.interrupts import Signals
-from vit_patch_env.system.launch import launch
+from vit_patch_env.system.launch import is_one_of_several
 from vit_patch_env.system.starting import describe
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "train": (TrainOptions, "runs.follow:make_run"),
+    "train": (TrainOptions, "runs.train:make_run"),
     "evaluate": (EvaluateOptions, "runs.evaluate:Evaluation"),
     "predict": (PredictOptions, "use.predict:Prediction"),
     "show": (ShowOptions, "use.show:Show"),
@@ -135,8 +135,8 @@ def _run(args: list[str], signals: Signals) -> None:
     console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)), force_jupyter=False)
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
-    if launch() is not None and not isinstance(options, TrainOptions):
-        raise InputError(f"torchrun is for vit-patch train, got vit-patch {' '.join(args[:1])}")
+    if is_one_of_several() and args[0] in ("bench", "compare", "pretrain", "tune"):
+        raise InputError(f"torchrun is for vit-patch train, got vit-patch {args[0]}")
     location = next(location for kind, location in COMMANDS.values() if type(options) is kind)
     module, _, class_name = location.partition(":")
     kind = getattr(import_module(f"vit_patch_env.experiments.{module}"), class_name)

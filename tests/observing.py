@@ -45,12 +45,12 @@ def measure(precision: str) -> None:
         for text in OBSERVED:
             found = {}
             for n in IMAGES:
-                run._observe = make_observation(text, n).function
+                run._observation = make_observation(text, n)
                 found[n] = run.observe(images).numpy()
                 times[text, n].append(seconds(lambda images=images: run.observe(images)))
                 difference = np.sqrt(np.mean((found[n] - found[None]) ** 2))
                 errors[text, n].append(difference / found[None].std())
-        run._observe = make_observation("none").function
+        run._observation = make_observation("none")
     median = {key: statistics.median(values[1:]) for key, values in times.items()}
     for text in OBSERVED:
         for n in IMAGES:

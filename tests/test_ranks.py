@@ -2,58 +2,97 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY, TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.experiments.cli import main
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
+
+SECONDS = 240
+"""After which a run of a few seconds has hung."""
 
 CASES = [
     {
         "observation": "attention_standardized+run", "observe_images": 40, "per_image": True,
         "budget": "flops", "reward": "validation", "reward_every": 5, "reward_images": 100,
-        "accumulate": 2, "ema": 0.9,
+        "accumulate": 2, "ema": 0.9, "epochs": 3,
     },
     {},
     {"observation": "attention_received", "observe_images": 20, "clip_grad_norm": 0.1},
-    {"model": "vit", "observation": "class_attention", "optimizer": "adamw"},
+    {"model": "vit", "observation": "class_attention", "optimizer": "adamw", "compile": True},
+    {"reward": "progress", "epochs": 3, "accumulate": 3},
 ]  # fmt: skip
 
 
-def launch(*words, n=2):
+def launched(*words, n=2):
     """The command that runs a module in so many processes."""
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "-m", *words]
 
 
-@pytest.mark.one_in(4)
+def run(*words, n):
+    """Run a module to its end, in one process or several."""
+    command = [sys.executable, "-m", *words] if n == 1 else launched(*words, n=n)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
+
+
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("arguments", CASES)
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(arguments, tmp_path):
-    found = {}
-    for name, command in (
-        ("one", [sys.executable, "-m", "tests.together"]),
-        ("two", launch("tests.together")),
-    ):
-        path = tmp_path / f"{name}.pt"
-        together = {**arguments, "distributed": name == "two"}
-        subprocess.run([*command, path, json.dumps(together)], cwd=ROOT, check=True)
-        found[name] = torch.load(path)
-    for name, expected in found["one"].items():
-        torch.testing.assert_close(found["two"][name], expected, atol=1e-5, rtol=1e-5)
+    """To the end of a run, or for 50 steps; with a load in between."""
+    paths = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    for n, path in enumerate(paths, 1):
+        run("tests.together", str(path), json.dumps(arguments | {"distributed": n > 1}), n=n)
+    expected, found = map(torch.load, paths)
+    assert len(expected["losses"]) > 20
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
 
-def test_it_needs_several_processes():
+def test_a_run_of_two_processes_is_evaluated_by_one(tmp_path, capsys):
+    options = [
+        *TINY_OPTIONS, "--agent", "pretrained", "--budget", "flops", "--reward", "validation",
+        "--reward-every", "3",
+    ]  # fmt: skip
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for n, folder in enumerate(folders, 1):
+        run("vit_patch_env.experiments.train", *options, "--out", str(folder), n=n)
+    expected, found = (RunFolder(folder).read_result() for folder in folders)
+    assert RunFolder(folders[1]).read_steps() == RunFolder(folders[0]).read_steps()
+    assert found["flops"] == expected["flops"]
+    assert found["test"]["all_patches"]["loss"] == pytest.approx(
+        expected["test"]["all_patches"]["loss"], abs=1e-4
+    )
+    assert "distributed" not in (folders[1] / "config.json").read_text()
+    capsys.readouterr()
+    main(["evaluate", str(folders[1])])
+    assert "all patches" in capsys.readouterr().out.lower()
+
+
+def test_it_needs_a_launcher():
     with pytest.raises(ValueError, match="distributed needs the processes of torchrun"):
-        ViTPatchSelectEnv(distributed=True)
+        ViTPatchSelectEnv(**TINY, distributed=True)
+
+
+def test_one_launched_process_trains_alone(monkeypatch):
+    for name, value in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    env = ViTPatchSelectEnv(**TINY, distributed=True)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    pickle.dumps(env)
 
 
 @pytest.fixture
@@ -62,60 +101,87 @@ def as_of_three(monkeypatch):
         monkeypatch.setenv(name, str(value))
 
 
+def refused(capsys, *args):
+    """The line that a command is refused with."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
 @pytest.mark.usefixtures("as_of_three")
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["train", *TINY_OPTIONS, "--out", str(tmp_path / "run")])
-    assert ended.value.code == 2
-    assert "must be divisible by their number, 3, got 64" in capsys.readouterr().err
+    line = refused(capsys, "train", *TINY_OPTIONS, "--out", str(tmp_path / "run"))
+    assert "--batch-size is that of all processes together" in line
+    assert line.endswith("must be divisible by their number, 3, got 64")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("as_of_three")
-def test_other_commands_are_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["compare", *TINY_OPTIONS, "--out", str(tmp_path / "all")])
-    assert ended.value.code == 2
-    assert "torchrun is for vit-patch train, got vit-patch compare" in capsys.readouterr().err
+def test_other_trainings_are_refused(tmp_path, capsys):
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(tmp_path / "all"))
+    assert "torchrun is for vit-patch train, got vit-patch compare" in line
 
 
-def of_rank(launcher, rank):
+def test_a_launcher_that_does_not_say_which_process_this_is_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = refused(capsys, "train", *TINY_OPTIONS)
+    assert line.endswith("as torchrun sets them, got none of RANK, LOCAL_RANK")
+
+
+@contextmanager
+def launcher(*words, n, errors):
+    """A launcher, which is ended with all its processes."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with errors.open("w") as file:
+        process = subprocess.Popen(launched(*words, n=n), cwd=ROOT, env=environment, stderr=file)
+    try:
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(process.pid)
+            for one in [*own.children(recursive=True), own]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait()
+
+
+def steps_saved(folder):
+    """The steps after which there is a checkpoint."""
+    return {path.name for path in folder.glob("checkpoints/step-*.ckpt")}
+
+
+def wait_for_another_checkpoint(folder, before=frozenset()):
+    until = time.monotonic() + SECONDS
+    while not steps_saved(folder) - before:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def of_rank(process, rank):
     """The process of a rank."""
-    for process in psutil.Process(launcher.pid).children(recursive=True):
-        if process.environ().get("RANK") == str(rank):
-            return process
+    for one in psutil.Process(process.pid).children(recursive=True):
+        if one.environ().get("RANK") == str(rank):
+            return one
     raise AssertionError
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_loss_of_a_process_ends_all_and_any_number_goes_on(rank, tmp_path):
-    run, errors = tmp_path / "run", tmp_path / "errors.txt"
-    words = [
-        "vit_patch_env.experiments.train", *TINY_OPTIONS, "--epochs", "3000", "--checkpoint-every",
-        "1s", "--out", str(run),
-    ]  # fmt: skip
-    with errors.open("w") as file:
-        launcher = subprocess.Popen(launch(*words), cwd=ROOT, stderr=file)
-    until = time.monotonic() + 120
-    while not list(run.glob("checkpoints/*")) and time.monotonic() < until:
-        time.sleep(0.2)
-    of_rank(launcher, rank).send_signal(signal.SIGKILL)
-    assert launcher.wait(30) != 0
+def test_the_loss_of_a_process_ends_all_and_any_number_resumes(rank, tmp_path):
+    folder, errors = tmp_path / "run", tmp_path / "errors.txt"
+    module, every = "vit_patch_env.experiments.train", ["--checkpoint-every", "1s"]
+    words = [module, *TINY_OPTIONS, "--epochs", "3000", *every, "--out", str(folder)]
+    with launcher(*words, n=2, errors=errors) as process:
+        wait_for_another_checkpoint(folder)
+        of_rank(process, rank).send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        assert process.wait(60) != 0
+        assert time.monotonic() - killed < 30
+    before = steps_saved(folder)
     lines = [line for line in errors.read_text().splitlines() if line.startswith("vit-patch: ")]
-    assert len(lines) == 1
-    assert "one of them has ended" in lines[0]
-    assert ("resume with: vit-patch train --resume" in lines[0]) == (rank == 1)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    resumed = [*launch("vit_patch_env.experiments.train", n=4), "--resume", str(run)]
-    resuming = subprocess.Popen(resumed, cwd=ROOT, env=environment)
-    before = max(run.glob("checkpoints/*"), key=lambda path: path.stat().st_mtime).stat().st_mtime
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        newest = max((path.stat().st_mtime for path in run.glob("checkpoints/*")), default=0)
-        if newest > before:
-            break
-        time.sleep(0.2)
-    assert newest > before
-    resuming.send_signal(signal.SIGTERM)
-    resuming.wait(60)
+    assert any("one of them has ended" in line for line in lines)
+    assert any("resume with: vit-patch train --resume" in line for line in lines) == (rank == 1)
+    with launcher(module, "--resume", str(folder), *every, n=4, errors=errors) as process:
+        wait_for_another_checkpoint(folder, before)

@@ -15,7 +15,7 @@ from tests.conftest import TINY
 from vit_patch_env import SimpleViT, ViTPatchSelectEnv, load_dataset
 from vit_patch_env.agents import FixedRule, MultiOutputDQN, PatchBandit
 from vit_patch_env.system.torch_state import DrawingFrom, float32_by_default, own_torch_state
-from vit_patch_env.training.evaluation import mean_loss
+from vit_patch_env.training.evaluation import sum_of_losses
 
 
 @contextmanager
@@ -353,6 +353,6 @@ def test_losses_are_measured_without_gradients(tiny_env):
     tiny_env.reset(seed=0)
     run = tiny_env.episode.run
     weights = list(tiny_env.episode.model.parameters())
-    assert mean_loss(run.trainer.model, [run.batch], run.trainer.precision) > 0
+    assert sum_of_losses(run.trainer.model, [run.batch], run.trainer.precision) > 0
     assert not run.observe(run.batch.images).requires_grad
     assert all(weight.grad is None for weight in weights)

@@ -501,6 +501,8 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         Raises:
             ValueError: if it is from an environment with other arguments or images, or damaged.
         """
+        if self._factory.follows:
+            self._follow()
         try:
             own = {**self._fixed_arguments(), **self.image_statistics()}
             for name, value in {**state["arguments"], **state["images"]}.items():
@@ -515,7 +517,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self.np_random.bit_generator.state = state["np_random"]
             self._np_random_seed = state["np_random_seed"]
             self.action_space.np_random.bit_generator.state = state["action_space"]
-        except (InputError, MemoryError):
+        except (InputError, MemoryError, LostRankError):
             raise
         except Exception as error:  # a state of other types makes libraries raise anything
             reason = str(error).split("\n")[0]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vit_patch_env.checks import check_choice
+from vit_patch_env.checks import InputError, check_choice, named
 from vit_patch_env.course import Course, ShownStep
 from vit_patch_env.data.batches import Batch
 from vit_patch_env.data.images import in_batches
@@ -281,8 +282,6 @@ class Episode:
         """
         with own_torch_state(model=self.model):
             outcome = self._step(patch_mask)
-        if self.progress >= 1:
-            self._tell("finish")
         self.course.add(outcome.loss, outcome.reward, int(patch_mask.sum()))
         return outcome
 
@@ -292,8 +291,9 @@ class Episode:
         keep = self._keep_in_training(patch_mask)
         flops_share = self._flops_share(keep)  # before the step, which may change the model's rate
         seconds_before = self._seconds_so_far
-        self._tell("train", patch_mask, run.progress)
-        loss, skipped, values = run.step(keep)
+        with self._all("train", patch_mask, run.progress):
+            loss, skipped, values = run.step(keep)
+        self._finish()
         images, labels = (one[:N_SHOWN] for one in batch)
         logits = run.trainer.logits
         assert logits is not None
@@ -417,8 +417,10 @@ class Episode:
         """
         check_choice(get_args(SplitName), split=split)
         check_selector(selector)
-        if selector is not None and self._together:
-            return self.evaluate_masks(split, self._masks(split, selector))
+        if selector is not None and self._is_of_all:
+            with self.run.stopwatch.span("evaluate"):
+                masks = self._masks(split, selector)
+            return self.evaluate_masks(split, masks)
         state: Any = None
 
         def select(images: Tensor) -> Tensor | None:
@@ -470,9 +472,9 @@ class Episode:
         """Metrics and predictions on a split, on given patches of each batch or on all."""
         items = getattr(self.data, split)
         keep = None if patch_masks is None else [self._keep(one) for one in patch_masks]
-        if self._together:
-            self._tell("predict", split, patch_masks, span)
-            found = self.run.predict_with_all(items, keep, span)
+        if self._is_of_all:
+            with self._all("predict", split, patch_masks, span):
+                found = self.run.predict_with_all(items, keep, span)
             assert found is not None
             return found
         if keep is None:
@@ -503,8 +505,8 @@ class Episode:
     @own_torch_state()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the state of another episode with the same arguments."""
-        self._tell("load", state["run"])
-        self.run.load_state_dict(state["run"])
+        with self._all("load", state["run"]):
+            self.run.load_state_dict(state["run"])
         self.values = state["values"].numpy()
         self._initial_loss, self._mean_loss, self._val_loss = state["losses"]
         self._selected_share = state["selected_share"]
@@ -540,16 +542,31 @@ class Episode:
                     run.predict_with_all(getattr(self.data, split), keep, span)
 
     @property
-    def _together(self) -> bool:
-        """Whether other processes have this episode as well, which do what it tells them."""
+    def _is_of_all(self) -> bool:
+        """Whether other processes have this episode as well, which do what this one tells them."""
         ranks = self._ranks
         return ranks is not None and ranks.leads and self._number == ranks.n_episodes
 
-    def _tell(self, name: str, *arguments: Any) -> None:
-        """Tell the other processes, if there are any, what this one does now."""
-        if self._together:
-            assert self._ranks is not None
-            self._ranks.say(name, *arguments)
+    def _all(self, name: str, *arguments: Any) -> AbstractContextManager[None]:
+        """Tell the other processes, if there are any, what all do within the block.
+
+        Raises:
+            InputError: if they have a newer episode instead.
+        """
+        if self._ranks is None or not self._ranks.leads:
+            return nullcontext()
+        if not self._is_of_all:
+            raise InputError(
+                f"expected the newest episode of an environment with {named('distributed')}, got "
+                "an earlier one"
+            )
+        return self._ranks.doing(name, *arguments)
+
+    def _finish(self) -> None:
+        """Tell the others that the budget is used up, as the last batches are trained on then."""
+        if self._ranks is not None and self.progress >= 1:
+            with self._all("finish"):
+                pass
 
     @property
     def _device(self) -> torch.device:
@@ -577,9 +594,10 @@ class Episode:
         run = self.run
         if not self._validation or (run.steps_done % self._reward.every and run.progress < 1):
             return 0.0
-        self._tell("measure")
-        before, self._val_loss = self._val_loss, run.validation_loss(self._validation)
+        with self._all("measure"):
+            before, self._val_loss = self._val_loss, run.validation_loss(self._validation)
         run.update_progress()
+        self._finish()
         return before - self._val_loss
 
     def _flops_share(self, keep: Tensor | None) -> float:

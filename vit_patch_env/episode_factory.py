@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,24 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_patch_env.checks import ArgumentError, InputError, check_integer, counted, named, shown
+from vit_patch_env.checks import (
+    ArgumentError,
+    InputError,
+    InputWarning,
+    check_integer,
+    counted,
+    named,
+    shown,
+)
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.data.augment import Mixing, check_augmentation, make_augmentation
-from vit_patch_env.data.batches import ALL, Batch, BatchStream, Normalize, Preparation
+from vit_patch_env.data.batches import Batch, BatchStream, Normalize, Preparation
 from vit_patch_env.data.datasets import check_dataset, load_dataset
+from vit_patch_env.data.images import ALL
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.data.texts import TextData, TokenIds
 from vit_patch_env.episode import Episode, RewardSettings
 from vit_patch_env.model_factory import ModelFactory
 from vit_patch_env.models.families.hugging_face_config import config_of
-from vit_patch_env.models.model_names import family_of
+from vit_patch_env.models.model_names import family_of, is_own
 from vit_patch_env.models.weights.card import WeightsCard
 from vit_patch_env.observation import make_observation
 from vit_patch_env.patches.shares import COST_SHARES, counts_at
 from vit_patch_env.penalty import StepKind
 from vit_patch_env.step_kinds import kinds_in_flops, kinds_in_seconds, kinds_in_steps
 from vit_patch_env.system.imported import imported
-from vit_patch_env.system.launch import launch
+from vit_patch_env.system.launch import follows, is_one_of_several, launch
+from vit_patch_env.system.starting import STOP_SIGNALS
 from vit_patch_env.system.torch_state import (
     float32_by_default,
     on_cpu,
@@ -206,7 +217,9 @@ class EpisodeFactory:
         budget, n_patches = self.config.budget, self.config.n_patches
         counts = counts_at(COST_SHARES, n_patches)
         if budget == "seconds":
-            times = step_times(self.make(0, 0, alone=True).run, counts, n_patches)
+            launched = launch() if self.config.distributed else None
+            part = ALL if launched is None else slice(self.config.batch_size // launched.size)
+            times = step_times(self._make(0, 0, part=part).run, counts, n_patches)
             costs = tuple(seconds / times[-1] for seconds in times)
             return max(round(self._new_budget().total / times[-1]), 1), costs
         costs = (1.0,) * len(counts)
@@ -223,6 +236,12 @@ class EpisodeFactory:
                 "needs the processes of torchrun, such as torchrun --nproc-per-node 2 script.py, "
                 "got a single one",
             )
+        if device.type == "cuda" and str(self.config.device) not in ("auto", "cuda"):
+            raise ArgumentError(
+                "device",
+                f"must be auto, cuda or cpu with {named('distributed')}, which gives each process "
+                f"a device, got {self.config.device}",
+            )
         if batch_size % launched.size:
             raise ArgumentError(
                 "batch_size",
@@ -234,8 +253,7 @@ class EpisodeFactory:
     @property
     def follows(self) -> bool:
         """Whether another process has the agent, and this one does what it says."""
-        launched = launch()
-        return self.config.distributed and launched is not None and launched.rank > 0
+        return self.config.distributed and follows()
 
     def follow(self) -> None:
         """Do what rank 0 says, until it says that it ends: signals are for it to answer.
@@ -244,39 +262,56 @@ class EpisodeFactory:
             LostRankError: if it ends otherwise.
         """
         if threading.current_thread() is threading.main_thread():
-            for one in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(one, signal.SIG_IGN)
-        ranks, episode = self._all_ranks(), None
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        warnings.simplefilter("ignore", InputWarning)  # rank 0 shows them
+        ranks, episode = self._connected(), None
         while (command := ranks.hear()).name != END:
             if command.name == "make":
-                episode = self.make(*command.arguments)
+                weights_seed, stream_seed = command.arguments
+                episode = self._make(weights_seed, stream_seed, ranks)
             else:
                 assert episode is not None
                 episode.follow(command)
         ranks.leave()
 
-    def _all_ranks(self) -> Ranks:
+    def _connected(self) -> Ranks:
+        """The processes that train together."""
         if self._ranks is None:
-            self._ranks = Ranks(self.precision.device)
+            self._ranks = Ranks.of_process(self.precision.device)
+            self._ranks.take()
         return self._ranks
 
     @own_torch_state()
-    def make(self, weights_seed: int, stream_seed: int, *, alone: bool = False) -> Episode:
-        """An episode with fresh weights, or those that training starts from.
+    def make(self, weights_seed: int, stream_seed: int) -> Episode:
+        """An episode with fresh weights, or those that training starts from."""
+        if not (self.config.distributed and is_one_of_several()):
+            return self._make(weights_seed, stream_seed)
+        ranks = self._connected()
+        with ranks.doing("make", weights_seed, stream_seed):
+            return self._make(weights_seed, stream_seed, ranks)
+
+    def _make(
+        self,
+        weights_seed: int,
+        stream_seed: int,
+        ranks: Ranks | None = None,
+        part: slice = ALL,
+    ) -> Episode:
+        """An episode of this process alone, or one that the others make as well.
 
         Args:
             weights_seed: of the weights.
             stream_seed: of the batches.
-            alone: whether only this process makes it, where others train with it.
+            ranks: the processes that train together; None for this one alone.
+            part: of each batch, for this one alone.
         """
         self.models.read_weights()  # before the images
         config, data = self.config, self.data
-        ranks = None
-        if config.distributed and not alone:
-            ranks = self._all_ranks()
-            if ranks.leads:
-                ranks.say("make", weights_seed, stream_seed)
+        if ranks is not None:
+            ranks.meet()  # with their images
             ranks.n_episodes += 1
+            part = ranks.part(config.batch_size)
         started = time.perf_counter()
         normalize = self._preparation()
         stream = BatchStream(
@@ -293,7 +328,7 @@ class EpisodeFactory:
                 cutmix=config.cutmix,
                 n_classes=len(data.classes),
             ),
-            part=ALL if ranks is None else ranks.part(config.batch_size),
+            part=part,
         )
         trainer = Trainer(
             self.models.new(len(data.classes), data.channels, weights_seed, self._blank_images(2)),
@@ -316,6 +351,7 @@ class EpisodeFactory:
             ema=config.ema,
             compiled=config.compile,
             ranks=ranks,
+            unused=not is_own(config.model),
         )
         self._n_parameters = _n_parameters(trainer.model)
         run = TrainingRun(

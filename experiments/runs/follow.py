@@ -1,47 +1,69 @@
-"""`vit-patch train` in the processes of torchrun other than the first."""
+"""`vit-patch train` in several processes: what rank 0 tells the others, and what they do."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from vit_patch_env.checks import InputError
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.options.commands import TrainOptions
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.environment import make_env
-from vit_patch_env.experiments.runs.resume import resumed_options, with_absolute_paths
-from vit_patch_env.experiments.runs.train import Run
+from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.launch import launch
+from vit_patch_env.training.precision import resolve_device
+from vit_patch_env.training.ranks import LostRankError, Ranks
+
+
+def tell_others(env: ViTPatchSelectEnv, folder: RunFolder) -> None:
+    """Tell the other processes, which know no more than the command line, what to train.
+
+    Args:
+        env: of the run.
+        folder: of the run, which has the weights that it starts from.
+    """
+    weights = folder.given_weights if folder.given_weights.is_file() else None
+    told = (asdict(env.config), weights, folder.compiled_attention)
+    with Ranks.of_process(env.device).doing("run", *told):
+        pass
 
 
 class Follower:
     """Trains with the run of rank 0, which has the agent, the folder and the output.
 
     Args:
-        options: of the run, the same in all processes.
+        options: of the command line.
         console: of the process, which stays empty.
     """
+
+    env: ViTPatchSelectEnv
 
     def __init__(self, options: TrainOptions, console: Console) -> None:
         self.options = options
 
     def prepare(self) -> None:
-        """Make the environment; rank 0 says what is wrong with the options."""
+        """Make the environment of rank 0; that process says what is wrong with the options."""
+        device, launched = resolve_device(self.options.env.device), launch()
+        assert launched is not None
+        if device.type == "cuda":
+            device = resolve_device(f"cuda:{launched.local_rank}")
         try:
-            options = self.options
-            if options.resume is not None:
-                options, _ = resumed_options(options)
-            env = replace(with_absolute_paths(options).env, distributed=True)
-            self.env = make_env(env)
-        except (InputError, OSError):
-            sys.exit(2)
+            command = Ranks.of_process(device).hear()
+        except LostRankError:
+            sys.exit(1)
+        if command.name == "run":
+            self._make(*command.arguments)
+
+    def _make(self, values: dict[str, Any], weights: Path | None, compiled: bool | None) -> None:
+        self.env = make_env(EnvConfig(**values))
+        self.env.read_weights(weights)
+        if compiled is not None:
+            enable(compiled)
 
     def run(self) -> None:
         """Train until rank 0 ends."""
-        self.env.reset()
-
-
-def make_run(options: TrainOptions, console: Console) -> Run | Follower:
-    """The part that this process has in a run."""
-    launched = launch()
-    follows = launched is not None and launched.rank > 0
-    return (Follower if follows else Run)(options, console)
+        if hasattr(self, "env"):
+            self.env.reset()

@@ -60,6 +60,7 @@ from vit_patch_env.experiments.runs.environment import evaluate_on_test, make_en
 from vit_patch_env.experiments.runs.epoch_sums import StepMetrics
 from vit_patch_env.experiments.runs.event_log import EventLog
 from vit_patch_env.experiments.runs.extension import LENGTHS, Extension
+from vit_patch_env.experiments.runs.follow import Follower, tell_others
 from vit_patch_env.experiments.runs.monitor import TrainingMonitor
 from vit_patch_env.experiments.runs.own_files import read_own_files, with_own_files
 from vit_patch_env.experiments.runs.resume import (
@@ -74,12 +75,17 @@ from vit_patch_env.experiments.runs.video import (
     remove_frames,
 )
 from vit_patch_env.models.contract import plain_model
-from vit_patch_env.system.launch import launch
+from vit_patch_env.system.launch import follows, is_one_of_several
 from vit_patch_env.training.ranks import LostRankError
 
 RETRY_SECONDS = 60.0
 N_TRIES = 5
 """Number of attempts at writing results to a full disk; `RETRY_SECONDS` between them."""
+
+
+def make_run(options: TrainOptions, console: Console) -> "Run | Follower":
+    """The part that this process has in a run."""
+    return (Follower if follows() else Run)(options, console)
 
 
 class Run:
@@ -131,8 +137,6 @@ class Run:
             check_can_be_written()
         check_trackers(options.track)
         options = with_absolute_paths(options)
-        together = launch() is not None
-        options = replace(options, env=replace(options.env, distributed=together))
         self.folder = RunFolder(options.out or _default_out(options))
         used = with_own_files(self.folder, options) if self.resumes else options
         used = resolve_agent(used)
@@ -141,7 +145,7 @@ class Run:
         if not (self.resumes or options.overwrite):
             self.folder.check_free()
         check_possible(self.folder.path, "out")
-        self.env = make_env(options.env)
+        self.env = make_env(replace(options.env, distributed=is_one_of_several()))
         check_agent(used, self.env)
         saved = self.folder.given_weights
         self.env.read_weights(saved if self.resumes and saved.is_file() else None)
@@ -168,6 +172,8 @@ class Run:
                 self._check_locked()
                 self._start_trackers()  # before anything is written, as they may refuse to
                 self._prepare_folder()
+                if self.env.config.distributed:
+                    tell_others(self.env, self.folder)
             except BaseException:
                 for tracker in self.trackers:
                     tracker.finish(None)

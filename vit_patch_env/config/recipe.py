@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Interval
 from typing_extensions import Doc
 
-from vit_patch_env.arguments import SAME_RUN, Alias, OrObject, arguments
+from vit_patch_env.arguments import PYTHON_ONLY, SAME_RUN, Alias, OrObject, arguments
 from vit_patch_env.checks import ArgumentError, Count, Share, named, shown
 from vit_patch_env.names import (
     BudgetEndName,
@@ -144,6 +144,7 @@ class RecipeConfig:
     distributed: Annotated[
         bool,
         SAME_RUN,
+        PYTHON_ONLY,
         Doc(
             "train with all processes that torchrun has started, each on a part of every batch: "
             "see docs/distributed.md"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vit_patch_env.checks import check_integer
 from vit_patch_env.data.augment import Augmentation, Mixing, crop_flip
 from vit_patch_env.data.generators import seeded_generators
-from vit_patch_env.data.images import Images, Request
+from vit_patch_env.data.images import ALL, Images, Request
 
 
 class Batch(NamedTuple):
@@ -96,9 +96,6 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     index = index.view(batch, 1, -1).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, index).view_as(images)
 
-
-ALL = slice(None)
-"""The whole of a batch."""
 
 _READING = 1
 """A seed that makes the random numbers of reading others than those of augmentation."""

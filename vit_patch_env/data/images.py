@@ -14,6 +14,10 @@ UNTRAINED = (0,)
 """Seeds of images that are read for anything but training."""
 
 
+ALL = slice(None)
+"""The whole of a batch, or all batches."""
+
+
 class Request(NamedTuple):
     """Images to be read, with the random numbers of (seeds, part) if reading them is random.
 
@@ -53,7 +57,7 @@ def at(positions: NDArray[np.int64], indices: Indices) -> NDArray[np.int64]:
     return positions[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
 
 
-def in_batches(images: Images, batch_size: int, some: slice = slice(None)) -> Iterator[Tensor]:
+def in_batches(images: Images, batch_size: int, some: slice = ALL) -> Iterator[Tensor]:
     """The images in order, in tensors of at most `batch_size`.
 
     Args:

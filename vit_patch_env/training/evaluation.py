@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vit_patch_env.data.batches import Batch, Preparation
-from vit_patch_env.data.images import in_batches
+from vit_patch_env.data.images import ALL, in_batches
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import own_torch_state
 from vit_patch_env.training.precision import Precision
@@ -42,7 +42,7 @@ def scores(
     batch_size: int,
     precision: Precision,
     select: Callable[[Tensor], Tensor | None] | None = None,
-    some: slice = slice(None),
+    some: slice = ALL,
 ) -> Tensor:
     """Logits of a split's items, (n, n_classes) float32; the model is left in evaluation mode.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_patch_env.data.batches import Batch, BatchStream
+from vit_patch_env.data.images import ALL
 from vit_patch_env.data.splits import Split
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.budget import Budget
@@ -171,12 +172,13 @@ class TrainingRun:
             return torch.cat((*numbers, self.observe(images)))
         own = range(self.stream.batch_size)[ranks.part(self.stream.batch_size)]
         n_observed = observation.n_images or self.stream.batch_size
-        n_own = min(max(n_observed - own.start, 0), len(own))  # the first ones of the whole batch
-        model = self.trainer.model
-        with self._observing(model):
-            mean = observation.mean(model, images[: max(n_own, 1)]) * (
-                n_own * ranks.size / n_observed
-            )
+        n_own = min(n_observed - own.start, len(own))  # the first ones of the whole batch
+        model: Any = self.trainer.model
+        if n_own > 0:
+            with self._observing(model):
+                mean = observation.mean(model, images[:n_own]) * (n_own * ranks.size / n_observed)
+        else:
+            mean = torch.zeros(model.n_patches, device=self.trainer.precision.device)
         found = ranks.mean(torch.cat((*numbers, mean)))
         return torch.cat((found[: len(numbers)], observation.finished(found[len(numbers) :])))
 
@@ -240,7 +242,7 @@ class TrainingRun:
         self,
         split: Split,
         select: Callable[[Tensor], Tensor | None] | None,
-        some: slice = slice(None),
+        some: slice = ALL,
     ) -> Tensor:
         return scores(
             self.trainer.evaluated,
@@ -289,7 +291,11 @@ class TrainingRun:
     def _whole_batch(self) -> Tensor:
         """Images of the shape of the whole batch, whose FLOPs are counted."""
         images = self.batch.images
-        return images if self._ranks is None else images.repeat_interleave(self._ranks.size, dim=0)
+        if self._ranks is None:
+            return images
+        if getattr(self.trainer.model, "data_dependent", False):
+            return images.repeat_interleave(self._ranks.size, dim=0)
+        return images[:1].expand(self.stream.batch_size, *images.shape[1:])
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state now, as plain data and tensors."""

@@ -48,6 +48,7 @@ class Trainer:
         compiled: whether the forward pass is compiled by `torch.compile`.
         ranks: the processes that have a part of each batch, whose gradients are averaged; None for
             a single one.
+        unused: whether, with `ranks`, some parameters may get no gradient in a step.
 
     Attributes:
         update: of the weights.
@@ -73,6 +74,7 @@ class Trainer:
         ema: float | None = None,
         compiled: bool = False,
         ranks: Ranks | None = None,
+        unused: bool = False,
     ) -> None:
         device = precision.device
         if device.type == "cpu":
@@ -101,7 +103,7 @@ class Trainer:
         self.average = None if ema is None else WeightAverage(self.model, ema)
         self.logits: Tensor | None = None
         self._forward = compiled_forward if compiled else forward
-        self._trained = self.model if ranks is None else ranks.averaging(self.model)
+        self._trained = self.model if ranks is None else ranks.averaging(self.model, unused=unused)
 
     @property
     def evaluated(self) -> nn.Module:
