@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import TINY, TINY_OPTIONS
 from vit_patch_env import ViTPatchSelectEnv
@@ -32,7 +33,7 @@ CASES = [
     },
     {},
     {"observation": "attention_received", "observe_images": 20, "clip_grad_norm": 0.1},
-    {"model": "vit", "observation": "class_attention", "optimizer": "adamw", "compile": True},
+    {"model": "vit", "observation": "class_attention", "optimizer": "adamw"},
     {"reward": "progress", "epochs": 3, "accumulate": 3},
 ]  # fmt: skip
 
@@ -48,7 +49,7 @@ def run(*words, n):
     subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS)
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", CASES)
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(arguments, tmp_path):
     """To the end of a run, or for 50 steps; with a load in between."""
@@ -61,20 +62,20 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(arguments, t
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
 
-def test_a_run_of_two_processes_is_evaluated_by_one(tmp_path, capsys):
+def test_a_run_of_two_processes_equals_that_of_one_and_is_evaluated_by_one(tmp_path, capsys):
     options = [
         *TINY_OPTIONS, "--agent", "pretrained", "--budget", "flops", "--reward", "validation",
-        "--reward-every", "3",
+        "--reward-every", "10", "--epochs", "8", "--accumulate", "2", "--ema", "0.9",
     ]  # fmt: skip
     folders = [tmp_path / "one", tmp_path / "two"]
-    for n, folder in enumerate(folders, 1):
-        run("vit_patch_env.experiments.train", *options, "--out", str(folder), n=n)
+    main(["train", *options, "--out", str(folders[0])])
+    run("vit_patch_env.experiments.train", *options, "--out", str(folders[1]), n=2)
     expected, found = (RunFolder(folder).read_result() for folder in folders)
     assert RunFolder(folders[1]).read_steps() == RunFolder(folders[0]).read_steps()
     assert found["flops"] == expected["flops"]
-    assert found["test"]["all_patches"]["loss"] == pytest.approx(
-        expected["test"]["all_patches"]["loss"], abs=1e-4
-    )
+    weights = [load_file(folder / "vit.safetensors") for folder in folders]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-5)
     assert "distributed" not in (folders[1] / "config.json").read_text()
     capsys.readouterr()
     main(["evaluate", str(folders[1])])

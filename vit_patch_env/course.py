@@ -125,4 +125,5 @@ def _mean(points: "list[CoursePoint] | tuple[CoursePoint, ...]") -> CoursePoint:
 
 def _tensor(points: list[CoursePoint]) -> Tensor:
     """(n_points, 3) float64."""
-    return torch.tensor(points, dtype=torch.float64).view(-1, len(CoursePoint._fields))
+    of_point = len(CoursePoint._fields)
+    return torch.tensor(points, dtype=torch.float64, device="cpu").view(-1, of_point)

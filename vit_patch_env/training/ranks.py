@@ -166,7 +166,7 @@ class Ranks:
 
     def sum(self, value: float) -> float:
         """The sum of all processes' values."""
-        total = torch.tensor(value, dtype=torch.float64)
+        total = torch.tensor(value, dtype=torch.float64, device="cpu")
         with self.watched():
             dist.all_reduce(total, group=self._commands)
         return float(total)
@@ -196,7 +196,7 @@ class Ranks:
             return self._broadcast(sent)
 
     def _broadcast(self, sent: bytes) -> bytes:
-        first = torch.zeros(_LENGTH + _SHORT, dtype=torch.uint8)
+        first = torch.zeros(_LENGTH + _SHORT, dtype=torch.uint8, device="cpu")
         if self.leads:
             head = len(sent).to_bytes(_LENGTH, "little") + sent[:_SHORT]
             first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
@@ -206,7 +206,7 @@ class Ranks:
         body = head[_LENGTH : _LENGTH + min(length, _SHORT)]
         if length <= _SHORT:
             return body
-        rest = torch.empty(length - _SHORT, dtype=torch.uint8)
+        rest = torch.empty(length - _SHORT, dtype=torch.uint8, device="cpu")
         if self.leads:
             rest[:] = torch.frombuffer(bytearray(sent[_SHORT:]), dtype=torch.uint8)
         dist.broadcast(rest, 0, group=self._commands)
