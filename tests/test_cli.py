@@ -187,7 +187,11 @@ def test_commands_say_what_was_read(command, make_folder, tmp_path, monkeypatch,
         "compare": [*TINY_OPTIONS, *data, "--methods", "simple_vit", "--out", str(run)],
         "bench": [*data, "--out", str(run)],
     }
-    made = {"pretrain": "runs.pretrain.Pretraining", "compare": "compare.comparison.Comparison"}
+    made = {
+        "train": "runs.train.Run",
+        "pretrain": "runs.pretrain.Pretraining",
+        "compare": "compare.comparison.Comparison",
+    }
     kind = made.get(command) or COMMANDS[command][1].replace(":", ".")
     monkeypatch.setattr(f"vit_patch_env.experiments.{kind}.run", lambda self: None)
     main([command, *words[command]])
@@ -382,7 +386,8 @@ def test_in_a_notebook_commands_print_text(tmp_path, monkeypatch, capsys):
 
 def test_every_value_of_environment_and_agent_is_on_the_command_line():
     env = dict(signature(ViTPatchSelectEnv).parameters)
-    del env["render_mode"]  # not for a command line
+    for name in ("render_mode", "distributed"):  # not for a command line
+        del env[name]
     options = flat(TrainOptions())
     defaults = {name: parameter.default for name, parameter in env.items()}
     assert defaults.pop("n_patches_desired") == "auto"

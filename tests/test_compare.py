@@ -279,7 +279,7 @@ def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeyp
         (["--epochs", "0"], "epochs must be in (0, 10^9], got 0"),
         (["--model", "tome"], "model is set by the methods"),
         (["--reward", "aic"], "reward is set by the methods"),
-        (["--per-image"], "per_image is set by the methods"),
+        (["--per-image"], "per-image is set by the methods"),
         (["--budget", "dollars"], "budget must be one of epochs, flops, seconds, got 'dollars'"),
         (
             ["--budget", "flops", "--methods", *RULES],

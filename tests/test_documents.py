@@ -119,6 +119,13 @@ def is_installation(words):
             assert extra in EXTRAS["options.extras_require"]
 
 
+def launches(words):
+    """`torchrun` of a module of this package, with options of `vit-patch train`."""
+    place = words.index("-m")
+    assert words[place + 1] == "vit_patch_env.experiments.train"
+    parse(["train", *words[place + 2 :]])
+
+
 def shows_logs(words):
     assert words[0] == "--logdir"
 
@@ -129,6 +136,7 @@ UNDERSTANDS = {
     "python": is_example,
     "pip": is_installation,
     "tensorboard": shows_logs,
+    "torchrun": launches,
 }
 """Checks of the words after a program."""
 

@@ -173,10 +173,10 @@ def test_the_final_evaluation_is_not_training_time(monkeypatch):
         import time
 
         time.sleep(0.3)
-        return evaluate(*args, **kwargs)
+        return scores(*args, **kwargs)
 
-    evaluate = module.evaluate
-    monkeypatch.setattr(module, "evaluate", slow)
+    scores = module.scores
+    monkeypatch.setattr(module, "scores", slow)
     env, monitor = make(epochs=1), TrainingMonitor(max_episodes=1)
     FixedRule("all", env).learn(100, callback=monitor)
     assert env.last_episode.timings.excluded_seconds > 0.3

@@ -62,6 +62,7 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(arguments, t
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_equals_that_of_one_and_is_evaluated_by_one(tmp_path, capsys):
     options = [
         *TINY_OPTIONS, "--agent", "pretrained", "--budget", "flops", "--reward", "validation",

@@ -291,6 +291,7 @@ class EpisodeFactory:
         with ranks.doing("make", weights_seed, stream_seed):
             return self._make(weights_seed, stream_seed, ranks)
 
+    @own_torch_state()
     def _make(
         self,
         weights_seed: int,
