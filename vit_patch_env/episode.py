@@ -428,8 +428,8 @@ class Episode:
             assert selector is not None
             # After a divergence they may not be finite, which policies reject.
             values = np.nan_to_num(self.run.observe(images, self.evaluated).cpu().numpy())
-            action, state = selector.predict(self.view(values), state=state, deterministic=True)
-            return self._keep(self.select(action, values).patch_mask)
+            patch_mask, state = self._chosen(selector, values, state)
+            return self._keep(patch_mask)
 
         if selector is None:
             return self._predict(split, None)
@@ -439,9 +439,16 @@ class Episode:
         """The patches that an agent selects of each batch of a split."""
         masks, state = [], None
         for values in self.observe_split(split):
-            action, state = selector.predict(self.view(values), state=state, deterministic=True)
-            masks.append(self.select(action, values).patch_mask)
+            patch_mask, state = self._chosen(selector, values, state)
+            masks.append(patch_mask)
         return masks
+
+    def _chosen(
+        self, selector: Selector, values: NDArray[np.float32], state: Any
+    ) -> tuple[NDArray[np.bool_], Any]:
+        """The patches that an agent selects of a batch after the run, and its next state."""
+        action, state = selector.predict(self.view(values), state=state, deterministic=True)
+        return self.select(action, values).patch_mask, state
 
     def observe_split(self, split: SplitName) -> list[NDArray[np.float32]]:
         """The observation of each batch of a split without run features, (n_patches,)."""

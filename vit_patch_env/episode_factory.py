@@ -49,7 +49,7 @@ from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
-from vit_patch_env.training.precision import resolve_device, resolve_precision
+from vit_patch_env.training.precision import own_device, resolve_device, resolve_precision
 from vit_patch_env.training.ranks import END, Ranks
 from vit_patch_env.training.run import TrainingRun
 from vit_patch_env.training.run_costs import RunCosts
@@ -248,7 +248,7 @@ class EpisodeFactory:
                 f"is that of all processes together, and must be divisible by their number, "
                 f"{launched.size}, got {batch_size}",
             )
-        return resolve_device(f"cuda:{launched.local_rank}") if device.type == "cuda" else device
+        return own_device(device)
 
     @property
     def follows(self) -> bool:

@@ -2,8 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -13,8 +11,7 @@ from vit_patch_env.experiments.options.commands import TrainOptions
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.models.kernels.build import enable
-from vit_patch_env.system.launch import launch
-from vit_patch_env.training.precision import resolve_device
+from vit_patch_env.training.precision import own_device, resolve_device
 from vit_patch_env.training.ranks import LostRankError, Ranks
 
 
@@ -46,18 +43,11 @@ class Follower:
 
     def prepare(self) -> None:
         """Make the environment of rank 0; that process says what is wrong with the options."""
-        device, launched = resolve_device(self.options.env.device), launch()
-        assert launched is not None
-        if device.type == "cuda":
-            device = resolve_device(f"cuda:{launched.local_rank}")
+        device = own_device(resolve_device(self.options.env.device))
         try:
-            command = Ranks.of_process(device).hear()
+            values, weights, compiled = Ranks.of_process(device).hear().arguments  # `tell_others`
         except LostRankError:
             sys.exit(1)
-        if command.name == "run":
-            self._make(*command.arguments)
-
-    def _make(self, values: dict[str, Any], weights: Path | None, compiled: bool | None) -> None:
         self.env = make_env(EnvConfig(**values))
         self.env.read_weights(weights)
         if compiled is not None:
@@ -65,5 +55,4 @@ class Follower:
 
     def run(self) -> None:
         """Train until rank 0 ends."""
-        if hasattr(self, "env"):
-            self.env.reset()
+        self.env.reset()

@@ -8,6 +8,7 @@ import torch
 
 from vit_patch_env.checks import ArgumentError, check_choice, shown
 from vit_patch_env.names import PrecisionName
+from vit_patch_env.system.launch import launch
 
 _DTYPES: dict[PrecisionName, torch.dtype] = {
     "fp32": torch.float32,
@@ -69,6 +70,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "cuda" and (resolved.index or 0) >= n_devices:
         raise ArgumentError("device", f"{device!r} needs a CUDA device, got {n_devices} of them")
     return resolved
+
+
+def own_device(device: torch.device) -> torch.device:
+    """That of this process, of the same kind: on CUDA, each process of a machine has its own."""
+    launched = launch()
+    if launched is None or device.type != "cuda":
+        return device
+    return resolve_device(f"cuda:{launched.local_rank}")
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
