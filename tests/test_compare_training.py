@@ -10,6 +10,7 @@ from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.entries import Entry
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.compare.training import Training
+from vit_patch_env.experiments.process.executor import LocalExecutor
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 
@@ -17,6 +18,7 @@ class Ended:
     """A worker that has done its work."""
 
     exitcode = 0
+    problem = ""
 
     def __init__(self):
         self.sentinel, other = multiprocessing.Pipe(duplex=False)
@@ -47,7 +49,7 @@ class Runs:
             if entry.state == "waiting" and all(one.state == "done" for one in entry.needed):
                 yield entry
 
-    def start(self, entry):
+    def start(self, entry, executor):
         entry.state = "running"
         self.noted.append(f"start {self.title}{entry.seed}")
         return Ended()
@@ -71,7 +73,7 @@ def trained(tmp_path, n_jobs, *sets, kind=Runs):
     noted = []
     given = [kind(title, *rest[:1], noted, tmp_path / title, *rest[1:]) for title, *rest in sets]
     with (tmp_path / "printed").open("w") as file:
-        received = Training(n_jobs, Console(file=file, width=120)).train(given)
+        received = Training(LocalExecutor(n_jobs), Console(file=file, width=120)).train(given)
     return noted, received, (tmp_path / "printed").read_text()
 
 
@@ -109,10 +111,10 @@ def test_sets_without_anything_to_train_are_closed(tmp_path):
 
 def test_a_run_that_cannot_start_or_be_read_fails_and_the_others_go_on(tmp_path):
     class Damaged(Runs):
-        def start(self, entry):
+        def start(self, entry, executor):
             if (self.title, entry.seed) == ("a", 0):
                 raise InputError("no file")
-            return super().start(entry)
+            return super().start(entry, executor)
 
         def finish(self, entry, exitcode):
             if (self.title, entry.seed) == ("b", 0):
@@ -129,9 +131,9 @@ def test_a_run_that_cannot_start_or_be_read_fails_and_the_others_go_on(tmp_path)
 
 def test_nothing_is_started_after_a_signal(tmp_path):
     class Stopping(Runs):
-        def start(self, entry):
+        def start(self, entry, executor):
             os.kill(os.getpid(), signal.SIGTERM)
-            return super().start(entry)
+            return super().start(entry, executor)
 
     noted, received, _ = trained(tmp_path, 1, ("a", 2), ("b", 1), kind=Stopping)
     assert received == [signal.SIGTERM]

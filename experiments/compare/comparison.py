@@ -8,11 +8,11 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from rich.console import Console
 
@@ -20,6 +20,7 @@ from vit_patch_env.arguments import to_json
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
+from vit_patch_env.experiments.cluster.executor import make_executor
 from vit_patch_env.experiments.compare.agent_methods import (
     agents_of,
     check_same_agents,
@@ -43,13 +44,12 @@ from vit_patch_env.experiments.compare.results import (
 )
 from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
+from vit_patch_env.experiments.process.executor import Executor, Job
 from vit_patch_env.experiments.process.output import loaded, print_lines
-from vit_patch_env.experiments.process.workers import Worker
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
     provenance,
-    releasing_on_error,
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import COMPARE_FIELDS, read_checked
@@ -74,16 +74,24 @@ class Comparison:
         options: what to compare.
         console: where progress is shown.
         title: what distinguishes it from others that are trained with it.
+        executor: of its runs, if it is shared; by default it has its own.
     """
 
     images: dict[str, Any]
     methods: dict[str, Method]
     agents: dict[str, dict[str, str]]
     entries: list[Entry]
-    threads: int
+    executor: Executor
     lock: FileLock
 
-    def __init__(self, options: CompareOptions, console: Console, title: str = "") -> None:
+    def __init__(
+        self,
+        options: CompareOptions,
+        console: Console,
+        title: str = "",
+        executor: Executor | None = None,
+    ) -> None:
+        self._shared = executor
         self.options = options
         self.console = console
         self.title = title
@@ -100,14 +108,18 @@ class Comparison:
         self.methods = find_methods(options.methods)
         self.agents = agents_of(self.methods)
         self._check_folder()
-        self._check_methods()
-        self.threads = max(torch.get_num_threads() // options.jobs, 1)
-        self.lock = lock_folder(self.path, "out")
-        with releasing_on_error(self.lock):
+        with ExitStack() as undo:
+            self.executor = self._shared or make_executor(options, str(options.env.device))
+            if self.executor is not self._shared:
+                undo.callback(self.executor.close)
+            self._check_methods()
+            self.lock = lock_folder(self.path, "out")
+            undo.callback(self.lock.release)
             saved = self._saved_configuration()
             self._keep_agents()
             self._find_finished()
             self._write_configuration(saved)
+            undo.pop_all()
 
     def run(self) -> None:
         """Train the runs that are not finished; exits with status 1 if one failed.
@@ -115,7 +127,7 @@ class Comparison:
         A run that fails is tried once more. A signal (SIGTERM, SIGHUP, Ctrl-C) stops the runs, each
         after a checkpoint, from which the same command resumes; a second one ends them at once.
         """
-        train_all([self], self.options.jobs, self.console)
+        train_all([self], self.executor, self.console)
         if self.has_failed:
             sys.exit(1)
         self._say(
@@ -267,7 +279,7 @@ class Comparison:
                 "agents": agents,
                 "seeds": seeds,
                 "jobs": self.options.jobs,
-                "threads": self.threads,
+                "threads": self.executor.n_threads,
                 "env": to_json(self.options.env),
                 "images": self.images,
                 **provenance(compare_command(self.options, given, seeds)),
@@ -280,7 +292,7 @@ class Comparison:
             if entry.state == "waiting" and all(other.state == "done" for other in entry.needed):
                 yield entry
 
-    def start(self, entry: Entry) -> Worker:
+    def start(self, entry: Entry, executor: Executor) -> Job:
         """Start a run, or resume it from its checkpoint."""
         entry.state = "running"
         entry.attempts += 1
@@ -289,7 +301,10 @@ class Comparison:
         if entry.folder.log.is_symlink():
             entry.folder.log.unlink()
         options = entry.options(self.options.env, self.options.checkpoint_every)
-        return Worker(train_in_background, options, self.threads, str(entry.folder.log))
+        return executor.start(
+            self.path, entry.folder.path,
+            train_in_background, options, executor.n_threads, str(entry.folder.log),
+        )  # fmt: skip
 
     def finish(self, entry: Entry, exitcode: int) -> None:
         """Note how a run has ended."""
@@ -328,15 +343,15 @@ class Comparison:
         print_lines(lines, self.console)
 
 
-def train_all(comparisons: Iterable[Comparison], n_jobs: int, console: Console) -> None:
+def train_all(comparisons: Iterable[Comparison], executor: Executor, console: Console) -> None:
     """Train the runs of comparisons that are not finished; exits after a signal.
 
     Args:
         comparisons: that are prepared.
-        n_jobs: runs at a time.
+        executor: of the runs, which is closed.
         console: where progress is shown.
     """
-    received = Training(n_jobs, console).train(comparisons)
+    received = Training(executor, console).train(comparisons)
     if received:
         line = "Interrupted. Unfinished runs are kept; the same command resumes them."
         print_lines([line], console)

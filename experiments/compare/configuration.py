@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+from vit_patch_env.arguments import declared
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
 from vit_patch_env.experiments.compare.agent_methods import find_methods, is_file, method_key
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import FULL, is_timed
-from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import (
+    ClusterOptions,
+    CompareOptions,
+    TrainOptions,
+)
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.runs.resume import run_config
 from vit_patch_env.names import BudgetName
@@ -16,7 +21,8 @@ from vit_patch_env.names import BudgetName
 
 def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
     """The single command for all runs of a comparison, which may result from several calls."""
-    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None)
+    here = {one.name: getattr(ClusterOptions, one.name) for one in declared(ClusterOptions)}
+    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None, **here)
     return command("compare", options, PRESETS[options.preset], given=("preset",))
 
 

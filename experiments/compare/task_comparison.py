@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from vit_patch_env.checks import ArgumentError, InputError, counted, named
+from vit_patch_env.experiments.cluster.executor import make_executor
 from vit_patch_env.experiments.compare.agent_methods import agents_of, find_methods, with_copies
 from vit_patch_env.experiments.compare.comparison import Comparison, train_all
 from vit_patch_env.experiments.compare.configuration import check_methods
@@ -17,13 +19,13 @@ from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import COMPARE, FULL
 from vit_patch_env.experiments.compare.task_results import TASK_SET
 from vit_patch_env.experiments.options.commands import CompareOptions
+from vit_patch_env.experiments.process.executor import Executor
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.output import print_lines
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
     provenance,
-    releasing_on_error,
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import TASK_SET_FIELDS, read_checked
@@ -41,6 +43,7 @@ class TaskComparison:
 
     tasks: list[Task]
     comparisons: list[Comparison]
+    executor: Executor
     lock: FileLock
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
@@ -70,14 +73,18 @@ class TaskComparison:
             )
         for task in self.tasks:
             env_of_task(task, options.env)
-        self.lock = lock_folder(self.path, "out")
-        with releasing_on_error(self.lock):
+        with ExitStack() as undo:
+            self.executor = make_executor(options, str(options.env.device))
+            undo.callback(self.executor.close)
+            self.lock = lock_folder(self.path, "out")
+            undo.callback(self.lock.release)
             if (self.path / TASK_SET).exists():
                 read_checked(self.path / TASK_SET, TASK_SET_FIELDS)
             self._keep_agents()
             self._write()
             for place, task in enumerate(self.tasks, start=1):
                 self._prepare(task, place)
+            undo.pop_all()
 
     def _keep_agents(self) -> None:
         """Copy agents' files once, so that all tasks have the same agents."""
@@ -89,7 +96,7 @@ class TaskComparison:
     def run(self) -> None:
         """Train the runs of the tasks that are not finished; exits with status 1 if one failed."""
         try:
-            train_all(self.comparisons, self.options.jobs, self.console)
+            train_all(self.comparisons, self.executor, self.console)
         finally:
             self.lock.release()
         failed = len(self.tasks) - len(self.comparisons)  # those that could not be prepared
@@ -105,7 +112,7 @@ class TaskComparison:
     def _prepare(self, task: Task, place: int) -> None:
         """Prepare a task's comparison, unless its folder or images do not allow that."""
         self._say(f"Task {place} of {len(self.tasks)}: {task.name}")
-        comparison = Comparison(self._options(task), self.console, task.name)
+        comparison = Comparison(self._options(task), self.console, task.name, self.executor)
         try:
             comparison.prepare()
         except InputError as error:  # the other tasks go on

@@ -1,7 +1,6 @@
-"""Trains the runs of comparisons, each in its own process, so many at a time."""
+"""Trains the runs of comparisons, so many at a time."""
 
 from collections.abc import Iterable, Iterator
-from multiprocessing.connection import wait
 from typing import NamedTuple, Protocol
 
 from rich.console import Console
@@ -9,9 +8,10 @@ from rich.console import Console
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry
+from vit_patch_env.experiments.process.executor import Executor, Job
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import Worker, kill_workers, stop_workers
+from vit_patch_env.experiments.process.workers import kill_workers, stop_workers
 
 
 class RunSet(Protocol):
@@ -28,7 +28,7 @@ class RunSet(Protocol):
     def ready(self) -> Iterator[Entry]:
         """The runs that can start."""
 
-    def start(self, entry: Entry) -> Worker:
+    def start(self, entry: Entry, executor: Executor) -> Job:
         """Start a run."""
 
     def finish(self, entry: Entry, exitcode: int) -> None:
@@ -46,20 +46,20 @@ class _Running(NamedTuple):
 
     run_set: RunSet
     entry: Entry
-    worker: Worker
+    job: Job
 
 
 class Training:
     """Trains the runs of several sets, those of a set after those of the sets before it.
 
     Args:
-        n_jobs: runs at a time, of whichever set.
+        executor: of the runs, of whichever set.
         console: where progress is shown.
     """
 
-    def __init__(self, n_jobs: int, console: Console) -> None:
-        self._n_jobs = n_jobs
-        self._display = CompareDisplay(n_jobs, console)
+    def __init__(self, executor: Executor, console: Console) -> None:
+        self._executor = executor
+        self._display = CompareDisplay(executor.n_jobs, console)
         self._sets: list[RunSet] = []
         self._running: list[_Running] = []
 
@@ -79,10 +79,11 @@ class Training:
                     with self._display:
                         self._train(received)
                 finally:
-                    stop_workers(one.worker for one in self._running)
+                    stop_workers(one.job for one in self._running)
         finally:
             for run_set in self._sets:
                 run_set.close()
+            self._executor.close()
         return received
 
     def _train(self, received: list[int]) -> None:
@@ -91,7 +92,7 @@ class Training:
             self._close_ended()
             if not self._running:
                 break
-            wait([one.worker.sentinel for one in self._running], timeout=0.5)
+            self._executor.wait([one.job for one in self._running], 0.5)
             if received:  # the runs may have heard it too: they have not failed
                 break
             self._look()
@@ -99,27 +100,30 @@ class Training:
     def _start(self) -> None:
         """Start what can start, as long as a job is free."""
         ready = ((run_set, entry) for run_set in self._sets for entry in run_set.ready())
-        while len(self._running) < self._n_jobs:
+        self._display.n_jobs = self._executor.n_jobs
+        while len(self._running) < self._display.n_jobs:
             run_set, entry = next(ready, (None, None))
             if run_set is None or entry is None:
                 return
             self._display.begin(run_set.title, run_set.entries)
             try:
-                worker = run_set.start(entry)
+                job = run_set.start(entry, self._executor)
             except InputError as error:
                 run_set.fail(entry, error_message(error))
             else:
-                self._running.append(_Running(run_set, entry, worker))
+                self._running.append(_Running(run_set, entry, job))
 
     def _look(self) -> None:
         """Show the runs' progress, and note which have ended."""
         for one in list(self._running):
             one.entry.progress = one.entry.folder.progress()
-            exitcode = one.worker.exitcode
+            exitcode = one.job.exitcode
             if exitcode is None:
                 continue
             self._running.remove(one)
             try:
+                if one.job.problem:
+                    raise InputError(one.job.problem)
                 one.run_set.finish(one.entry, exitcode)
             except InputError as error:
                 one.run_set.fail(one.entry, error_message(error))
@@ -140,4 +144,4 @@ class Training:
 
     def _end_workers(self) -> None:
         """Called when a second signal is received."""
-        kill_workers(one.worker for one in self._running)
+        kill_workers(one.job for one in self._running)

@@ -51,6 +51,32 @@ class AgentOptions:
 
 
 @arguments
+class ClusterOptions:
+    """Where a command's runs are trained, if not by processes of this machine."""
+
+    ray: Annotated[
+        str | None,
+        SAME_RUN,
+        Doc(
+            "train on the nodes of a Ray cluster: auto (the one that this machine is a node of) or "
+            "its address; see docs/clusters.md"
+        ),
+    ] = None
+    cpus_per_run: Annotated[
+        Count, SAME_RUN, Doc("with --ray, cores that Ray reserves for a run, and its threads")
+    ] = 1
+    gpus_per_run: Annotated[
+        float | None,
+        Interval(ge=0, le=64),
+        SAME_RUN,
+        Doc(
+            "with --ray, GPUs that Ray reserves for a run, 0.5 for two runs on each; by default 1 "
+            "where the cluster has GPUs and --device is not cpu, else 0"
+        ),
+    ] = None
+
+
+@arguments
 class TrainOptions(AgentOptions):
     """Train a ViT while an agent picks the patches it trains on."""
 
@@ -141,7 +167,7 @@ PrunerName = Literal["median", "halving", "none"]
 
 
 @arguments
-class TuneOptions(AgentOptions):
+class TuneOptions(AgentOptions, ClusterOptions):
     """Search the values of an agent and of its reward over many short training runs."""
 
     agent: Annotated[str, Doc("paper, branching, bandit, or an algorithm of Stable-Baselines3")] = (
@@ -220,7 +246,7 @@ PRETRAIN_ENV = EnvConfig(
 
 
 @arguments
-class PretrainOptions(AgentOptions):
+class PretrainOptions(AgentOptions, ClusterOptions):
     """Train an agent over many short training runs, and save it for `train --agent FILE`."""
 
     agent: Annotated[
@@ -446,7 +472,7 @@ class BenchOptions(SizeConfig):
 
 
 @arguments
-class CompareOptions:
+class CompareOptions(ClusterOptions):
     """Train every method with every seed on one data set, and save the results."""
 
     preset: Annotated[

@@ -42,8 +42,12 @@ def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(f"warning: {text}")
 
 
-def require_extra(command: str, module: str) -> None:
-    """Import a module of an optional dependency, whose extra has the command's name.
+def require_extra(name: str, module: str) -> None:
+    """Import a module of an optional dependency, whose extra is named as what needs it.
+
+    Args:
+        name: of the command or the argument, and of the extra.
+        module: to import.
 
     Raises:
         ValueError: if it cannot be imported.
@@ -53,6 +57,5 @@ def require_extra(command: str, module: str) -> None:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{command} needs the extra {command}, pip install 'vit-patch-env[{command}]', "
-            f"got: {reason}"
+            f"{name} needs the extra {name}, pip install 'vit-patch-env[{name}]', got: {reason}"
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import Any, Protocol
 
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.signals import STOP_SIGNALS
@@ -32,7 +32,12 @@ class Worker:
     Args:
         target: what it calls; a function of a module.
         args: of the function.
+
+    Attributes:
+        problem: empty, as a process that is started here can work.
     """
+
+    problem = ""
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
         self._reports, reports = multiprocessing.Pipe(duplex=False)
@@ -122,7 +127,17 @@ def become_server() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def stop_workers(workers: Iterable[Worker]) -> None:
+class _Stoppable(Protocol):
+    """A process that works for this one, here or elsewhere."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+
+
+def stop_workers(workers: Iterable[_Stoppable]) -> None:
     """Send SIGTERM to workers, and wait until they have ended."""
     started = list(workers)
     for one in started:
@@ -131,7 +146,7 @@ def stop_workers(workers: Iterable[Worker]) -> None:
         one.join()
 
 
-def kill_workers(workers: Iterable[Worker]) -> None:
+def kill_workers(workers: Iterable[_Stoppable]) -> None:
     """End workers at once."""
     for one in list(workers):
         one.send_signal(signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""The connection of a command to a Ray cluster."""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.experiments.process.messages import require_extra
+
+_ANSWERS = 5.0
+"""Seconds that a cluster has to answer."""
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*"}
+"""Ray tells nobody of its use, and does not print what it logs of nodes."""
+
+
+class Connection:
+    """This process's connection to a Ray cluster, which may be there already.
+
+    Args:
+        address: of the cluster, `auto` for the one that this machine is a node of.
+
+    Attributes:
+        ray: the module, connected until `close`.
+
+    Raises:
+        InputError: without Ray.
+        ArgumentError: if there is no such cluster.
+    """
+
+    ray: ModuleType
+
+    def __init__(self, address: str) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        require_extra("ray", "ray")
+        import ray
+
+        self.ray = ray
+        self._is_own = not ray.is_initialized()
+        if self._is_own:
+            _check_answers(address)
+            with _same_signals():
+                try:
+                    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                    raise _no_cluster(address, error) from error
+        self._known = self.nodes()
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """The nodes that are alive, by their ids, each as Ray describes it."""
+        return {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+
+    def lost(self) -> list[str]:
+        """The names of the nodes that have been lost since the last call."""
+        before, self._known = self._known, self.nodes()
+        gone = before.keys() - self._known.keys()
+        return sorted(before[one]["NodeManagerHostname"] for one in gone)
+
+    def close(self) -> None:
+        """Disconnect, if this object has connected."""
+        if self._is_own:
+            self.ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens, as Ray waits for a minute."""
+    where = address.removeprefix("ray://")
+    host, colon, port = where.rpartition(":")
+    if not colon:
+        if address not in ("auto", "local"):
+            raise ArgumentError("ray", f"must be auto or <host>:<port>, got {address}")
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ArgumentError:
+    if address == "auto":
+        return ArgumentError(
+            "ray",
+            "must be the address of a Ray cluster, got auto, but this machine is a node of none: "
+            "start one with ray start --head",
+        )
+    reason = " ".join(str(error).split())
+    return ArgumentError("ray", f"must be the address of a Ray cluster, got {address}: {reason}")
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Give back the handler of SIGTERM, which Ray sets for itself."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # not in the main thread, where Ray has not set one either
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,79 @@
+"""What trains runs: processes of this machine, or nodes of a cluster."""
+
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vit_patch_env.experiments.process.workers import Worker
+
+
+class Job(Protocol):
+    """A run that was started."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, negative for a signal; None until it has ended."""
+
+    @property
+    def problem(self) -> str:
+        """Why it could not be trained at all; empty if that is not so."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+
+    def send_signal(self, number: int) -> None:
+        """Stop it (SIGTERM) or kill it (SIGKILL), unless it has ended."""
+
+
+class Executor(Protocol):
+    """Trains runs, so many at a time."""
+
+    @property
+    def n_jobs(self) -> int:
+        """Runs at a time; this may change."""
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of each run."""
+
+    def start(self, folder: Path, run: Path, target: Callable[..., None], *args: Any) -> Job:
+        """Call a function of a module for a run, in a process of its own.
+
+        Args:
+            folder: of the command, in which the run is.
+            run: the folder that the function writes to.
+            target: the function.
+            args: of the function.
+        """
+
+    def wait(self, jobs: Sequence[Any], seconds: float) -> None:
+        """Wait until one of these jobs has ended, at most so long."""
+
+    def close(self) -> None:
+        """Called when nothing more is started."""
+
+
+class LocalExecutor:
+    """Processes of this machine.
+
+    Args:
+        n_jobs: at a time; they share the threads that torch has here.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self.n_threads = max(torch.get_num_threads() // n_jobs, 1)
+
+    def start(self, folder: Path, run: Path, target: Callable[..., None], *args: Any) -> Worker:
+        """Start a process."""
+        return Worker(target, *args)
+
+    def wait(self, jobs: Sequence[Worker], seconds: float) -> None:
+        """Wait until one of these has ended, at most so long."""
+        wait([one.sentinel for one in jobs], timeout=seconds)
+
+    def close(self) -> None:
+        """Nothing is to be given back."""
