@@ -2,8 +2,9 @@
 
 import signal
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from vit_patch_env.checks import ArgumentError, InputError, named
 from vit_patch_env.experiments.cluster.connection import Connection
 from vit_patch_env.experiments.cluster.node import SHARED, Call, call_on_node, package_version
+from vit_patch_env.experiments.cluster.storage import Storage
 from vit_patch_env.experiments.options.commands import ClusterOptions
-from vit_patch_env.experiments.process.executor import Executor, LocalExecutor
+from vit_patch_env.experiments.process.executor import Executor, LocalExecutor, RunFiles
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.system.files import replacing
 
@@ -59,9 +61,9 @@ class Resources:
                 )
 
     @property
-    def n_at_once(self) -> int:
-        """Runs that the cluster has room for if nothing else is on it; at least 1."""
-        return max(sum(self._room(node) for node in self._cluster.nodes().values()), 1)
+    def room(self) -> int:
+        """Runs that the cluster has room for if nothing else is on it."""
+        return sum(self._room(node) for node in self._cluster.nodes().values())
 
     def _room(self, node: dict[str, Any]) -> int:
         of_cpus = int(self._has(node, "CPU") // self.n_cpus)
@@ -98,36 +100,89 @@ class RayExecutor:
             raise
         self._given_jobs = n_jobs
         self._key = uuid.uuid4().hex
-        self._marked: list[Path] = []
-        self._task = self._cluster.ray.remote(
-            num_cpus=self._resources.n_cpus,
-            num_gpus=self._resources.n_gpus,
-            max_retries=N_LOSSES,
-            max_calls=0,  # Ray's process is kept for the next run, with what it has imported
-        )(call_on_node)
+        self._folders: dict[Path, Storage | None] = {}
+        self._of_run = {"num_cpus": self._resources.n_cpus, "num_gpus": self._resources.n_gpus}
+
+    @property
+    def ray(self) -> ModuleType:
+        """The module, connected."""
+        return self._cluster.ray
 
     @property
     def n_jobs(self) -> int:
         """As many as were given, or as the cluster has room for now."""
-        return self._given_jobs or self._resources.n_at_once
+        return self._given_jobs or max(self.room, 1)
+
+    @property
+    def room(self) -> int:
+        """Runs that the cluster has room for now, if nothing else is on it."""
+        return self._resources.room
 
     @property
     def n_threads(self) -> int:
         """The cores reserved for a run."""
         return self._resources.n_cpus
 
-    def start(self, folder: Path, run: Path, target: Callable[..., None], *args: Any) -> "RayJob":
-        """Submit a run."""
-        folder = folder.absolute()
-        if folder not in self._marked:
-            with replacing(folder / SHARED) as partial:
-                partial.write_text(self._key, encoding="utf-8")
-            self._marked.append(folder)
+    def start(self, files: RunFiles, target: Callable[..., None], *args: Any) -> "RayJob":
+        """Submit a run.
+
+        Raises:
+            InputError: if storage cannot be written.
+        """
+        folder, run = files.folder.absolute(), files.run.absolute()
+        needed = tuple(one.absolute() for one in files.needed)
+        storage = self._shared(folder, files.storage)
+        if storage is not None:
+            with _naming(storage.url):
+                for part in (folder, *needed, run):
+                    if part == folder or not storage.has(part):  # else what is there is newer
+                        storage.send(part)
+        url = None if storage is None else storage.url
         call = Call(
-            target, args, folder, self._key, run.absolute(), str(Path.cwd()),
+            target, args, RunFiles(folder, run, needed, url), self._key, str(Path.cwd()),
             bool(self._resources.n_gpus), package_version(),
         )  # fmt: skip
-        return RayJob(self._cluster.ray, self._task.remote(call))
+        return self._submitted(partial(_fetch, storage, run), call_on_node, call)
+
+    def submit(self, target: Callable[..., int], *args: Any) -> "RayJob":
+        """Call a function in a process of Ray, started again elsewhere if its node is lost.
+
+        Args:
+            target: the function, which returns an exit status.
+            args: of the function.
+        """
+        return self._submitted(lambda: None, target, *args)
+
+    def actor_here(self, kind: type[Any], *args: Any) -> Any:
+        """Ray's handle of an object in a process of its own on this machine."""
+        ray = self._cluster.ray
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        return ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote(*args)
+
+    def actor(self, kind: type[Any], *args: Any) -> Any:
+        """Ray's handle of an object in a process of its own, with what a run has."""
+        return self._cluster.ray.remote(**self._of_run)(kind).remote(*args)
+
+    def _submitted(
+        self, fetch: Callable[[], None], target: Callable[..., int], *args: Any
+    ) -> "RayJob":
+        # Ray's process is kept for the next run, with what it has imported.
+        kept = {"max_retries": N_LOSSES, "max_calls": 0}
+        task = self._cluster.ray.remote(**self._of_run, **kept)(target)
+        return RayJob(self._cluster.ray, task.remote(*args), fetch)
+
+    def _shared(self, folder: Path, url: str | None) -> Storage | None:
+        """The storage for a command's folder, or None after the folder was marked for nodes."""
+        if folder not in self._folders:
+            if url is None:
+                with replacing(folder / SHARED) as unfinished:
+                    unfinished.write_text(self._key, encoding="utf-8")
+                self._folders[folder] = None
+            else:
+                self._folders[folder] = Storage(url, folder)
+        return self._folders[folder]
 
     def wait(self, jobs: Sequence["RayJob"], seconds: float) -> None:
         """Wait until one of these has ended, at most so long, and say which nodes were lost."""
@@ -137,9 +192,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """Leave the cluster."""
-        for folder in self._marked:
-            with suppress(OSError):
-                (folder / SHARED).unlink()
+        for folder, storage in self._folders.items():
+            if storage is None:
+                (folder / SHARED).unlink(missing_ok=True)
         self._cluster.close()
 
 
@@ -149,14 +204,16 @@ class RayJob:
     Args:
         ray: the module, connected.
         task: Ray's reference to what the task returns.
+        fetch: called when it has ended, for its files.
 
     Attributes:
         task: Ray's reference.
         problem: why it could not be trained at all; empty if that is not so.
     """
 
-    def __init__(self, ray: ModuleType, task: Any) -> None:
+    def __init__(self, ray: ModuleType, task: Any, fetch: Callable[[], None]) -> None:
         self._ray = ray
+        self._fetch = fetch
         self.task = task
         self.problem = ""
         self._exitcode: int | None = None
@@ -171,7 +228,10 @@ class RayJob:
     def _ended(self) -> int:
         errors = self._ray.exceptions
         try:
-            return int(self._ray.get(self.task))
+            exitcode = int(self._ray.get(self.task))
+            self._fetch()
+        except InputError as error:
+            self.problem = error_message(error)
         except errors.TaskCancelledError:
             return _CANCELLED
         except errors.RayTaskError as error:
@@ -180,6 +240,8 @@ class RayJob:
         except errors.RayError as error:  # such as that of a process that was killed too often
             first = next(iter(str(error).splitlines()), type(error).__name__)
             self.problem = f"Ray gave it up: {first}"
+        else:
+            return exitcode
         return 1
 
     def join(self) -> None:
@@ -192,6 +254,43 @@ class RayJob:
             self._ray.cancel(self.task, force=number == signal.SIGKILL)
 
 
+def ray_executor(options: Any, device: str, n_jobs: int | None = None) -> RayExecutor | None:
+    """As `make_executor`, None for processes of this machine.
+
+    Args:
+        options: of the command, which has those of a cluster.
+        device: that the runs train on, as the user gave it.
+        n_jobs: runs at a time; None for as many as the cluster has room for.
+    """
+    if options.ray is not None:
+        return RayExecutor(options, device, n_jobs)
+    for name in ("cpus_per_run", "gpus_per_run", "storage"):
+        value = getattr(options, name, None)
+        if value != getattr(ClusterOptions, name, None):
+            raise ArgumentError(name, f"is for {named('ray')}, got {value}")
+    return None
+
+
+def _fetch(storage: Storage | None, run: Path) -> None:
+    """Copy a run from storage, if there is one.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    if storage is not None:
+        with _naming(storage.url):
+            storage.fetch(run)
+
+
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    """Raise errors of storage as an `InputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"expected storage that can be used, got {url}: {error}") from error
+
+
 def make_executor(options: Any, device: str) -> Executor:
     """What trains the runs of a command.
 
@@ -202,11 +301,6 @@ def make_executor(options: Any, device: str) -> Executor:
     Raises:
         ValueError: as `RayExecutor`, or for options of a cluster without one.
     """
-    if options.ray is not None:
-        given = "jobs" in options.given or options.jobs != type(options).jobs
-        return RayExecutor(options, device, options.jobs if given else None)
-    for name in ("cpus_per_run", "gpus_per_run"):
-        value = getattr(options, name)
-        if value != getattr(ClusterOptions, name):
-            raise ArgumentError(name, f"is for {named('ray')}, got {value:g}")
-    return LocalExecutor(options.jobs)
+    given = "jobs" in options.given or options.jobs != type(options).jobs
+    on_cluster = ray_executor(options, device, options.jobs if given else None)
+    return LocalExecutor(options.jobs) if on_cluster is None else on_cluster

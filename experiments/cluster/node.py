@@ -4,12 +4,15 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_patch_env.checks import InputError, named
+from vit_patch_env.experiments.cluster.storage import Storage
+from vit_patch_env.experiments.process.executor import RunFiles
 from vit_patch_env.experiments.process.workers import Worker, stop_workers
 from vit_patch_env.experiments.run_folder.folder import lock_folder
 
@@ -23,15 +26,18 @@ _LOCK_SECONDS = 60.0
 """How long a run that was lost may take to release its folder."""
 
 
+_SEND_SECONDS = 15.0
+"""How often files are sent to storage while a run is trained."""
+
+
 class Call(NamedTuple):
     """A function that a node calls in a process of its own.
 
     Attributes:
         target: the function, of a module.
         args: of the function.
-        folder: of the command; other paths are in it, or relative to `cwd`.
-        key: what the folder's file `SHARED` holds.
-        run: the folder that the function writes to, which must not be in use.
+        files: of the run; the paths are absolute.
+        key: what the file `SHARED` in the command's folder holds.
         cwd: working directory of the command.
         uses_gpus: whether GPUs are reserved for it.
         version: of this package, where the command runs.
@@ -39,9 +45,8 @@ class Call(NamedTuple):
 
     target: Callable[..., None]
     args: tuple[Any, ...]
-    folder: Path
+    files: RunFiles
     key: str
-    run: Path
     cwd: str
     uses_gpus: bool
     version: str
@@ -58,20 +63,72 @@ def call_on_node(call: Call) -> int:
     An interrupt, as Ray raises to cancel a task, stops the process by SIGTERM.
 
     Raises:
-        InputError: if this node has another version, or does not see the command's folder.
+        InputError: if this node has another version, or cannot read or write the run's files.
     """
     check_version(call.version)
-    _check_shared(call)
-    lock_folder(call.run, "out", timeout=_LOCK_SECONDS).release()
+    run, url = call.files.run, call.files.storage
+    if url is None:
+        _check_shared(call)
+    lock_folder(run, "out", timeout=_LOCK_SECONDS).release()
+    storage = None if url is None else _fetched(call.files, url)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "") if call.uses_gpus else ""
     worker = Worker(_call, call.target, call.args, call.cwd, gpus)
     try:
-        while worker.exitcode is None:
-            wait([worker.sentinel], timeout=1.0)
+        _wait(worker, run, storage)
     except KeyboardInterrupt:
         stop_workers([worker])
         raise
+    finally:
+        if storage is not None:
+            _send(storage, run)
+    assert worker.exitcode is not None
     return worker.exitcode
+
+
+def _wait(worker: Worker, run: Path, storage: Storage | None) -> None:
+    """Wait until a process has ended, and send what it writes meanwhile."""
+    sent = time.monotonic()
+    while worker.exitcode is None:
+        wait([worker.sentinel], timeout=1.0)
+        if storage is not None and time.monotonic() > sent + _SEND_SECONDS:
+            with suppress(OSError):  # tried again, at the latest at the end
+                storage.send(run)
+            sent = time.monotonic()
+
+
+def _fetched(files: RunFiles, url: str) -> Storage:
+    """The storage, after what the run needs has been copied from it.
+
+    Raises:
+        InputError: if it cannot be read, or the command's folder cannot be written here.
+    """
+    folder, run, needed, _ = files
+    storage = Storage(url, folder)
+    try:
+        for part in (folder, *needed, run):
+            storage.fetch(part)
+    except OSError as error:
+        raise InputError(
+            f"expected {url} to be copied to {folder} on node {node_name()}, got: {error}"
+        ) from error
+    return storage
+
+
+def _send(storage: Storage, run: Path) -> None:
+    """Send what a run has written, at its end.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    for seconds in (1.0, 10.0, 0.0):
+        try:
+            storage.send(run)
+        except OSError as error:
+            problem = error
+            time.sleep(seconds)
+        else:
+            return
+    raise InputError(f"expected storage that can be written, got: {problem}") from problem
 
 
 def check_version(expected: str) -> None:
@@ -91,12 +148,12 @@ def node_name() -> str:
 def _check_shared(call: Call) -> None:
     """Refuse a folder that is not the command's."""
     until = time.monotonic() + _FOLDER_SECONDS
-    while (found := _key(call.folder)) != call.key:
+    while (found := _key(call.files.folder)) != call.key:
         if time.monotonic() > until:
             got = "there is no such folder" if found is None else "that is another folder"
             raise InputError(
-                f"{named('out')} must be on storage that all nodes share, got {call.folder}: on "
-                f"node {node_name()} {got}"
+                f"{named('out')} must be on storage that all nodes share, got {call.files.folder}: "
+                f"on node {node_name()} {got}; or add {named('storage')}"
             )
         time.sleep(0.5)
 

@@ -42,9 +42,10 @@ from vit_patch_env.experiments.compare.results import (
     is_timed,
     read_run,
 )
+from vit_patch_env.experiments.compare.stored import stored
 from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.process.executor import Executor, Job
+from vit_patch_env.experiments.process.executor import Executor, Job, RunFiles
 from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
@@ -115,10 +116,13 @@ class Comparison:
             self._check_methods()
             self.lock = lock_folder(self.path, "out")
             undo.callback(self.lock.release)
+            storage = options.storage and stored(options.storage, self.path, self.entries)
             saved = self._saved_configuration()
             self._keep_agents()
             self._find_finished()
             self._write_configuration(saved)
+            if storage:
+                storage.send(storage.folder)
             undo.pop_all()
 
     def run(self) -> None:
@@ -301,10 +305,10 @@ class Comparison:
         if entry.folder.log.is_symlink():
             entry.folder.log.unlink()
         options = entry.options(self.options.env, self.options.checkpoint_every)
-        return executor.start(
-            self.path, entry.folder.path,
-            train_in_background, options, executor.n_threads, str(entry.folder.log),
-        )  # fmt: skip
+        needed = tuple(other.folder.path for other in entry.needed)
+        files = RunFiles(self.path, entry.folder.path, needed, self.options.storage)
+        log = str(entry.folder.log)
+        return executor.start(files, train_in_background, options, executor.n_threads, log)
 
     def finish(self, entry: Entry, exitcode: int) -> None:
         """Note how a run has ended."""

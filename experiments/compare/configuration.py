@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from vit_patch_env.arguments import declared
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
@@ -10,9 +9,9 @@ from vit_patch_env.experiments.compare.agent_methods import find_methods, is_fil
 from vit_patch_env.experiments.compare.presets import PRESETS
 from vit_patch_env.experiments.compare.results import FULL, is_timed
 from vit_patch_env.experiments.options.commands import (
-    ClusterOptions,
     CompareOptions,
     TrainOptions,
+    on_this_machine,
 )
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.runs.resume import run_config
@@ -21,8 +20,8 @@ from vit_patch_env.names import BudgetName
 
 def compare_command(options: CompareOptions, methods: list[str], seeds: list[int]) -> str:
     """The single command for all runs of a comparison, which may result from several calls."""
-    here = {one.name: getattr(ClusterOptions, one.name) for one in declared(ClusterOptions)}
-    options = replace(options, methods=tuple(methods), seeds=tuple(seeds), out=None, **here)
+    options = replace(on_this_machine(options), storage=None, out=None)
+    options = replace(options, methods=tuple(methods), seeds=tuple(seeds))
     return command("compare", options, PRESETS[options.preset], given=("preset",))
 
 

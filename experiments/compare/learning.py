@@ -21,7 +21,12 @@ from vit_patch_env.experiments.agents_by_name.factory import (
 from vit_patch_env.experiments.compare.left_out import in_words, leave_out_each
 from vit_patch_env.experiments.compare.run_result import RunResult
 from vit_patch_env.experiments.compare.task_results import TaskResults, read_task_set
-from vit_patch_env.experiments.options.commands import PRETRAIN_ENV, PretrainOptions, TrainOptions
+from vit_patch_env.experiments.options.commands import (
+    PRETRAIN_ENV,
+    PretrainOptions,
+    TrainOptions,
+    on_this_machine,
+)
 from vit_patch_env.experiments.options.flat import command
 from vit_patch_env.experiments.options.saved import train_options
 from vit_patch_env.experiments.process.output import loaded, print_lines
@@ -32,7 +37,10 @@ from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.task_set.environments import check_not_of_tasks, envs_to_learn_on
 from vit_patch_env.system.files import replacing
 
-_OF_EPISODES = ("episodes", "jobs", "budgets", "resume", "checkpoint_every")
+_OF_EPISODES = (
+    "episodes", "jobs", "budgets", "resume", "checkpoint_every",
+    "ray", "cpus_per_run", "gpus_per_run",
+)  # fmt: skip
 
 
 class LearningFromRuns:
@@ -127,7 +135,7 @@ class LearningFromRuns:
             self._say(f"{name}: {agent.policy.schedule.described()}")
         if len(by_task) > 1:
             self._say(in_words(leave_out_each(by_task, of_agent.schedule_bandit)))
-        made = provenance(command("pretrain", options, PretrainOptions()))
+        made = provenance(command("pretrain", on_this_machine(options), PretrainOptions()))
         card = make_card(of_agent, first, {**made, "runs": len(finished)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as unfinished:

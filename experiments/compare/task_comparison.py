@@ -123,9 +123,11 @@ class TaskComparison:
     def _options(self, task: Task) -> CompareOptions:
         """The options of a task's comparison."""
         env = env_of_task(task, self.options.env)
+        storage = self.options.storage and f"{self.options.storage.rstrip('/')}/{task.name}"
         return replace(
-            self.options, tasks=(), env=env, out=str(self.path / task.name), preset="smoke"
-        )
+            self.options, tasks=(), env=env, out=str(self.path / task.name), preset="smoke",
+            storage=storage,
+        )  # fmt: skip
 
     def _write(self) -> None:
         """Write tasks.json."""

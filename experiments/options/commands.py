@@ -1,6 +1,6 @@
 """The options of each command, declared once."""
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
@@ -74,6 +74,13 @@ class ClusterOptions:
             "where the cluster has GPUs and --device is not cpu, else 0"
         ),
     ] = None
+
+
+def on_this_machine(options: Any) -> Any:
+    """The options of a command without those of a cluster, which no result depends on."""
+    usual = {one.name: one.default for one in declared(ClusterOptions)}
+    given = tuple(name for name in options.given if name not in usual)
+    return replace(options, given=given, **usual)
 
 
 @arguments
@@ -502,7 +509,21 @@ class CompareOptions(ClusterOptions):
     out: Annotated[
         str | None, PATH, Doc("the comparison's folder; by default results/<preset>")
     ] = None
-    jobs: Annotated[Count, Doc("parallel runs; on a CPU they share its cores")] = 1
+    storage: Annotated[
+        str | None,
+        SAME_RUN,
+        Doc(
+            "with --ray, for nodes that do not share --out: a folder that they share or a URL of "
+            "fsspec, such as s3://bucket/name, where a copy of the comparison is kept"
+        ),
+    ] = None
+    jobs: Annotated[
+        Count,
+        Doc(
+            "parallel runs; on a CPU they share its cores; with --ray by default as many as the "
+            "cluster has room for"
+        ),
+    ] = 1
     given: Annotated[
         Texts, PYTHON_ONLY, SAME_RUN, Doc("names of the values that the command line gives")
     ] = field(default=(), compare=False)

@@ -3,11 +3,27 @@
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from vit_patch_env.experiments.process.workers import Worker
+
+
+class RunFiles(NamedTuple):
+    """Where the files of a run are.
+
+    Attributes:
+        folder: of the command.
+        run: the folder in it that the run writes to.
+        needed: the folders in it of runs that this one reads.
+        storage: URL of what the folder is copied to and from; None if all that train see it.
+    """
+
+    folder: Path
+    run: Path
+    needed: tuple[Path, ...] = ()
+    storage: str | None = None
 
 
 class Job(Protocol):
@@ -39,12 +55,11 @@ class Executor(Protocol):
     def n_threads(self) -> int:
         """Threads of each run."""
 
-    def start(self, folder: Path, run: Path, target: Callable[..., None], *args: Any) -> Job:
+    def start(self, files: RunFiles, target: Callable[..., None], *args: Any) -> Job:
         """Call a function of a module for a run, in a process of its own.
 
         Args:
-            folder: of the command, in which the run is.
-            run: the folder that the function writes to.
+            files: of the run.
             target: the function.
             args: of the function.
         """
@@ -67,7 +82,7 @@ class LocalExecutor:
         self.n_jobs = n_jobs
         self.n_threads = max(torch.get_num_threads() // n_jobs, 1)
 
-    def start(self, folder: Path, run: Path, target: Callable[..., None], *args: Any) -> Worker:
+    def start(self, files: RunFiles, target: Callable[..., None], *args: Any) -> Worker:
         """Start a process."""
         return Worker(target, *args)
 

@@ -3,22 +3,21 @@
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import torch
 from filelock import FileLock
 from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.agents import FixedRule, PatchBandit
@@ -27,7 +26,6 @@ from vit_patch_env.checks import ArgumentError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.agent_file import agent_path, save_agent
 from vit_patch_env.experiments.agents_by_name.factory import (
-    ACTIONS,
     agent_kind,
     check_agent,
     make_agent,
@@ -35,20 +33,19 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.checkpoints.callback import RunCheckpoint
-from vit_patch_env.experiments.checkpoints.environments import SavedLayers
 from vit_patch_env.experiments.checkpoints.interval import parse_interval
+from vit_patch_env.experiments.cluster.environments import LostEnvironmentError
+from vit_patch_env.experiments.cluster.executor import N_LOSSES, RayExecutor, ray_executor
 from vit_patch_env.experiments.options.commands import (
     PRETRAIN_ENV,
-    ActionsName,
     PretrainOptions,
     TrainOptions,
+    on_this_machine,
 )
 from vit_patch_env.experiments.options.flat import command
-from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.experiments.process.messages import say
 from vit_patch_env.experiments.process.output import loaded, print_line, print_lines
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import become_server
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
@@ -57,6 +54,7 @@ from vit_patch_env.experiments.run_folder.folder import (
 )
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
+from vit_patch_env.experiments.runs.pretrain_environments import environments
 from vit_patch_env.experiments.runs.pretrain_folder import PretrainFolder
 from vit_patch_env.experiments.runs.resume import absolute, run_config
 from vit_patch_env.experiments.task_set.env import REFERENCE_GRID, TaskSetEnv
@@ -65,7 +63,6 @@ from vit_patch_env.experiments.task_set.environments import (
     check_not_of_tasks,
     envs_to_learn_on,
 )
-from vit_patch_env.models.kernels.build import enable
 from vit_patch_env.system.files import replacing
 
 
@@ -127,6 +124,9 @@ class Pretraining:
             )
         )
         check_possible(self.path.parent, "out")
+        self.executor = ray_executor(options, str(options.env.device), options.jobs)
+        if self.executor is not None:
+            self._check_room(self.executor)
         self.env = make_env(
             next(iter(self.configs.values())) if options.tasks else self.train_options.env
         )
@@ -167,6 +167,15 @@ class Pretraining:
                     f"which has a value for each patch, got {task} with {found}",
                 )
 
+    def _check_room(self, executor: RayExecutor) -> None:
+        """Refuse more environments than the cluster has room for."""
+        n_envs = len(self.options.budgets) or self.options.jobs
+        if n_envs > executor.room:
+            raise ArgumentError(
+                "budgets" if self.options.budgets else "jobs",
+                f"must be at most {executor.room}, what the cluster has room for, got {n_envs}",
+            )
+
     def _prepare_folder(self) -> None:
         options = self.options
         if self.resumes:
@@ -175,13 +184,18 @@ class Pretraining:
         else:
             self.compiled = compiled_attention(self.env)
             self.folder.create(options, self.compiled)
+        self._begin(resume=self.resumes)
+
+    def _begin(self, *, resume: bool) -> None:
+        """Prepare the runs, or to resume them from the last checkpoint."""
+        options = self.options
         self.episodes = _Episodes(options.episodes, self.console)
         self.checkpoint = RunCheckpoint(
             self.folder.checkpoints,
             every=options.checkpoint_every,
             callback=self.episodes,
             run_config={**run_config(options), **self.env.image_statistics()},
-            resume=self.resumes,
+            resume=resume,
         )
         self.checkpoint.prepare()
 
@@ -191,26 +205,24 @@ class Pretraining:
             received = self._run()
         finally:
             self.lock.release()
+            if self.executor is not None:
+                self.executor.close()
         if received:
             sys.exit(128 + received[0])
 
     def _run(self) -> list[int]:
         """The signals received, which end it early."""
-        options, episodes, resumed = self.options, self.episodes, self.checkpoint.resumed_steps
+        options, resumed = self.options, self.checkpoint.resumed_steps
         self._say(
             f"{options.agent} learns over {counted(options.episodes, 'run')} {self._of_what}, "
             f"{options.jobs:,} at a time"
             f"{'' if resumed is None else f', resumed at step {resumed}'}."
         )
-        with stopping(self._request_stop) as received, self._environments() as vec_env:
-            agent = make_agent(self.train_options, self.env, vec_env)
-            with self.checkpoint.naming_errors():
-                # The callback ends it after so many episodes, which bound the steps of one task.
-                n_steps = sys.maxsize if options.tasks else self.env.max_steps * options.episodes
-                agent.learn(n_steps, callback=self.checkpoint)
+        with stopping(self._request_stop) as received:
+            agent = self._learned(received)
         self._save(agent)
         if self.checkpoint.stopped:
-            n_runs = counted(len(episodes.returns), "run")
+            n_runs = counted(len(self.episodes.returns), "run")
             say(
                 f"stopped after {n_runs}, which the agent in {self.path} has learned from; resume "
                 f"with: vit-patch pretrain --resume {shlex.quote(str(self.path))}"
@@ -222,6 +234,35 @@ class Pretraining:
             f"  vit-patch train --agent {shlex.quote(str(self.path))}",
         )
         return []
+
+    def _learned(self, received: list[int]) -> BaseAlgorithm:
+        """The agent after the runs, which go on elsewhere when a node of theirs is lost.
+
+        Raises:
+            LostEnvironmentError: if that happens too often.
+        """
+        for n_losses in count(1):
+            try:
+                with self._environments() as vec_env:
+                    agent = make_agent(self.train_options, self.env, vec_env)
+                    with self.checkpoint.naming_errors():
+                        # The callback ends it after so many episodes, which bound one task's steps.
+                        n_steps = self.env.max_steps * self.options.episodes
+                        n_steps = sys.maxsize if self.options.tasks else n_steps
+                        agent.learn(n_steps, callback=self.checkpoint)
+                break
+            except LostEnvironmentError as error:
+                if n_losses > N_LOSSES:
+                    raise
+                assert self.executor is not None
+                self._wait_for_room(self.executor, received)
+                self._begin(resume=True)
+                steps = self.checkpoint.resumed_steps
+                since = "the beginning" if steps is None else f"step {steps}"
+                say(f"{error}; going on from {since}")
+                if received:
+                    self.checkpoint.stop()
+        return agent
 
     @property
     def _of_what(self) -> str:
@@ -237,7 +278,7 @@ class Pretraining:
             self.train_options,
             self.env,
             {
-                **provenance(command("pretrain", options, PretrainOptions())),
+                **provenance(command("pretrain", on_this_machine(options), PretrainOptions())),
                 "episodes": len(episodes.returns),
                 "mean_return_of_last_ten": float(np.mean(episodes.returns[-10:] or [math.nan])),
             },
@@ -245,37 +286,28 @@ class Pretraining:
         with replacing(self.path) as unfinished:
             save_agent(unfinished, agent, card)
 
-    @contextmanager
-    def _environments(self) -> Iterator[VecEnv]:
+    def _environments(self) -> AbstractContextManager[VecEnv]:
         """The environments of the runs; no process of theirs outlives the block."""
         options = self.options
-        given: list[tuple[Any, ActionsName]] = [
-            (replace(self.train_options.env, epochs=epochs), options.actions)
+        made: list[EnvConfig | Callable[[], Any]] = [
+            replace(self.train_options.env, epochs=epochs)
             for epochs in options.budgets or (options.env.epochs,) * options.jobs
         ]
         if options.tasks:
-            given = [
-                (
-                    partial(TaskSetEnv, list(self.configs.values()), options.seed + job),
-                    options.actions,
-                )
-                for job in range(options.jobs)
-            ]
-        if len(given) == 1:
-            with closing(DummyVecEnv([partial(_make_env, *given[0])])) as vec_env:
-                yield vec_env
-            return
-        fork_context()  # preloads the libraries in the processes
-        makers: list[Callable[[], gym.Env[Any, Any]]] = [
-            partial(_make_env_of_process, *one, self.compiled) for one in given
-        ]
-        processes = SubprocVecEnv(makers, start_method="forkserver")
-        try:
-            yield processes
-            processes.close()
-        finally:
-            for process in processes.processes:  # which have ended, unless there was an error
-                process.kill()
+            configs = list(self.configs.values())
+            made = [partial(TaskSetEnv, configs, options.seed + job) for job in range(options.jobs)]
+        return environments(made, options.actions, self.compiled, self.executor)
+
+    def _wait_for_room(self, executor: RayExecutor, received: list[int]) -> None:
+        """Wait until the cluster can hold all environments again; exits after a signal."""
+        n_envs = len(self.options.budgets) or self.options.jobs
+        if executor.room < n_envs:
+            say(f"waiting until the cluster has room for {counted(n_envs, 'environment')}")
+        while executor.room < n_envs:
+            if received:
+                say(f"stopped; resume with: vit-patch pretrain --resume {self.path}")
+                sys.exit(128 + received[0])
+            time.sleep(1)
 
     def _request_stop(self) -> None:
         """Called when a signal is received."""
@@ -284,20 +316,6 @@ class Pretraining:
 
     def _say(self, *lines: str) -> None:
         print_lines(lines, self.console)
-
-
-def _make_env(made: EnvConfig | Callable[[], Any], actions: ActionsName) -> Any:
-    """An environment in this process, of arguments or of a function that makes it."""
-    torch.set_num_threads(1)
-    env: Any = make_env(made) if isinstance(made, EnvConfig) else made()
-    return Monitor(ACTIONS[actions](env))
-
-
-def _make_env_of_process(options: Any, actions: ActionsName, compiled: bool | None) -> Any:
-    """An environment in a process of its own, which this is."""
-    become_server()
-    enable(compiled is not False)
-    return SavedLayers(_make_env(options, actions))
 
 
 def check_agent_path(name: str, path: Path) -> None:

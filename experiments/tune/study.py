@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vit_patch_env.experiments.options.commands import PrunerName
 from vit_patch_env.experiments.run_folder.folder import lock_folder
 from vit_patch_env.experiments.tune.space import Dimension
+from vit_patch_env.experiments.tune.trials import State, StudyFileError
 from vit_patch_env.reading import open_regular
 
 DATABASE = "study.db"
@@ -42,19 +43,12 @@ LOCK_SECONDS = 60.0
 N_ATTEMPTS = 2
 """How often a trial is started whose process was killed, as it may be what kills it."""
 
-State = Literal["done", "pruned", "failed", "interrupted", "running"]
-"""Of a trial. An interrupted one does not count: another takes its place."""
-
 _OPTUNA_STATES: dict[State, TrialState] = {
     "done": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
     "interrupted": TrialState.FAIL,
 }
-
-
-class StudyFileError(OSError):
-    """A study's database that cannot be read or written."""
 
 
 class TrialRecord(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
+from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions, on_this_machine
 from vit_patch_env.experiments.options.flat import command, flat
 from vit_patch_env.experiments.process.output import TextTable, print_table
 from vit_patch_env.experiments.run_folder.folder import provenance, write_json
@@ -61,7 +61,7 @@ def best_command(options: TrainOptions, record: TrialRecord) -> str:
 
 def tune_command(options: TuneOptions) -> str:
     """The command of a study, with all values that were given: they are not searched."""
-    values = flat(options)
+    options, values = on_this_machine(options), flat(options)
     given = tuple(name for name in options.given if not isinstance(values[name], bool))
     return command("tune", options, TuneOptions(), given)
 

@@ -4,14 +4,14 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -29,6 +29,8 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.agents_by_name.table import before_images
+from vit_patch_env.experiments.cluster.executor import RayExecutor, RayJob, ray_executor
+from vit_patch_env.experiments.cluster.node import package_version
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
 from vit_patch_env.experiments.process.messages import (
@@ -61,22 +63,14 @@ from vit_patch_env.experiments.run_folder.folder import (
 from vit_patch_env.experiments.run_folder.schemas import STUDY_FIELDS, read_checked
 from vit_patch_env.experiments.runs.environment import make_env, run_length
 from vit_patch_env.experiments.runs.resume import with_absolute_paths
-from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions, with_values
-from vit_patch_env.experiments.tune.trial_run import train_and_validate
-from vit_patch_env.system.shown import escaped_line
+from vit_patch_env.experiments.tune.on_cluster import StudyServer, asked, train_trials
+from vit_patch_env.experiments.tune.space import Dimension, searched_dimensions
+from vit_patch_env.experiments.tune.trials import StudyFileError, TrialEnd, Trials
 
 if TYPE_CHECKING:  # needs Optuna, an optional dependency
-    from vit_patch_env.experiments.tune.study import Attempt, TuningStudy
+    from vit_patch_env.experiments.tune.study import TuningStudy
 
 CONFIG = "study.json"
-
-
-class _PrunedError(Exception):
-    """A trial that the pruner ends."""
-
-
-class _StoppedError(Exception):
-    """A trial that a signal ends."""
 
 
 class Tuning:
@@ -100,7 +94,7 @@ class Tuning:
         self.is_worker = is_worker
         self.path = Path(options.out or _default_out(options))
         self._received: list[int] = []
-        self._workers: list[Worker] = []
+        self._workers: Sequence[Worker | RayJob] = []
 
     def prepare(self) -> None:
         """Check everything a user can get wrong, load the images, and create or find the study.
@@ -117,6 +111,7 @@ class Tuning:
         check_agent(self.train_options, env)
         self._searched(before_images(env), options.given)
         self._check_folder()
+        self._executor = ray_executor(options, str(options.env.device), self._given_jobs)
         if self.is_worker:
             self.data = env.data
         else:
@@ -128,14 +123,16 @@ class Tuning:
         self._prepare_folder(env)
         from vit_patch_env.experiments.tune.study import TuningStudy
 
-        self.study = TuningStudy(
-            self.path,
+        self._open_study = partial(
+            TuningStudy,
+            self.path.absolute(),
             self.dimensions,
             n_trials=options.trials,
             seed=options.search_seed,
             pruner=options.pruner,
             n_points=math.ceil(options.env.epochs),
         )
+        self.study = self._open_study()
         self._introduce(env)
 
     def run(self) -> None:
@@ -149,7 +146,9 @@ class Tuning:
             self._ending_in_one_line(),
             stopping(self._announce_stop, self._end_workers) as self._received,
         ):
-            if self.options.jobs > 1:
+            if self._executor is not None:
+                complete = self._run_on_cluster(self._executor)
+            elif self.options.jobs > 1:
                 complete = self._run_workers()
             else:
                 complete = True
@@ -269,87 +268,79 @@ class Tuning:
 
     def _work(self) -> None:
         """Train trials until none is left or a signal is received."""
-        try:
-            while not self._received:
-                attempt = self.study.next()
-                if attempt is None:
-                    return
-                self._train(attempt)
-                self._write({})
-        finally:
-            self.study.leave()
+        Trials(
+            self.options,
+            self.train_options,
+            self.data,
+            self.study,
+            is_stopped=lambda: bool(self._received),
+            on_end=self._show_end,
+        ).train()
 
-    def _train(self, attempt: "Attempt") -> None:
-        """Train a trial, and write how it ended; what fails is a failed trial."""
-        from vit_patch_env.experiments.tune.study import StudyFileError
+    def _show_end(self, end: TrialEnd) -> None:
+        """Say how a trial has ended, and write it."""
+        if end.is_failure:
+            say(end.text)
+        elif end.text:
+            print_line(f"{end.text}{self._best(end)}", self.console)
+        self._write({})
 
-        name = f"trial {attempt.number} ({attempt.number + 1}/{self.options.trials})"
-        try:
-            accuracy, n_selected = self._mean_outcome(attempt)
-        except _StoppedError:
-            attempt.finish("interrupted")
-        except _PrunedError as pruned:
-            attempt.finish("pruned")
-            print_line(f"{name}: pruned {pruned}", self.console)
-        except StudyFileError:
-            raise
-        except Exception as error:
-            note = escaped_line(" ".join((str(error) or type(error).__name__).split()))
-            attempt.finish("failed", note=note)
-            say(f"{name} failed: {note}")
-        else:
-            attempt.finish("done", accuracy=accuracy, n_selected=n_selected)
-            best = max(one.accuracy or 0.0 for one in self.study.records())
-            print_line(
-                f"{name}: val accuracy {accuracy:.2%}, {n_selected:.1f} patches; best {best:.2%}",
-                self.console,
-            )
-
-    def _mean_outcome(self, attempt: "Attempt") -> tuple[float, float]:
-        """Mean accuracy and number of patches of a trial's runs.
-
-        The pruner compares the first run with others at every point, and the mean of the finished
-        runs after each of them.
-        """
-        n_points, n_runs = math.ceil(self.options.env.epochs), len(self.options.seeds)
-        options = with_values(self.train_options, attempt.values)
-        accuracies: list[float] = []
-        counts: list[float] = []
-
-        def end_step() -> None:
-            if self._received:
-                raise _StoppedError
-
-        def reach(point: int, accuracy: float) -> None:
-            is_last = point == n_points and n_runs == 1
-            if not accuracies and attempt.report(accuracy, point) and not is_last:
-                raise _PrunedError(f"after {point} of {n_points} epochs' budget at {accuracy:.2%}")
-
-        for n_done, seed in enumerate(self.options.seeds, start=1):
-            outcome = train_and_validate(
-                replace(options, seed=seed), self.data, on_step=end_step, on_point=reach
-            )
-            accuracies.append(outcome.accuracy)
-            counts.append(outcome.n_selected)
-            mean = float(np.mean(accuracies))
-            if 1 < n_done < n_runs and attempt.report(mean, n_points + n_done):
-                raise _PrunedError(f"after {n_done} of {n_runs} runs at {mean:.2%}")
-        return float(np.mean(accuracies)), float(np.mean(counts))
+    def _best(self, end: TrialEnd) -> str:
+        """The best accuracy so far, after a trial that was done."""
+        best = max((one.accuracy or 0.0 for one in self.study.records()), default=0.0)
+        return f"; best {best:.2%}" if end.is_done else ""
 
     def _run_workers(self) -> bool:
         """Let processes train the trials; whether all of them ended as they should."""
         n_threads = max(torch.get_num_threads() // self.options.jobs, 1)
         options = replace(self.options, jobs=1, out=str(self.path))
+        workers: list[Worker] = []
+        self._workers = workers
         try:
             for _ in range(min(self.options.jobs, self.options.trials)):
-                self._workers.append(Worker(_tune_in_background, options, n_threads))
-            running = list(self._workers)
+                workers.append(Worker(_tune_in_background, options, n_threads))
+            running = list(workers)
             while running and not self._received:
                 wait([worker.sentinel for worker in running], timeout=0.5)
                 running = [worker for worker in running if worker.exitcode is None]
         finally:
-            stop_workers(self._workers)
-        return all(worker.exitcode == 0 for worker in self._workers)
+            stop_workers(workers)
+        return all(worker.exitcode == 0 for worker in workers)
+
+    def _run_on_cluster(self, executor: RayExecutor) -> bool:
+        """Let nodes train the trials; whether all ended as they should."""
+        n_slots = min(executor.n_jobs, self.options.trials)
+        server = executor.actor_here(StudyServer, self._open_study, n_slots)
+        of_slot = (self.options, self.train_options, executor.n_threads, server)
+        jobs: list[RayJob] = []
+        self._workers = jobs
+        try:
+            for slot in range(n_slots):
+                jobs.append(executor.submit(train_trials, *of_slot, slot, package_version()))
+            running = list(jobs)
+            while running and not self._received:
+                executor.wait(running, 0.5)
+                self._show_ends(server)
+                running = [one for one in running if one.exitcode is None]
+        finally:
+            stop_workers(jobs)
+            self._show_ends(server)
+            asked(server, "leave")
+            executor.close()
+        for problem in dict.fromkeys(one.problem for one in jobs if one.problem):
+            say(problem)
+        return all(one.exitcode == 0 for one in jobs)
+
+    def _show_ends(self, server: Any) -> None:
+        """Show how trials have ended on nodes."""
+        for end in asked(server, "ends"):
+            self._show_end(end)
+
+    @property
+    def _given_jobs(self) -> int | None:
+        """The number of parallel trials, if it is given."""
+        is_given = "jobs" in self.options.given or self.options.jobs != TuneOptions.jobs
+        return self.options.jobs if is_given else None
 
     def _write(self, importance: Mapping[str, float]) -> None:
         """Write `best.json` and `trials.csv`."""
@@ -389,8 +380,6 @@ class Tuning:
     @contextmanager
     def _ending_in_one_line(self) -> Iterator[None]:
         """End the program with a message if the study's files cannot be used."""
-        from vit_patch_env.experiments.tune.study import StudyFileError
-
         try:
             yield
         except (StudyFileError, ArgumentError) as error:  # the latter of the folder's lock
