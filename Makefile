@@ -1,11 +1,11 @@
-# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | faults | clients | clean. Choose interpreter and environment:
+# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | ray | faults | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-all check tables docs site bench compare results memory ranks faults clients format clean
+.PHONY: train test test-all check tables docs site bench compare results memory ranks ray faults clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -57,6 +57,13 @@ results: $(READY) ## write the reports in results/ and the results in docs/compa
 
 memory: $(READY)  ## 20,000 steps and 1,000 resets: memory and open files must not grow
 	$(BIN)/python -m pytest -m long -s tests/test_memory_growth.py
+
+ray: $(VENV)/.ray  ## runs on a Ray cluster of two nodes, one of which is killed
+	$(BIN)/python -m pytest -n 0 -m 'long or not long' tests/test_ray.py
+
+$(VENV)/.ray: $(READY)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev,ray]'
+	touch $@
 
 ranks: $(READY)   ## several processes train one ViT, are compared with one, and killed
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_ranks.py

@@ -34,7 +34,7 @@ CASES = [
     {},
     {"observation": "attention_received", "observe_images": 20, "clip_grad_norm": 0.1},
     {"model": "vit", "observation": "class_attention", "optimizer": "adamw"},
-    {"reward": "progress", "epochs": 3, "accumulate": 3},
+    {"reward": "progress", "epochs": 3, "accumulate": 3, "class_weights": [1.0, 5.0, 0.1, 2.0]},
 ]  # fmt: skip
 
 

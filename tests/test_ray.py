@@ -26,6 +26,7 @@ pytestmark = pytest.mark.long
 SECONDS = 400
 """After which a command of some seconds has hung."""
 
+COMPARE = ["compare", "--methods", "simple_vit"]
 METHODS = ["--methods", "simple_vit", "random16", "--seeds", "0", "1"]
 LONG = ["--epochs", "24", "--checkpoint-every", "1s"]
 
@@ -127,7 +128,7 @@ def test_nodes_that_share_no_folder_use_storage(cluster, local, tmp_path):
     assert results(out) == results(local)
     other = [*words, "--learning-rate", "0.5"]
     status, output = ended(started(*other))
-    assert (status, output.count("\n")) == (2, 2)
+    assert (status, output.count("\n")) == (2, 1)
     assert "learning-rate" in output
 
 
@@ -192,9 +193,9 @@ def test_pretraining_goes_on_when_a_node_is_lost(cluster, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "--cpus-per-run", "3"], "--cpus-per-run must be at most 1, "),
-        (["compare", "--gpus-per-run", "1"], "--gpus-per-run must "),
-        (["compare", "--storage", "nonsense://x"], "--storage must be a folder or URL that "),
+        ([*COMPARE, "--cpus-per-run", "3"], "--cpus-per-run must be at most 1, "),
+        ([*COMPARE, "--gpus-per-run", "1"], "--gpus-per-run must "),
+        ([*COMPARE, "--storage", "nonsense://x"], "--storage must be a folder or URL that "),
         (["pretrain", "--jobs", "3", "--out", "a.zip"], "--jobs must be at most 2, what the cl"),
         (["tune", "--cpus-per-run", "3"], "--cpus-per-run must be at most 1, "),
     ],

@@ -346,7 +346,7 @@ class EpisodeFactory:
             weight_decay=config.weight_decay,
             decay_norms=config.decay_norms,
             layer_decay=config.layer_decay,
-            loss=self._loss(),
+            loss=self._loss(ranks),
             clip_grad_norm=config.clip_grad_norm,
             accumulate=config.accumulate,
             ema=config.ema,
@@ -428,8 +428,8 @@ class EpisodeFactory:
                     name, f"must be {numbers}, one per channel, got {len(values)}: {shown(values)}"
                 )
 
-    def _loss(self) -> Loss:
-        """The training loss."""
+    def _loss(self, ranks: Ranks | None) -> Loss:
+        """The training loss, of a part of each batch where others have the rest."""
         config, data = self.config, self.data
         device = self.precision.device
         if self._user_loss is not None:
@@ -439,7 +439,7 @@ class EpisodeFactory:
             weights = balanced_weights(data.train.labels, data.classes)
         elif config.class_weights is not None:
             weights = torch.tensor(config.class_weights, dtype=torch.float32, device=device)
-        return CrossEntropy(config.label_smoothing, weights)
+        return CrossEntropy(config.label_smoothing, weights, ranks)
 
     def _checked_loss(self, n_classes: int) -> UserLoss:
         """The user's loss, if it works for so many classes."""

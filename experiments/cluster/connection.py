@@ -70,12 +70,11 @@ class Connection:
 
 def _check_answers(address: str) -> None:
     """Refuse an address at which nothing listens, as Ray waits for a minute."""
-    where = address.removeprefix("ray://")
-    host, colon, port = where.rpartition(":")
-    if not colon:
-        if address not in ("auto", "local"):
-            raise ArgumentError("ray", f"must be auto or <host>:<port>, got {address}")
+    host, colon, port = address.rpartition(":")
+    if address == "auto":
         return
+    if not colon or "/" in address:
+        raise ArgumentError("ray", f"must be auto or <host>:<port>, got {address}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
     except (OSError, ValueError, OverflowError) as error:

@@ -1,6 +1,7 @@
 """The training loss: cross-entropy, with class weights, or a function of the user's."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from vit_patch_env.checks import ArgumentError, shown
 from vit_patch_env.system.torch_state import float32_by_default, own_torch_state
+from vit_patch_env.training.ranks import Ranks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (batch, n_classes) float32 and labels, as in `Batch`, to a 0-d tensor."""
@@ -21,17 +23,29 @@ class CrossEntropy:
         label_smoothing: in [0, 1).
         class_weights: (n_classes,) float32 on the device; None for equal ones. The mean over a
             batch of classes is weighted as well, as in `torch.nn.CrossEntropyLoss`.
+        ranks: the processes that have a part of each batch, whose losses are averaged: the mean of
+            theirs is that of the whole batch. None for a single one.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self._ranks = ranks
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, 0-d."""
-        return F.cross_entropy(
-            logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        weights, ranks = self.class_weights, self._ranks
+        loss = partial(
+            F.cross_entropy, logits, labels, weight=weights, label_smoothing=self.label_smoothing
         )
+        if weights is None or ranks is None or labels.dim() > 1:  # all parts count the same
+            return loss()
+        return loss(reduction="sum") / ranks.mean(weights[labels].sum())
 
 
 def balanced_weights(labels: Tensor, classes: tuple[str, ...]) -> Tensor:
