@@ -249,7 +249,7 @@ def test_ctrl_c_ends_the_runs_and_prints_how_to_resume(tmp_path, capsys, monkeyp
             signal.raise_signal(signal.SIGINT)
         time.sleep(0.05)
 
-    monkeypatch.setattr("vit_patch_env.experiments.compare.training.wait", wait)
+    monkeypatch.setattr("vit_patch_env.experiments.process.executor.wait", wait)
     try:
         with pytest.raises(SystemExit) as stop:
             compare(tmp_path, "--methods", "simple_vit", "--epochs", "1000", "--out", str(tmp_path))

@@ -130,6 +130,12 @@ def shows_logs(words):
     assert words[0] == "--logdir"
 
 
+def is_of_ray(words):
+    """`ray start` with options that Ray has."""
+    assert words[0] == "start"
+    assert {word for word in words if word[:1] == "-"} <= {"--head", "--address"}
+
+
 UNDERSTANDS = {
     "vit-patch": parse,
     "make": is_make_target,
@@ -137,6 +143,7 @@ UNDERSTANDS = {
     "pip": is_installation,
     "tensorboard": shows_logs,
     "torchrun": launches,
+    "ray": is_of_ray,
 }
 """Checks of the words after a program."""
 

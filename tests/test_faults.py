@@ -56,7 +56,7 @@ def test_a_killed_worker_is_restarted_once(n_kills, tmp_path, monkeypatch, capsy
             killed.append(newest_step(run))
         time.sleep(0.002)
 
-    monkeypatch.setattr("vit_patch_env.experiments.compare.training.wait", wait)
+    monkeypatch.setattr("vit_patch_env.experiments.process.executor.wait", wait)
     if n_kills == 1:
         compare(tmp_path / "out")
         assert f"resumed at step {killed[0]}" in (run / "log.txt").read_text().replace("\n", " ")

@@ -16,7 +16,7 @@ from tests.conftest import TINY_OPTIONS
 from tests.test_cli import refused
 from vit_patch_env.episode import Episode
 from vit_patch_env.experiments.cli import main, parse
-from vit_patch_env.experiments.tune import tuning
+from vit_patch_env.experiments.tune import trials as trials_module
 from vit_patch_env.experiments.tune.space import Dimension
 from vit_patch_env.experiments.tune.trial_run import RunOutcome, train_and_validate
 from vit_patch_env.experiments.tune.tuning import Tuning
@@ -70,7 +70,7 @@ def fake_run(accuracy):
 def instant(monkeypatch):
     """Runs that take no time: the best alpha is 0.7."""
     accuracy = fake_run(lambda options: 1 - abs(options.env.alpha - 0.7))
-    monkeypatch.setattr(tuning, "train_and_validate", accuracy)
+    monkeypatch.setattr(trials_module, "train_and_validate", accuracy)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_resumed_study_continues_as_if_it_had_not_ended(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys, monkeypatch):
     whole = tune(tmp_path / "whole", "--trials", "2")
-    run, calls = tuning.train_and_validate, []
+    run, calls = trials_module.train_and_validate, []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
@@ -173,7 +173,7 @@ def test_a_signal_leaves_a_study_that_resumes(number, instant, tmp_path, capsys,
             signal.raise_signal(number)
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(tuning, "train_and_validate", interrupted)
+    monkeypatch.setattr(trials_module, "train_and_validate", interrupted)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         tune(tmp_path / "study", "--trials", "2")
@@ -191,7 +191,7 @@ def test_a_trial_that_fails_is_a_failed_trial(tmp_path, capsys, monkeypatch):
             raise RuntimeError("no\nmemory")
         return RunOutcome(0.5, 8.0)
 
-    monkeypatch.setattr(tuning, "train_and_validate", run)
+    monkeypatch.setattr(trials_module, "train_and_validate", run)
     table = tune(tmp_path / "study", "--trials", "3")
     assert list(table["state"]) == ["done", "failed", "failed"]
     assert table["note"][1] == "no memory"
@@ -205,7 +205,7 @@ def test_a_database_that_fails_ends_the_study_in_one_line(tmp_path, capsys, monk
             database.execute("DROP TABLE trial_intermediate_values")
         on_point(1, 0.5)
 
-    monkeypatch.setattr(tuning, "train_and_validate", run)
+    monkeypatch.setattr(trials_module, "train_and_validate", run)
     with pytest.raises(SystemExit) as stop:
         tune(tmp_path / "study", "--trials", "2")
     assert stop.value.code == 2
@@ -348,7 +348,7 @@ def test_values_have_few_digits_and_integers_stay_integers(tmp_path):
 @pytest.mark.long
 def test_trials_are_pruned(tmp_path, monkeypatch, capsys):
     accuracy = fake_run(lambda options: 1 - abs(options.env.alpha - 0.2))  # the first is the best
-    monkeypatch.setattr(tuning, "train_and_validate", accuracy)
+    monkeypatch.setattr(trials_module, "train_and_validate", accuracy)
     table = tune(tmp_path / "study", "--trials", "4", "--pruner", "halving")
     assert table["state"][0] == "done"
     pruned = capsys.readouterr().out.count(": pruned after 1 of 2 epochs' budget at ")

@@ -254,7 +254,7 @@ class RayJob:
             self._ray.cancel(self.task, force=number == signal.SIGKILL)
 
 
-def ray_executor(options: Any, device: str, n_jobs: int | None = None) -> RayExecutor | None:
+def ray_executor(options: Any, device: str, n_jobs: int | None) -> RayExecutor | None:
     """As `make_executor`, None for processes of this machine.
 
     Args:
@@ -291,6 +291,12 @@ def _naming(url: str) -> Iterator[None]:
         raise InputError(f"expected storage that can be used, got {url}: {error}") from error
 
 
+def given_jobs(options: Any) -> int | None:
+    """Runs at a time, if the user says so: a cluster has room for other numbers than 1."""
+    is_given = "jobs" in options.given or options.jobs != type(options).jobs
+    return options.jobs if is_given else None
+
+
 def make_executor(options: Any, device: str) -> Executor:
     """What trains the runs of a command.
 
@@ -301,6 +307,5 @@ def make_executor(options: Any, device: str) -> Executor:
     Raises:
         ValueError: as `RayExecutor`, or for options of a cluster without one.
     """
-    given = "jobs" in options.given or options.jobs != type(options).jobs
-    on_cluster = ray_executor(options, device, options.jobs if given else None)
+    on_cluster = ray_executor(options, device, given_jobs(options))
     return LocalExecutor(options.jobs) if on_cluster is None else on_cluster

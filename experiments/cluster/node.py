@@ -25,7 +25,6 @@ _FOLDER_SECONDS = 30.0
 _LOCK_SECONDS = 60.0
 """How long a run that was lost may take to release its folder."""
 
-
 _SEND_SECONDS = 15.0
 """How often files are sent to storage while a run is trained."""
 

@@ -206,7 +206,14 @@ class TuneOptions(AgentOptions, ClusterOptions):
         ),
     ] = "median"
     search_seed: Annotated[Seed, Doc("seed of the values that are tried")] = 0
-    jobs: Annotated[Count, SAME_RUN, Doc("parallel trials; on a CPU they share its cores")] = 1
+    jobs: Annotated[
+        Count,
+        SAME_RUN,
+        Doc(
+            "parallel trials; on a CPU they share its cores; with --ray by default as many as the "
+            "cluster has room for"
+        ),
+    ] = 1
     out: Annotated[
         str | None,
         PATH,

@@ -29,7 +29,12 @@ from vit_patch_env.experiments.agents_by_name.factory import (
     resolve_agent,
 )
 from vit_patch_env.experiments.agents_by_name.table import before_images
-from vit_patch_env.experiments.cluster.executor import RayExecutor, RayJob, ray_executor
+from vit_patch_env.experiments.cluster.executor import (
+    RayExecutor,
+    RayJob,
+    given_jobs,
+    ray_executor,
+)
 from vit_patch_env.experiments.cluster.node import package_version
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
@@ -111,7 +116,7 @@ class Tuning:
         check_agent(self.train_options, env)
         self._searched(before_images(env), options.given)
         self._check_folder()
-        self._executor = ray_executor(options, str(options.env.device), self._given_jobs)
+        self._executor = ray_executor(options, str(options.env.device), given_jobs(options))
         if self.is_worker:
             self.data = env.data
         else:
@@ -125,7 +130,7 @@ class Tuning:
 
         self._open_study = partial(
             TuningStudy,
-            self.path.absolute(),
+            self.path if self._executor is None else self.path.absolute(),
             self.dimensions,
             n_trials=options.trials,
             seed=options.search_seed,
@@ -335,12 +340,6 @@ class Tuning:
         """Show how trials have ended on nodes."""
         for end in asked(server, "ends"):
             self._show_end(end)
-
-    @property
-    def _given_jobs(self) -> int | None:
-        """The number of parallel trials, if it is given."""
-        is_given = "jobs" in self.options.given or self.options.jobs != TuneOptions.jobs
-        return self.options.jobs if is_given else None
 
     def _write(self, importance: Mapping[str, float]) -> None:
         """Write `best.json` and `trials.csv`."""
