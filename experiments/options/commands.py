@@ -414,6 +414,9 @@ class CacheOptions:
 BenchPrecision = Literal["auto", "fp32", "bf16"]
 """Precisions that the baselines are measured with too."""
 
+BENCH_PATCHES = (64, 48, 40, 32, 16)
+"""Numbers of patches in `bench/setups.py`."""
+
 
 @arguments
 class BenchOptions(SizeConfig):
@@ -426,6 +429,16 @@ class BenchOptions(SizeConfig):
             "instead, beside its library's own"
         ),
     ] = None
+    modes: Annotated[
+        bool,
+        Doc(
+            "with --model, measure its steps as usual, compiled by torch.compile and by CUDA "
+            "graphs instead, on all, half, a quarter and a sixteenth of its patches"
+        ),
+    ] = False
+    n_patches: Annotated[
+        tuple[Count, ...], Doc("numbers of patches that our own steps and epochs are measured at")
+    ] = BENCH_PATCHES
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
     data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128
