@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -431,8 +430,10 @@ def modes_of(tmp_path, monkeypatch):
     sizes = {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 16, "image_size": 16}
 
     def measured(model="simple_vit", **capturing):
-        graphs = partial(StepGraphs, capturing=Recorded(**capturing))
-        monkeypatch.setattr(step_modes, "StepGraphs", graphs)
+        recorded = Recorded(**capturing)
+        monkeypatch.setattr(
+            step_modes, "graphs_for", lambda _, device: StepGraphs(device, capturing=recorded)
+        )
         options = BenchOptions(
             model=model, modes=True, batch_size=2, repeats=3, steps=2, precision="fp32",
             device="cpu", out=str(tmp_path / "bench"), **sizes,

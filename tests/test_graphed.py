@@ -19,9 +19,10 @@ from tests.test_training import make_run
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.checks import ArgumentError
 from vit_patch_env.data.batches import Batch
+from vit_patch_env.models import make_model
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.training import graphed
-from vit_patch_env.training.graphed import WARM_UP_STEPS, Outputs, StepGraphs
+from vit_patch_env.training.graphed import WARM_UP_STEPS, Outputs, StepGraphs, graphs_for
 from vit_patch_env.training.loss import CrossEntropy
 
 CPU = torch.device("cpu")
@@ -187,6 +188,14 @@ def test_what_cannot_be_captured_is_computed_as_usual_after_one_warning(options,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copy.deepcopy(run).step(keep_of(5))
+
+
+def test_models_whose_shapes_depend_on_images_are_known():
+    sizes = {"image_size": 16, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 32}
+    for name, expected in (("simple_vit", False), ("ats_vit", True)):
+        with torch.random.fork_rng():
+            model = make_model(name, n_classes=4, **sizes)
+        assert graphs_for(model, CPU)._data_dependent == expected
 
 
 class WithUnused(SimpleViT):

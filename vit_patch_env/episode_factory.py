@@ -48,7 +48,7 @@ from vit_patch_env.system.torch_state import (
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
-from vit_patch_env.training.graphed import StepGraphs
+from vit_patch_env.training.graphed import graphs_for
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
 from vit_patch_env.training.precision import own_device, resolve_device, resolve_precision
 from vit_patch_env.training.ranks import END, Ranks
@@ -357,7 +357,7 @@ class EpisodeFactory:
             accumulate=config.accumulate,
             ema=config.ema,
             compiled=config.compile,
-            graphs=self._graphs(model) if config.cuda_graphs else None,
+            graphs=graphs_for(model, self.precision.device) if config.cuda_graphs else None,
             ranks=ranks,
             unused=not is_own(config.model),
         )
@@ -389,11 +389,6 @@ class EpisodeFactory:
         )
         run.stopwatch.seconds["reset"] = time.perf_counter() - started
         return episode
-
-    def _graphs(self, model: nn.Module) -> StepGraphs:
-        """What captures the passes of a model that trains."""
-        data_dependent = bool(getattr(model, "data_dependent", False))
-        return StepGraphs(self.precision.device, data_dependent=data_dependent)
 
     def _load_data(self) -> ImageData | TextData:
         config = self.config

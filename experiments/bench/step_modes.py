@@ -22,7 +22,7 @@ from vit_patch_env.experiments.bench.model_steps import N_CLASSES, ModelBench
 from vit_patch_env.experiments.process.output import TextTable, print_line, print_table
 from vit_patch_env.patches.grid import size_text
 from vit_patch_env.system.shown import escaped
-from vit_patch_env.training.graphed import WARM_UP_STEPS, StepGraphs
+from vit_patch_env.training.graphed import WARM_UP_STEPS, StepGraphs, graphs_for
 from vit_patch_env.training.trainer import Trainer
 
 EAGER, COMPILED, GRAPHS = "eager", "compiled", "CUDA graphs"
@@ -65,8 +65,8 @@ class ModeBench(ModelBench):
     def _mode_trainer(self, mode: str) -> tuple[Trainer, StepGraphs | None]:
         """A trainer of a copy of the model, and its graphs where it has some."""
         device = self.precision.device
-        graphs = StepGraphs(device) if mode == GRAPHS else None
         model = copy.deepcopy(self.model)
+        graphs = graphs_for(model, device) if mode == GRAPHS else None
         trainer = Trainer(
             model, self.precision, learning_rate=1e-5, compiled=mode == COMPILED, graphs=graphs
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_patch_env.checks import InputWarning, counted, named
 from vit_patch_env.system.shown import escaped
@@ -291,6 +291,11 @@ class StepGraphs:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.clear()
+
+
+def graphs_for(model: nn.Module, device: torch.device) -> StepGraphs:
+    """What captures the training steps of a model on a CUDA device."""
+    return StepGraphs(device, data_dependent=bool(getattr(model, "data_dependent", False)))
 
 
 def _reason(error: BaseException) -> str:
