@@ -1,11 +1,11 @@
-# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | ray | faults | clients | clean. Choose interpreter and environment:
+# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | ray | faults | gpu | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-all check tables docs site bench compare results memory ranks ray faults clients format clean
+.PHONY: train test test-all check tables docs site bench compare results memory ranks ray faults gpu clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -75,6 +75,9 @@ faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to d
 	TRIED_MORE=20 $(BIN)/python -m pytest tests/test_inputs.py
 	$(BIN)/python -m pytest -s -m 'long or not long' tests/test_fuzzing.py
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+gpu: $(READY)     ## tests, benchmarks and comparisons on CUDA: make gpu GPU='--minutes 10'; again, it continues
+	$(BIN)/vit-patch measure --device cuda --out results/gpu $(GPU)
 
 clients: $(VENV)/.clients  ## drive the environment with other frameworks: make clients CLIENTS='torchrl'
 	$(BIN)/python -m tests.clients $(CLIENTS)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.test_graphed import Recorded
 from vit_patch_env import SimpleViT, load_dataset
+from vit_patch_env.experiments.bench import step_modes
 from vit_patch_env.experiments.bench.baselines import PaperLoop, VitPytorch
 from vit_patch_env.experiments.bench.benchmark import Bench
 from vit_patch_env.experiments.bench.contenders import Ours, OursWithAgent, random_patches
@@ -19,12 +21,14 @@ from vit_patch_env.experiments.bench.report import (
     summary,
     unstable_ratios,
 )
-from vit_patch_env.experiments.bench.setups import Setup
+from vit_patch_env.experiments.bench.setups import SETUPS, Setup
 from vit_patch_env.experiments.bench.worker import Worker
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.options.commands import BenchOptions
 from vit_patch_env.experiments.process.forkserver import fork_context
 from vit_patch_env.system.memory import peak_memory
+from vit_patch_env.training import compiled, trainer
+from vit_patch_env.training.graphed import StepGraphs
 
 CPU = torch.device("cpu")
 
@@ -373,6 +377,9 @@ def test_running_out_of_memory_is_one_line(monkeypatch, capsys):
         (["--precision", "fp8"], "--precision must be one of auto, fp32, bf16, got 'fp8'"),
         (["--dataset", "nothing"], "--dataset must be one of"),
         (["--device", "tpu"], "--device must be"),
+        (["--n-patches", "64", "63"], "--n-patches must be of 64, 48, 40, 32, 16, got (64, 63)"),
+        (["--modes"], "--modes is for --model, got True"),
+        (["--model", "vit", "--n-patches", "16"], "--n-patches has no use with --model"),
         (["--image-size", "64"], "--image-size is for --model, got 64"),
         (["--model", "vit", "--dataset", "cifar10"], "--dataset has no use with --model"),
         (
@@ -413,3 +420,81 @@ def test_steps_of_a_model_are_measured_beside_its_library_s_own(model, sizes, pa
     assert [one["n_patches"] for one in written["contenders"]] == patches
     assert all(len(one["step_seconds"]) == 2 for one in written["contenders"])
     assert "a quarter" in console.export_text()
+
+
+@pytest.fixture
+def modes_of(tmp_path, monkeypatch):
+    """Measures the modes of a tiny model's steps; a graph is a function that computes again."""
+    monkeypatch.setattr(step_modes, "unavailable", lambda mode, device: "")
+    monkeypatch.setattr(trainer, "compiled_forward", compiled.forward)  # compiling takes long
+    sizes = {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 16, "image_size": 16}
+
+    def measured(model="simple_vit", **capturing):
+        recorded = Recorded(**capturing)
+        monkeypatch.setattr(
+            step_modes, "graphs_for", lambda _, device: StepGraphs(device, capturing=recorded)
+        )
+        options = BenchOptions(
+            model=model, modes=True, batch_size=2, repeats=3, steps=2, precision="fp32",
+            device="cpu", out=str(tmp_path / "bench"), **sizes,
+        )  # fmt: skip
+        console = Console(record=True, width=200)
+        bench = Bench(options, console)
+        bench.prepare()
+        bench.run()
+        return json.loads((tmp_path / "bench" / "bench.json").read_text()), console.export_text()
+
+    return measured
+
+
+def test_modes_of_steps_are_measured_at_each_number_of_patches(modes_of):
+    bench, shown = modes_of()
+    measured = [(one["n_patches"], one["name"]) for one in bench["contenders"]]
+    assert measured == [(n, name) for n in (16, 8, 4, 1) for name in step_modes.MODES]
+    assert all(len(one["step_seconds"]) == 3 for one in bench["contenders"])
+    assert bench["skipped"] == []
+    assert list(bench["fastest"]) == ["16", "8", "4", "1"]
+    assert "Fastest: " in shown
+
+
+def test_the_fastest_mode_has_the_shortest_median():
+    def contender(name, n_patches, *step_seconds):
+        return {"name": name, "n_patches": n_patches, "step_seconds": list(step_seconds)}
+
+    bench = {
+        "contenders": [
+            contender("eager", 16, 4.0, 2.0, 9.0), contender("compiled", 16, 2.0, 3.0, 9.0),
+            contender("eager", 4, 2.0, 2.0, 2.0), contender("CUDA graphs", 4, 1.0, 0.5, 8.0),
+        ]
+    }  # fmt: skip
+    assert list(step_modes.medians(bench)) == [
+        (16, "eager", 4.0, 1.0), (16, "compiled", 3.0, 1.0),
+        (4, "eager", 2.0, 1.0), (4, "CUDA graphs", 1.0, 0.5),
+    ]  # fmt: skip
+    assert step_modes.fastest(bench) == {"16": "compiled", "4": "CUDA graphs"}
+
+
+def test_a_mode_that_fails_is_skipped_with_its_reason(modes_of, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no compiler was found")
+
+    monkeypatch.setattr(trainer, "compiled_forward", refuse)
+    bench, shown = modes_of(fails_at=2)
+    reasons = {(one["n_patches"], one["name"]): one["reason"] for one in bench["skipped"]}
+    assert [key for key in reasons if key[1] == "CUDA graphs"] == [
+        (4, "CUDA graphs"),
+        (1, "CUDA graphs"),
+    ]
+    assert reasons[16, "compiled"] == "RuntimeError: no compiler was found"
+    assert "operation not permitted; 2 graphs captured" in reasons[4, "CUDA graphs"]
+    assert reasons[1, "CUDA graphs"] == "capturing has failed before"
+    assert [one["name"] for one in bench["contenders"] if one["n_patches"] == 1] == ["eager"]
+    assert "Skipped: compiled: RuntimeError" in shown.replace("\n", " ")
+
+
+def test_our_own_contenders_are_measured_at_the_given_numbers(small_bench, monkeypatch):
+    monkeypatch.setattr(f"{BENCHMARK}.SETUPS", SETUPS)
+    setups = small_bench(n_patches=(40,))._setups
+    assert [(one.kind, one.n_patches) for one in setups] == [
+        ("vit_pytorch", 64), ("paper", 40), ("ours", 40), ("agent", 40)
+    ]  # fmt: skip

@@ -91,7 +91,10 @@ def test_right_words_are_parsed(words, name, value):
     [
         *((["train", option], option) for option in ("--out", "--resume", "--data-dir")),
         (["train", "--follow"], "--follow"),
-        *(([command, "--out"], "--out") for command in ("pretrain", "tune", "bench", "compare")),
+        *(
+            ([command, "--out"], "--out")
+            for command in ("pretrain", "tune", "bench", "compare", "measure")
+        ),
         (["report", "folder", "--readme"], "--readme"),
         (["report"], "FOLDER"),
         (["evaluate"], "RUN"),

@@ -22,6 +22,7 @@ NOT_RUN = {
     "environment.md": "test_video.py and test_show.py run these with tiny sizes",
     "fine-tuning.md": "it downloads weights",
     "gallery.md": "it draws the committed pictures, which take minutes",
+    "gpu.md": "test_measure.py measures at the smallest sizes",
     "models.md": "test_library_runs.py trains models of libraries that are small",
     "own-data.md": "test_folder.py trains on a folder of tiny images",
     "runs-and-resuming.md": "test_resume.py and test_pretrain.py run these with tiny sizes",

@@ -48,6 +48,7 @@ from vit_patch_env.system.torch_state import (
 from vit_patch_env.training.budget import Budget
 from vit_patch_env.training.flop_meter import FlopMeter, Work
 from vit_patch_env.training.flops import ReferenceCost
+from vit_patch_env.training.graphed import graphs_for
 from vit_patch_env.training.loss import CrossEntropy, Loss, UserLoss, balanced_weights
 from vit_patch_env.training.precision import own_device, resolve_device, resolve_precision
 from vit_patch_env.training.ranks import END, Ranks
@@ -104,6 +105,8 @@ class EpisodeFactory:
         device = resolve_device(config.device)
         if config.distributed:
             device = self._check_launch(device)
+        if config.cuda_graphs and device.type != "cuda":
+            raise ArgumentError("cuda_graphs", f"needs a CUDA device, got {device.type}")
         self.precision = resolve_precision(config.precision, device)
         self.observation = make_observation(config.observation, config.observe_images)
         loss = config.loss
@@ -331,8 +334,11 @@ class EpisodeFactory:
             ),
             part=part,
         )
+        model = self.models.new(
+            len(data.classes), data.channels, weights_seed, self._blank_images(2)
+        )
         trainer = Trainer(
-            self.models.new(len(data.classes), data.channels, weights_seed, self._blank_images(2)),
+            model,
             self.precision,
             learning_rate=config.learning_rate,
             schedule=partial(
@@ -351,6 +357,7 @@ class EpisodeFactory:
             accumulate=config.accumulate,
             ema=config.ema,
             compiled=config.compile,
+            graphs=graphs_for(model, self.precision.device) if config.cuda_graphs else None,
             ranks=ranks,
             unused=not is_own(config.model),
         )

@@ -24,8 +24,9 @@ from vit_patch_env.experiments.bench.measuring import matrix_ceiling, step_flops
 from vit_patch_env.experiments.bench.model_steps import ModelBench
 from vit_patch_env.experiments.bench.report import plot_bench, show_bench, unstable_ratios
 from vit_patch_env.experiments.bench.setups import SETUPS, Measurements, Setup
+from vit_patch_env.experiments.bench.step_modes import ModeBench
 from vit_patch_env.experiments.bench.worker import Worker
-from vit_patch_env.experiments.options.commands import BenchOptions
+from vit_patch_env.experiments.options.commands import BENCH_PATCHES, BenchOptions
 from vit_patch_env.experiments.process.output import loaded, print_line
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
@@ -72,9 +73,15 @@ class Bench:
         _check_used(options)
         if options.model is not None:
             device = resolve_device(options.device)
-            self.of_model = ModelBench(options, resolve_precision(options.precision, device))
+            kind = ModeBench if options.modes else ModelBench
+            self.of_model = kind(options, resolve_precision(options.precision, device))
             return
         check_dataset(options.dataset, options.data_dir)
+        if not options.n_patches or set(options.n_patches) - set(BENCH_PATCHES):
+            raise ArgumentError(
+                "n_patches",
+                f"must be of {', '.join(map(str, BENCH_PATCHES))}, got {shown(options.n_patches)}",
+            )
         self.device = resolve_device(options.device)
         self.precision = resolve_precision(options.precision, self.device).name
         if options.epoch_steps % 10 or options.epoch_steps < 10:
@@ -96,15 +103,15 @@ class Bench:
             MemoryError: for a batch that does not fit into memory, with a size that does.
         """
         if self.of_model is not None:
-            bench = self.of_model.run(self.console)
+            bench = self.of_model.run(self.console, self._write)
             self._write(bench)
             print_line(f"Written to {self.options.out}.", self.console)
             return bench
-        skipped = {setup: reason for setup in SETUPS if (reason := self._missing(setup))}
+        skipped = {setup: reason for setup in self._setups if (reason := self._missing(setup))}
         workers: dict[Setup, Worker] = {}
         try:
             with self.console.status("starting") as status:
-                for setup in SETUPS:
+                for setup in self._setups:
                     if setup not in skipped:
                         status.update(f"starting {setup.name}, {counted(setup.n_patches, 'patch')}")
                         shared = setup._replace(kind="ours") if setup.kind == "agent" else setup
@@ -122,6 +129,12 @@ class Bench:
         show_bench(bench, self.console)
         print_line(f"Written to {self.options.out}.", self.console)
         return bench
+
+    @property
+    def _setups(self) -> list[Setup]:
+        """The contenders that are measured."""
+        numbers = self.options.n_patches
+        return [one for one in SETUPS if one.is_baseline or one.n_patches in numbers]
 
     def _missing(self, setup: Setup) -> str | None:
         """Why a contender cannot be measured here, or None."""
@@ -232,10 +245,10 @@ class Bench:
 def _check_used(options: BenchOptions) -> None:
     """Refuse options that what is measured would ignore."""
     if options.model is None:
-        unused = [one.name for one in declared(SizeConfig)]
+        unused = ["modes", *(one.name for one in declared(SizeConfig))]
         reason = f"is for {named('model')}"
     else:
-        unused = ["dataset", "data_dir", "max_repeats", "epoch_steps"]
+        unused = ["dataset", "data_dir", "n_patches", "max_repeats", "epoch_steps"]
         reason = f"has no use with {named('model')}, whose steps are measured on random images"
     for name in unused:
         value = getattr(options, name)

@@ -80,8 +80,14 @@ class ModelBench:
             self.model, self._images()[:2], n_classes=N_CLASSES, n_patches=self.config.n_patches
         )
 
-    def run(self, console: Console) -> dict[str, Any]:
+    def run(
+        self, console: Console, write: Callable[[dict[str, Any]], None] = lambda content: None
+    ) -> dict[str, Any]:
         """Measure all steps.
+
+        Args:
+            console: to print to.
+            write: called with the content so far, each time it has grown.
 
         Returns:
             The content of bench.json.
@@ -90,21 +96,7 @@ class ModelBench:
         steps = list(self._steps())
         trained = [self._trainer(step) for step in steps]
         times: list[list[float]] = [[] for _ in steps]
-        with console.status("measuring"):
-            for train in trained:
-                train(2)
-            for _ in range(options.repeats):
-                for train, of_step in zip(trained, times, strict=True):
-                    of_step.append(seconds(train, options.steps, device) / options.steps)
-        content = {
-            "model": options.model,
-            "device": device_name(device),
-            "threads": torch.get_num_threads(),
-            "precision": self.precision.name,
-            "image_size": [*self.config.size],
-            "patch_size": self.config.patch_size,
-            "batch_size": options.batch_size,
-            "steps": options.steps,
+        content = self.settings() | {
             "contenders": [
                 {
                     "name": step.name,
@@ -115,8 +107,29 @@ class ModelBench:
                 for step, of_step in zip(steps, times, strict=True)
             ],
         }
+        with console.status("measuring"):
+            for train in trained:
+                train(2)
+            for _ in range(options.repeats):
+                for train, of_step in zip(trained, times, strict=True):
+                    of_step.append(seconds(train, options.steps, device) / options.steps)
+                write(content)
         show_model_bench(content, console)
         return content
+
+    def settings(self) -> dict[str, Any]:
+        """What bench.json says of the model and the machine."""
+        options = self.options
+        return {
+            "model": options.model,
+            "device": device_name(self.precision.device),
+            "threads": torch.get_num_threads(),
+            "precision": self.precision.name,
+            "image_size": [*self.config.size],
+            "patch_size": self.config.patch_size,
+            "batch_size": options.batch_size,
+            "steps": options.steps,
+        }
 
     def _steps(self) -> Iterator[_Step]:
         model, n_patches = self.model, self.config.n_patches

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from vit_patch_env.experiments.options.commands import BENCH_PATCHES
+
 VIT_PYTORCH, PAPER, OURS, AGENT = (
     "vit-pytorch, fp32", "the paper's way, fp32", "ours", "ours with agent",
 )  # fmt: skip
@@ -38,7 +40,7 @@ _KINDS: tuple[Kind, ...] = ("ours", "agent")
 SETUPS = (
     Setup("vit_pytorch", 64),
     Setup("paper", 40),
-    *(Setup(kind, n_patches) for n_patches in (64, 48, 40, 32, 16) for kind in _KINDS),
+    *(Setup(kind, n_patches) for n_patches in BENCH_PATCHES for kind in _KINDS),
 )
 
 

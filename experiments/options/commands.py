@@ -454,6 +454,9 @@ class CacheOptions:
 BenchPrecision = Literal["auto", "fp32", "bf16"]
 """Precisions that the baselines are measured with too."""
 
+BENCH_PATCHES = (64, 48, 40, 32, 16)
+"""Numbers of patches in `bench/setups.py`."""
+
 
 @arguments
 class BenchOptions(SizeConfig):
@@ -466,6 +469,16 @@ class BenchOptions(SizeConfig):
             "instead, beside its library's own"
         ),
     ] = None
+    modes: Annotated[
+        bool,
+        Doc(
+            "with --model, measure its steps as usual, compiled by torch.compile and by CUDA "
+            "graphs instead, on all, half, a quarter and a sixteenth of its patches"
+        ),
+    ] = False
+    n_patches: Annotated[
+        tuple[Count, ...], Doc("numbers of patches that our own steps and epochs are measured at")
+    ] = BENCH_PATCHES
     dataset: Annotated[DatasetName, Doc("as for train")] = "digits"
     data_dir: Annotated[str | None, PATH, Doc("as for train")] = None
     batch_size: Annotated[Count, Doc("images per training step")] = 128
@@ -536,6 +549,40 @@ class CompareOptions(ClusterOptions):
     ] = field(default=(), compare=False)
     checkpoint_every: Annotated[str, Doc("as for train")] = "5min"
     env: EnvConfig = field(default_factory=EnvConfig)
+
+
+MeasureStep = Literal[
+    "machine", "tests", "modes-table1", "modes-vit-b", "bench", "bench-timm", "table2", "budget",
+]  # fmt: skip
+"""Steps in `measure/steps.py`."""
+
+
+@arguments
+class MeasureOptions:
+    """Run the tests that need CUDA, benchmarks and small comparisons, within a time limit."""
+
+    minutes: Annotated[
+        float | None,
+        Interval(gt=0),
+        SAME_RUN,
+        Doc("time limit, after which the same command continues; by default none"),
+    ] = None
+    steps: Annotated[
+        tuple[MeasureStep, ...], SAME_RUN, Doc("only these steps: see docs/gpu.md; by default all")
+    ] = ()
+    small: Annotated[
+        bool, Doc("the same steps at the smallest sizes, to try them: nothing is worth reporting")
+    ] = False
+    dataset: Annotated[str, Doc("of benchmark and comparisons, as for train")] = "digits"
+    data_dir: Annotated[str | None, PATH, SAME_RUN, Doc("as for train")] = None
+    epochs: Annotated[
+        int | None, Interval(ge=1), Doc("of the runs that are compared; by default 20")
+    ] = None
+    jobs: Annotated[Count, SAME_RUN, Doc("parallel runs of a comparison, as for compare")] = 1
+    device: Annotated[str, Doc("auto (CUDA where available), cpu, cuda or cuda:<n>")] = "auto"
+    out: Annotated[str, PATH, SAME_RUN, Doc("folder of the measurements, which are resumed")] = (
+        "results/measure"
+    )
 
 
 @arguments

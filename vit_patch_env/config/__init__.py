@@ -49,6 +49,7 @@ class EnvConfig(TaskConfig, RecipeConfig, ModelConfig, DataConfig):  # the first
             check_integer(1, self.batch_size, observe_images=self.observe_images)
         self._check_mixing()
         self._check_optimizer()
+        self._check_step()
         self._check_loss()
         if self.n_patches_desired == AUTO:
             object.__setattr__(self, "n_patches_desired", self.adapted["n_patches_desired"])

@@ -135,6 +135,14 @@ class RecipeConfig:
     compile: Annotated[
         bool, Doc("compile the training step's forward pass with torch.compile at the first one")
     ] = False
+    cuda_graphs: Annotated[
+        bool,
+        SAME_RUN,
+        Doc(
+            "replay the training step's forward and backward pass as CUDA graphs, one for each "
+            "number of patches; not measured yet"
+        ),
+    ] = False
     device: Annotated[
         Device,
         SAME_RUN,
@@ -166,6 +174,16 @@ class RecipeConfig:
             )
         if self.momentum == 0 and self.optimizer == "sgd_nesterov":
             raise ArgumentError("momentum", "must be above 0 for sgd_nesterov, got 0.0")
+
+    def _check_step(self) -> None:
+        """Refuse CUDA graphs beside what they have not been tried with."""
+        if not self.cuda_graphs:
+            return
+        for name in ("compile", "distributed"):
+            if getattr(self, name):
+                raise ArgumentError(
+                    "cuda_graphs", f"must not be given with {named(name)}, got both"
+                )
 
     def _check_loss(self) -> None:
         """Refuse what a loss of the user's would ignore."""

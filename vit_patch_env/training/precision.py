@@ -24,12 +24,18 @@ class Precision(NamedTuple):
     dtype: torch.dtype = torch.float32
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """A context in which matrix products are computed in `dtype`."""
+    def autocast(self, *, cached: bool = True) -> Iterator[None]:
+        """A context in which matrix products are computed in `dtype`.
+
+        Args:
+            cached: whether a weight that is used several times is cast once.
+        """
         enabled = self.dtype != torch.float32
         dtype = self.dtype if enabled else torch.bfloat16  # without effect, but one of autocast's
         try:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=enabled, cache_enabled=True):
+            with torch.autocast(
+                self.device.type, dtype=dtype, enabled=enabled, cache_enabled=cached
+            ):
                 yield
         finally:
             # In a caller's autocast torch would keep the weights that it has cast, whose values

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from vit_patch_env.system.memory import keep_freed_memory
 from vit_patch_env.system.tensors import check_optimizer_state
 from vit_patch_env.system.torch_state import copied_for_training, own_torch_state
 from vit_patch_env.training.compiled import compiled_forward, forward
+from vit_patch_env.training.graphed import Inputs, Outputs, StepGraphs
 from vit_patch_env.training.loss import CrossEntropy, Loss
 from vit_patch_env.training.loss_scale import LossScale
 from vit_patch_env.training.optimizers import make_optimizer
@@ -46,6 +48,8 @@ class Trainer:
         accumulate: batches per optimizer step; a step of the trainer is one of them.
         ema: decay of an exponential moving average of the weights; None for none.
         compiled: whether the forward pass is compiled by `torch.compile`.
+        graphs: captures and replays the forward and backward pass as CUDA graphs; None to compute
+            it as usual.
         ranks: the processes that have a part of each batch, whose gradients are averaged; None for
             a single one.
         unused: whether, with `ranks`, some parameters may get no gradient in a step.
@@ -73,6 +77,7 @@ class Trainer:
         accumulate: int = 1,
         ema: float | None = None,
         compiled: bool = False,
+        graphs: StepGraphs | None = None,
         ranks: Ranks | None = None,
         unused: bool = False,
     ) -> None:
@@ -103,6 +108,7 @@ class Trainer:
         self.average = None if ema is None else WeightAverage(self.model, ema)
         self.logits: Tensor | None = None
         self._forward = compiled_forward if compiled else forward
+        self._graphs = graphs
         self._trained = self.model if ranks is None else ranks.averaging(self.model, unused=unused)
 
     @property
@@ -132,17 +138,30 @@ class Trainer:
             progress: share of the run's budget used before this step, in [0, 1].
         """
         self.model.train()
-        with self.precision.autocast():
-            options = rate_option(self.rate(progress))
-            logits = self._forward(self._trained, batch.images, keep, **options)
-        self.logits = logits.detach()
-        loss = self.loss(logits.float(), batch.labels)
+        self.update.begin()
+        loss, self.logits = self._forward_backward(Inputs(*batch, keep), self.rate(progress))
         if self.schedule is not None:
             share = self.schedule(progress)
             for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                 group["lr"] = peak * share
-        self._updated(self.update.add(loss))
-        return loss.detach().float()  # a user's may be of another type
+        self._updated(self.update.end())
+        return loss
+
+    def _forward_backward(self, inputs: Inputs, rate: float | None) -> Outputs:
+        """Loss and logits of a batch, whose gradients are added to those of the weights."""
+        if self._graphs is None:
+            return self._pass(rate, inputs)
+        # Without autocast's cache: a graph must cast the weights in each step.
+        compute = partial(self._pass, rate, cached=False)
+        return self._graphs.run(compute, inputs, rate, self.update.parameters)
+
+    def _pass(self, rate: float | None, inputs: Inputs, *, cached: bool = True) -> Outputs:
+        """`_forward_backward` as usual: operations of the device alone, which can be captured."""
+        with self.precision.autocast(cached=cached):
+            logits = self._forward(self._trained, inputs.images, inputs.keep, **rate_option(rate))
+        loss = self.loss(logits.float(), inputs.labels)
+        self.update.backward(loss)
+        return Outputs(loss.detach().float(), logits.detach())  # a user's may be of another type
 
     def finish(self) -> None:
         """Make the update of the run's last batches, if they are fewer than `accumulate`."""
@@ -172,6 +191,8 @@ class Trainer:
         """Resume from the state of another trainer of the same model, which may go on training."""
         # Copied, as torch's optimizers take over the tensors of a state, and models may as well.
         check_optimizer_state(self.optimizer, state["optimizer"])
+        if self._graphs is not None:
+            self._graphs.clear()  # they read and write tensors that may be replaced
         self.model.load_state_dict(copied_for_training(state["model"]))
         self.optimizer.load_state_dict(copied_for_training(state["optimizer"]))
         self.update.load_state_dict(copied_for_training(state.get("update", {})))

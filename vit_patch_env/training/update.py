@@ -23,6 +23,7 @@ class Update:
         scale: of the loss, in float16.
 
     Attributes:
+        parameters: the weights.
         n_added: batches whose gradients wait for the update.
         skipped: 1 if the update that the last batch completed was not made, as a gradient was not
             finite, else 0: 0-d float32, on the device.
@@ -39,7 +40,7 @@ class Update:
     ) -> None:
         self.optimizer = optimizer
         self.n_added = 0
-        self._parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        self.parameters = [one for group in optimizer.param_groups for one in group["params"]]
         self._clip_grad_norm = clip_grad_norm
         self._accumulate = accumulate
         self._scale = scale
@@ -52,15 +53,21 @@ class Update:
         """Consecutive updates that may be skipped until the scale of the loss is small enough."""
         return 0 if self._scale is None else self._scale.N_HALVINGS
 
-    def add(self, loss: Tensor) -> bool:
-        """Add the gradients of a batch's loss; whether that completed an update."""
+    def begin(self) -> None:
+        """Begin with a batch: without gradients, unless those of batches before it wait."""
         if not self.n_added:
             self.optimizer.zero_grad()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a batch's loss to those that wait: work of the device alone."""
         if self._accumulate > 1:
             loss = loss / self._accumulate
         if self._scale is not None:
             loss = self._scale.scaled(loss)
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def end(self) -> bool:
+        """End a batch, whose gradients are added; whether that completed an update."""
         self.n_added += 1
         if self.n_added < self._accumulate:
             self.skipped = self._none
@@ -80,7 +87,7 @@ class Update:
         """What the next update depends on; empty for updates by single batches, without scale."""
         state: dict[str, Any] = {}
         if self.n_added:
-            state |= {"n_added": self.n_added, "gradients": [one.grad for one in self._parameters]}
+            state |= {"n_added": self.n_added, "gradients": [one.grad for one in self.parameters]}
         return state if self._scale is None else {**state, "scale": self._scale.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,10 +97,10 @@ class Update:
             InputError: for gradients of other shapes.
         """
         n_added = state.get("n_added", 0)
-        gradients = state["gradients"] if n_added else [None] * len(self._parameters)
+        gradients = state["gradients"] if n_added else [None] * len(self.parameters)
         if n_added not in range(self._accumulate):
             raise InputError(f"{shown(n_added)} batches before an update")
-        for weight, gradient in zip(self._parameters, gradients, strict=True):
+        for weight, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None and gradient.shape != weight.shape:
                 raise InputError(f"a gradient of shape {tuple(gradient.shape)}")
             weight.grad = None if gradient is None else gradient.to(weight)
@@ -108,7 +115,7 @@ class Update:
     def __setstate__(self, state: dict[str, Any]) -> None:
         waiting = state.pop("_waiting")
         vars(self).update(state)
-        for weight, gradient in zip(self._parameters if waiting else (), waiting, strict=True):
+        for weight, gradient in zip(self.parameters if waiting else (), waiting, strict=True):
             weight.grad = gradient
 
     def _apply(self) -> None:
@@ -116,14 +123,14 @@ class Update:
         scale = self._scale
         bad = self._bad_gradients() if scale is None else scale.unscale(self.optimizer)
         if self._clip_grad_norm is not None:
-            clip_grad_norm_(self._parameters, self._clip_grad_norm, foreach=True)
+            clip_grad_norm_(self.parameters, self._clip_grad_norm, foreach=True)
         self.skipped = bad
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # does nothing if 1
         self.optimizer.step()
 
     @property
     def _gradients(self) -> list[Tensor]:
-        return [weight.grad for weight in self._parameters if weight.grad is not None]
+        return [weight.grad for weight in self.parameters if weight.grad is not None]
 
     def _bad_gradients(self) -> Tensor:
         """1 if any gradient is not finite, else 0: 0-d float32, on the device.

@@ -1,0 +1,263 @@
+"""Steps by graphs: which are captured, what they read and write, and when there are none.
+
+All but CUDA itself is tried on a CPU, where a graph is a function that computes again; test_cuda.py
+has the same steps on CUDA.
+"""
+
+import copy
+import pickle
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import TINY
+from tests.test_recipe import weights_of
+from tests.test_training import make_run
+from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import ArgumentError
+from vit_patch_env.data.batches import Batch
+from vit_patch_env.models import make_model
+from vit_patch_env.models.simple_vit import SimpleViT
+from vit_patch_env.training import graphed
+from vit_patch_env.training.graphed import WARM_UP_STEPS, Outputs, StepGraphs, graphs_for
+from vit_patch_env.training.loss import CrossEntropy
+
+CPU = torch.device("cpu")
+
+
+class Recorded:
+    """Captures as CUDA does: nothing is computed, then always with the same memory."""
+
+    def __init__(self, fails_at=None):
+        self.n_warm_ups = self.n_captures = self.n_replays = 0
+        self.fails_at = fails_at
+        self.weights = []
+
+    def __call__(self, device):
+        return self
+
+    def addresses(self):
+        return [
+            (one.data_ptr(), None if one.grad is None else one.grad.data_ptr())
+            for one in self.weights
+        ]
+
+    def warm_up(self, compute):
+        self.n_warm_ups += 1
+        return compute()
+
+    def capture(self, compute):
+        if self.n_captures == self.fails_at:
+            try:
+                raise RuntimeError("operation not permitted\nwhen stream is capturing")
+            finally:
+                raise RuntimeError("the capture is invalid")
+        self.n_captures += 1
+        captured_with, place = self.addresses(), []
+
+        def replay():
+            self.n_replays += 1
+            assert self.addresses() == captured_with
+            found = compute()
+            if not place:
+                place.append(Outputs(found.loss.clone(), found.logits.clone()))
+            for old, new in zip(place[0], found, strict=True):
+                old.copy_(new)
+            return place[0]
+
+        return replay
+
+
+def graphed_run(recorded=None, **kwargs):
+    """A run with graphs, and what captures them."""
+    recorded = recorded or Recorded()
+    options = {
+        name: kwargs.pop(name) for name in ("max_graphs", "data_dependent") if name in kwargs
+    }
+    run = make_run(graphs=StepGraphs(CPU, capturing=recorded, **options), **kwargs)
+    recorded.weights = run.trainer.update.parameters
+    return run, recorded
+
+
+def keep_of(n_keep):
+    return None if n_keep is None else torch.arange(n_keep)
+
+
+COUNTS = [4, None, 4, 4, 9, 4, None, 4, 9, None, 9, 4, None, 9, 4]
+"""Patches of steps: each number is captured at its fourth step."""
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"accumulate": 2, "clip_grad_norm": 0.1, "ema": 0.9},
+        {"accumulate": 4, "optimizer": "adamw", "weight_decay": 0.1},
+        {"loss": CrossEntropy(0.1), "optimizer": "sgd", "learning_rate": 0.1},
+    ],
+)
+def test_steps_by_graphs_are_the_steps_without_them(kwargs):
+    (run, recorded), plain = graphed_run(**kwargs), make_run(**kwargs)
+    results = [(run.step(keep_of(n)), plain.step(keep_of(n))) for n in COUNTS]
+    for ours, theirs in results:
+        assert ours.loss == theirs.loss
+        assert (ours.observation == theirs.observation).all()
+    assert torch.equal(weights_of(run), weights_of(plain))
+    assert (recorded.n_captures, recorded.n_warm_ups) == (3, 3 * WARM_UP_STEPS)
+    assert recorded.n_replays == len(COUNTS) - recorded.n_warm_ups
+    assert run.trainer._graphs.n_graphs == 3
+
+
+def test_results_of_a_step_are_not_overwritten_by_the_next():
+    run, _ = graphed_run()
+    batches = [run.stream.next() for _ in range(WARM_UP_STEPS + 2)]
+    for batch in batches[:-2]:
+        run.trainer.step(batch)
+    loss = run.trainer.step(batches[-2])
+    logits, before = run.trainer.logits, (loss.clone(), run.trainer.logits.clone())
+    run.trainer.step(batches[-1])
+    assert torch.equal(loss, before[0])
+    assert torch.equal(logits, before[1])
+
+
+def test_there_is_a_graph_for_each_shape_and_rate():
+    run, recorded = graphed_run()
+    images, labels = run.batch
+    soft = torch.eye(4)[labels]
+    own = torch.arange(5).expand(len(labels), 5)
+    for inputs in ((images, labels), (images[:4], labels[:4]), (images, soft)):
+        for keep in (None, torch.arange(5)):
+            for _ in range(WARM_UP_STEPS + 1):
+                run.trainer.step(Batch(*inputs), keep)
+    for _ in range(WARM_UP_STEPS + 1):
+        run.trainer.step(run.batch, own)
+    assert recorded.n_captures == 7
+    run.trainer.model.train_rate = None  # a model without one
+    compute = run.trainer._pass
+    for rate in (0.5, 0.75):
+        for _ in range(WARM_UP_STEPS + 1):
+            run.trainer._graphs.run(
+                lambda inputs: compute(None, inputs),
+                graphed.Inputs(images, labels, None),
+                rate,
+                run.trainer.update.parameters,
+            )
+    assert recorded.n_captures == 9
+
+
+def test_more_kinds_of_steps_than_graphs_are_computed_as_usual():
+    (run, recorded), plain = graphed_run(max_graphs=1), make_run()
+    for n in COUNTS:
+        assert run.step(keep_of(n)).loss == plain.step(keep_of(n)).loss
+    assert recorded.n_captures == 1
+    assert torch.equal(weights_of(run), weights_of(plain))
+
+
+def test_counts_of_kinds_are_bounded(monkeypatch):
+    monkeypatch.setattr(graphed, "_MAX_COUNTED", 4)
+    run, recorded = graphed_run()
+    for n in (*range(1, 15), 3, 3, 3, 3):
+        run.trainer.step(run.batch, torch.arange(n))
+    assert len(run.trainer._graphs._warmed_up) <= 4
+    assert recorded.n_captures == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"recorded": Recorded(fails_at=0)}, "RuntimeError: operation not permitted$"),
+        ({"recorded": Recorded(fails_at=1)}, "not permitted; 1 graph captured before will be rep"),
+        ({"data_dependent": True}, "the model's shapes depend on the images$"),
+    ],
+)
+def test_what_cannot_be_captured_is_computed_as_usual_after_one_warning(options, reason):
+    (run, recorded), plain = graphed_run(accumulate=2, **options), make_run(accumulate=2)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        for n in COUNTS:
+            assert run.step(keep_of(n)).loss == plain.step(keep_of(n)).loss
+    (warning,) = given
+    assert re.search(
+        f"^training steps are computed without cuda_graphs: .*{reason}", str(warning.message)
+    )
+    assert torch.equal(weights_of(run), weights_of(plain))
+    assert recorded.n_captures == run.trainer._graphs.n_graphs == (recorded.fails_at or 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(run).step(keep_of(5))
+
+
+def test_models_whose_shapes_depend_on_images_are_known():
+    sizes = {"image_size": 16, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 32}
+    for name, expected in (("simple_vit", False), ("ats_vit", True)):
+        with torch.random.fork_rng():
+            model = make_model(name, n_classes=4, **sizes)
+        assert graphs_for(model, CPU)._data_dependent == expected
+
+
+class WithUnused(SimpleViT):
+    """Has a weight that no gradient reaches, which must not decay either."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+def test_weights_without_a_gradient_stay_without_one():
+    sizes = {"image_size": 16, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 32}
+    with torch.random.fork_rng():
+        model = WithUnused(n_classes=4, **sizes)
+    run, recorded = graphed_run(model=model, optimizer="adamw", weight_decay=0.5, accumulate=2)
+    for _ in range(2 * WARM_UP_STEPS):
+        run.step()
+    assert recorded.n_replays
+    assert run.trainer.model.unused.grad is None
+    assert run.trainer.model.unused.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("n_steps", [5, 6])  # within an accumulation, and between two
+def test_a_run_with_graphs_is_copied_and_resumed(n_steps):
+    run, recorded = graphed_run(accumulate=2)
+    for _ in range(n_steps):
+        run.step(keep_of(6))
+    assert recorded.n_replays
+    resumed, again = graphed_run(accumulate=2)
+    for _ in range(WARM_UP_STEPS + 2):
+        resumed.step(keep_of(6))
+    resumed.load_state_dict(run.state_dict())
+    assert resumed.trainer._graphs.n_graphs == 0
+    again.weights = resumed.trainer.update.parameters
+    copied = copy.deepcopy(run)
+    assert copied.trainer._graphs.n_graphs == 0
+    plain = make_run(accumulate=2)
+    plain.load_state_dict(run.state_dict())
+    one_capture = again.n_captures
+    for _ in range(8):
+        losses = {one.step(keep_of(6)).loss for one in (resumed, run, plain)}
+        assert len(losses) == 1
+    assert again.n_captures == one_capture + 1  # it has captured its own
+    assert torch.equal(weights_of(resumed), weights_of(plain))
+
+
+def test_a_pickled_run_has_no_graphs():
+    run = make_run(graphs=StepGraphs(CPU, max_graphs=7))
+    run.trainer._graphs._captured["key"] = lambda: None  # cannot be pickled
+    graphs = pickle.loads(pickle.dumps(run.trainer)).__dict__["_graphs"]
+    assert graphs.n_graphs == 0
+    assert graphs._max_graphs == 7
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "cuda_graphs needs a CUDA device, got cpu"),
+        ({"compile": True}, "cuda_graphs must not be given with compile, got both"),
+        ({"distributed": True}, "cuda_graphs must not be given with distributed, got both"),
+    ],
+)
+def test_graphs_are_refused_where_they_cannot_be(kwargs, message):
+    with pytest.raises(ArgumentError, match=f"^{message}$"):
+        ViTPatchSelectEnv(**TINY | {"cuda_graphs": True} | kwargs)
