@@ -44,6 +44,12 @@ class PlannedModel:
         self.image_shape = (channels, *config.size)
         self.n_patches = config.n_patches
         self.model = self._make(config, n_classes, channels)
+        if getattr(self.model, "data_dependent", False):
+            raise ArgumentError(
+                "model",
+                "must be one whose number of tokens does not depend on the images, "
+                f"got {self.name}",
+            )
         self._images = torch.empty(
             config.batch_size, *self.image_shape, dtype=torch.float32, device="meta"
         )
@@ -51,12 +57,6 @@ class PlannedModel:
             self.model, self._images[:1].expand(2, -1, -1, -1), n_classes=n_classes,
             n_patches=self.n_patches,
         )  # fmt: skip
-        if getattr(self.model, "data_dependent", False):
-            raise ArgumentError(
-                "model",
-                "must be one whose number of tokens does not depend on the images, "
-                f"got {self.name}",
-            )
         self.n_parameters = sum(one.numel() for one in self.model.parameters())
         self.gradient_bytes = gradient_bytes(self.model)
         self._counter = FlopCount(self.model)

@@ -178,14 +178,15 @@ class Planning:
             run = run_cost(schedule.n_keep, cost, getattr(full, total), unit, self._steps)
             runs[name] = run, schedule.words
             most_kept = max(most_kept, *map(schedule.n_keep, np.linspace(0, 1 - 1e-9, 1001)))
+        memory = {kept: self._memory(kept) for kept in {n_patches, most_kept}}
         return {
             **self._training(),
             "device": self._device(),
             "measured": None if measured is None else measured._asdict(),
             "step": self._step(cost(n_patches, 0.0)),
             "memory": {
-                "all_patches": self._memory(n_patches),
-                "schedule": self._memory(most_kept),
+                "all_patches": memory[n_patches],
+                "schedule": memory[most_kept],
                 "available": self._available,
             },
             "runs": {name: self._run(*run, full) for name, run in runs.items()},
@@ -282,7 +283,7 @@ class Planning:
     def _memory(self, n_keep: int) -> dict[str, Any]:
         """Bytes on each device, and the largest batch of all devices together that fits."""
         options = self.options
-        memory_of = partial(self._memory_of, n_keep=n_keep)
+        memory_of = cache(partial(self._memory_of, n_keep=n_keep))
         memory = memory_of(options.batch_size // options.devices)
         largest = largest_batch(lambda n_images: memory_of(n_images).total, self._available)
         return {
