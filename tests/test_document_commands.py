@@ -24,6 +24,7 @@ NOT_RUN = {
     "gallery.md": "it draws the committed pictures, which take minutes",
     "models.md": "test_library_runs.py trains models of libraries that are small",
     "own-data.md": "test_folder.py trains on a folder of tiny images",
+    "planning.md": "test_plan.py plans tiny trainings",
     "runs-and-resuming.md": "test_resume.py and test_pretrain.py run these with tiny sizes",
     "start-images.md": "it downloads weights",
     "start-rl.md": "it trains and compares for minutes",
