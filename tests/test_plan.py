@@ -363,7 +363,7 @@ def test_the_table_states_its_assumptions(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "30% of 125 TFLOP/s (NVIDIA V100 data sheet)" in shown
     assert "a ring at 150 GB/s" in shown
-    assert "fits into 32 GB per device" in shown
+    assert "A step on 64 patches fits into 32 GB per device" in shown
 
 
 @pytest.mark.parametrize("text", ["1281167", "1_281_167"])

@@ -115,7 +115,7 @@ def planned_precision(
     return resolve_precision(accelerator.resolved(precision), torch.device("cuda"))
 
 
-def check_fits_device(
+def check_values_used(
     accelerator: Accelerator | None, *, efficiency: float | None, interconnect: float | None
 ) -> None:
     """Refuse values of an accelerator that a device of this machine would ignore.

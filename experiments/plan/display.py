@@ -85,10 +85,7 @@ def _schedules(plan: dict[str, Any]) -> Iterator[str]:
 
 def _memory(plan: dict[str, Any]) -> TextTable:
     """The memory of a step on each device."""
-    memory = plan["memory"]
-    columns = [memory["all_patches"]]
-    if memory["schedule"]["n_patches"] != memory["all_patches"]["n_patches"]:
-        columns.append(memory["schedule"])
+    columns = _memories(plan)
     table = TextTable(
         "Memory per device", [""], [counted(one["n_patches"], "patch") for one in columns]
     )
@@ -98,17 +95,23 @@ def _memory(plan: dict[str, Any]) -> TextTable:
     return table
 
 
+def _memories(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """That on all patches, and that on the most of a schedule if these are fewer."""
+    full, schedule = plan["memory"]["all_patches"], plan["memory"]["schedule"]
+    return [full] if schedule["n_patches"] == full["n_patches"] else [full, schedule]
+
+
 def _fits(plan: dict[str, Any]) -> Iterator[str]:
-    memory, device = plan["memory"], plan["device"]
-    one, available = memory["all_patches"], size(memory["available"])
-    verb = "fits" if one["fits"] else "does not fit"
-    largest = one["largest_batch"]
-    if largest:
-        most = f"the largest batch that fits has {counted(largest, 'image')}"
-    else:
-        most = "no batch fits"
-    several = " of all devices together" if device["n_devices"] > 1 and largest else ""
-    yield f"A step on all patches {verb} into {available} per device; {most}{several}."
+    several = " of all devices together" if plan["device"]["n_devices"] > 1 else ""
+    for one in _memories(plan):
+        verb = "fits" if one["fits"] else "does not fit"
+        largest = one["largest_batch"]
+        most = f"the largest batch that fits has {counted(largest, 'image')}{several}"
+        yield (
+            f"A step on {counted(one['n_patches'], 'patch')} {verb} into "
+            f"{size(plan['memory']['available'])} per device; "
+            f"{most if largest else 'not even one image does'}."
+        )
 
 
 def assumptions(plan: dict[str, Any]) -> Iterator[str]:

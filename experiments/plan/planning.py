@@ -27,7 +27,7 @@ from vit_patch_env.experiments.plan.costs import (
 from vit_patch_env.experiments.plan.devices import (
     EFFICIENCY,
     Accelerator,
-    check_fits_device,
+    check_values_used,
     find_accelerator,
     planned_precision,
 )
@@ -113,7 +113,7 @@ class Planning:
                 f"{options.devices}, got {options.batch_size}",
             )
         self.accelerator = find_accelerator(options.device)
-        check_fits_device(
+        check_values_used(
             self.accelerator, efficiency=options.efficiency, interconnect=options.interconnect
         )
         of_this_machine = self.accelerator is None
@@ -153,7 +153,7 @@ class Planning:
             optimizer=options.optimizer,
             ema=_EMA if options.ema else None,
             device=str(device),
-            precision=self.precision.name if device.type == self.precision.device.type else "auto",
+            precision=self.precision.name,
             observation="none",
         )
 
