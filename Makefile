@@ -1,11 +1,11 @@
-# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | ray | faults | gpu | clients | clean. Choose interpreter and environment:
+# make train | test | test-all | check | docs | bench | compare | results | memory | ranks | ray | plan | faults | gpu | clients | clean. Choose interpreter and environment:
 #   make test PYTHON=python3.12 VENV=/tmp/venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test test-all check tables docs site bench compare results memory ranks ray faults gpu clients format clean
+.PHONY: train test test-all check tables docs site bench compare results memory ranks ray plan faults gpu clients format clean
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, got " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -67,6 +67,9 @@ $(VENV)/.ray: $(READY)
 
 ranks: $(READY)   ## several processes train one ViT, are compared with one, and killed
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_ranks.py
+
+plan: $(READY)    ## plan trainings by one process and two, train them, and compare: nothing else should run
+	$(BIN)/python -m tests.planned
 
 faults: $(READY)  ## kill runs, fill disks, damage files; write the outcome to docs/reliability.md
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_run_checkpoint.py tests/test_faults.py \

@@ -19,6 +19,7 @@ from vit_patch_env.experiments.options.commands import (
     EvaluateOptions,
     ExportOptions,
     MeasureOptions,
+    PlanOptions,
     PredictOptions,
     PretrainOptions,
     ReportOptions,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "tune": (TuneOptions, "tune.tuning:Tuning"),
     "zoo": (ZooOptions, "zoo.command:Zoo"),
     "bench": (BenchOptions, "bench.benchmark:Bench"),
+    "plan": (PlanOptions, "plan.planning:Planning"),
     "compare": (CompareOptions, "compare.task_comparison:make_comparison"),
     "measure": (MeasureOptions, "measure.measurement:Measurement"),
     "report": (ReportOptions, "report.report:Report"),
@@ -137,7 +139,14 @@ def _run(args: list[str], signals: Signals) -> None:
     console = Console(file=cast("TextIO", BestEffortOutput(sys.stdout)), force_jupyter=False)
     if not console.is_terminal:
         console.width = 120  # tables in a file need not fit a terminal
-    if is_one_of_several() and args[0] in ("bench", "compare", "measure", "pretrain", "tune"):
+    if is_one_of_several() and args[0] in (
+        "bench",
+        "compare",
+        "measure",
+        "plan",
+        "pretrain",
+        "tune",
+    ):
         raise InputError(f"torchrun is for vit-patch train, got vit-patch {args[0]}")
     location = next(location for kind, location in COMMANDS.values() if type(options) is kind)
     module, _, class_name = location.partition(":")

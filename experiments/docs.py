@@ -19,6 +19,7 @@ from vit_patch_env.experiments.agents_by_name.stable_baselines import SEARCHED
 from vit_patch_env.experiments.agents_by_name.table import AGENTS
 from vit_patch_env.experiments.compare.methods import METHODS
 from vit_patch_env.experiments.options.commands import AgentOptions
+from vit_patch_env.experiments.plan.devices import ACCELERATORS
 from vit_patch_env.experiments.task_set.table import TASKS
 from vit_patch_env.models import model_class
 from vit_patch_env.names import ModelName
@@ -108,6 +109,25 @@ def searched_table() -> str:
     return _table(("value", "from", "to", "scale", "for"), rows)
 
 
+def accelerators_table() -> str:
+    """The accelerators that a training is planned for."""
+    rows = []
+    for name, one in ACCELERATORS.items():
+        peaks = (one.peak.get(precision) for precision in ("bf16", "fp16", "fp32"))
+        rows.append(
+            (
+                f"`{name}`",
+                one.title,
+                f"{one.memory / 1e9:g} GB",
+                *("" if peak is None else f"{peak / 1e12:g} T" for peak in peaks),
+                f"{one.link / 1e9:g} GB/s",
+                one.source,
+            )
+        )
+    heads = ("`--device`", "name", "memory", "bf16", "fp16", "fp32, FLOP/s", "link", "source")
+    return _table(heads, rows)
+
+
 def _searched_rows(prefix: str, kind: Any) -> list[tuple[str, ...]]:
     """The rows of a class's arguments that are searched."""
     rows: list[tuple[str, ...]] = []
@@ -151,6 +171,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "models.md": {"models": models_table},
     "comparing.md": {"methods": methods_table},
     "tasks.md": {"tasks": tasks_table},
+    "planning.md": {"accelerators": accelerators_table},
     "tuning.md": {"searched": searched_table},
 }
 """What is generated, by page and marker."""

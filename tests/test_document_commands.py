@@ -18,6 +18,7 @@ RUN = {
 NOT_RUN = {
     "README.md": "it trains for minutes, and downloads weights",
     "agents.md": "tests of agents and of the zoo run these with tiny sizes",
+    "clusters.md": "test_ray.py compares on a cluster with tiny sizes",
     "comparing.md": "test_compare.py runs the presets with tiny sizes",
     "environment.md": "test_video.py and test_show.py run these with tiny sizes",
     "fine-tuning.md": "it downloads weights",
@@ -25,6 +26,7 @@ NOT_RUN = {
     "gpu.md": "test_measure.py measures at the smallest sizes",
     "models.md": "test_library_runs.py trains models of libraries that are small",
     "own-data.md": "test_folder.py trains on a folder of tiny images",
+    "planning.md": "test_plan.py plans tiny trainings",
     "runs-and-resuming.md": "test_resume.py and test_pretrain.py run these with tiny sizes",
     "start-images.md": "it downloads weights",
     "start-rl.md": "it trains and compares for minutes",

@@ -14,7 +14,7 @@ from vit_patch_env.arguments import POSITIONAL, PYTHON_ONLY, SAME_RUN, arguments
 from vit_patch_env.checks import PATH, Count, Share
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.config.model import SizeConfig
-from vit_patch_env.names import DatasetName
+from vit_patch_env.names import DatasetName, OptimizerName, PrecisionName
 from vit_patch_env.patches.sampling import SamplingName
 
 ActionsName = Literal["mask", "count", "top_k"]
@@ -496,6 +496,59 @@ class BenchOptions(SizeConfig):
     ] = 10
     device: Annotated[str, Doc("auto (CUDA where available), cpu, cuda or cuda:<n>")] = "auto"
     out: Annotated[str, PATH, Doc("folder for bench.json and bench.png")] = "bench"
+
+
+@arguments
+class PlanOptions(SizeConfig):
+    """Compute what a training would cost: FLOPs, memory, communication and time, on a device."""
+
+    model: Annotated[str, Doc("as for train; its weights are neither made nor downloaded")] = (
+        "simple_vit"
+    )
+    images: Annotated[Count, Doc("training images; by default those of ImageNet-1k")] = 1_281_167
+    classes: Annotated[Count, Doc("of the images")] = 1000
+    channels: Annotated[Count, Doc("of the images")] = 3
+    epochs: Annotated[
+        int | float,
+        Interval(gt=0, le=10**9),
+        Doc("passes over the training images that the budget is worth on all patches"),
+    ] = 300
+    batch_size: Annotated[Count, Doc("images per training step, of all devices together")] = 1024
+    agent: Annotated[
+        str,
+        Doc(
+            "whose number of patches is known before a run: pretrained, the file of a bandit, a "
+            "fixed rule such as random, or a schedule such as growing"
+        ),
+    ] = "pretrained"
+    n_patches_desired: Annotated[
+        int | None, Interval(ge=1), Doc("patches that a fixed rule keeps; by default 40/64 of them")
+    ] = None
+    growing: GrowingOptions = field(default_factory=GrowingOptions)
+    device: Annotated[
+        str,
+        Doc(
+            "h200, h100, a100, l40s, l4, rtx4090, v100 or t4, by their data sheets; or of this "
+            "machine, whose steps are measured: auto, cpu, cuda or cuda:<n>"
+        ),
+    ] = "auto"
+    devices: Annotated[Count, Doc("that train together, each on a part of every batch")] = 1
+    precision: Annotated[
+        PrecisionName,
+        Doc("of matrix products: auto (bf16 where the device has it), fp32, bf16 or fp16"),
+    ] = "auto"
+    optimizer: Annotated[OptimizerName, Doc("as for train")] = "adam"
+    ema: Annotated[bool, Doc("keep a moving average of the weights, as train --ema")] = False
+    efficiency: Annotated[
+        Share | None,
+        Doc("share of the data sheet's peak FLOP/s that is reached; by default 0.3"),
+    ] = None
+    interconnect: Annotated[
+        float | None,
+        Interval(gt=0),
+        Doc("bytes per second from a device to the others; by default the data sheet's"),
+    ] = None
+    json: Annotated[bool, Doc("print JSON instead of tables, and nothing else")] = False
 
 
 @arguments

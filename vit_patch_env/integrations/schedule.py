@@ -120,7 +120,8 @@ class PatchSchedule:
             ValueError: for an agent that decides by an observation, which only the environment
                 has, a file that is no agent's, or as the class does.
         """
-        from vit_patch_env.integrations.agents import learned_schedule  # the class does not need it
+        # The class does not need it.
+        from vit_patch_env.experiments.agents_by_name.learned import learned_schedule
 
         _check_budget(total_steps, step_flops, seconds)
         _check_function(step_seconds=step_seconds)

@@ -12,6 +12,10 @@ MOMENTUM = 0.9
 """Of SGD, by default."""
 
 
+N_STATES: dict[OptimizerName, int] = {"adam": 2, "adamw": 2, "sgd": 1, "sgd_nesterov": 1}
+"""Numbers that each optimizer keeps of a weight: moments, or the momentum."""
+
+
 class Group(TypedDict):
     """Parameters with a learning rate and a weight decay of their own."""
 

@@ -36,11 +36,13 @@ class LearnedSchedule(NamedTuple):
         shares: maps the share of the budget used to a share of the patches.
         sampling: how patches are sampled.
         scores: of the patches, (n_patches,), for the sampling.
+        words: the schedule in words.
     """
 
     shares: Callable[[float], float]
     sampling: SamplingName
     scores: NDArray[np.float64]
+    words: str
 
 
 def learned_schedule(
@@ -107,7 +109,7 @@ def _of_bandit(policy: BanditPolicy, budget_steps: int) -> LearnedSchedule:
     """By the length of the training."""
     weights, scores = policy.of_counts.mean(), policy.of_patches.mean().numpy()
     shares = partial(_bandit_share, policy=policy, budget_steps=budget_steps, weights=weights)
-    return LearnedSchedule(shares, policy.sampling, scores)
+    return LearnedSchedule(shares, policy.sampling, scores, "the bandit's number at each point")
 
 
 def _of_schedule_bandit(
@@ -120,7 +122,8 @@ def _of_schedule_bandit(
     # The best schedule does not depend on images, classes and parameters.
     policy.use(RunContext(budget_steps, 0, 0, n_patches, 0, relative))
     shares = partial(_growing_share, schedule=policy.schedule)
-    return LearnedSchedule(shares, policy.sampling, np.zeros(n_patches))
+    words = policy.schedule.described()
+    return LearnedSchedule(shares, policy.sampling, np.zeros(n_patches), words)
 
 
 def _bandit_share(

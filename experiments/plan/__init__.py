@@ -1,0 +1,1 @@
+"""`vit-patch plan`: what a training would cost, before it is run."""
