@@ -191,6 +191,7 @@ def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     assert (tmp_path / "tasks" / "plots" / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_tasks_have_the_same_agent(tiny_tasks, tmp_path, capsys):
     agent = schedule_bandit(tmp_path / "own_agent.zip")
     first, second, _ = (task.name for task in tiny_tasks)
@@ -209,6 +210,7 @@ def test_tasks_have_the_same_agent(tiny_tasks, tmp_path, capsys):
     assert "expected the agent own_agent of" in refused(capsys, "report", str(out))
 
 
+@pytest.mark.long
 def test_the_committed_results_are_of_these_tasks():
     results = read_task_set(ROOT / "results" / "tasks")
     assert not results.problems
