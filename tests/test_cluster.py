@@ -1,6 +1,8 @@
 """What a node of a cluster does, and storage for nodes that share no folder, without a cluster."""
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,10 +12,14 @@ from tests.conftest import TINY_OPTIONS
 from vit_patch_env.checks import ArgumentError, InputError
 from vit_patch_env.experiments.cli import main, parse
 from vit_patch_env.experiments.cluster import node
-from vit_patch_env.experiments.cluster.node import SHARED, Call, call_on_node, package_version
+from vit_patch_env.experiments.cluster.executor import Resources
+from vit_patch_env.experiments.cluster.node import SHARED, Call, call_on_node
 from vit_patch_env.experiments.cluster.storage import Storage
 from vit_patch_env.experiments.compare.configuration import compare_command
+from vit_patch_env.experiments.compare.stored import exchange_finished, together
+from vit_patch_env.experiments.options.commands import ClusterOptions
 from vit_patch_env.experiments.process.executor import RunFiles
+from vit_patch_env.experiments.run_folder.folder import RunFolder
 
 
 def write(path, text):
@@ -82,6 +88,109 @@ def test_checkpoints_are_sent_first_and_the_result_last(folder, tmp_path):
     assert sent == ["step-1.ckpt", "metrics.csv", "result.json"]
 
 
+def test_runs_in_storage_are_kept_when_the_folder_is_sent(folder, tmp_path):
+    """Those that this machine has fetched may be cleared here by another process."""
+    storage, run = Storage(f"file://{tmp_path}/there", folder), folder / "runs/a__0"
+    storage.send(run)
+    storage.fetch(run)
+    shutil.rmtree(run)
+    storage.send(folder)
+    assert (tmp_path / "there/runs/a__0/checkpoints/step-1.ckpt").exists()
+    shutil.rmtree(tmp_path / "there/runs")
+    storage.send(folder / "runs")  # gone in both places
+
+
+def test_a_run_that_is_not_fetched_to_its_end_has_no_result(folder, tmp_path, monkeypatch):
+    run = folder / "runs/a__0"
+    write(run / "result.json", "result")
+    write(run / "steps.csv", "1")
+    storage = Storage(f"file://{tmp_path}/there", folder)
+    storage.send(run)
+    copy = storage.copy
+
+    def failing(path, to):
+        if path.name == "steps.csv":
+            raise OSError("lost")
+        copy(path, to)
+
+    monkeypatch.setattr(storage, "copy", failing)
+    with pytest.raises(OSError, match="lost"):
+        storage.fetch(run)
+    assert sorted(files(run)) == ["checkpoints/step-1.ckpt", "metrics.csv"]
+
+
+def test_storage_knows_the_newest_checkpoint(folder, tmp_path):
+    storage, run = Storage(f"file://{tmp_path}/there", folder), folder / "runs/a__0"
+    assert storage.newest_checkpoint(run) == ""
+    write(run / "checkpoints/step-2.ckpt", "state 2")
+    storage.send(run)
+    assert storage.newest_checkpoint(run) == "step-2.ckpt"
+
+
+def test_two_folders_of_a_comparison_become_one(folder, tmp_path):
+    """With storage between them; what either has finished is in both."""
+    here, there = (
+        {"methods": ["a"], "seeds": [0], "agents": {"x": 1}, "env": 1},
+        {"methods": ["b", "a"], "seeds": [0, 1], "agents": {"y": 2}, "env": 2},
+    )
+    assert together(here, there) == {
+        "methods": ["a", "b"], "seeds": [0, 1], "agents": {"x": 1, "y": 2}, "env": 1,
+    }  # fmt: skip
+    assert together({}, there) == there
+    storage = Storage(f"file://{tmp_path}/there", folder)
+    write(tmp_path / "there/runs/c__0/result.json", "result")
+    exchange_finished(storage, [RunFolder(folder / f"runs/{name}__0") for name in "abc"])
+    assert (folder / "runs/c__0/result.json").exists()
+    assert sorted(files(tmp_path / "there")) == ["runs/b__0/result.json", "runs/c__0/result.json"]
+
+
+def test_storage_within_the_folder_is_refused(folder):
+    for url in (folder, folder / "copy", folder.parent):
+        with pytest.raises(ArgumentError, match="storage must be apart from out"):
+            Storage(str(url), folder)
+
+
+class Cluster:
+    """A cluster of these nodes, as `Connection` shows it."""
+
+    def __init__(self, *nodes):
+        self._nodes = {str(place): {"Resources": one} for place, one in enumerate(nodes)}
+
+    def nodes(self):
+        return self._nodes
+
+
+def resources(*nodes, device="auto", **options):
+    return Resources(Cluster(*nodes), ClusterOptions(**options), device)
+
+
+def test_runs_have_room_on_nodes_that_have_all_they_need():
+    nodes = {"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0}
+    assert resources({"CPU": 3.0}, {"CPU": 1.0}).room == 4
+    assert resources(*nodes, device="cpu", cpus_per_run=3).room == 3
+    assert resources(*nodes).n_gpus == 1
+    assert resources(*nodes).room == 2
+    assert resources(*nodes, gpus_per_run=0.5).room == 4
+    assert resources(*nodes, gpus_per_run=0.0, cpus_per_run=4).room == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus_per_run": 9}, "cpus_per_run must be at most 8, what one node has of them, got 9"),
+        ({"cpus_per_run": 8}, "gpus_per_run must fit on a node beside cpus_per_run 8, got 1"),
+        ({"gpus_per_run": 1.5}, "gpus_per_run must be an integer, or at most 1 with 4 digits"),
+        ({"gpus_per_run": 0.00001}, "gpus_per_run must be an integer, or at most 1 with 4 digits"),
+        ({"gpus_per_run": 3.0}, "gpus_per_run must be at most 2, what one node has of them, got 3"),
+        ({"device": "cuda:1"}, "device must be auto, cuda or cpu for ray, got cuda:1"),
+        ({"device": "cuda", "gpus_per_run": 0.0}, "gpus_per_run must fit device cuda, got 0"),
+    ],
+)
+def test_what_no_node_has_is_refused(options, message):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        resources({"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0}, **options)
+
+
 def test_a_run_that_is_fetched_replaces_what_is_here(folder, tmp_path):
     run = folder / "runs/a__0"
     Storage(f"file://{tmp_path}/there", folder).send(run)
@@ -97,7 +206,8 @@ def test_a_run_that_is_fetched_replaces_what_is_here(folder, tmp_path):
 def test_storage_has_the_same_url_on_every_node(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Storage("there", folder).url == f"file://{tmp_path}/there"
-    assert Storage("memory://there", folder).url == "memory:///there"
+    url = "simplecache::memory://there"
+    assert Storage(url, folder).url == url
 
 
 def test_storage_that_cannot_be_used_is_refused(folder, tmp_path):
@@ -119,7 +229,6 @@ def _call(tmp_path, **changes):
     found = RunFiles(tmp_path / "out", run)
     call = Call(
         _write_where_it_is, ("out/runs/a__0/text", "hello"), found, "key", str(tmp_path), False,
-        package_version(),
     )  # fmt: skip
     return call._replace(**changes)
 
@@ -143,10 +252,13 @@ def test_a_node_sends_what_a_run_writes(tmp_path):
     assert (there / "runs/a__0/text").read_text() == f"hello {tmp_path} ''"
 
 
+NOWHERE = RunFiles(Path("nowhere"), Path("nowhere/runs/a__0"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "0.0"}, "expected vit-patch-env 0.0 on node .*, as where the command runs"),
+        ({"files": NOWHERE}, "out must be on storage that all nodes share, got .*: on node .* the"),
         ({"key": "other"}, "out must be on storage that all nodes share, got .*: on node .* that "),
     ],
 )
@@ -182,7 +294,7 @@ def test_ray_is_an_extra(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("auto", "--ray must be the address of a Ray cluster, got auto, but this machine is a n"),
+        ("auto", "--ray must be the address of a Ray cluster, got auto, but this machine is not"),
         ("127.0.0.1:1", "--ray must be the address of a Ray cluster, got 127.0.0.1:1: "),
         ("nowhere", "--ray must be auto or <host>:<port>, got nowhere"),
         ("ray://127.0.0.1:10001", "--ray must be auto or <host>:<port>, got ray://127.0.0.1"),

@@ -54,7 +54,7 @@ class Runs:
         self.noted.append(f"start {self.title}{entry.seed}")
         return Ended()
 
-    def finish(self, entry, exitcode):
+    def finish(self, entry, exitcode, problem):
         assert exitcode == 0
         entry.state, entry.note = "done", "50.0%"
         self.noted.append(f"end {self.title}{entry.seed}")
@@ -116,10 +116,10 @@ def test_a_run_that_cannot_start_or_be_read_fails_and_the_others_go_on(tmp_path)
                 raise InputError("no file")
             return super().start(entry, executor)
 
-        def finish(self, entry, exitcode):
+        def finish(self, entry, exitcode, problem):
             if (self.title, entry.seed) == ("b", 0):
                 raise InputError("no result")
-            super().finish(entry, exitcode)
+            super().finish(entry, exitcode, problem)
 
     noted, _, printed = trained(tmp_path, 1, ("a", 2, True), ("b", 2), kind=Damaged)
     assert noted == [

@@ -16,7 +16,7 @@ _ANSWERS = 5.0
 """Seconds that a cluster has to answer."""
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "(?s).*"}
-"""Ray tells nobody of its use, and does not print what it logs of nodes."""
+"""Ray's usage statistics are off, and what it logs of nodes is not printed."""
 
 
 class Connection:
@@ -85,7 +85,7 @@ def _no_cluster(address: str, error: Exception) -> ArgumentError:
     if address == "auto":
         return ArgumentError(
             "ray",
-            "must be the address of a Ray cluster, got auto, but this machine is a node of none: "
+            "must be the address of a Ray cluster, got auto, but this machine is not part of one: "
             "start one with ray start --head",
         )
     reason = " ".join(str(error).split())

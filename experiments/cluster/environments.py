@@ -12,7 +12,6 @@ from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.cluster.executor import RayExecutor
-from vit_patch_env.experiments.cluster.node import check_version, package_version
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -26,14 +25,9 @@ class EnvironmentServer:
 
     Args:
         make: makes the environment.
-        expected_version: of this package.
-
-    Raises:
-        InputError: if this node has another version.
     """
 
-    def __init__(self, make: MakeEnv, expected_version: str) -> None:
-        check_version(expected_version)
+    def __init__(self, make: MakeEnv) -> None:
         self._error: Exception | None = None
         self._pipe, theirs = multiprocessing.Pipe()
         Thread(target=self._serve, args=(theirs, make), daemon=True).start()
@@ -109,8 +103,7 @@ class RayVecEnv(SubprocVecEnv):
 
     def __init__(self, executor: RayExecutor, makers: Sequence[MakeEnv]) -> None:
         self.waiting = self.closed = False
-        version = package_version()
-        servers = [executor.actor(EnvironmentServer, make, version) for make in makers]
+        servers = [executor.actor(EnvironmentServer, make) for make in makers]
         self.remotes: Any = [_Remote(executor.ray, one) for one in servers]
         self.remotes[0].send(("get_spaces", None))
         observations, actions = self.remotes[0].recv()

@@ -10,12 +10,24 @@ from types import ModuleType
 from typing import Any
 
 from vit_patch_env.checks import ArgumentError, InputError, named
+from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.cluster.connection import Connection
-from vit_patch_env.experiments.cluster.node import SHARED, Call, call_on_node, package_version
+from vit_patch_env.experiments.cluster.node import (
+    SHARED,
+    Call,
+    call_on_node,
+    node_version,
+    package_version,
+)
 from vit_patch_env.experiments.cluster.storage import Storage
-from vit_patch_env.experiments.options.commands import ClusterOptions
+from vit_patch_env.experiments.options.commands import (
+    ClusterOptions,
+    CompareOptions,
+    TuneOptions,
+)
 from vit_patch_env.experiments.process.executor import Executor, LocalExecutor, RunFiles
 from vit_patch_env.experiments.process.messages import error_message, say
+from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS
 from vit_patch_env.system.files import replacing
 
 N_LOSSES = 5
@@ -45,11 +57,21 @@ class Resources:
         self._cluster = cluster
         nodes = cluster.nodes().values()
         self.n_cpus = options.cpus_per_run
-        has_gpus = any(node["Resources"].get("GPU") for node in nodes)
-        usual = 1.0 if has_gpus and device != "cpu" else 0.0
-        self.n_gpus = usual if options.gpus_per_run is None else options.gpus_per_run
-        if device != "auto" and bool(self.n_gpus) != device.startswith("cuda"):
-            raise ArgumentError("gpus_per_run", f"must fit --device {device}, got {self.n_gpus:g}")
+        if device.startswith("cuda:"):
+            raise ArgumentError(
+                "device", f"must be auto, cuda or cpu for {named('ray')}, got {device}"
+            )
+        takes_gpus = device in ("auto", "cuda") and any(self._has(node, "GPU") for node in nodes)
+        given = options.gpus_per_run
+        self.n_gpus = float(takes_gpus) if given is None else given
+        if given is not None and device != "auto" and bool(given) != (device == "cuda"):
+            raise ArgumentError(
+                "gpus_per_run", f"must fit {named('device')} {device}, got {given:g}"
+            )
+        if self.n_gpus * 10_000 % 1 or (self.n_gpus > 1 and self.n_gpus % 1):
+            raise ArgumentError(
+                "gpus_per_run", f"must be an integer, or at most 1 with 4 digits, got {given:g}"
+            )
         for name, resource, wanted in (
             ("cpus_per_run", "CPU", self.n_cpus),
             ("gpus_per_run", "GPU", self.n_gpus),
@@ -59,13 +81,20 @@ class Resources:
                 raise ArgumentError(
                     name, f"must be at most {most:g}, what one node has of them, got {wanted:g}"
                 )
+        if not self.room:
+            raise ArgumentError(
+                "gpus_per_run",
+                f"must fit on a node beside {named('cpus_per_run')} {self.n_cpus}, got "
+                f"{self.n_gpus:g}",
+            )
 
     @property
     def room(self) -> int:
         """Runs that the cluster has room for if nothing else is on it."""
-        return sum(self._room(node) for node in self._cluster.nodes().values())
+        return sum(self.room_on(node) for node in self._cluster.nodes().values())
 
-    def _room(self, node: dict[str, Any]) -> int:
+    def room_on(self, node: dict[str, Any]) -> int:
+        """Runs that a node has room for."""
         of_cpus = int(self._has(node, "CPU") // self.n_cpus)
         return min(of_cpus, int(self._has(node, "GPU") / self.n_gpus)) if self.n_gpus else of_cpus
 
@@ -87,7 +116,7 @@ class RayExecutor:
 
     Raises:
         ArgumentError: if there is no such cluster, or none of its nodes has what a run needs.
-        InputError: without Ray.
+        InputError: without Ray, or if a node has another version of this package.
     """
 
     def __init__(self, options: ClusterOptions, device: str, n_jobs: int | None) -> None:
@@ -95,7 +124,8 @@ class RayExecutor:
         self._cluster = Connection(options.ray)
         try:
             self._resources = Resources(self._cluster, options, device)
-        except ArgumentError:
+            self._check_versions()
+        except InputError:
             self._cluster.close()
             raise
         self._given_jobs = n_jobs
@@ -134,42 +164,65 @@ class RayExecutor:
         storage = self._shared(folder, files.storage)
         if storage is not None:
             with _naming(storage.url):
-                for part in (folder, *needed, run):
-                    if part == folder or not storage.has(part):  # else what is there is newer
+                storage.send(folder)
+                for part in (*needed, run):
+                    if not storage.has(part) or _newest(part) > storage.newest_checkpoint(part):
                         storage.send(part)
         url = None if storage is None else storage.url
         call = Call(
             target, args, RunFiles(folder, run, needed, url), self._key, str(Path.cwd()),
-            bool(self._resources.n_gpus), package_version(),
+            bool(self._resources.n_gpus),
         )  # fmt: skip
-        return self._submitted(partial(_fetch, storage, run), call_on_node, call)
+        return self._submitted(partial(_fetch, storage, run), N_LOSSES, call_on_node, call)
 
     def submit(self, target: Callable[..., int], *args: Any) -> "RayJob":
-        """Call a function in a process of Ray, started again elsewhere if its node is lost.
+        """Call a function in a process of Ray, and again elsewhere whenever its node is lost.
 
         Args:
             target: the function, which returns an exit status.
             args: of the function.
         """
-        return self._submitted(lambda: None, target, *args)
+        return self._submitted(lambda: None, -1, target, *args)
 
     def actor_here(self, kind: type[Any], *args: Any) -> Any:
         """Ray's handle of an object in a process of its own on this machine."""
-        ray = self._cluster.ray
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        return ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote(*args)
+        here = self.ray.get_runtime_context().get_node_id()
+        return self._remote_on(here, kind).remote(*args)
 
     def actor(self, kind: type[Any], *args: Any) -> Any:
         """Ray's handle of an object in a process of its own, with what a run has."""
-        return self._cluster.ray.remote(**self._of_run)(kind).remote(*args)
+        return self.ray.remote(**self._of_run)(kind).remote(*args)
+
+    def _remote_on(self, node: str, target: Any) -> Any:
+        """A function or a class that Ray calls on a node, also if that is busy."""
+        where = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        return self.ray.remote(num_cpus=0, scheduling_strategy=where(node, soft=False))(target)
+
+    def _check_versions(self) -> None:
+        """Refuse a cluster in which a node has another version, or none, of this package."""
+        nodes = self._cluster.nodes()
+        version = package_version()
+        found = {
+            nodes[one]["NodeManagerHostname"]: self._remote_on(one, node_version).remote()
+            for one, node in nodes.items()
+            if self._resources.room_on(node)
+        }
+        for name, answer in found.items():
+            try:
+                got = self.ray.get(answer)
+            except self.ray.exceptions.RayError as error:
+                got = first_line(getattr(error, "cause", None) or error)
+            if got != version:
+                raise InputError(
+                    f"expected vit-patch-env {version} on node {name}, as where the command runs, "
+                    f"got {got}"
+                )
 
     def _submitted(
-        self, fetch: Callable[[], None], target: Callable[..., int], *args: Any
+        self, fetch: Callable[[], None], n_losses: int, target: Callable[..., int], *args: Any
     ) -> "RayJob":
         # Ray's process is kept for the next run, with what it has imported.
-        kept = {"max_retries": N_LOSSES, "max_calls": 0}
+        kept = {"max_retries": n_losses, "max_calls": 0}
         task = self._cluster.ray.remote(**self._of_run, **kept)(target)
         return RayJob(self._cluster.ray, task.remote(*args), fetch)
 
@@ -188,7 +241,7 @@ class RayExecutor:
         """Wait until one of these has ended, at most so long, and say which nodes were lost."""
         self._cluster.ray.wait([one.task for one in jobs], timeout=seconds)
         for node in self._cluster.lost():
-            say(f"node {node} was lost; its runs go on elsewhere from their last checkpoints")
+            say(f"node {node} was lost; its runs resume on other nodes")
 
     def close(self) -> None:
         """Leave the cluster."""
@@ -236,10 +289,10 @@ class RayJob:
             return _CANCELLED
         except errors.RayTaskError as error:
             cause = error.cause
-            self.problem = error_message(cause) if isinstance(cause, InputError) else repr(cause)
+            known = isinstance(cause, InputError | OSError)
+            self.problem = error_message(cause) if known else repr(cause)
         except errors.RayError as error:  # such as that of a process that was killed too often
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            self.problem = f"Ray gave it up: {first}"
+            self.problem = f"Ray gave it up: {first_line(error)}"
         else:
             return exitcode
         return 1
@@ -254,7 +307,7 @@ class RayJob:
             self._ray.cancel(self.task, force=number == signal.SIGKILL)
 
 
-def ray_executor(options: Any, device: str, n_jobs: int | None) -> RayExecutor | None:
+def ray_executor(options: ClusterOptions, device: str, n_jobs: int | None) -> RayExecutor | None:
     """As `make_executor`, None for processes of this machine.
 
     Args:
@@ -269,6 +322,16 @@ def ray_executor(options: Any, device: str, n_jobs: int | None) -> RayExecutor |
         if value != getattr(ClusterOptions, name, None):
             raise ArgumentError(name, f"is for {named('ray')}, got {value}")
     return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of Ray, which goes on for a page."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _newest(run: Path) -> str:
+    """The name of the newest checkpoint that is here of a run; empty if there is none."""
+    return next((one.name for one in CheckpointFolder(run / CHECKPOINTS).files), "")
 
 
 def _fetch(storage: Storage | None, run: Path) -> None:
@@ -291,13 +354,13 @@ def _naming(url: str) -> Iterator[None]:
         raise InputError(f"expected storage that can be used, got {url}: {error}") from error
 
 
-def given_jobs(options: Any) -> int | None:
+def given_jobs(options: CompareOptions | TuneOptions) -> int | None:
     """Runs at a time, if the user says so: a cluster has room for other numbers than 1."""
     is_given = "jobs" in options.given or options.jobs != type(options).jobs
     return options.jobs if is_given else None
 
 
-def make_executor(options: Any, device: str) -> Executor:
+def make_executor(options: CompareOptions, device: str) -> Executor:
     """What trains the runs of a command.
 
     Args:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -39,7 +40,6 @@ class Call(NamedTuple):
         key: what the file `SHARED` in the command's folder holds.
         cwd: working directory of the command.
         uses_gpus: whether GPUs are reserved for it.
-        version: of this package, where the command runs.
     """
 
     target: Callable[..., None]
@@ -48,12 +48,16 @@ class Call(NamedTuple):
     key: str
     cwd: str
     uses_gpus: bool
-    version: str
 
 
 def package_version() -> str:
     """The version of this package."""
     return version("vit-patch-env")
+
+
+def node_version() -> str:
+    """That of the node which calls this."""
+    return package_version()
 
 
 def call_on_node(call: Call) -> int:
@@ -62,9 +66,8 @@ def call_on_node(call: Call) -> int:
     An interrupt, as Ray raises to cancel a task, stops the process by SIGTERM.
 
     Raises:
-        InputError: if this node has another version, or cannot read or write the run's files.
+        InputError: if this node cannot read or write the run's files.
     """
-    check_version(call.version)
     run, url = call.files.run, call.files.storage
     if url is None:
         _check_shared(call)
@@ -79,7 +82,7 @@ def call_on_node(call: Call) -> int:
         raise
     finally:
         if storage is not None:
-            _send(storage, run)
+            _persistently(partial(storage.send, run), f"{url} to be written")
     assert worker.exitcode is not None
     return worker.exitcode
 
@@ -103,40 +106,30 @@ def _fetched(files: RunFiles, url: str) -> Storage:
     """
     folder, run, needed, _ = files
     storage = Storage(url, folder)
-    try:
+
+    def fetch() -> None:
         for part in (folder, *needed, run):
             storage.fetch(part)
-    except OSError as error:
-        raise InputError(
-            f"expected {url} to be copied to {folder} on node {node_name()}, got: {error}"
-        ) from error
+
+    _persistently(fetch, f"{url} to be copied to {folder} on node {node_name()}")
     return storage
 
 
-def _send(storage: Storage, run: Path) -> None:
-    """Send what a run has written, at its end.
+def _persistently(function: Callable[[], None], expected: str) -> None:
+    """Call a function that may fail for a moment, as networks do.
 
     Raises:
-        InputError: if it cannot be written.
+        InputError: if it fails three times.
     """
-    for seconds in (1.0, 10.0, 0.0):
+    for seconds in (1.0, 10.0, None):
         try:
-            storage.send(run)
+            function()
         except OSError as error:
-            problem = error
+            if seconds is None:
+                raise InputError(f"expected {expected}, got: {error}") from error
             time.sleep(seconds)
         else:
             return
-    raise InputError(f"expected storage that can be written, got: {problem}") from problem
-
-
-def check_version(expected: str) -> None:
-    """Refuse to work for a command of another version."""
-    if package_version() != expected:
-        raise InputError(
-            f"expected vit-patch-env {expected} on node {node_name()}, as where the command runs, "
-            f"got {package_version()}"
-        )
 
 
 def node_name() -> str:

@@ -1,6 +1,5 @@
 """Copies of a command's folder in storage that all nodes reach: a folder, or a URL of fsspec."""
 
-import json
 import shutil
 import uuid
 from contextlib import suppress
@@ -8,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from vit_patch_env.checks import ArgumentError
+from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, LOCK, RESULT
+from vit_patch_env.system.files import replacing
+
+RUNS = "runs"
+"""Folder of the runs in that of a comparison."""
 
 _Stamp = tuple[int, int]
 
@@ -40,7 +44,12 @@ class Storage:
         except (ValueError, ImportError, OSError, TypeError) as error:
             raise _unusable(url, error) from error
         self._root = str(root).rstrip("/")
-        self.url = str(self._files.unstrip_protocol(self._root))  # the same on every node
+        is_local = isinstance(self._files, LocalFileSystem)
+        # The same on every node; of others, the path is not all that the URL says.
+        self.url = f"file://{self._root}" if is_local else url
+        here = Path(self._root) if is_local else None
+        if here is not None and (here.is_relative_to(folder) or folder.is_relative_to(here)):
+            raise ArgumentError("storage", f"must be apart from {named('out')} {folder}, got {url}")
 
     def check(self) -> None:
         """Refuse storage that cannot be written and read.
@@ -78,8 +87,9 @@ class Storage:
                 if self._sent.get(path) != stamp:
                     self._send(path)
                     self._sent[path] = stamp
-        for path in [one for one in self._sent if one.is_relative_to(part) and not one.exists()]:
-            self._try(self._files.rm_file, self._remote(path))
+        for path in [one for one in self._sent if self._is_of(one, part) and not one.exists()]:
+            with suppress(FileNotFoundError):  # a node has removed it
+                self._try(self._files.rm_file, self._remote(path))
             del self._sent[path]
 
     def fetch(self, part: Path) -> None:
@@ -91,43 +101,51 @@ class Storage:
         Raises:
             OSError: if it cannot be read.
         """
-        is_whole = part == self.folder
-        self._files.invalidate_cache()
         remote = self._try(self._files.find, self._remote(part)) if self.has(part) else []
-        runs = self._remote(self.folder / "runs")
-        wanted = [one for one in remote if not (is_whole and one.startswith(f"{runs}/"))]
-        if wanted and not is_whole:
+        found = (self.folder / one.removeprefix(f"{self._root}/") for one in remote)
+        wanted = [path for path in found if self._is_of(path, part)]
+        if wanted and part != self.folder:
             self._clear(part)
-        for one in wanted:
-            path = self.folder / one.removeprefix(f"{self._root}/")
+        for path in sorted(wanted, key=_order):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._try(self._files.get_file, one, str(path))
+            self.copy(path, path)
             self._sent[path] = _stamp(path)
+
+    def copy(self, path: Path, copy: Path) -> None:
+        """Copy a file of storage to another path.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        with replacing(copy) as partial:
+            self._try(self._files.get_file, self._remote(path), str(partial))
+
+    def newest_checkpoint(self, run: Path) -> str:
+        """The name of the newest checkpoint that storage has of a run; empty if it has none."""
+        folder = run / CHECKPOINTS
+        found = self._try(self._files.find, self._remote(folder)) if self.has(folder) else []
+        return max((one.rpartition("/")[2] for one in found), default="")
 
     def has(self, path: Path) -> bool:
         """Whether storage has a file or folder."""
         self._files.invalidate_cache()
         return bool(self._try(self._files.exists, self._remote(path)))
 
-    def read_json(self, path: Path) -> dict[str, Any]:
-        """The content of a JSON file in storage; empty if it is something else."""
-        try:
-            content = json.loads(self._try(self._files.cat_file, self._remote(path)))
-        except ValueError:
-            return {}
-        return content if isinstance(content, dict) else {}
-
     def _local(self, part: Path) -> list[Path]:
         """The files of a part that are sent."""
-        runs = self.folder / "runs"
         return [
             path
             for path in part.rglob("*")
             if path.is_file()
             and not path.is_symlink()
             and not path.name.startswith(".")  # locks, and files that are being written
-            and not (part == self.folder and path.is_relative_to(runs))
+            and self._is_of(path, part)
         ]
+
+    def _is_of(self, path: Path, part: Path) -> bool:
+        """Whether a file is of a part: the folder itself is without its runs."""
+        in_runs = path.is_relative_to(self.folder / RUNS)
+        return path.is_relative_to(part) and not (part == self.folder and in_runs)
 
     def _clear(self, part: Path) -> None:
         """Remove what is here of a part, but for its lock."""

@@ -21,6 +21,7 @@ from vit_patch_env.checks import ArgumentError, InputError, counted, named
 from vit_patch_env.config import EnvConfig
 from vit_patch_env.experiments.agents_by_name.factory import check_agent, make_agent
 from vit_patch_env.experiments.cluster.executor import make_executor
+from vit_patch_env.experiments.cluster.storage import Storage
 from vit_patch_env.experiments.compare.agent_methods import (
     agents_of,
     check_same_agents,
@@ -42,11 +43,16 @@ from vit_patch_env.experiments.compare.results import (
     is_timed,
     read_run,
 )
-from vit_patch_env.experiments.compare.stored import stored
+from vit_patch_env.experiments.compare.stored import (
+    exchange_finished,
+    stored_configuration,
+    together,
+)
 from vit_patch_env.experiments.compare.training import Training
 from vit_patch_env.experiments.options.commands import CompareOptions, TrainOptions
-from vit_patch_env.experiments.process.executor import Executor, Job, RunFiles
+from vit_patch_env.experiments.process.executor import Executor, RunFiles
 from vit_patch_env.experiments.process.output import loaded, print_lines
+from vit_patch_env.experiments.process.workers import Job
 from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
@@ -116,12 +122,14 @@ class Comparison:
             self._check_methods()
             self.lock = lock_folder(self.path, "out")
             undo.callback(self.lock.release)
-            storage = options.storage and stored(options.storage, self.path, self.entries)
-            saved = self._saved_configuration()
+            storage, saved = None, self._saved_configuration()
+            if options.storage is not None:
+                storage, elsewhere = self._stored(options.storage)
+                saved = together(saved, elsewhere)
             self._keep_agents()
             self._find_finished()
             self._write_configuration(saved)
-            if storage:
+            if storage is not None:
                 storage.send(storage.folder)
             undo.pop_all()
 
@@ -193,16 +201,37 @@ class Comparison:
     def _saved_configuration(self) -> dict[str, Any]:
         """Content of compare.json from an earlier call; empty if there is none."""
         path = self.path / COMPARE
-        if not path.exists():
-            return {}
+        return self._same_comparison(path, "out", self.path) if path.exists() else {}
+
+    def _stored(self, url: str) -> tuple[Storage, dict[str, Any]]:
+        """The storage, and its compare.json, after what was finished elsewhere was copied."""
+        storage = Storage(url, self.path.absolute())
+        storage.check()
+        path = stored_configuration(storage)
+        try:
+            saved = {} if path is None else self._same_comparison(path, "storage", url)
+        finally:
+            if path is not None:
+                path.unlink()
+        exchange_finished(storage, [entry.folder for entry in self.entries])
+        return storage, saved
+
+    def _same_comparison(self, path: Path, name: str, shown: object) -> dict[str, Any]:
+        """The content of a compare.json, which must be that of this comparison.
+
+        Args:
+            path: of the file.
+            name: of the option that gives its folder.
+            shown: the folder.
+        """
         saved = read_checked(path, COMPARE_FIELDS)
         given = json.loads(json.dumps(asdict(self.options.env)))  # lists instead of tuples
-        for name, value in complete_env(saved.get("env", given)).items():
-            if name not in SAME_RUN_KEYS and given.get(name) != value:
+        for key, value in complete_env(saved.get("env", given)).items():
+            if key not in SAME_RUN_KEYS and given.get(key) != value:
                 raise ArgumentError(
-                    "out",
-                    f"must be a folder without another comparison, got {self.path}, made with "
-                    f"{named(name)} {value} instead of {given.get(name)}",
+                    name,
+                    f"must be a folder without another comparison, got {shown}, made with "
+                    f"{named(key)} {value} instead of {given.get(key)}",
                 )
         check_same_agents(saved, self.agents, self.path)
         if not hasattr(self, "images"):  # they are not loaded yet
@@ -211,8 +240,8 @@ class Comparison:
         # Those of an earlier version have fewer statistics.
         if images != {name: self.images.get(name) for name in images}:
             raise ArgumentError(
-                "out",
-                f"must be a folder without another comparison, got {self.path}, made on other "
+                name,
+                f"must be a folder without another comparison, got {shown}, made on other "
                 f"images of {self.options.env.dataset}",
             )
         return saved
@@ -282,7 +311,7 @@ class Comparison:
                 },
                 "agents": agents,
                 "seeds": seeds,
-                "jobs": self.options.jobs,
+                "jobs": self.executor.n_jobs,
                 "threads": self.executor.n_threads,
                 "env": to_json(self.options.env),
                 "images": self.images,
@@ -310,22 +339,25 @@ class Comparison:
         log = str(entry.folder.log)
         return executor.start(files, train_in_background, options, executor.n_threads, log)
 
-    def finish(self, entry: Entry, exitcode: int) -> None:
-        """Note how a run has ended."""
+    def finish(self, entry: Entry, exitcode: int, problem: str) -> None:
+        """Note how a run has ended, or why it could not be trained, if that is not empty."""
         entry.seconds += time.monotonic()
-        if exitcode == 0 and entry.folder.is_finished:
+        entry.state = "waiting"
+        if exitcode == 0 and not problem and entry.folder.is_finished:
+            result = entry.folder.read_result()
             entry.state = "done"
-            self._note_result(entry, entry.folder.read_result())
-        else:
-            killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
-            reason = killed or entry.folder.log_end() or f"exit status {exitcode}"
-            entry.note = f"{reason} (log: {entry.folder.log})"
-            entry.state = "waiting"
-            if entry.attempts == N_ATTEMPTS:
-                self.fail(entry, entry.note)
+            self._note_result(entry, result)
+            return
+        killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
+        reason = killed or entry.folder.log_end() or f"exit status {exitcode}"
+        entry.note = problem or f"{reason} (log: {entry.folder.log})"
+        if entry.attempts == N_ATTEMPTS:
+            self.fail(entry, entry.note)
 
     def fail(self, entry: Entry, note: str) -> None:
         """Note that a run cannot be trained, nor those that follow it."""
+        if entry.state == "running":
+            entry.seconds += time.monotonic()
         entry.state, entry.note = "failed", note
         for other in self.entries:
             if other.state == "waiting" and entry in other.needed:

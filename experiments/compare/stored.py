@@ -2,39 +2,51 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.cluster.storage import Storage
-from vit_patch_env.experiments.compare.entries import Entry
 from vit_patch_env.experiments.compare.results import COMPARE
-from vit_patch_env.experiments.run_folder.folder import RESULT
-from vit_patch_env.reading import read_json
+from vit_patch_env.experiments.run_folder.folder import RESULT, RunFolder
 
 
-def stored(url: str, folder: Path, entries: Iterable[Entry]) -> Storage:
-    """The storage of a comparison, after what was finished elsewhere has been copied from it.
+def stored_configuration(storage: Storage) -> Path | None:
+    """A copy of storage's compare.json, to be removed; None if it has none.
 
-    Args:
-        url: of the storage.
-        folder: of the comparison, which is locked.
-        entries: its runs.
+    The comparison's agents are copied as well, if there is no comparison here yet.
 
     Raises:
-        ArgumentError: for storage that cannot be used, or that holds another comparison.
-        OSError: if something cannot be copied.
+        OSError: if it cannot be copied.
     """
-    folder = folder.absolute()
-    storage = Storage(url, folder)
-    storage.check()
-    if storage.has(folder / COMPARE):
-        if not (folder / COMPARE).exists():
-            storage.fetch(folder)
-        elif storage.read_json(folder / COMPARE).get("env") != read_json(folder / COMPARE)["env"]:
-            raise ArgumentError(
-                "storage", f"must be without another comparison than that of {folder}, got {url}"
-            )
-    for entry in entries:
-        run = entry.folder.path.absolute()
-        if not entry.folder.is_finished and storage.has(run / RESULT):
+    path = storage.folder / COMPARE
+    if not storage.has(path):
+        return None
+    if not path.exists():
+        storage.fetch(storage.folder)
+    copy = storage.folder / f".stored-{COMPARE}"
+    storage.copy(path, copy)
+    return copy
+
+
+def exchange_finished(storage: Storage, runs: Iterable[RunFolder]) -> None:
+    """Copy finished runs from storage, and to it, so that either has those of both.
+
+    Raises:
+        OSError: if one cannot be copied.
+    """
+    for folder in runs:
+        run = folder.path.absolute()
+        is_stored = storage.has(run / RESULT)
+        if is_stored and not folder.is_finished:
             storage.fetch(run)
-    return storage
+        elif folder.is_finished and not is_stored:
+            storage.send(run)
+
+
+def together(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
+    """What compare.json has of the methods and seeds of either, in order."""
+    merged = {**there, **here}
+    for name in {"methods", "seeds"} & merged.keys():
+        merged[name] = list(dict.fromkeys([*here.get(name, []), *there.get(name, [])]))
+    for name in {"titles", "groups", "sources", "agents"} & merged.keys():
+        merged[name] = {**there.get(name, {}), **here.get(name, {})}
+    return merged

@@ -8,10 +8,10 @@ from rich.console import Console
 from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.compare.display import CompareDisplay
 from vit_patch_env.experiments.compare.entries import Entry
-from vit_patch_env.experiments.process.executor import Executor, Job
+from vit_patch_env.experiments.process.executor import Executor
 from vit_patch_env.experiments.process.messages import error_message, say
 from vit_patch_env.experiments.process.signals import stopping
-from vit_patch_env.experiments.process.workers import kill_workers, stop_workers
+from vit_patch_env.experiments.process.workers import Job, kill_workers, stop_workers
 
 
 class RunSet(Protocol):
@@ -31,8 +31,8 @@ class RunSet(Protocol):
     def start(self, entry: Entry, executor: Executor) -> Job:
         """Start a run."""
 
-    def finish(self, entry: Entry, exitcode: int) -> None:
-        """Note how a run has ended."""
+    def finish(self, entry: Entry, exitcode: int, problem: str) -> None:
+        """Note how a run has ended, or why it could not be trained, if that is not empty."""
 
     def fail(self, entry: Entry, note: str) -> None:
         """Note that a run cannot be trained, nor those that need it."""
@@ -122,9 +122,7 @@ class Training:
                 continue
             self._running.remove(one)
             try:
-                if one.job.problem:
-                    raise InputError(one.job.problem)
-                one.run_set.finish(one.entry, exitcode)
+                one.run_set.finish(one.entry, exitcode, one.job.problem)
             except InputError as error:
                 one.run_set.fail(one.entry, error_message(error))
             self._display.show_end(one.run_set.title, one.entry)

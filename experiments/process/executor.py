@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from vit_patch_env.experiments.process.workers import Worker
+from vit_patch_env.experiments.process.workers import Job, Worker
 
 
 class RunFiles(NamedTuple):
@@ -24,24 +24,6 @@ class RunFiles(NamedTuple):
     run: Path
     needed: tuple[Path, ...] = ()
     storage: str | None = None
-
-
-class Job(Protocol):
-    """A run that was started."""
-
-    @property
-    def exitcode(self) -> int | None:
-        """Its exit status, negative for a signal; None until it has ended."""
-
-    @property
-    def problem(self) -> str:
-        """Why it could not be trained at all; empty if that is not so."""
-
-    def join(self) -> None:
-        """Wait until it has ended."""
-
-    def send_signal(self, number: int) -> None:
-        """Stop it (SIGTERM) or kill it (SIGKILL), unless it has ended."""
 
 
 class Executor(Protocol):
@@ -91,4 +73,4 @@ class LocalExecutor:
         wait([one.sentinel for one in jobs], timeout=seconds)
 
     def close(self) -> None:
-        """Nothing is to be given back."""
+        """Do nothing."""

@@ -23,6 +23,24 @@ _SERVER_ENDS = 10.0
 """Seconds that the system may take to end a process that was killed."""
 
 
+class Job(Protocol):
+    """A process that works for this one, here or elsewhere."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, negative for a signal; None until it has ended."""
+
+    @property
+    def problem(self) -> str:
+        """Why it could not work at all; empty if that is not so."""
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+
+    def send_signal(self, number: int) -> None:
+        """Stop it (SIGTERM) or kill it (SIGKILL), unless it has ended."""
+
+
 class Worker:
     """A process that works for this one. It starts at once.
 
@@ -127,17 +145,7 @@ def become_server() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Stoppable(Protocol):
-    """A process that works for this one, here or elsewhere."""
-
-    def join(self) -> None:
-        """Wait until it has ended."""
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
-
-
-def stop_workers(workers: Iterable[_Stoppable]) -> None:
+def stop_workers(workers: Iterable[Job]) -> None:
     """Send SIGTERM to workers, and wait until they have ended."""
     started = list(workers)
     for one in started:
@@ -146,7 +154,7 @@ def stop_workers(workers: Iterable[_Stoppable]) -> None:
         one.join()
 
 
-def kill_workers(workers: Iterable[_Stoppable]) -> None:
+def kill_workers(workers: Iterable[Job]) -> None:
     """End workers at once."""
     for one in list(workers):
         one.send_signal(signal.SIGKILL)

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -50,7 +50,6 @@ from vit_patch_env.experiments.run_folder.folder import (
     check_possible,
     lock_folder,
     provenance,
-    releasing_on_error,
 )
 from vit_patch_env.experiments.runs.attention import compiled_attention, use_same_attention
 from vit_patch_env.experiments.runs.environment import make_env
@@ -70,7 +69,7 @@ class Pretraining:
     """An agent that learns over many short runs: `prepare` checks, `run` learns and saves.
 
     A signal (Ctrl-C, SIGTERM, SIGHUP) ends it after a checkpoint, from which it resumes, and saves
-    the agent as it is; a second one ends it at once.
+    the agent as it is; a second one ends it at once, and so does one while a cluster has no room.
 
     Args:
         options: of the agent and the short runs.
@@ -124,21 +123,27 @@ class Pretraining:
             )
         )
         check_possible(self.path.parent, "out")
-        self.executor = ray_executor(options, str(options.env.device), options.jobs)
-        if self.executor is not None:
-            self._check_room(self.executor)
-        self.env = make_env(
-            next(iter(self.configs.values())) if options.tasks else self.train_options.env
-        )
-        if options.tasks:
+        with ExitStack() as undo:
+            self.executor = ray_executor(options, str(options.env.device), options.jobs)
+            if self.executor is not None:
+                undo.callback(self.executor.close)
+                self._check_room(self.executor)
+            self._check_agent_and_images()
+            self.lock = lock_folder(self.folder.path, "out")
+            undo.callback(self.lock.release)
+            self._prepare_folder()
+            undo.pop_all()
+
+    def _check_agent_and_images(self) -> None:
+        """Make the first environment and the agent."""
+        configs = self.configs.values() if self.options.tasks else [self.train_options.env]
+        self.env = make_env(next(iter(configs)))
+        if self.options.tasks:
             self._check_grids()
         check_agent(self.train_options, self.env)
         # Loaded now, so that a damaged image is reported here.
         loaded(self.env.config.dataset, lambda: self.env.data, self.console)
         make_agent(self.train_options, self.env)
-        self.lock = lock_folder(self.folder.path, "out")
-        with releasing_on_error(self.lock):
-            self._prepare_folder()
 
     def _with_tasks(self, options: PretrainOptions) -> PretrainOptions:
         """The options for runs on tasks, whose environments are made."""
@@ -225,7 +230,7 @@ class Pretraining:
             n_runs = counted(len(self.episodes.returns), "run")
             say(
                 f"stopped after {n_runs}, which the agent in {self.path} has learned from; resume "
-                f"with: vit-patch pretrain --resume {shlex.quote(str(self.path))}"
+                f"with: {self._resume_command}"
             )
             return received
         self.folder.remove()
@@ -259,10 +264,14 @@ class Pretraining:
                 self._begin(resume=True)
                 steps = self.checkpoint.resumed_steps
                 since = "the beginning" if steps is None else f"step {steps}"
-                say(f"{error}; going on from {since}")
+                say(f"{error}; resuming from {since}")
                 if received:
                     self.checkpoint.stop()
         return agent
+
+    @property
+    def _resume_command(self) -> str:
+        return f"vit-patch pretrain --resume {shlex.quote(str(self.path))}"
 
     @property
     def _of_what(self) -> str:
@@ -305,7 +314,7 @@ class Pretraining:
             say(f"waiting until the cluster has room for {counted(n_envs, 'environment')}")
         while executor.room < n_envs:
             if received:
-                say(f"stopped; resume with: vit-patch pretrain --resume {self.path}")
+                say(f"stopped; resume with: {self._resume_command}")
                 sys.exit(128 + received[0])
             time.sleep(1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vit_patch_env.experiments.cluster.node import check_version
+from vit_patch_env.checks import InputError
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.runs.environment import make_env
 from vit_patch_env.experiments.tune.trials import State, StudyFileError, TrialEnd, Trials
@@ -87,7 +87,9 @@ def asked(server: Any, name: str, *args: Any, **values: Any) -> Any:
     try:
         return ray.get(getattr(server, name).remote(*args, **values))
     except ray.exceptions.RayTaskError as error:
-        raise StudyFileError(str(error.cause)) from error
+        if isinstance(error.cause, OSError | InputError):
+            raise StudyFileError(str(error.cause)) from error
+        raise
     except ray.exceptions.RayError as error:
         raise StudyFileError("expected the study's process, which has ended") from error
 
@@ -144,7 +146,6 @@ def train_trials(
     n_threads: int,
     server: Any,
     slot: int,
-    expected_version: str,
 ) -> int:
     """Train trials of a study on this node, until none is left; the exit status, 0.
 
@@ -154,13 +155,11 @@ def train_trials(
         n_threads: of torch.
         server: Ray's handle of a `StudyServer`.
         slot: of this task.
-        expected_version: of this package.
 
     Raises:
-        InputError: if this node has another version, or not the images.
+        InputError: if this node does not have the images.
         StudyFileError: if the study cannot be read or written.
     """
-    check_version(expected_version)
     torch.set_num_threads(n_threads)
     data = make_env(train_options.env).data
     Trials(

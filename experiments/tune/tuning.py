@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -35,7 +35,6 @@ from vit_patch_env.experiments.cluster.executor import (
     given_jobs,
     ray_executor,
 )
-from vit_patch_env.experiments.cluster.node import package_version
 from vit_patch_env.experiments.options.commands import TrainOptions, TuneOptions
 from vit_patch_env.experiments.options.flat import flat, same_run
 from vit_patch_env.experiments.process.messages import (
@@ -116,7 +115,16 @@ class Tuning:
         check_agent(self.train_options, env)
         self._searched(before_images(env), options.given)
         self._check_folder()
-        self._executor = ray_executor(options, str(options.env.device), given_jobs(options))
+        with ExitStack() as undo:
+            self._executor = ray_executor(options, str(options.env.device), given_jobs(options))
+            if self._executor is not None:
+                undo.callback(self._executor.close)
+            self._open(env)
+            undo.pop_all()
+
+    def _open(self, env: ViTPatchSelectEnv) -> None:
+        """Load the images, and create or find the study."""
+        options = self.options
         if self.is_worker:
             self.data = env.data
         else:
@@ -321,7 +329,7 @@ class Tuning:
         self._workers = jobs
         try:
             for slot in range(n_slots):
-                jobs.append(executor.submit(train_trials, *of_slot, slot, package_version()))
+                jobs.append(executor.submit(train_trials, *of_slot, slot))
             running = list(jobs)
             while running and not self._received:
                 executor.wait(running, 0.5)
