@@ -241,6 +241,8 @@ def test_a_node_calls_a_function_in_a_process_of_its_own(tmp_path, monkeypatch):
     assert call_on_node(_call(tmp_path, uses_gpus=True)) == 0
     assert text.read_text() == f"hello {tmp_path} '3'"
     assert call_on_node(_call(tmp_path, target=sys.exit, args=(7,))) == 7
+    write(text.with_name("result.json"), "")
+    assert call_on_node(_call(tmp_path, target=sys.exit, args=(7,))) == 0
 
 
 def test_a_node_sends_what_a_run_writes(tmp_path):

@@ -15,7 +15,7 @@ from vit_patch_env.checks import InputError, named
 from vit_patch_env.experiments.cluster.storage import Storage
 from vit_patch_env.experiments.process.executor import RunFiles
 from vit_patch_env.experiments.process.workers import Worker, stop_workers
-from vit_patch_env.experiments.run_folder.folder import lock_folder
+from vit_patch_env.experiments.run_folder.folder import RESULT, lock_folder
 
 SHARED = ".shared"
 """Name of the file by which a node recognises the command's folder."""
@@ -63,6 +63,8 @@ def node_version() -> str:
 def call_on_node(call: Call) -> int:
     """Call a function in a process of this node; the process's exit status.
 
+    Nothing is called for a run that is finished.
+
     An interrupt, as Ray raises to cancel a task, stops the process by SIGTERM.
 
     Raises:
@@ -73,6 +75,8 @@ def call_on_node(call: Call) -> int:
         _check_shared(call)
     lock_folder(run, "out", timeout=_LOCK_SECONDS).release()
     storage = None if url is None else _fetched(call.files, url)
+    if (run / RESULT).exists():  # finished on a node that was lost before it could say so
+        return 0
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "") if call.uses_gpus else ""
     worker = Worker(_call, call.target, call.args, call.cwd, gpus)
     try:
