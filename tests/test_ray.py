@@ -113,14 +113,16 @@ def test_nodes_that_share_no_folder_use_storage(cluster, local, tmp_path):
     words = ["compare", *TINY_OPTIONS, *METHODS, *LONG, "--out", out, "--ray", cluster.address]
     words += ["--storage", f"file://{storage}"]
     command = started(*words)
-    wait_until(lambda: n_checkpoints(storage) >= 1)
+    wait_until(lambda: list(storage.glob("runs/*/result.json")))
     command.send_signal(signal.SIGTERM)
     assert ended(command)[0] == 128 + signal.SIGTERM
+    n_begun = n_checkpoints(storage)
     shutil.rmtree(out)
     status, output = ended(started(*words))
     assert status == 0, output
     assert results(out) == results(local) == results(storage)
-    assert any("resumed at step" in path.read_text() for path in out.glob("runs/*/log.txt"))
+    resumed = ["resumed at step" in path.read_text() for path in out.glob("runs/*/log.txt")]
+    assert sum(resumed) == n_begun
     shutil.rmtree(out)
     status, output = ended(started(*words))
     assert status == 0, output
