@@ -1,17 +1,21 @@
 """Steps by graphs: which are captured, what they read and write, and when there are none.
 
-All but CUDA itself is tried on a CPU, where a graph is a function that computes again; test_cuda.py
+All but CUDA itself is tried on a CPU, where a graph is a tape of torch's operations; test_cuda.py
 has the same steps on CUDA.
 """
 
 import copy
+import itertools
 import pickle
 import re
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.conftest import TINY
 from tests.test_recipe import weights_of
@@ -22,10 +26,56 @@ from vit_patch_env.data.batches import Batch
 from vit_patch_env.models import make_model
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.training import graphed
-from vit_patch_env.training.graphed import WARM_UP_STEPS, Outputs, StepGraphs, graphs_for
+from vit_patch_env.training.graphed import WARM_UP_STEPS, StepGraphs, graphs_for
 from vit_patch_env.training.loss import CrossEntropy
 
 CPU = torch.device("cpu")
+
+
+class Tape(TorchDispatchMode):
+    """Torch's operations, which can be repeated on the same memory: Python code is not.
+
+    Args:
+        generators: that may be drawn from, besides torch's own.
+    """
+
+    def __init__(self, generators):
+        super().__init__()
+        self.generators = generators
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        generator = kwargs.get("generator")
+        if generator is not None and all(one is not generator for one in self.generators):
+            raise RuntimeError("increase offset for a generator not in capture mode")
+        found = func(*args, **kwargs)
+        self.calls.append((func, args, kwargs, found))
+        return found
+
+    @torch.no_grad()
+    def repeat(self):
+        for func, args, kwargs, found in self.calls:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(found), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@contextmanager
+def undone(weights, generators):
+    """Restores gradients and random numbers, which a capture does not change."""
+    gradients = [one.grad for one in weights if one.grad is not None]
+    before = [one.clone() for one in gradients]
+    states = [one.get_state() for one in generators]
+    with torch.random.fork_rng(devices=[]):
+        yield
+    for one, value in zip(gradients, before, strict=True):
+        one.copy_(value)
+    for one, state in zip(generators, states, strict=True):
+        one.set_state(state)
 
 
 class Recorded:
@@ -49,24 +99,22 @@ class Recorded:
         self.n_warm_ups += 1
         return compute()
 
-    def capture(self, compute):
+    def capture(self, compute, generators):
         if self.n_captures == self.fails_at:
             try:
                 raise RuntimeError("operation not permitted\nwhen stream is capturing")
             finally:
                 raise RuntimeError("the capture is invalid")
+        tape, captured_with = Tape(generators), self.addresses()
+        with undone(self.weights, generators), tape:
+            outputs = compute()
         self.n_captures += 1
-        captured_with, place = self.addresses(), []
 
         def replay():
             self.n_replays += 1
             assert self.addresses() == captured_with
-            found = compute()
-            if not place:
-                place.append(Outputs(found.loss.clone(), found.logits.clone()))
-            for old, new in zip(place[0], found, strict=True):
-                old.copy_(new)
-            return place[0]
+            tape.repeat()
+            return outputs
 
         return replay
 
