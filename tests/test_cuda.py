@@ -1,29 +1,29 @@
 """Training on CUDA: `make gpu` runs these tests, and `pytest -m cuda`.
 
-Most of them run on a CPU as well, where graphs are functions that compute again, so that only what
+Most of them run on a CPU as well, where graphs are tapes of torch's operations, so that only what
 needs CUDA is run there for the first time.
 """
 
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from tests.conftest import TINY
-from tests.test_graphed import COUNTS, Recorded
+from tests.test_graphed import COUNTS, SIZES, Recorded, Switching, tiny
 from tests.test_recipe import in_fp16, trained, weights_of
 from tests.test_training import make_run
 from vit_patch_env import ViTPatchSelectEnv
 from vit_patch_env.data.splits import Split
+from vit_patch_env.models import make_model
 from vit_patch_env.models.simple_vit import SimpleViT
 from vit_patch_env.training.graphed import WARM_UP_STEPS, StepGraphs
 
 CUDA = torch.device("cuda")
-
-SIZES = {"image_size": 16, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 32}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -150,6 +150,73 @@ def test_a_model_that_waits_trains_without_graphs_after_one_warning():
     other = make_run(device=CUDA, graphs=StepGraphs(CUDA))  # another model's graphs do too
     losses(other)
     assert other.trainer._graphs.n_graphs == 3
+
+
+class WaitingOnFew(WithDropout):
+    """Waits for the device in steps on few patches."""
+
+    def pool(self, tokens):
+        pooled = super().pool(tokens)
+        if tokens.shape[1] < 5:
+            pooled.sum().item()
+        return pooled
+
+
+@pytest.mark.cuda
+def test_a_failed_capture_leaves_cuda_and_random_numbers_usable():
+    def run_of(make):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = make(n_classes=4, **SIZES)
+        return make_run(model=model, device=CUDA, graphs=StepGraphs(CUDA), learning_rate=0.0)
+
+    other, run = run_of(WithDropout), run_of(WaitingOnFew)
+    losses(other, [None] * (WARM_UP_STEPS + 1))
+    losses(run, [None] * (WARM_UP_STEPS + 2))
+    assert run.trainer._graphs.n_graphs == 1
+    with pytest.warns(UserWarning, match="1 graph captured before will not be replayed"):
+        losses(run, [4] * (WARM_UP_STEPS + 2))
+    torch.cuda.empty_cache()
+    batch = other.batch
+    for one in (run, other):  # as usual, and by a graph that another model has captured before
+        found = [one.trainer.step(batch).item() for _ in range(4)]
+        assert len(set(found)) == 4
+        again = []
+        for _ in range(2):
+            torch.cuda.manual_seed(5)
+            again.append(one.trainer.step(batch).item())
+        assert again[0] == pytest.approx(again[1], rel=1e-4)
+    assert (run.trainer._graphs.n_graphs, other.trainer._graphs.n_graphs) == (0, 1)
+    later = run_of(WithDropout)
+    losses(later)
+    assert later.trainer._graphs.n_graphs == 3
+
+
+def test_patch_dropout_is_captured_and_draws_other_patches(device):
+    pytest.importorskip("timm")
+    runs = []
+    for graphs in (graphs_on(device), None):
+        model = tiny(partial(make_model, "patch_dropout"))
+        runs.append(make_run(model=model, device=device, graphs=graphs, learning_rate=0.0))
+    run, plain = runs
+    batch = run.batch
+    found, expected = ([one.trainer.step(batch).item() for _ in range(8)] for one in runs)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(set(found)) == 8
+    assert run.trainer._graphs.n_graphs == 1
+    assert torch.equal(*(one.trainer.model.get_extra_state() for one in (run, plain)))
+
+
+@pytest.mark.parametrize("at", [2, WARM_UP_STEPS + 1])
+def test_steps_with_other_weights_are_computed_as_usual(at, device):
+    model = tiny(Switching, steps=range(at, 9))
+    run = make_run(model=model, device=device, graphs=graphs_on(device))
+    with pytest.warns(UserWarning, match="gradients to different weights"):
+        found = losses(run, [None] * 7)
+    assert run.trainer._graphs.n_graphs == 0
+    assert len(set(found)) == 7
+    second = run.trainer.model.second.weight.cpu()
+    assert not torch.equal(second, tiny(Switching, steps=()).second.weight)
 
 
 def test_the_scale_of_fp16_is_part_of_the_graph_and_may_change(device, monkeypatch):

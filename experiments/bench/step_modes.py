@@ -50,6 +50,8 @@ class ModeBench(ModelBench):
         """
         content = self.settings() | {"contenders": [], "skipped": []}
         trainers = {mode: self._mode_trainer(mode) for mode in MODES}
+        for mode, (trainer, _) in trainers.items():
+            self._allocate(mode, trainer)
         counts = dict.fromkeys(max(self.config.n_patches // part, 1) for part in PARTS)
         with console.status("measuring") as status:
             for n_keep in counts:
@@ -72,6 +74,17 @@ class ModeBench(ModelBench):
         )
         return trainer, graphs
 
+    def _allocate(self, mode: str, trainer: Trainer) -> None:
+        """Allocate gradients and the optimizer's state, which each number of patches has alike."""
+        if unavailable(mode, self.precision.device):
+            return
+        try:
+            self._steps_of(trainer, self.config.n_patches)(1)
+        except Exception:  # a compiler may raise anything
+            if mode == EAGER:
+                raise
+            # It is raised again, and written down, where this mode is measured.
+
     def _measured(
         self, n_keep: int, trainers: dict[str, tuple[Trainer, StepGraphs | None]]
     ) -> dict[str, dict[str, Any]]:
@@ -81,6 +94,8 @@ class ModeBench(ModelBench):
         steps: dict[str, Callable[[int], None]] = {}
         for mode, (trainer, graphs) in trainers.items():
             train = self._steps_of(trainer, n_keep)
+            if graphs is not None:
+                graphs.clear()  # the memory of those before is not part of what this number needs
             memory = _Memory(device)
             reason = unavailable(mode, device) or _warmed_up(mode, train, graphs)
             found[mode] = {"reason": reason} if reason else {"step_seconds": []}
@@ -116,6 +131,9 @@ class ModeBench(ModelBench):
 class _Memory:
     """Memory that a device must have free for what follows; none is measured on a CPU.
 
+    Of a step after the first one that is what it needs beside weights, gradients and the
+    optimizer's state.
+
     Args:
         device: to measure.
     """
@@ -145,7 +163,6 @@ def _warmed_up(mode: str, train: Callable[[int], None], graphs: StepGraphs | Non
     Raises:
         Exception: of the model, if it cannot train as usual.
     """
-    n_graphs = 0 if graphs is None else graphs.n_graphs
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         try:
@@ -158,7 +175,7 @@ def _warmed_up(mode: str, train: Callable[[int], None], graphs: StepGraphs | Non
     for one in given:
         if not isinstance(one.message, InputWarning):
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    if graphs is None or graphs.n_graphs > n_graphs:
+    if graphs is None or graphs.n_graphs:
         return ""
     return escaped(" ".join(reasons)) or "capturing has failed before"
 

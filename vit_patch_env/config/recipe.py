@@ -140,7 +140,8 @@ class RecipeConfig:
         SAME_RUN,
         Doc(
             "replay the training step's forward and backward pass as CUDA graphs, one for each "
-            "number of patches; not measured yet"
+            "number of patches; what Python code of the model or the loss decides in a step stays "
+            "as captured (docs/gpu.md); not measured yet"
         ),
     ] = False
     device: Annotated[

@@ -48,6 +48,11 @@ class PatchDropoutViT(SimpleViT):
         self._generator(self._device).set_state(state.cpu())
 
     @property
+    def random_generators(self) -> tuple[torch.Generator, ...]:
+        """The one that training draws from on the device of the model."""
+        return (self._generator(self._device),)
+
+    @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -66,6 +66,7 @@ class SimpleViT(nn.Module):
         n_prefix_tokens: tokens before the patches', such as a class token.
         head_names: layers that are replaced for other classes.
         data_dependent: whether the number of tokens depends on the images.
+        random_generators: on the model's device, that it draws from besides torch's own.
         reduces_tokens: whether blocks drop or merge tokens outside of training, too.
         published_keep_rate: default of the argument `keep_rate`; None for a model without it.
         package: optional package that the model needs; None for none.
@@ -155,6 +156,11 @@ class SimpleViT(nn.Module):
         """
         patches = self.embed(images)[:, self.n_prefix_tokens :]
         return self.blocks[0].attention.weights(patches)
+
+    @property
+    def random_generators(self) -> tuple[torch.Generator, ...]:
+        """Those of models that have one of their own; by default none."""
+        return ()
 
     @property
     def n_layers(self) -> int:

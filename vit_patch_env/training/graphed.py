@@ -1,5 +1,6 @@
 """Forward and backward pass of training steps, replayed as CUDA graphs."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -17,8 +18,8 @@ WARM_UP_STEPS = 3
 MAX_GRAPHS = 64
 """Graphs that are kept: one for each number of patches of the paper's 64."""
 
-_MAX_COUNTED = 1024
-"""Kinds of steps whose warm-up is counted; a model's rate may be another one in each step."""
+MAX_KINDS = 512
+"""Kinds of steps after which no more are captured: a rate may be another one in each step."""
 
 
 class Inputs(NamedTuple):
@@ -60,8 +61,12 @@ class Capturing(Protocol):
     def warm_up(self, compute: Replay) -> Outputs:
         """Compute a pass as usual, but where it will be captured."""
 
-    def capture(self, compute: Replay) -> Replay:
+    def capture(self, compute: Replay, generators: Sequence[torch.Generator]) -> Replay:
         """Capture a pass, which is not computed.
+
+        Args:
+            compute: the pass.
+            generators: that it draws from, besides torch's own of the device.
 
         Raises:
             Exception: of any type, if it cannot be captured.
@@ -93,15 +98,15 @@ class CudaCapturing:
             current.wait_stream(self._stream)
         return outputs
 
-    def capture(self, compute: Replay) -> Replay:
+    def capture(self, compute: Replay, generators: Sequence[torch.Generator]) -> Replay:
         """Capture a pass.
 
         Other threads may meanwhile do what a graph cannot contain, such as pinning memory.
         """
         with torch.cuda.device(self._device):
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            before = generator.clone_state()
             graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
             try:
                 # The outer block: after an error torch stays on the stream that captures.
                 with (
@@ -115,8 +120,7 @@ class CudaCapturing:
                 ):
                     outputs = compute()
             except BaseException:
-                # Otherwise it would remain that of a capture, and refuse to draw numbers.
-                generator.graphsafe_set_state(before)
+                self._end_failed(graph, generators)
                 raise
 
         def replay() -> Outputs:
@@ -124,6 +128,54 @@ class CudaCapturing:
             return outputs
 
         return replay
+
+    def _end_failed(
+        self, graph: torch.cuda.CUDAGraph, generators: Sequence[torch.Generator]
+    ) -> None:
+        """End what torch leaves open after an error: all of the process would fail because of it.
+
+        When CUDA reports that a capture is invalid, torch 2.11 and 2.12 end it neither for their
+        allocator (https://github.com/pytorch/pytorch/issues/180395), which then refuses to free
+        memory or to capture, nor for the random generators, which refuse to draw numbers.
+        """
+        device = torch.cuda.current_device()
+        try:
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+        except RuntimeError:
+            pass  # torch has ended it
+        else:
+            torch._C._cuda_releasePool(device, self._pool)  # as only a captured graph does
+            _UNENDED.append(graph)
+        drawn = [torch.cuda.default_generators[device], *generators]
+        if not all(_draws(one) for one in drawn):
+            self._capture_nothing(drawn)
+
+    def _capture_nothing(self, generators: Sequence[torch.Generator]) -> None:
+        """A capture that succeeds, as its end is the end of captures for its generators, too.
+
+        New states for them would do as well, but graphs keep the state that they were captured
+        with: those of other models in this process could no longer be replayed.
+        """
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            torch.zeros((), dtype=torch.float32, device=self._device)  # torch warns of empty graphs
+
+
+_UNENDED: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture failed, kept: torch's allocator of pinned memory may still ask for them."""
+
+
+def _draws(generator: torch.Generator) -> bool:
+    """Whether a CUDA generator draws numbers, outside of a capture; its state does not change."""
+    state = generator.get_state()
+    try:
+        torch.empty(1, dtype=torch.float32, device=generator.device).uniform_(generator=generator)
+    except RuntimeError:
+        return False
+    generator.set_state(state)
+    return True
 
 
 class _Captured(NamedTuple):
@@ -138,8 +190,13 @@ class StepGraphs:
     There is a graph for each shape of images, labels and selection, and for each rate, which is
     captured after `WARM_UP_STEPS` steps of that kind. A graph reads and writes the same memory each
     time: inputs are copied there, and gradients are added up in tensors that are kept for them.
-    Steps of further kinds are computed as usual when `max_graphs` are kept, and all others from the
-    moment when one cannot be captured, with one warning.
+    Steps of further kinds are computed as usual when `max_graphs` are kept. When one cannot be
+    captured, all graphs are dropped and all further steps are computed as usual, after one warning.
+    There is also one when more than `MAX_KINDS` kinds have been seen; graphs are then kept, but no
+    more are captured.
+
+    Python code of the model and the loss does not run in a replay: what it decided, counted or drew
+    in the capture stays as it was then.
 
     Copies and pickles have no graphs: they capture their own.
 
@@ -181,7 +238,12 @@ class StepGraphs:
         return len(self._captured)
 
     def run(
-        self, compute: Pass, inputs: Inputs, rate: float | None, weights: Sequence[Tensor]
+        self,
+        compute: Pass,
+        inputs: Inputs,
+        rate: float | None,
+        weights: Sequence[Tensor],
+        generators: Sequence[torch.Generator] = (),
     ) -> Outputs:
         """Compute a pass, by its graph if there is one.
 
@@ -190,18 +252,18 @@ class StepGraphs:
             inputs: of this step.
             rate: the model's share of tokens; None for a model without one.
             weights: all that may get a gradient, always in the same order.
+            generators: on the device, that the model draws from besides torch's own.
         """
         key = (*(None if one is None else (one.shape, one.dtype) for one in inputs), rate)
-        if key not in self._captured:
-            if self._data_dependent and not self._stopped:
-                self._stop("the model's shapes depend on the images")
-            if self._stopped or self.n_graphs >= self._max_graphs:
+        captured = self._captured.get(key)
+        if captured is None:
+            if not self._may_capture(key):
                 return compute(inputs)
             if self._warmed_up[key] < WARM_UP_STEPS:
                 return self._warm_up(key, compute, inputs, weights)
-            if not self._capture(key, compute, inputs, weights):
+            captured = self._capture(key, compute, inputs, weights, generators)
+            if captured is None:
                 return compute(inputs)
-        captured = self._captured[key]
         for place, value in zip(captured.inputs, inputs, strict=True):
             if place is not None and value is not None:
                 place.copy_(value)
@@ -209,30 +271,51 @@ class StepGraphs:
         loss, logits = captured.replay()
         return Outputs(loss.clone(), logits.clone())  # the next replay overwrites them
 
+    def _may_capture(self, key: Hashable) -> bool:
+        """Whether steps of a kind are to be captured."""
+        if self._stopped:
+            return False
+        if self._data_dependent:
+            self._stop("the model's shapes depend on the images")
+            return False
+        if self.n_graphs >= self._max_graphs:
+            return False
+        if key not in self._warmed_up and len(self._warmed_up) >= MAX_KINDS:
+            self._stop_capturing(
+                f"more than {MAX_KINDS} kinds of shapes and rates; "
+                f"{counted(self.n_graphs, 'graph')} captured before will be replayed"
+            )
+            return False
+        return True
+
     def _warm_up(
         self, key: Hashable, compute: Pass, inputs: Inputs, weights: Sequence[Tensor]
     ) -> Outputs:
         """Compute a pass as usual, and note which weights get a gradient in it."""
-        if len(self._warmed_up) >= _MAX_COUNTED:
-            self._warmed_up.clear()
         self._warmed_up[key] += 1
         if self._capturing is None:
             self._capturing = self._make_capturing(self._device)
-        waiting = [weight.grad for weight in weights]  # of batches before, if they accumulate
-        for weight in weights:
-            weight.grad = None
+        waiting = _taken_gradients(weights)  # of batches before, if they accumulate
         outputs = self._capturing.warm_up(lambda: compute(inputs))
-        self._used[key] = tuple(i for i, one in enumerate(weights) if one.grad is not None)
+        used = tuple(i for i, one in enumerate(weights) if one.grad is not None)
         for weight, before in zip(weights, waiting, strict=True):
             if before is not None:
                 weight.grad = before if weight.grad is None else before.add_(weight.grad)
+        if self._used.setdefault(key, used) != used:
+            self._stop(_OTHER_WEIGHTS)
         return outputs
 
     def _capture(
-        self, key: Hashable, compute: Pass, inputs: Inputs, weights: Sequence[Tensor]
-    ) -> bool:
-        """Capture a pass; whether that was possible."""
+        self,
+        key: Hashable,
+        compute: Pass,
+        inputs: Inputs,
+        weights: Sequence[Tensor],
+        generators: Sequence[torch.Generator],
+    ) -> _Captured | None:
+        """Capture a pass; None if that is not possible."""
         assert self._capturing is not None  # since the warm-up
+        outside = sys.exception()  # the caller may be handling one
         static = Inputs(
             self._place("images", inputs.images),
             self._place("labels", inputs.labels),
@@ -240,13 +323,21 @@ class StepGraphs:
         )
         used = self._used[key]
         self._bind_gradients(used, weights)
+        unused = [weight for i, weight in enumerate(weights) if i not in used]
+        waiting = _taken_gradients(unused)
         try:
-            replay = self._capturing.capture(lambda: compute(static))
+            replay = self._capturing.capture(lambda: compute(static), generators)
+            reason = "" if all(one.grad is None for one in unused) else _OTHER_WEIGHTS
         except Exception as error:  # a model may raise anything
-            self._stop(_reason(error))
-            return False
+            reason = _reason(error, outside)
+        finally:
+            for weight, before in zip(unused, waiting, strict=True):
+                weight.grad = before  # one of the capture would never be written again
+        if reason:
+            self._stop(reason)
+            return None
         self._captured[key] = _Captured(replay, static, used)
-        return True
+        return self._captured[key]
 
     def _place(self, name: str, value: Tensor) -> Tensor:
         """Where graphs read inputs of this name and shape, which holds the value now."""
@@ -272,19 +363,26 @@ class StepGraphs:
             torch._foreach_zero_(fresh)
 
     def _stop(self, reason: str) -> None:
+        """Drop all graphs and capture no more.
+
+        After a failed capture the graphs before are not relied on: what made it fail may be
+        missing in them.
+        """
+        n_dropped = self.n_graphs
+        self.clear()
+        dropped = f"; {counted(n_dropped, 'graph')} captured before will not be replayed"
+        self._stop_capturing(f"{reason}{dropped if n_dropped else ''}")
+
+    def _stop_capturing(self, reason: str) -> None:
         """Capture no more graphs."""
         self._stopped = True
-        kept = f"; {counted(self.n_graphs, 'graph')} captured before will be replayed"
         warnings.warn(
-            InputWarning(
-                f"training steps are computed without {named('cuda_graphs')}: {reason}"
-                f"{kept if self.n_graphs else ''}"
-            ),
-            stacklevel=4,
+            InputWarning(f"training steps are computed without {named('cuda_graphs')}: {reason}"),
+            stacklevel=5,
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings, and whether capturing has failed."""
+        """The settings, and whether capturing has ended."""
         names = ("_device", "_max_graphs", "_make_capturing", "_data_dependent", "_stopped")
         return {name: getattr(self, name) for name in names}
 
@@ -298,9 +396,25 @@ def graphs_for(model: nn.Module, device: torch.device) -> StepGraphs:
     return StepGraphs(device, data_dependent=bool(getattr(model, "data_dependent", False)))
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the error that ended a capture, which may have caused others."""
-    while error.__context__ is not None:
-        error = error.__context__
+_OTHER_WEIGHTS = "steps of one kind give gradients to different weights"
+
+
+def _taken_gradients(weights: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of weights, which have none afterwards."""
+    gradients = [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    return gradients
+
+
+def _reason(error: BaseException, outside: BaseException | None) -> str:
+    """The first line of the error that ended a capture, which may have caused others.
+
+    Args:
+        error: the last one.
+        outside: the one that was being handled when the capture began, if any.
+    """
+    while (cause := error.__context__) is not None and cause is not outside:
+        error = cause
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {escaped(lines[0])}" if lines else type(error).__name__

@@ -153,7 +153,8 @@ class Trainer:
             return self._pass(rate, inputs)
         # Without autocast's cache: a graph must cast the weights in each step.
         compute = partial(self._pass, rate, cached=False)
-        return self._graphs.run(compute, inputs, rate, self.update.parameters)
+        generators = getattr(self.model, "random_generators", ())
+        return self._graphs.run(compute, inputs, rate, self.update.parameters, generators)
 
     def _pass(self, rate: float | None, inputs: Inputs, *, cached: bool = True) -> Outputs:
         """`_forward_backward` as usual: operations of the device alone, which can be captured."""
