@@ -270,6 +270,27 @@ def test_a_step_that_fails_leaves_the_others(steps, tmp_path):
     assert measure(out) == 0  # those that failed are tried again
 
 
+def test_how_other_steps_have_ended_says_nothing_of_the_chosen_ones(steps, tmp_path):
+    out = tmp_path / "out"
+    steps(machine=(SLOW, "1"), bench=("raise SystemExit('no such thing')",))
+    assert measure(out) == 1
+    assert measure(out, pytest.fail, steps=("machine",)) == 0  # there is nothing to do
+    assert states_of(out) == {"machine": "done", "bench": "failed"}
+
+
+def test_a_failed_step_that_the_time_is_not_enough_for_is_left(steps, tmp_path, capsys):
+    out = tmp_path / "out"
+    steps(bad=("raise SystemExit('no such thing')",), good=(SLOW, "1"))
+    words = ["measure", "--device", "cpu", "--small", "--out", str(out)]
+    assert status_of(lambda: main(words)) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == "Failed: bad. The same command continues there."
+    assert status_of(lambda: main([*words, "--minutes", "0.0001"])) == 3
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == "Left: bad. The same command continues there."
+    assert states_of(out) == {"good": "done"}
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_signal_stops_all(steps, tmp_path):
     out = tmp_path / "out"
@@ -311,6 +332,28 @@ def test_outcomes_of_tests_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(measurement, "make_steps", lambda *_: [step])
     assert measure(tmp_path / "out") == 0
     assert states_of(tmp_path / "out") == {"tests": "skipped"}  # not done
+
+
+@pytest.mark.parametrize("n_written", [0, 30, len(JUNIT) - 1])
+def test_a_part_of_the_outcomes_of_tests_has_no_values(n_written, tmp_path):
+    path = tmp_path / "tests.xml"
+    path.write_text(JUNIT[:n_written])
+    assert list(read_tests(path)) == []
+
+
+def test_a_repeated_step_does_not_read_what_it_wrote_before(tmp_path, monkeypatch):
+    path, out = tmp_path / "tests.xml", tmp_path / "out"
+    path.write_text(JUNIT)
+    killed = "import os; os.kill(os.getpid(), 9)"
+    step = Step("tests", 0.0, (("python", "-c", killed),), lambda: read_tests(path), written=path)
+    monkeypatch.setattr(measurement, "make_steps", lambda *_: [step])
+    assert measure(out) == 1
+    assert not (out / "figures.jsonl").exists()
+
+
+def test_steps_that_resume_keep_their_files(tmp_path):
+    resumed = {one.name for one in make_steps(MeasureOptions(), CPU, tmp_path) if not one.written}
+    assert resumed == {"table2", "budget"}
 
 
 def test_values_of_a_benchmark_are_read(tmp_path):

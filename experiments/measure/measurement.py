@@ -135,12 +135,15 @@ class Measurement:
     def run(self) -> None:
         """Measure until all is done, or the time is over; exits with a status that says which.
 
-        The status is 0 if all was measured, 1 if a step failed, 3 if the time limit left something;
-        after a signal 128 plus its number. Nothing that was started is left running.
+        The status is 0 if all chosen steps were measured, 1 if one failed, 3 if the time limit left
+        one; after a signal 128 plus its number. Nothing that was started is left running.
         """
+        due = self._due()
+        for step in due:  # how it has ended in an earlier run says nothing of this one
+            self.outcomes.pop(step.name, None)
         try:
             with stopping(lambda: None, self._kill) as received:
-                for step in self._due():
+                for step in due:
                     if not received:
                         self._run_step(step, received)
         finally:
@@ -151,8 +154,7 @@ class Measurement:
         self._say_end()
         if received:
             sys.exit(128 + received[0])
-        states = [one["state"] for one in self.outcomes.values()]
-        if "failed" in states:
+        if self._failed():
             sys.exit(1)
         if self._left():
             sys.exit(OUT_OF_TIME)
@@ -185,17 +187,26 @@ class Measurement:
         values = {**to_json(self.options), "device": str(self.device)}
         return {name: value for name, value in values.items() if name not in unimportant}
 
+    def _chosen(self, *states: State | None) -> list[Step]:
+        """The chosen steps that are in one of these states; None is that of one without outcome."""
+        chosen = self.options.steps
+        found = {name: one["state"] for name, one in self.outcomes.items()}
+        return [
+            one
+            for one in self.steps
+            if (not chosen or one.name in chosen) and found.get(one.name) in states
+        ]
+
     def _due(self) -> list[Step]:
         """The steps that are to be measured, those that are done left out."""
-        chosen = self.options.steps
-        done = {name for name, one in self.outcomes.items() if one["state"] == "done"}
-        due = [one for one in self.steps if not chosen or one.name in chosen]
-        return [one for one in due if one.name not in done]
+        return self._chosen(None, "failed", "skipped", "stopped")
 
     def _left(self) -> list[Step]:
         """The steps that the time was not enough for."""
-        ended = {name for name, one in self.outcomes.items() if one["state"] != "stopped"}
-        return [one for one in self._due() if one.name not in ended]
+        return self._chosen(None, "stopped")
+
+    def _failed(self) -> list[Step]:
+        return self._chosen("failed")
 
     def _run_step(self, step: Step, received: list[int]) -> None:
         """Measure a step, if there is time for it."""
@@ -206,6 +217,8 @@ class Measurement:
         if time.monotonic() + needed > self._stop_at:
             return
         print_line(f"{step.name} ...", self.console)
+        if step.written is not None:  # what was in it would count as measured now
+            step.written.unlink(missing_ok=True)
         began = time.monotonic()
         state, reason = self._measured(step, received)
         self._note(step, state, reason, time.monotonic() - began)
@@ -270,9 +283,12 @@ class Measurement:
 
     def _say_end(self) -> None:
         print_line(f"Written to {self.path}: {VALUES}, and {PAGE} as a table.", self.console)
-        if left := self._left():
-            names = ", ".join(step.name for step in left)
-            print_line(f"Left: {names}. The same command continues there.", self.console)
+        rest = ""
+        for state, steps in (("Failed", self._failed()), ("Left", self._left())):
+            if steps:
+                rest += f"{state}: {', '.join(step.name for step in steps)}. "
+        if rest:
+            print_line(f"{rest}The same command continues there.", self.console)
 
     def _kill(self) -> None:
         """End what is running at once."""

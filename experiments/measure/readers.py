@@ -23,10 +23,16 @@ def read_machine(path: Path) -> Iterator[Value]:
 
 
 def read_tests(path: Path) -> Iterator[Value]:
-    """How many tests had which outcome, and which have failed, from pytest's JUnit file."""
+    """How many tests had which outcome, and which have failed, from pytest's JUnit file.
+
+    There are no values before the file is complete: pytest writes it at its end, in place.
+    """
     if not path.is_file():
         return
-    suites = ET.fromstring(read_bytes(path, JSON_BYTES, "XML"))
+    try:
+        suites = ET.fromstring(read_bytes(path, JSON_BYTES, "XML"))
+    except ET.ParseError:  # half of it is written, or pytest was killed
+        return
     outcomes: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES}
     for case in suites.iter("testcase"):
         kinds = {child.tag for child in case}

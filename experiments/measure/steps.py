@@ -35,6 +35,7 @@ class Step(NamedTuple):
         commands: run one after the other.
         read: the values that its files hold so far.
         missing: why it is not possible here; empty if it is.
+        written: file that it writes anew when it is repeated; None if its commands resume.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     commands: tuple[Words, ...]
     read: Callable[[], Iterator[Value]]
     missing: str = ""
+    written: Path | None = None
 
 
 class _Scale(NamedTuple):
@@ -145,7 +147,7 @@ def _machine(device: torch.device, out: Path) -> Step:
     path = out / "machine.json"
     module = "vit_patch_env.experiments.measure.machine"
     command = ("python", "-m", module, str(device), str(path))
-    return Step("machine", 5.0, (command,), partial(read_machine, path))
+    return Step("machine", 5.0, (command,), partial(read_machine, path), written=path)
 
 
 def _cuda_tests(out: Path) -> Step:
@@ -164,7 +166,7 @@ def _cuda_tests(out: Path) -> Step:
         "-p", "no:cacheprovider", f"--junitxml={path.absolute()}",
         *(os.path.relpath(one) for one in tests),
     )  # fmt: skip
-    return Step("tests", 30.0, (command,), partial(read_tests, path), missing)
+    return Step("tests", 30.0, (command,), partial(read_tests, path), missing, path)
 
 
 def _bench(
@@ -178,7 +180,8 @@ def _bench(
 ) -> Step:
     """A benchmark."""
     command = ("vit-patch", "bench", *words, "--device", str(device), "--out", str(out / name))
-    return Step(name, seconds, (command,), partial(read, out / name), missing)
+    written = out / name / "bench.json"
+    return Step(name, seconds, (command,), partial(read, out / name), missing, written)
 
 
 def _comparison(

@@ -131,8 +131,9 @@ def assumptions(plan: dict[str, Any]) -> Iterator[str]:
     )
     if plan["measured"] is None:
         yield (
-            f"Time: {device['efficiency']:.0%} of {device['peak_flops'] / 1e12:g} TFLOP/s "
-            f"({device['source']}), for any number of patches. Steps on few patches may reach less."
+            f"Time: {100 * device['efficiency']:.3g} % of {device['peak_flops'] / 1e12:g} "
+            f"TFLOP/s ({device['source']}), for any number of patches. Steps on few patches may "
+            "reach less."
         )
         yield "Reading and augmenting images takes no time."
     else:
@@ -150,7 +151,9 @@ def assumptions(plan: dict[str, Any]) -> Iterator[str]:
         )
     yield (
         "Memory: what a step keeps in tensors. The allocator's unused blocks, kernels' workspaces, "
-        "libraries and, on CUDA, the context are not in it: a GB and more."
+        "libraries and, on CUDA, the context are not in it: a step fits if "
+        f"{plan['memory']['needed_share']:g} times its memory does, about the most that was "
+        "measured on a CPU. On a GPU this factor is an assumption."
     )
 
 
@@ -165,6 +168,7 @@ def duration(seconds: float) -> str:
 def size(n_bytes: float) -> str:
     """Bytes in words, in powers of ten: "1.2 GB"."""
     for power, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n_bytes >= power:
-            return f"{n_bytes / power:.3g} {name}"
+        rounded = float(f"{n_bytes / power:.3g}")
+        if rounded >= 1:  # 999.9 MB are 1 GB
+            return f"{rounded:,g} {name}"
     return f"{n_bytes:g} B"

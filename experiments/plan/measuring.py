@@ -93,14 +93,29 @@ def measured_seconds(
         request.write_text(json.dumps(content), encoding="utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-            str(n_devices), "-m", _MODULE, str(request), str(found),
+            str(n_devices), "--log-dir", str(Path(folder) / "logs"),
+            "-m", _MODULE, str(request), str(found),
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-        if done.returncode or not found.exists():
-            lines = [one for one in done.stderr.splitlines() if "Error: " in one] or ["no seconds"]
+        status, errors = _run(command)
+        if status or not found.exists():
+            lines = [one for one in errors.splitlines() if "Error: " in one] or ["no seconds"]
             raise InputError(f"expected {n_devices} processes that train together, got {lines[0]}")
         seconds: list[float] = json.loads(found.read_text(encoding="utf-8"))
         return seconds
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Run torchrun; its exit status, and what it has written to standard error."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as torchrun:
+        try:
+            errors = torchrun.communicate()[1]
+        except BaseException:  # a signal; killed, it would leave its processes behind
+            torchrun.terminate()
+            torchrun.communicate()
+            raise
+    return torchrun.returncode, errors
 
 
 def _kind(config: EnvConfig) -> str:

@@ -38,6 +38,7 @@ from vit_patch_env.experiments.plan.measuring import (
     measured_seconds,
 )
 from vit_patch_env.experiments.plan.memory import (
+    NEEDED_SHARE,
     Memory,
     largest_batch,
     training_memory,
@@ -188,6 +189,7 @@ class Planning:
                 "all_patches": memory[n_patches],
                 "schedule": memory[most_kept],
                 "available": self._available,
+                "needed_share": NEEDED_SHARE,
             },
             "runs": {name: self._run(*run, full) for name, run in runs.items()},
         }
@@ -285,12 +287,13 @@ class Planning:
         options = self.options
         memory_of = cache(partial(self._memory_of, n_keep=n_keep))
         memory = memory_of(options.batch_size // options.devices)
-        largest = largest_batch(lambda n_images: memory_of(n_images).total, self._available)
+        countable = self._available / NEEDED_SHARE
+        largest = largest_batch(lambda n_images: memory_of(n_images).total, countable)
         return {
             "n_patches": n_keep,
             **memory._asdict(),
             "total": memory.total,
-            "fits": memory.total <= self._available,
+            "fits": memory.total <= countable,
             "largest_batch": options.devices * largest,
         }
 
