@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from vit_patch_env.checks import ArgumentError, named
 from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, LOCK, RESULT
