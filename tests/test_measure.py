@@ -89,6 +89,7 @@ def measure(out, start=Process, **options):
     return status_of(measurements.run)
 
 
+@pytest.mark.long
 def test_steps_are_measured_at_the_smallest_sizes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("timm")
     monkeypatch.setattr(trainer, "compiled_forward", compiled.forward)  # compiling takes long

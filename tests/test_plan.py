@@ -355,6 +355,7 @@ def test_a_batch_too_large_to_measure_is_a_multiple_of_what_is(
     assert measured_batch(batch_size, n_devices, image_flops, "cpu") == expected
 
 
+@pytest.mark.long
 def test_steps_of_this_machine_are_measured():
     options = {name: TINY[name] for name in ("dim", "depth", "heads", "dim_head", "mlp_dim")}
     found = plan(**options, device="cpu", patch_size=8, precision="fp32", agent="random")

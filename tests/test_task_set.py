@@ -132,6 +132,7 @@ def test_the_interval_is_over_tasks_and_seeds():
     assert np.isnan(hierarchical([np.ones(3)]).low)  # one task says nothing about others
 
 
+@pytest.mark.long
 def test_a_comparison_of_tasks_and_its_report(tiny_tasks, tmp_path, capsys):
     first, second, _ = (task.name for task in tiny_tasks)
     compare(tmp_path / "tasks", first, second)
