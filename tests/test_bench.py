@@ -292,6 +292,7 @@ def small_bench(monkeypatch, tmp_path):
     return make
 
 
+@pytest.mark.long
 def test_a_complete_benchmark_writes_its_files(small_bench, tmp_path):
     small_bench().run()
     written = json.loads((tmp_path / "bench" / "bench.json").read_text())

@@ -341,6 +341,7 @@ def test_names_that_are_not_utf_8_are_kept_in_json(tmp_path):
     assert json.loads(path.read_bytes().decode("utf-8"))["classes"][1] == "ä"
 
 
+@pytest.mark.long
 def test_classes_whose_names_are_not_utf_8_are_trained_and_evaluated(make_folder, tmp_path, capsys):
     root = make_folder(n_images=80)
     for split in ("train", "test"):

@@ -119,6 +119,7 @@ def test_the_best_rules_and_what_others_lose_to_them():
     assert shares == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
 
 
+@pytest.mark.long
 def test_the_interval_is_over_tasks_and_seeds():
     rng = np.random.default_rng(0)
     covered, n_trials = 0, 30
