@@ -21,11 +21,14 @@ class TwoNodes:
         )  # fmt: skip
         self.address = self._answer()
 
-    def kill_one(self):
+    @contextmanager
+    def one_killed(self):
+        """Within the block a node has been killed, afterwards there is another one."""
         self._ask("kill")
-
-    def add_one(self):
-        self._ask("add")
+        try:
+            yield
+        finally:
+            self._ask("add")
 
     def close(self):
         self._process.stdin.close()

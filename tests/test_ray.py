@@ -89,11 +89,8 @@ def test_a_lost_node_costs_no_finished_run(cluster, local, tmp_path):
     out = tmp_path / "out"
     wait_until(lambda: list(out.glob("runs/*/result.json")) and n_checkpoints(out))
     done = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
-    cluster.kill_one()
-    try:
+    with cluster.one_killed():
         status, output = ended(command)
-    finally:
-        cluster.add_one()
     assert status == 0, output
     assert "was lost; its runs resume on other nodes" in output
     assert "Traceback" not in output
@@ -157,11 +154,8 @@ def test_a_study_goes_on_when_a_node_is_lost(cluster, tmp_path):
     words = ["tune", *TINY_OPTIONS, "--epochs", "30", "--trials", "5", "--pruner", "none"]
     command = started(*words, "--out", tmp_path / "study", "--ray", cluster.address)
     wait_until(lambda: "done" in _text(tmp_path / "study" / "trials.csv"))
-    cluster.kill_one()
-    try:
+    with cluster.one_killed():
         status, output = ended(command)
-    finally:
-        cluster.add_one()
     assert status == 0, output
     assert "was lost" in output
     best = json.loads((tmp_path / "study" / "best.json").read_text())
@@ -179,9 +173,8 @@ def test_pretraining_goes_on_when_a_node_is_lost(cluster, tmp_path):
     assert ended(started(*words, "--out", tmp_path / "local.zip"))[0] == 0
     command = started(*words, "--out", tmp_path / "ray.zip", "--ray", cluster.address)
     wait_until(lambda: list(tmp_path.glob("ray.unfinished/checkpoints/*.ckpt")))
-    cluster.kill_one()
-    time.sleep(1)
-    cluster.add_one()
+    with cluster.one_killed():
+        time.sleep(1)
     status, output = ended(command)
     assert status == 0, output
     assert "was lost with its node" in output

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 from vit_patch_env.checks import InputError
-from vit_patch_env.experiments.cluster.executor import RayExecutor
+from vit_patch_env.experiments.cluster.executor import RayExecutor, first_line
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -80,9 +80,8 @@ class _Remote:
         except errors.RayTaskError as error:
             raise error.cause from error
         except errors.RayError as error:
-            reason = " ".join(str(error).split())
             raise LostEnvironmentError(
-                f"an environment was lost with its node: {reason}"
+                f"an environment was lost with its node: {first_line(error)}"
             ) from error
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from vit_patch_env.experiments.cluster.node import (
     SHARED,
     Call,
     call_on_node,
-    node_version,
     package_version,
 )
 from vit_patch_env.experiments.cluster.storage import Storage
@@ -203,7 +202,7 @@ class RayExecutor:
         nodes = self._cluster.nodes()
         version = package_version()
         found = {
-            nodes[one]["NodeManagerHostname"]: self._remote_on(one, node_version).remote()
+            nodes[one]["NodeManagerHostname"]: self._remote_on(one, package_version).remote()
             for one, node in nodes.items()
             if self._resources.room_on(node)
         }
@@ -223,8 +222,8 @@ class RayExecutor:
     ) -> "RayJob":
         # Ray's process is kept for the next run, with what it has imported.
         kept = {"max_retries": n_losses, "max_calls": 0}
-        task = self._cluster.ray.remote(**self._of_run, **kept)(target)
-        return RayJob(self._cluster.ray, task.remote(*args), fetch)
+        task = self.ray.remote(**self._of_run, **kept)(target)
+        return RayJob(self.ray, task.remote(*args), fetch)
 
     def _shared(self, folder: Path, url: str | None) -> Storage | None:
         """The storage for a command's folder, or None after the folder was marked for nodes."""
@@ -239,7 +238,7 @@ class RayExecutor:
 
     def wait(self, jobs: Sequence["RayJob"], seconds: float) -> None:
         """Wait until one of these has ended, at most so long, and say which nodes were lost."""
-        self._cluster.ray.wait([one.task for one in jobs], timeout=seconds)
+        self.ray.wait([one.task for one in jobs], timeout=seconds)
         for node in self._cluster.lost():
             say(f"node {node} was lost; its runs resume on other nodes")
 

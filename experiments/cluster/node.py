@@ -55,11 +55,6 @@ def package_version() -> str:
     return version("vit-patch-env")
 
 
-def node_version() -> str:
-    """That of the node which calls this."""
-    return package_version()
-
-
 def call_on_node(call: Call) -> int:
     """Call a function in a process of this node; the process's exit status.
 

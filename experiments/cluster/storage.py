@@ -10,11 +10,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from vit_patch_env.checks import ArgumentError, named
-from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, LOCK, RESULT
+from vit_patch_env.experiments.run_folder.folder import CHECKPOINTS, LOCK, RESULT, RUNS
 from vit_patch_env.system.files import replacing
-
-RUNS = "runs"
-"""Folder of the runs in that of a comparison."""
 
 _Stamp = tuple[int, int]
 

@@ -54,7 +54,9 @@ from vit_patch_env.experiments.process.executor import Executor, RunFiles
 from vit_patch_env.experiments.process.output import loaded, print_lines
 from vit_patch_env.experiments.process.workers import Job
 from vit_patch_env.experiments.run_folder.folder import (
+    RUNS,
     check_possible,
+    how_it_failed,
     lock_folder,
     provenance,
     write_json,
@@ -143,7 +145,7 @@ class Comparison:
         if self.has_failed:
             sys.exit(1)
         self._say(
-            f"{_finished(len(self.entries))} in {self.path / 'runs'}. Write a report with",
+            f"{_finished(len(self.entries))} in {self.path / RUNS}. Write a report with",
             f"  vit-patch report {shlex.quote(str(self.path))}",
         )
 
@@ -157,7 +159,7 @@ class Comparison:
         options = self.options
         check_possible(self.path, "out")
         self.entries = make_entries(self.path, self.methods, options.seeds, options.env)
-        for path in (self.path / "runs", *(entry.folder.path for entry in self.entries)):
+        for path in (self.path / RUNS, *(entry.folder.path for entry in self.entries)):
             if path.is_symlink():
                 raise InputError(
                     f"expected a folder in the comparison's folder, got the link {path}"
@@ -348,9 +350,8 @@ class Comparison:
             entry.state = "done"
             self._note_result(entry, result)
             return
-        killed = f"killed by signal {-exitcode}" if exitcode < 0 else ""
-        reason = killed or entry.folder.log_end() or f"exit status {exitcode}"
-        entry.note = problem or f"{reason} (log: {entry.folder.log})"
+        log = entry.folder.log
+        entry.note = problem or f"{how_it_failed(exitcode, log)} (log: {log})"
         if entry.attempts == N_ATTEMPTS:
             self.fail(entry, entry.note)
 

@@ -10,7 +10,7 @@ from vit_patch_env.experiments.compare.method_options import method_options
 from vit_patch_env.experiments.compare.methods import Method
 from vit_patch_env.experiments.compare.results import FULL, is_timed, timed_budget
 from vit_patch_env.experiments.options.commands import TrainOptions
-from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RUNS, RunFolder
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -77,7 +77,7 @@ def make_entries(
     ordered = sorted(methods, key=lambda name: (name != timed, methods[name].follows is not None))
     for seed in seeds:
         for name in ordered:
-            folder = RunFolder(path / "runs" / f"{name}__{seed}")
+            folder = RunFolder(path / RUNS / f"{name}__{seed}")
             entry = Entry(name, methods[name], seed, folder)
             followed = methods[name].follows
             entry.followed = entries[followed, seed] if followed else None

@@ -18,7 +18,7 @@ from vit_patch_env.experiments.compare.run_result import (
     read_config,
     read_run,
 )
-from vit_patch_env.experiments.run_folder.folder import CONFIG, RunFolder, check_holds
+from vit_patch_env.experiments.run_folder.folder import CONFIG, RUNS, RunFolder, check_holds
 from vit_patch_env.experiments.run_folder.schemas import (
     BUDGET_FIELDS,
     COMPARE_FIELDS,
@@ -128,7 +128,7 @@ def read_comparison(folder: str | Path, *, with_steps: bool = True) -> Compariso
     problems, unfinished = [], []
     requested = [(method, seed) for method in content["methods"] for seed in content["seeds"]]
     for method, seed in requested:
-        path = folder / "runs" / f"{method}__{seed}"
+        path = folder / RUNS / f"{method}__{seed}"
         if not RunFolder(path).is_finished:
             unfinished.append(path.name)
             continue
@@ -141,7 +141,7 @@ def read_comparison(folder: str | Path, *, with_steps: bool = True) -> Compariso
     known = {f"{method}__{seed}" for method, seed in requested}
     problems += [
         f"{path}: not in {COMPARE}, by method or seed"
-        for path in sorted((folder / "runs").glob("*"))
+        for path in sorted((folder / RUNS).glob("*"))
         if path.is_dir() and path.name not in known
     ]
     return Comparison(folder, content, runs, tuple(problems), tuple(unfinished))

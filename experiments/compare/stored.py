@@ -12,16 +12,12 @@ from vit_patch_env.experiments.run_folder.folder import RESULT, RunFolder
 def stored_configuration(storage: Storage) -> Path | None:
     """A copy of storage's compare.json, to be removed; None if it has none.
 
-    The comparison's agents are copied as well, if there is no comparison here yet.
-
     Raises:
         OSError: if it cannot be copied.
     """
     path = storage.folder / COMPARE
     if not storage.has(path):
         return None
-    if not path.exists():
-        storage.fetch(storage.folder)
     copy = storage.folder / f".stored-{COMPARE}"
     storage.copy(path, copy)
     return copy
@@ -30,9 +26,13 @@ def stored_configuration(storage: Storage) -> Path | None:
 def exchange_finished(storage: Storage, runs: Iterable[RunFolder]) -> None:
     """Copy finished runs from storage, and to it, so that either has those of both.
 
+    If there is no comparison here yet, its other files are copied as well.
+
     Raises:
         OSError: if one cannot be copied.
     """
+    if not (storage.folder / COMPARE).exists():
+        storage.fetch(storage.folder)
     for folder in runs:
         run = folder.path.absolute()
         is_stored = storage.has(run / RESULT)

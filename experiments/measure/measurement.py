@@ -30,13 +30,13 @@ from vit_patch_env.experiments.run_folder.folder import (
     LOCK,
     check_possible,
     device_name,
+    how_it_failed,
     lock_folder,
     provenance,
     releasing_on_error,
     write_json,
 )
 from vit_patch_env.experiments.run_folder.schemas import read_checked
-from vit_patch_env.reading import read_end
 from vit_patch_env.system.files import replacing
 from vit_patch_env.training.precision import resolve_device
 
@@ -53,9 +53,6 @@ _END_SHARE = 0.1
 
 _POLL_SECONDS = 1.0
 """Between looks at the files of a running step."""
-
-_LOG_BYTES = 64_000
-"""Of a log's end, in which its last line is looked for."""
 
 State = Literal["done", "failed", "skipped", "stopped"]
 
@@ -238,7 +235,7 @@ class Measurement:
             process.kill()  # what a command that failed may have left
             problem = self._record(step, command)
             if status:
-                return "failed", f"{_ended(status, log)} (log: {log})"
+                return "failed", f"{how_it_failed(status, log)} (log: {log})"
             if problem:
                 return "failed", problem
         values = {one.name: one.value for one in step.read()}
@@ -294,12 +291,3 @@ class Measurement:
         """End what is running at once."""
         if self._running is not None:
             self._running.kill()
-
-
-def _ended(status: int, log: Path) -> str:
-    """How a command has ended that failed, in one line."""
-    if status < 0:
-        return f"killed by signal {-status}"
-    lines = read_end(log, _LOG_BYTES).decode(errors="replace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last or f"exit status {status}"

@@ -54,6 +54,7 @@ PREDICTIONS, CONFUSION, MISTAKES = "predictions.csv", "confusion.png", "mistakes
 TRACKED = "tracked.json"
 CHECKPOINTS = "checkpoints"
 VIDEO, FRAMES = "video.mp4", "frames"
+RUNS = "runs"
 LOCK = ".lock"
 
 RESULT_FILES = (CONFIG, METRICS, STEPS, SELECTED, VIT, AGENT)
@@ -413,11 +414,6 @@ class RunFolder:
             return 0.0  # no epoch yet, or the file is being removed
         return progress if 0 <= progress <= 1 else 0.0
 
-    def log_end(self) -> str:
-        """The last line of the run's log."""
-        lines = read_end(self.log, _LOG_BYTES).decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
     @property
     def _result_files(self) -> tuple[str, ...]:
         """The files of a finished run that have checksums."""
@@ -513,6 +509,20 @@ def releasing_on_error(lock: FileLock) -> Iterator[None]:
     except BaseException:
         lock.release()
         raise
+
+
+def how_it_failed(exitcode: int, log: Path) -> str:
+    """Why a process has failed, in one line: the last one of its log, if it was not killed.
+
+    Args:
+        exitcode: its exit status, negative for a signal.
+        log: its output.
+    """
+    if exitcode < 0:
+        return f"killed by signal {-exitcode}"
+    lines = read_end(log, _LOG_BYTES).decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last or f"exit status {exitcode}"
 
 
 def wrong_checksum(path: Path) -> InputError:

@@ -174,7 +174,7 @@ class Pretraining:
 
     def _check_room(self, executor: RayExecutor) -> None:
         """Refuse more environments than the cluster has room for."""
-        n_envs = len(self.options.budgets) or self.options.jobs
+        n_envs = self._n_envs
         if n_envs > executor.room:
             raise ArgumentError(
                 "budgets" if self.options.budgets else "jobs",
@@ -270,6 +270,11 @@ class Pretraining:
         return agent
 
     @property
+    def _n_envs(self) -> int:
+        """Environments at a time."""
+        return len(self.options.budgets) or self.options.jobs
+
+    @property
     def _resume_command(self) -> str:
         return f"vit-patch pretrain --resume {shlex.quote(str(self.path))}"
 
@@ -309,10 +314,9 @@ class Pretraining:
 
     def _wait_for_room(self, executor: RayExecutor, received: list[int]) -> None:
         """Wait until the cluster can hold all environments again; exits after a signal."""
-        n_envs = len(self.options.budgets) or self.options.jobs
-        if executor.room < n_envs:
-            say(f"waiting until the cluster has room for {counted(n_envs, 'environment')}")
-        while executor.room < n_envs:
+        if executor.room < self._n_envs:
+            say(f"waiting until the cluster has room for {counted(self._n_envs, 'environment')}")
+        while executor.room < self._n_envs:
             if received:
                 say(f"stopped; resume with: {self._resume_command}")
                 sys.exit(128 + received[0])
