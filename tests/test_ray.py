@@ -198,7 +198,7 @@ def test_what_the_cluster_does_not_have_is_refused(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        main([*words, *TINY_OPTIONS, "--ray", cluster.address])
+        main([words[0], *TINY_OPTIONS, *words[1:], "--ray", cluster.address])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert message in error
