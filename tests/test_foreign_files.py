@@ -29,7 +29,7 @@ from vit_patch_env.experiments.checkpoints.folder import CheckpointFolder
 from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.results import read_comparison, read_run
 from vit_patch_env.experiments.options.commands import DQNOptions, TrainOptions
-from vit_patch_env.experiments.run_folder.folder import RunFolder
+from vit_patch_env.experiments.run_folder.folder import RunFolder, how_it_failed
 from vit_patch_env.models.kernels import build
 from vit_patch_env.system.files import load_state, save_state
 
@@ -213,7 +213,7 @@ def test_pipes_in_a_run_block_nothing(run):
         (run / name).unlink(missing_ok=True)
         os.mkfifo(run / name)
     assert RunFolder(run).progress() == 0
-    assert RunFolder(run).log_end() == ""
+    assert how_it_failed(2, run / "log.txt") == "exit status 2"
 
 
 # Reports
