@@ -1,5 +1,7 @@
 """The command `vit-patch`."""
 
+import atexit
+import gc
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -66,7 +68,9 @@ def parse(args: list[str] | None = None) -> Any:
     Raises:
         ArgumentError: naming an option whose value is not valid.
     """
-    args = sys.argv[1:] if args is None else args
+    if args is None:
+        args = sys.argv[1:]
+        atexit.register(gc.freeze)  # else Python looks through all that torch imported, for 2 s
     words, of_script = (args[:2], args[2:]) if args[:1] == ["zoo"] else (args, [])
     for word in words:
         former = word.partition("=")[0]

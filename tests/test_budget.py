@@ -415,6 +415,7 @@ def test_models_that_cannot_be_counted_are_refused_in_one_line(kwargs, reason):
         _ = env.episode
 
 
+@pytest.mark.counts_on_shapes
 def test_a_count_that_fails_during_a_run_raises_an_error():
     class Failing(SimpleViT):
         def forward(self, images, keep=None):

@@ -1,6 +1,8 @@
 """Agents in files as methods of a comparison."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -15,24 +17,33 @@ from vit_patch_env.experiments.cli import main
 from vit_patch_env.experiments.compare.results import read_comparison
 from vit_patch_env.experiments.run_folder.folder import RunFolder, checksum
 
+SHORT = ["--budget", "flops", "--epochs", "0.5", "--seeds", "0"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """All patches compared with an agent, whose file lies beside the comparison."""
+    folder = tmp_path_factory.mktemp("finished")
+    agent = schedule_bandit(folder / "own_agent.zip")
+    compare(folder / "out", "--methods", "simple_vit", agent, *SHORT)
+    return folder
+
 
 @pytest.fixture
-def agent(tmp_path):
-    return schedule_bandit(tmp_path / "own_agent.zip")
+def moved(finished, tmp_path):
+    """The same in another folder, with nothing where it was."""
+    away = finished.rename(finished.with_name("away"))
+    yield shutil.copytree(away, tmp_path / "moved")
+    away.rename(finished)
 
 
-def test_an_agent_is_compared_under_its_files_name(agent, tmp_path, capsys):
-    out = tmp_path / "out"
-    methods = ["--methods", "simple_vit", agent, "--budget", "flops", "--epochs", "0.5"]
-    compare(out, *methods, "--seeds", "0")
-    assert "own_agent__0 done" in capsys.readouterr().out
-    compare(out, "--methods", agent, *methods[3:], "--seeds", "0")  # all is finished
+def test_an_agent_is_compared_under_its_files_name(finished, capsys):
+    out, agent = finished / "out", str(finished / "own_agent.zip")
+    compare(out, "--methods", agent, *SHORT)  # all is finished
     assert "done after" not in capsys.readouterr().out
     content = json.loads((out / "compare.json").read_text())
     assert content["methods"] == ["simple_vit", "own_agent"]
-    assert content["agents"] == {
-        "own_agent": {"path": agent, "sha256": checksum(tmp_path / "own_agent.zip")}
-    }
+    assert content["agents"] == {"own_agent": {"path": agent, "sha256": checksum(Path(agent))}}
     assert f"--methods simple_vit {agent}" in content["command"]
     found = read_comparison(out)
     assert found.title("own_agent") == "own_agent"
@@ -59,43 +70,34 @@ def test_the_shipped_agent_of_another_version_is_not_mixed_with_the_present_one(
         assert line.endswith("got another one in pretrained")
 
 
-def test_another_agent_of_the_same_name_is_not_mixed_with_it(agent, tmp_path, capsys):
-    options = [*TINY_OPTIONS, "--out", str(tmp_path / "out"), "--methods", agent, "--seeds", "0"]
-    main(["compare", *options, "--budget", "flops", "--epochs", "0.5"])
-    schedule_bandit(tmp_path / "own_agent.zip", likes_few=False)
-    line = refused(capsys, "compare", *options, "--budget", "flops", "--epochs", "0.5")
+def test_another_agent_of_the_same_name_is_not_mixed_with_it(finished, tmp_path, capsys):
+    agent = schedule_bandit(tmp_path / "own_agent.zip", likes_few=False)
+    out = ["--out", str(finished / "out")]
+    line = refused(capsys, "compare", *TINY_OPTIONS, *out, "--methods", agent, *SHORT)
     assert "methods must have the same agents as the runs in" in line
     assert line.endswith(f"got another one in {agent}")
 
 
 def test_a_comparison_with_an_agent_goes_on_after_its_file_and_folder_were_moved(
-    agent, tmp_path, capsys, monkeypatch
+    moved, capsys, monkeypatch
 ):
-    monkeypatch.chdir(tmp_path)
-    short = [*TINY_OPTIONS, "--budget", "flops", "--epochs", "0.5", "--methods"]
-    main(["compare", *short, "own_agent.zip", "--out", "out", "--seeds", "0"])
-    (tmp_path / "own_agent.zip").rename("moved.zip")
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "moved.zip").rename("kept/own_agent.zip")
-    (tmp_path / "out").rename("other")
-    capsys.readouterr()
-    main(["compare", *short, "kept/own_agent.zip", "--out", "other", "--seeds", "0", "1"])
+    monkeypatch.chdir(moved)
+    compare("out", "--methods", "own_agent.zip", *SHORT, "1")
     shown = capsys.readouterr().out
     assert "own_agent__1 done" in shown
     assert "own_agent__0 done" not in shown
     for seed in (0, 1):
-        run = RunFolder(tmp_path / "other" / "runs" / f"own_agent__{seed}")
+        run = RunFolder(moved / "out" / "runs" / f"own_agent__{seed}")
         assert run.options.agent.endswith("agents/own_agent.zip")
 
 
 @pytest.mark.parametrize("agents", [{"simple_vit": {"path": "a", "sha256": "b"}}, {}])
-def test_a_damaged_list_of_agents_is_refused(agents, agent, tmp_path, capsys):
-    out = tmp_path / "out"
-    options = ["--budget", "flops", "--epochs", "0.5", "--methods", "simple_vit", agent]
-    compare(out, *options, "--seeds", "0")
+def test_a_damaged_list_of_agents_is_refused(agents, finished, tmp_path, capsys):
+    out = shutil.copytree(finished / "out", tmp_path / "out")
     content = json.loads((out / "compare.json").read_text())
     (out / "compare.json").write_text(json.dumps(content | {"agents": agents}))
-    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(out), *options, "--seeds", "0")
+    methods = ["--methods", "simple_vit", str(finished / "own_agent.zip")]
+    line = refused(capsys, "compare", *TINY_OPTIONS, "--out", str(out), *methods, *SHORT)
     assert ("damaged: expected agents of its methods" in line) == bool(agents)
     assert ("must have the same agents as the runs" in line) != bool(agents)
 

@@ -18,7 +18,7 @@ from vit_patch_env.training import flop_meter, flops
 from vit_patch_env.training.flop_meter import Work
 from vit_patch_env.training.flops import FlopCount
 
-pytestmark = pytest.mark.counts_flops
+pytestmark = [pytest.mark.counts_flops, pytest.mark.counts_on_shapes]
 
 SIZES = {"image_size": 16, "dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 32}
 

@@ -21,6 +21,7 @@ from vit_patch_env.experiments.options.commands import EvaluateOptions, TrainOpt
 from vit_patch_env.experiments.run_folder.folder import RunFolder
 from vit_patch_env.experiments.runs.evaluate import Evaluation
 from vit_patch_env.experiments.runs.resume import resumed_options
+from vit_patch_env.training import compiled
 
 FACTOR = int(os.environ.get("TRIED_MORE", "1"))
 """Factor on the number of examples of a property: `make faults` sets it."""
@@ -68,7 +69,10 @@ def accepted(function, *args):
 
 @tried(300)
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), VALUES, min_size=1, max_size=2))
-def test_arguments_of_the_environment(kwargs):
+def test_arguments_of_the_environment(monkeypatch, kwargs):
+    # Compiling takes 10 s.
+    monkeypatch.setattr(compiled, "_compiled", lambda: compiled.forward)
+
     def run():
         env = ViTPatchSelectEnv(**TINY | kwargs)
         env.reset(seed=0)

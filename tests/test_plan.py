@@ -49,7 +49,7 @@ from vit_patch_env.training.optimizers import N_STATES, make_optimizer
 from vit_patch_env.training.precision import Precision
 from vit_patch_env.training.trainer import Trainer
 
-pytestmark = pytest.mark.counts_flops
+pytestmark = [pytest.mark.counts_flops, pytest.mark.counts_on_shapes]
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

@@ -8,7 +8,7 @@ from multiprocessing.context import ForkServerContext
 from vit_patch_env.experiments.process.signals import STOP_SIGNALS
 
 _PRELOAD = [
-    "vit_patch_env.experiments.process.server_signals",  # first: until then signals are blocked
+    "vit_patch_env.experiments.process.server",  # first: until then signals are blocked
     "torch", "torchvision", "torch.utils.tensorboard", "stable_baselines3", "sklearn.metrics",
     "sklearn.model_selection", "sklearn.datasets", "torchvision.transforms.v2", "sb3_contrib",
     "pandas", "matplotlib.figure", "rich.live", "tyro", "pydantic", "torch.utils.flop_counter",
