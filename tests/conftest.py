@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,6 +193,8 @@ def _counted_on_zeros(
 ) -> int:
     if images.is_meta and images.numel() < 10**6:
         model = deepcopy(model).to_empty(device="cpu")
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data.zero_()
         images = torch.zeros_like(images, device="cpu")
     return _counted(function, model, images)
 
