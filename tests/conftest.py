@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from vit_patch_env import ViTPatchSelectEnv, episode_factory
 from vit_patch_env.config import EnvConfig
-from vit_patch_env.data import decoding
+from vit_patch_env.data import datasets, decoding
 from vit_patch_env.data.splits import ImageData
 from vit_patch_env.episode_factory import EpisodeFactory
 from vit_patch_env.experiments.figures import files as figure_files
 from vit_patch_env.experiments.process.forkserver import preloading_context
+from vit_patch_env.experiments.runs import monitor
 from vit_patch_env.names import DatasetName
 from vit_patch_env.training import flops, stopwatch
 from vit_patch_env.training import run as training_run
@@ -129,6 +130,7 @@ def images_made_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(episode_factory, "load_dataset", copied)
+        patch.setitem(datasets._LOADERS, "synthetic", cache(datasets._LOADERS["synthetic"]))
         yield
 
 
@@ -140,8 +142,12 @@ def pictures_left_out(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """
     if request.node.get_closest_marker("draws_pictures") is None:
         pixel = np.zeros((1, 1, 3), np.uint8)
-        for name in ("draw_confusion", "draw_mistakes"):
-            monkeypatch.setattr(figure_files, name, lambda *args: pixel)
+        for module, name in (
+            (figure_files, "draw_confusion"),
+            (figure_files, "draw_mistakes"),
+            (monitor, "draw_episode"),
+        ):
+            monkeypatch.setattr(module, name, lambda *args: pixel)
 
 
 @pytest.fixture(autouse=True)

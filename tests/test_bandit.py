@@ -179,6 +179,7 @@ def test_resampled_scores_are_those_of_the_same_place(grid, other):
     assert new.mean().item() == pytest.approx(1.5, abs=0.02)
 
 
+@pytest.mark.long
 def test_a_file_acts_and_learns_on_another_number_of_patches(tmp_path):
     make = lambda grid: ViTPatchSelectEnv(  # noqa: E731
         **TINY

@@ -397,7 +397,7 @@ def test_bad_options_are_one_line(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("model", "sizes", "patches"),
     [

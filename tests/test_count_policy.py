@@ -59,6 +59,7 @@ def chosen(agent, env):
     return counts, total
 
 
+@pytest.mark.long
 def test_learns_a_number_of_patches_at_each_point_of_a_run_and_keeps_it_on_another_grid(tmp_path):
     agent = MultiOutputDQN(
         "CountMlpPolicy", Wanted(), gamma=0.0, train_freq=1, learning_rate=3e-3,

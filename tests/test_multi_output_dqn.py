@@ -51,6 +51,7 @@ def make_policy(kind, n_actions=4):
     )
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_branching_solves_the_identity_task_that_random_play_solves_one_time_in_sixteen(seed):

@@ -332,6 +332,7 @@ def test_a_step_fits_if_what_is_not_counted_does_too():
         assert found["total"] < 0.81 * 16e9
 
 
+@pytest.mark.long
 def test_a_model_whose_share_of_tokens_grows_is_followed_over_the_run():
     found = plan(model="token_expansion", depth=2, agent="all", epochs=12)
     model = make_model("token_expansion", n_classes=10, channels=3, **{**SIZES, "depth": 2})

@@ -256,7 +256,7 @@ def trained(env, n_steps):
     return infos
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(9)
 @pytest.mark.parametrize("name", [*RECIPES, "fp16"])
 def test_every_recipe_resumes_identically(name, monkeypatch):
     if name == "fp16":

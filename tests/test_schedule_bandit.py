@@ -71,6 +71,7 @@ def mean_log_share(schedule):
     return float(np.mean([np.log2(schedule.share(place)) for place in np.linspace(0, 1, 20)]))
 
 
+@pytest.mark.long
 def test_learns_which_schedule_suits_which_training():
     agent = ScheduleBandit("SchedulePolicy", Trainings(), seed=0).learn(N_STEPS * 200)
     for budget in (16, 64, 256, 1024, 128):  # the last one is new to it

@@ -259,6 +259,7 @@ def test_tasks_with_the_grid_of_the_actions_train_on_the_patches_that_were_selec
     assert seen[0].tolist() == mask.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("agent", ["paper", "branching"])
 def test_agents_with_a_value_for_each_patch_are_pretrained_across_tasks(

@@ -175,6 +175,7 @@ def test_the_video_of_an_extended_run_is_kept_and_named_by_the_longer_runs(tmp_p
 
 
 # Its reader leaves the pipes of the process that decodes to the garbage collector.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_train_writes_a_video_that_shows_every_epochs_end(tmp_path, capsys):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
