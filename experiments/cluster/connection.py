@@ -69,26 +69,36 @@ class Connection:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing listens, as Ray waits for a minute."""
-    host, colon, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not colon or "/" in address:
-        raise ArgumentError("ray", f"must be auto or <host>:<port>, got {address}")
+    """Refuse a cluster that does not answer, for which Ray would wait for minutes."""
+    found = _of_this_machine() if address == "auto" else address
+    host, colon, port = found.rpartition(":")
+    if not colon or "/" in found:
+        raise ArgumentError("ray", f"must be auto or <host>:<port>, got {found}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise _no_cluster(address, error) from error
 
 
+def _of_this_machine() -> str:
+    """The address of the cluster that this machine was last made a node of, as Ray finds it.
+
+    Raises:
+        ArgumentError: if there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address  # has no public name
+
+    try:
+        found: str = canonicalize_bootstrap_address("auto") or "local"
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster("auto", error) from error
+    return found
+
+
 def _no_cluster(address: str, error: Exception) -> ArgumentError:
-    if address == "auto":
-        return ArgumentError(
-            "ray",
-            "must be the address of a Ray cluster, got auto, but this machine is not part of one: "
-            "start one with ray start --head",
-        )
     reason = " ".join(str(error).split())
+    if address == "auto":
+        reason = f"this machine is not part of one: start one with ray start --head ({reason})"
     return ArgumentError("ray", f"must be the address of a Ray cluster, got {address}: {reason}")
 
 
