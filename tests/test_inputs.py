@@ -67,7 +67,7 @@ def accepted(function, *args):
     return None
 
 
-@tried(300)
+@tried(200)
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), VALUES, min_size=1, max_size=2))
 def test_arguments_of_the_environment(monkeypatch, kwargs):
     # Compiling takes 10 s.
@@ -155,7 +155,7 @@ def test_actions_of_wrappers(running, action, counts):
     assert mask is None or 1 <= mask.sum() <= 16
 
 
-@tried(40)
+@tried(20)
 @given(VALUES, VALUES | st.dictionaries(st.text(max_size=3), NUMBERS, max_size=2))
 def test_reset_options_and_seeds(seed, options):
     env = ViTPatchSelectEnv(**TINY)

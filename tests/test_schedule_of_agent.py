@@ -96,7 +96,7 @@ def schedule_bandit(path, likes_few=True):
     return str(path)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.long
 @pytest.mark.parametrize(("budget", "epochs"), [("flops", 1), ("epochs", 6)])
 def test_a_bandit_on_schedules_keeps_as_many_patches_as_in_training(budget, epochs, tmp_path):
     agent = schedule_bandit(tmp_path / "agent.zip")
