@@ -68,9 +68,7 @@ def parse(args: list[str] | None = None) -> Any:
     Raises:
         ArgumentError: naming an option whose value is not valid.
     """
-    if args is None:
-        args = sys.argv[1:]
-        atexit.register(gc.freeze)  # else Python looks through all that torch imported, for 2 s
+    args = sys.argv[1:] if args is None else args
     words, of_script = (args[:2], args[2:]) if args[:1] == ["zoo"] else (args, [])
     for word in words:
         former = word.partition("=")[0]
@@ -101,7 +99,9 @@ def main(args: list[str] | None = None) -> None:
     its number after a signal. What it changes in the process is given back, such as where warnings
     are shown.
     """
-    args = sys.argv[1:] if args is None else args
+    if args is None:
+        args = sys.argv[1:]
+        atexit.register(gc.freeze)  # else Python looks through all that torch imported, for 2 s
     from vit_patch_env.experiments.process.lent import lent_process
     from vit_patch_env.experiments.process.messages import fail, say
 

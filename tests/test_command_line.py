@@ -1,5 +1,7 @@
 """The command line: its words, its output, and what it leaves of the process that calls it."""
 
+import atexit
+import gc
 import io
 import json
 import random
@@ -358,3 +360,14 @@ def test_a_foreign_folder_above_the_images_is_refused(make_folder, tmp_path, mon
     line = refused(capsys, "train", "--dataset", "folder", "--data-dir", ".", "--out", "run")
     assert line.startswith("--data-dir must be text in UTF-8, got ")
     assert not Path("run").exists()
+
+
+def test_a_command_ends_without_a_last_garbage_collection(monkeypatch, capsys):
+    """It takes more than two seconds with all that torch imports."""
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(sys, "argv", ["vit-patch", "--version"])
+    main()
+    assert at_exit == [gc.freeze]
+    main(["--version"])  # within a process that goes on
+    assert at_exit == [gc.freeze]
