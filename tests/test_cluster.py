@@ -243,7 +243,8 @@ def test_a_node_calls_a_function_in_a_process_of_its_own(tmp_path, monkeypatch):
     assert call_on_node(_call(tmp_path, target=sys.exit, args=(7,))) == 0
 
 
-def test_a_node_sends_what_a_run_writes(tmp_path):
+def test_a_node_sends_what_a_run_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # which a run without GPUs does not see
     there = tmp_path / "there"
     write(there / "runs/a__0/checkpoints/step-1.ckpt", "state")
     files_of_run = RunFiles(tmp_path / "out", tmp_path / "out/runs/a__0", (), f"file://{there}")

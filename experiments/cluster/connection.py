@@ -98,7 +98,7 @@ def _of_this_machine() -> str:
 def _no_cluster(address: str, error: Exception) -> ArgumentError:
     reason = " ".join(str(error).split())
     if address == "auto":
-        reason = f"this machine is not part of one: start one with ray start --head ({reason})"
+        reason = "this machine is not part of one: start one with ray start --head"
     return ArgumentError("ray", f"must be the address of a Ray cluster, got {address}: {reason}")
 
 

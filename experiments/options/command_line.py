@@ -101,10 +101,9 @@ def _text_field(argument: Argument, default: Any) -> tuple[Any, Any]:
     if is_dataclass(argument.annotation):
         group = _text_class(annotation, default)
         # Else tyro looks for a comment in the class's source, which takes a quarter of its time.
-        help_of_group = tyro.conf.arg(help=getdoc(group))
-        annotation = Annotated[group, help_of_group]
+        annotation = Annotated[group, tyro.conf.arg(help=getdoc(group))]
         if argument.name in FLAT_GROUPS:
-            annotation = Annotated[group, help_of_group, tyro.conf.OmitArgPrefixes]
+            annotation = Annotated[annotation, tyro.conf.OmitArgPrefixes]
         return annotation, field(default_factory=group)
     if kind is bool:
         return Annotated[bool, tyro.conf.arg(help=argument.doc)], default
