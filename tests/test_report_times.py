@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 
 from tests.fabricated import METHODS, fabricate, write_result
 from vit_patch_env.experiments.compare.results import read_comparison
+from vit_patch_env.experiments.report import plots
 from vit_patch_env.experiments.report.curves import learning_curve
 from vit_patch_env.experiments.report.disturbance import disturbance_notes
 from vit_patch_env.experiments.report.findings import findings
 from vit_patch_env.experiments.report.heat_maps import selected_patches
-from vit_patch_env.experiments.report.metrics import ComparisonMetrics
+from vit_patch_env.experiments.report.metrics import GROUPS, ComparisonMetrics
 from vit_patch_env.experiments.report.tables import cost_table, paired_table, table2, time_table
 from vit_patch_env.experiments.report.words import command_lines
 from vit_patch_env.experiments.run_folder.slow_steps import slow_share
@@ -90,6 +92,18 @@ def test_a_method_whose_runs_are_all_disturbed_is_on_no_front_over_time(folder):
     assert METHODS["random"][0] not in over_time
     table = time_table(metrics, metrics.main_cost)
     assert {cell.text for cell in cells(table, "random")} == {"-"}
+
+
+def test_a_group_whose_runs_are_all_disturbed_is_in_no_legend_over_time(folder, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "png", lambda figure: figure)
+    for waiting in (0.0, 0.5):
+        for method, seed in product(("simple_vit", "agentvit"), (0, 1, 2)):
+            edit_run(folder, f"{method}__{seed}", waiting_share=waiting)
+        figures = {plot.name: plot.png for plot in plots.make_plots(metrics_of(folder))}
+        legend = figures["accuracy_over_seconds"].axes[0].get_legend()
+        drawn[waiting] = {text.get_text() for text in legend.get_texts()}
+    assert drawn[0.0] - drawn[0.5] == {GROUPS["four"]}
 
 
 def test_runs_with_other_numbers_of_patches_or_on_other_machines_are_not_disturbed(folder):

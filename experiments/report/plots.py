@@ -172,7 +172,7 @@ def _front(metrics: ComparisonMetrics, cost: Cost) -> Figure | None:
         return None
     figure = Figure(figsize=(10, max(4.2, 1.6 + 0.22 * len(points))))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.07, right=0.73, top=0.93, bottom=0.11)
+    figure.subplots_adjust(left=0.085, right=0.73, top=0.93, bottom=0.11)
     front = [points[name] for name in pareto_front(points)]
     right = max(x for x, _ in points.values())
     axes.step(
@@ -182,6 +182,8 @@ def _front(metrics: ComparisonMetrics, cost: Cost) -> Figure | None:
     labels = []
     for group, methods in metrics.blocks().items():
         colour, methods = GROUP_COLOURS[group], [name for name in methods if name in points]
+        if not methods:
+            continue
         for method in methods:
             x, y = points[method][0] / size, points[method][1]
             spread = metrics.estimate(method, "accuracy")
