@@ -1,4 +1,4 @@
-"""The rows of the README's table are what its commands give: here in small."""
+"""The rows of the README's tables are what their commands give: here in small."""
 
 import json
 import re
@@ -19,23 +19,27 @@ from vit_patch_env.experiments.runs.resume import resumed_options
 
 README = Path(__file__).parent.parent / "README.md"
 SMALL = [*TINY_OPTIONS, "--budget", "flops", "--epochs", "1", "--seed", "3"]
-METHODS = (
-    "simple_vit", "agentvit", "random", "pss_linear", "random8", "quadratic_spread",
-)  # fmt: skip
-"""The methods of the comparison whose results the rows are."""
+TABLES = (
+    ("simple_vit", "random16", "random32", "quadratic_spread", "pretrained"),
+    ("simple_vit", "agentvit", "random", "pss_linear", "random8", "quadratic_spread"),
+)
+METHODS = tuple(method for table in TABLES for method in table)
+"""The methods of the comparisons whose results the rows are, table by table."""
 
 
 def words_of_rows():
-    """The words of each row's command, in order."""
+    """The words of each row's command, in order; of two commands, the first."""
     return [
         shlex.split(words)
-        for words in re.findall(r"^\|.*`(--agent [^`]*)`", README.read_text(), re.M)
+        for words in re.findall(r"^\|.*?`(--agent [^`]*)`", README.read_text(), re.M)
     ]
 
 
 def test_every_row_has_its_command():
-    rows = README.read_text().split("| what picks the patches |")[1].split("\n\n")[0]
-    assert len(words_of_rows()) == len(METHODS) == rows.count("\n|") - 1
+    tables = README.read_text().split("| what picks the patches |")[1:]
+    rows = [table.split("\n\n")[0].count("\n|") - 1 for table in tables]
+    assert rows == [len(methods) for methods in TABLES]
+    assert len(words_of_rows()) == len(METHODS)
 
 
 def trained(out, words):
