@@ -11,6 +11,7 @@ from tests.faults.runs import trajectory
 from tests.test_cli import refused
 from tests.test_resume import stopped, train
 from vit_patch_env import ViTPatchSelectEnv
+from vit_patch_env.checks import ArgumentError
 from vit_patch_env.experiments.cli import main
 
 
@@ -74,6 +75,35 @@ def test_a_run_s_weights_come_with_its_preparation_of_images(weights):
     assert evaluated.loss == pytest.approx(result["test"]["all_patches"]["loss"], abs=1e-6)
 
 
+def test_the_images_may_be_asked_for_before_the_first_reset(weights):
+    with ViTPatchSelectEnv(**TINY, weights=str(weights), new_head=True) as env:
+        assert len(env.data.classes) == 4
+    with ViTPatchSelectEnv(**{**TINY, "dataset": "digits"}, weights=str(weights)) as env:
+        with pytest.raises(ArgumentError, match="a head of 10 classes, as the data set, got 4"):
+            env.data  # noqa: B018
+
+
+def test_methods_are_compared_from_the_weights(weights, tmp_path):
+    copy, options = given(weights, tmp_path)
+    options += ["--epochs", "2"]
+    methods = ["--methods", "simple_vit", "random8", "--seeds", "5"]
+    main(["compare", *TINY_OPTIONS, *options[2:], *methods, "--out", str(tmp_path / "compared")])
+    train(tmp_path / "run", "--agent", "all", *options[2:], "--seed", "5", "--observation", "none")
+    for method in ("simple_vit", "random8"):
+        run = tmp_path / "compared" / "runs" / f"{method}__5"
+        assert json.loads((run / "config.json").read_text())["options"]["env"]["new_head"]
+        kept = load_file(run / "given_weights.safetensors")
+        assert all(torch.equal(kept[name], one) for name, one in load_file(copy).items())
+    whole, compared = tmp_path / "run", tmp_path / "compared" / "runs" / "simple_vit__5"
+    assert (whole / "selected.csv").read_text() == (compared / "selected.csv").read_text()
+    assert outcome(whole) == outcome(compared)
+
+
+def outcome(run):
+    return json.loads((run / "result.json").read_text())["test"]
+
+
+@pytest.mark.parametrize("command", [["train"], ["compare", "--methods", "simple_vit"]])
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -90,10 +120,10 @@ def test_a_run_s_weights_come_with_its_preparation_of_images(weights):
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
-    weights, tmp_path, args, message, capsys
+    weights, tmp_path, command, args, message, capsys
 ):
     words = [
-        "train",
+        *command,
         *TINY_OPTIONS,
         "--weights",
         str(weights),

@@ -527,7 +527,7 @@ class ViTPatchSelectEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     def read_weights(self, saved: Path | None = None) -> None:
         """Read or download the weights that training starts from, if any, and check them.
 
-        Otherwise the first reset does so, before the images are read.
+        Otherwise the first use of the data or the first reset does so, before the images are read.
 
         Args:
             saved: of `save_weights`, to read instead.

@@ -125,6 +125,7 @@ class EpisodeFactory:
     def data(self) -> ImageData | TextData:
         """The images, or texts, and labels, on the training device; loaded at first use."""
         if self._data is None:
+            self.models.read_weights()  # before the images, whose classes they must have
             with own_torch_state(), float32_by_default, on_cpu():
                 self._data = self._load_data().to(self.precision.device)
         return self._data
