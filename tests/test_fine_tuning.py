@@ -78,9 +78,9 @@ def test_a_run_s_weights_come_with_its_preparation_of_images(weights):
 def test_the_images_may_be_asked_for_before_the_first_reset(weights):
     with ViTPatchSelectEnv(**TINY, weights=str(weights), new_head=True) as env:
         assert len(env.data.classes) == 4
-    with ViTPatchSelectEnv(**{**TINY, "dataset": "digits"}, weights=str(weights)) as env:
-        with pytest.raises(ArgumentError, match="a head of 10 classes, as the data set, got 4"):
-            env.data  # noqa: B018
+    env = ViTPatchSelectEnv(**{**TINY, "dataset": "digits"}, weights=str(weights))
+    with pytest.raises(ArgumentError, match="a head of 10 classes, as the data set, got 4"):
+        env.data  # noqa: B018
 
 
 def test_methods_are_compared_from_the_weights(weights, tmp_path):
